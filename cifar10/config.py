@@ -1,0 +1,170 @@
+"""The schema of a run: every setting, its type, its range and its unit. `compose.py` fills it from `conf/`.
+
+Values and defaults live in the YAML files; nothing here has a default, so what a run does can be read there.
+"""
+
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeFloat,
+    NonNegativeInt,
+    PositiveFloat,
+    PositiveInt,
+    model_serializer,
+    model_validator,
+)
+
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+RunName = Annotated[str, Field(pattern=r"^[\w][\w.+-]*$", max_length=120)]
+"""One plain folder name: letters, digits and . _ + - only."""
+
+
+class Section(BaseModel):
+    """A frozen part of the configuration that refuses unknown keys."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
+
+
+class Component(BaseModel):
+    """A replaceable part: `_target_` names the function or class, the other keys are its arguments.
+
+    `build.py` checks the arguments against the target's own signature and makes the object.
+    """
+
+    model_config = ConfigDict(frozen=True)
+
+    target: str
+    arguments: dict[str, Any]
+
+    @model_validator(mode="before")
+    @classmethod
+    def _split_target(cls, values: Any) -> Any:
+        if not isinstance(values, dict) or not isinstance(values.get("_target_"), str):
+            raise ValueError("needs a _target_: the dotted path of the function or class to build")
+        return {"target": values["_target_"], "arguments": {k: v for k, v in values.items() if k != "_target_"}}
+
+    @model_serializer
+    def _join_target(self) -> dict[str, Any]:
+        return {"_target_": self.target, **self.arguments}
+
+
+class AugmentationConfig(Section):
+    """What is done to a training batch on the device. Zero or `none` switches a part off."""
+
+    crop_padding: NonNegativeInt
+    """Pixels of reflected border from which a crop of the original size is cut at random."""
+    flip: Literal["none", "random", "alternating"]
+    """Mirror images left to right: by a coin, or each image every second epoch."""
+    cutout: NonNegativeInt
+    """Side in pixels of a square set to the mean colour, at a random place."""
+    mixup: NonNegativeFloat
+    """Alpha of the Beta distribution that blends two images and their labels."""
+    cutmix: NonNegativeFloat
+    """Alpha of the Beta distribution for the area of a rectangle pasted from another image."""
+    brightness: Fraction
+    """Each image is multiplied by a factor from [1 - x, 1 + x]."""
+    contrast: Fraction
+    """Each image's distance from its mean grey is multiplied likewise."""
+    saturation: Fraction
+    """Each pixel's distance from its own grey is multiplied likewise."""
+
+    @model_validator(mode="after")
+    def _one_mixing(self) -> "AugmentationConfig":
+        if self.mixup and self.cutmix:
+            raise ValueError("mixup and cutmix exclude each other; set one of them to 0")
+        return self
+
+
+class TrainingConfig(Section):
+    """How long and how to learn."""
+
+    epochs: PositiveInt
+    batch_size: PositiveInt
+    """Images per optimizer step, over all devices and accumulated parts together."""
+    accumulate: PositiveInt
+    """Parts a batch is split into, one after the other, to save memory. Divides batch_size."""
+    label_smoothing: Fraction
+    gradient_clip: PositiveFloat | None
+    """Largest allowed 2-norm of the whole gradient."""
+    ema_decay: Fraction | None
+    """Keep an exponential moving average of the weights with this decay per step; it is tested and saved."""
+    monitor: Literal["val/accuracy", "val/loss"] | None
+    """What makes an epoch the best one. null: the last epoch is, as for a schedule that ends near zero."""
+    early_stopping: PositiveInt | None
+    """Stop after this many epochs without a better `monitor`."""
+    accelerator: Literal["auto", "cpu", "gpu"]
+    devices: PositiveInt
+    """Processes, each with its own device; on CPU they share the cores."""
+    precision: Literal["auto", "fp32", "bf16", "fp16"]
+    """auto: bf16 where the hardware computes in it, else fp32."""
+    threads: PositiveInt | None
+    """CPU threads of each process. null: PyTorch's choice, divided by the processes on CPU."""
+    channels_last: bool
+    """Lay images out as (B, H, W, C) in memory; faster for convolutions nearly everywhere."""
+    compile: bool
+    """torch.compile the network. Slower on the CPUs measured; try it on a GPU."""
+    save_every_seconds: PositiveFloat | None
+    """Also save `last.ckpt` within an epoch when this much time has passed since the last save."""
+
+    @model_validator(mode="after")
+    def _rules_between_settings(self) -> "TrainingConfig":
+        if self.batch_size % (self.accumulate * self.devices):
+            raise ValueError(
+                f"batch_size={self.batch_size} must be divisible by accumulate * devices = "
+                f"{self.accumulate * self.devices}"
+            )
+        if self.early_stopping is not None and self.monitor is None:
+            raise ValueError("early_stopping needs a monitor: set training.monitor=val/accuracy or val/loss")
+        return self
+
+
+class EvaluationConfig(Section):
+    """How a trained network is asked."""
+
+    batch_size: PositiveInt
+    """Images per forward pass, over all devices."""
+    tta: Literal["none", "mirror", "mirror_translate"]
+    """Test-time augmentation: views whose probabilities are averaged (1, 2 or 6 of them)."""
+
+
+class TrackingConfig(Section):
+    """Where the record of a run goes."""
+
+    backend: Literal["mlflow", "none"]
+    uri: str
+    """MLflow's store: `sqlite:///FILE` or `http(s)://HOST:PORT`."""
+    artifacts: str
+    """Folder for files, with a SQLite store. A server has its own."""
+    experiment: Annotated[str, Field(min_length=1)]
+    required: bool
+    """true: no tracking, no training. false: an unreachable server costs a warning, and a local store is used."""
+    system_metrics: bool
+    """Record CPU, memory and GPU use every ten seconds."""
+    tensorboard: bool
+    """Also write TensorBoard event files into the run's folder."""
+
+
+class Config(Section):
+    """A whole run."""
+
+    data_loading: Component
+    model: Component
+    augmentation: AugmentationConfig
+    optimizer: Component
+    schedule: Component
+    training: TrainingConfig
+    evaluation: EvaluationConfig
+    tracking: TrackingConfig
+    seed: Annotated[int, Field(ge=0, lt=2**31)]
+    """Every random choice follows from it."""
+    run_name: RunName | None
+    """Folder under `models_dir`. null: made of data, model and the time of day."""
+    models_dir: Annotated[str, Field(min_length=1)]
+    """Where run folders are made."""
+
+    def plain(self) -> dict[str, Any]:
+        """Return the configuration as plain dicts, lists, strings and numbers."""
+        return self.model_dump(mode="json")

@@ -1,0 +1,110 @@
+"""What every data set is, wherever it came from: three disjoint splits of uint8 pixels, and names.
+
+Shapes: N images, H x W pixels, K classes.
+"""
+
+import hashlib
+from dataclasses import dataclass
+from functools import cached_property
+
+import torch
+from torch import Tensor
+
+from cifar10.errors import UserError
+
+
+class DataError(UserError):
+    """The data cannot be had or cannot be used; the message says what to do."""
+
+
+@dataclass(frozen=True, eq=False)
+class Split:
+    """Images and their labels, in a fixed order."""
+
+    images: Tensor
+    """uint8 (N, 3, H, W), RGB, H == W."""
+    labels: Tensor
+    """int64 (N,), each in [0, K)."""
+
+    def __post_init__(self) -> None:
+        assert self.images.dtype == torch.uint8 and self.images.ndim == 4 and self.images.shape[1] == 3
+        assert self.images.shape[2] == self.images.shape[3]
+        assert self.labels.dtype == torch.int64 and self.labels.shape == self.images.shape[:1]
+
+    def __len__(self) -> int:
+        return len(self.labels)
+
+    def take(self, indices: Tensor) -> "Split":
+        """Return the images at `indices`, int64 (M,), in that order."""
+        return Split(self.images[indices], self.labels[indices])
+
+
+@dataclass(frozen=True, eq=False)
+class DataSet:
+    """Three disjoint splits over the same K classes. The test split is looked at once, at the end."""
+
+    name: str
+    class_names: tuple[str, ...]
+    train: Split
+    validation: Split
+    """Held out of the published training split; may be empty."""
+    test: Split
+
+    def __post_init__(self) -> None:
+        if len(self.class_names) < 2:
+            raise DataError(f"{self.name} has {len(self.class_names)} class; a classifier needs at least 2")
+        if len(set(self.class_names)) != len(self.class_names):
+            raise DataError(f"{self.name} names a class twice: {', '.join(self.class_names)}")
+        for split_name, split in self.splits.items():
+            if len(split) and int(split.labels.max()) >= self.num_classes:
+                raise DataError(f"{self.name}/{split_name} has a label beyond its {self.num_classes} classes")
+
+    @property
+    def splits(self) -> dict[str, Split]:
+        """The splits by name, in the order they are used."""
+        return {"train": self.train, "validation": self.validation, "test": self.test}
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def image_size(self) -> int:
+        """Height and width in pixels."""
+        return self.train.images.shape[-1]
+
+    @cached_property
+    def digest(self) -> str:
+        """SHA-256 over class names, pixels and labels of all splits: equal if and only if the data are."""
+        sha = hashlib.sha256("\0".join(self.class_names).encode())
+        for name, split in self.splits.items():
+            sha.update(f"{name} {tuple(split.images.shape)}".encode())
+            sha.update(split.images.contiguous().numpy().data)
+            sha.update(split.labels.contiguous().numpy().data)
+        return sha.hexdigest()
+
+
+def hold_out(pool: Split, size: int, seed: int) -> tuple[Split, Split]:
+    """Part `pool` into (train, validation), `size` images validating, each class in its share.
+
+    Stratified: per class, `size * share` images rounded by largest remainder, chosen by a generator that `seed` alone
+    determines. Both keep the order of `pool`.
+
+    Raises:
+        DataError: `size` leaves no image to train on.
+    """
+    if size >= len(pool):
+        raise DataError(
+            f"validation_size={size} leaves nothing to train on: the training split has {len(pool)} images"
+        )
+    generator = torch.Generator().manual_seed(seed)
+    counts = torch.bincount(pool.labels)
+    exact = counts.double() * size / len(pool)
+    quota = exact.floor().long()
+    remainder = (exact - quota).sort(descending=True, stable=True).indices
+    quota[remainder[: size - int(quota.sum())]] += 1
+    chosen = torch.zeros(len(pool), dtype=torch.bool)
+    for label, count in enumerate(quota.tolist()):
+        members = (pool.labels == label).nonzero().flatten()
+        chosen[members[torch.randperm(len(members), generator=generator)[:count]]] = True
+    return pool.take((~chosen).nonzero().flatten()), pool.take(chosen.nonzero().flatten())

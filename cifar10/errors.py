@@ -1,0 +1,16 @@
+"""Errors meant for the person at the keyboard: one or two lines that name the value, the rule and the way out.
+
+`commands.py` prints them without a traceback. Everything else that is raised is a bug and keeps its traceback.
+"""
+
+
+class UserError(ValueError):
+    """Something in the world is not as needed: a file, a download, a device."""
+
+    exit_code = 1
+
+
+class Misuse(UserError):
+    """The command itself cannot be meant: a bad value, an unknown name, a missing argument. Nothing was started."""
+
+    exit_code = 2
