@@ -1,0 +1,132 @@
+"""The whole data set on the device as uint8, and batches cut from it: no workers, no files, no copies.
+
+Iterating a `TrainingBatches` is repeatable: which images come when, and how they are changed, follows from
+(seed, epoch, position) alone. `seek` puts it anywhere, so training goes on exactly where it was cut off.
+"""
+
+from collections.abc import Iterator
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cifar10.config import AugmentationConfig
+from cifar10.data.augmentation import Augmentation, pack
+from cifar10.data.contract import Split
+
+_ORDER_STREAM = 0
+
+Batch = tuple[Tensor, Tensor]
+"""Images (B, 3, H, W), uint8 or float in 0..255, and targets: int64 (B,), or float (B, K) rows that sum to 1."""
+
+
+class TrainingBatches:
+    """One epoch of shuffled, augmented batches after the other; each `iter` is the epoch that `seek` chose.
+
+    An optimizer step takes `batch_size` images. They come in `parts` micro-batches; each of `world_size` processes gets
+    its own share of every micro-batch. Images beyond the last full batch wait for another epoch's order.
+
+    Args:
+        split: What to learn from.
+        num_classes: K.
+        augmentation: What to do to images.
+        batch_size: Images per optimizer step, over all processes and parts. Divisible by parts * world_size.
+        seed: Of order and augmentation.
+        device: Where the images live.
+        parts: Micro-batches per optimizer step.
+        rank: Which of the processes this one is.
+        world_size: How many there are.
+    """
+
+    def __init__(
+        self,
+        split: Split,
+        num_classes: int,
+        augmentation: AugmentationConfig,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+        parts: int = 1,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        size = split.images.shape[-1]
+        fill = split.images.float().mean(dim=(0, 2, 3)).round().to(torch.uint8)
+        self.packed = pack(split.images).to(device)  # int32 (N, H, W)
+        self.labels = split.labels.to(device)
+        self.augmentation = Augmentation(augmentation, len(split), size, fill, seed)
+        self.num_classes = num_classes
+        self.batch_size = min(batch_size, len(split) - len(split) % (parts * world_size))
+        if self.batch_size == 0:
+            raise ValueError(f"{len(split)} training images cannot be shared by {parts * world_size} parts")
+        self.seed = seed
+        self.parts = parts
+        self.rank = rank
+        self.world_size = world_size
+        self.epoch = 0
+        self.first_batch = 0
+
+    @property
+    def steps_per_epoch(self) -> int:
+        return len(self.labels) // self.batch_size
+
+    def __len__(self) -> int:
+        """Return the number of micro-batches in an epoch."""
+        return self.steps_per_epoch * self.parts
+
+    def seek(self, epoch: int, batch: int) -> None:
+        """Let the next iteration be the rest of `epoch`, from micro-batch number `batch` on."""
+        self.epoch, self.first_batch = epoch, batch
+
+    def order(self, epoch: int) -> NDArray[np.int64]:
+        """Return the permutation of all N images for `epoch`."""
+        return np.random.default_rng([self.seed, _ORDER_STREAM, epoch]).permutation(len(self.labels))
+
+    def __iter__(self) -> Iterator[Batch]:
+        # The body runs at the first `next`, after `seek`, even if `iter` was called before it.
+        epoch, order = self.epoch, self.order(self.epoch)
+        for number in range(self.first_batch, len(self)):
+            step, part = divmod(number, self.parts)
+            indices = order[step * self.batch_size : (step + 1) * self.batch_size]
+            yield self._batch(indices, epoch, step, self._share(part))
+
+    def _share(self, part: int) -> slice:
+        """Return the positions within a batch that are this process's share of micro-batch `part`."""
+        length = self.batch_size // (self.parts * self.world_size)
+        start = (part * self.world_size + self.rank) * length
+        return slice(start, start + length)
+
+    def _batch(self, indices: NDArray[np.int64], epoch: int, step: int, part: slice) -> Batch:
+        draws = self.augmentation.draw(indices, epoch, step)
+        images = self.augmentation.apply(self.packed, indices, draws, part)
+        labels = self.labels[torch.from_numpy(indices[part]).to(self.labels.device)]
+        if not self.augmentation.mixes:
+            return images, labels
+        partners = self.labels[torch.from_numpy(indices[draws.partner[part]]).to(self.labels.device)]
+        own, other = (torch.nn.functional.one_hot(x, self.num_classes).float() for x in (labels, partners))
+        return images, own * draws.blend + other * (1 - draws.blend)
+
+
+class EvaluationBatches:
+    """A split in its own order, as it is; each of several processes gets its own share, and no image comes twice."""
+
+    def __init__(
+        self, split: Split, batch_size: int, device: torch.device, rank: int = 0, world_size: int = 1
+    ) -> None:
+        self.images = split.images.to(device)
+        self.labels = split.labels.to(device)
+        self.batch_size = batch_size
+        self.rank = rank
+        self.world_size = world_size
+
+    def __len__(self) -> int:
+        """Return the number of batches that each process sees; its share of the last may be empty."""
+        return -(-len(self.labels) // self.batch_size)
+
+    def __iter__(self) -> Iterator[Batch]:
+        for start in range(0, len(self.labels), self.batch_size):
+            length = min(self.batch_size, len(self.labels) - start)
+            first = start + length * self.rank // self.world_size
+            end = start + length * (self.rank + 1) // self.world_size
+            yield self.images[first:end], self.labels[first:end]

@@ -1,0 +1,139 @@
+"""Ten drawn classes, made on the spot: a data set that needs no download and is no walk-over.
+
+Each image is one figure in a random colour on a random ground, at a random place and size, under noise. As figure and
+ground trade places, every pixel's mean is the same in all classes: a linear classifier has nothing to hold on to, while
+a small convolutional network finds the edges.
+"""
+
+from typing import Annotated
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from pydantic import Field, NonNegativeInt, PositiveInt
+
+from cifar10.data.contract import DataSet, Split
+
+Field2D = NDArray[np.float32]
+"""Signed distance to a figure's edge in units of its radius, (N, H, W); negative inside."""
+
+_LEAST_CONTRAST = 60.0  # distance of figure and ground in grey levels
+_NOISE = 12.0  # standard deviation in grey levels
+
+
+def _disk(x: Field2D, y: Field2D) -> Field2D:
+    return np.hypot(x, y) - 1
+
+
+def _square(x: Field2D, y: Field2D) -> Field2D:
+    return np.maximum(np.abs(x), np.abs(y)) - 0.9
+
+
+def _triangle(x: Field2D, y: Field2D) -> Field2D:
+    return np.maximum(0.87 * np.abs(x) - 0.5 * y, y) - 0.55
+
+
+def _plus(x: Field2D, y: Field2D) -> Field2D:
+    across = np.maximum(np.abs(x) - 1, np.abs(y) - 0.3)
+    upright = np.maximum(np.abs(x) - 0.3, np.abs(y) - 1)
+    return np.minimum(across, upright)
+
+
+def _cross(x: Field2D, y: Field2D) -> Field2D:
+    return _plus((x + y) * np.float32(0.7071), (x - y) * np.float32(0.7071))
+
+
+def _ring(x: Field2D, y: Field2D) -> Field2D:
+    return np.abs(_disk(x, y) + 0.25) - 0.2
+
+
+def _frame(x: Field2D, y: Field2D) -> Field2D:
+    return np.abs(_square(x, y) + 0.25) - 0.2
+
+
+def _rows(x: Field2D, y: Field2D) -> Field2D:
+    return np.maximum(_square(x, y), 0.2 * np.sin(2.5 * np.pi * y))
+
+
+def _columns(x: Field2D, y: Field2D) -> Field2D:
+    return _rows(y, x)
+
+
+def _checkers(x: Field2D, y: Field2D) -> Field2D:
+    return np.maximum(_square(x, y), 0.2 * np.sin(1.75 * np.pi * x) * np.sin(1.75 * np.pi * y))
+
+
+_FIGURES = {
+    "disk": _disk,
+    "square": _square,
+    "triangle": _triangle,
+    "plus": _plus,
+    "cross": _cross,
+    "ring": _ring,
+    "frame": _frame,
+    "rows": _rows,
+    "columns": _columns,
+    "checkers": _checkers,
+}
+
+
+def shapes(
+    image_size: Annotated[int, Field(ge=16, le=256)] = 32,
+    train_size: Annotated[int, Field(ge=10)] = 4000,
+    validation_size: NonNegativeInt = 500,
+    test_size: PositiveInt = 1000,
+    seed: NonNegativeInt = 0,
+) -> DataSet:
+    """Draw the data set. Each split has its own random stream, so its size does not change the others.
+
+    Args:
+        image_size: H = W in pixels.
+        train_size: Images to learn from.
+        validation_size: Images to choose by.
+        test_size: Images to report on.
+        seed: Of every figure.
+    """
+    train, validation, test = (
+        _draw_split(size, image_size, np.random.default_rng([seed, stream]))
+        for stream, size in enumerate((train_size, validation_size, test_size))
+    )
+    return DataSet("shapes", tuple(_FIGURES), train, validation, test)
+
+
+def _draw_split(num_images: int, size: int, random: np.random.Generator) -> Split:
+    labels = random.permutation(np.arange(num_images) % len(_FIGURES))  # as even as can be
+    images = np.empty((num_images, 3, size, size), dtype=np.uint8)
+    for label, distance in enumerate(_FIGURES.values()):
+        chosen = labels == label
+        x, y, radius = _random_frames(int(chosen.sum()), size, random)
+        cover = np.clip(0.5 - distance(x, y) * radius, 0, 1)  # (n, H, W): part of a pixel that the figure covers
+        images[chosen] = _paint(cover, random)
+    return Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
+
+
+def _random_frames(
+    num_images: int, size: int, random: np.random.Generator
+) -> tuple[Field2D, Field2D, Field2D]:
+    """Return pixel positions relative to a figure's centre in units of its radius, and the radius in pixels."""
+    radius = random.uniform(0.22, 0.38, (num_images, 1, 1)) * size
+    centre = random.uniform(0.38, 0.62, (2, num_images, 1, 1)) * size
+    line = np.arange(size) + 0.5
+    x = (line[None, None, :] - centre[0]) / radius
+    y = (line[None, :, None] - centre[1]) / radius
+    shape = (num_images, size, size)
+    return (
+        np.broadcast_to(x, shape).astype(np.float32),
+        np.broadcast_to(y, shape).astype(np.float32),
+        radius.astype(np.float32),
+    )
+
+
+def _paint(cover: Field2D, random: np.random.Generator) -> NDArray[np.uint8]:  # (n, H, W) -> (n, 3, H, W)
+    ground = random.uniform(0, 255, (len(cover), 3))
+    figure = random.uniform(0, 255, (len(cover), 3))
+    while len(near := np.flatnonzero(np.linalg.norm(figure - ground, axis=1) < _LEAST_CONTRAST)):
+        figure[near] = random.uniform(0, 255, (len(near), 3))
+    ground, figure = ground[..., None, None], figure[..., None, None]
+    pixels = ground + (figure - ground) * cover[:, None]
+    pixels += random.normal(0, _NOISE, pixels.shape)
+    return np.clip(np.rint(pixels), 0, 255).astype(np.uint8)

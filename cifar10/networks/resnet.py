@@ -1,0 +1,120 @@
+"""Residual networks (He et al. 2015, https://arxiv.org/abs/1512.03385) with a stem for small images.
+
+The published stem halves the image twice before the first block, which leaves 8 x 8 of 32 x 32 pixels; here the first
+convolution is 3 x 3 with stride 1 and nothing is pooled early.
+"""
+
+from typing import Literal
+
+import torch
+from pydantic import PositiveInt
+from torch import Tensor, nn
+
+from cifar10.networks.normalize import Normalize
+
+_BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # per stage; Table 1 of the paper
+
+
+class ResNet(nn.Module):
+    """A ResNet of 18, 34 (two 3 x 3 convolutions a block) or 50 layers (a bottleneck a block).
+
+    Args:
+        num_classes: K.
+        image_size: H = W in pixels, at least 8.
+        depth: Number of layers.
+        width: Channels of the first stage; each of the three further stages doubles them.
+    """
+
+    def __init__(
+        self,
+        num_classes: PositiveInt,
+        image_size: PositiveInt,
+        depth: Literal[18, 34, 50] = 18,
+        width: PositiveInt = 64,
+    ) -> None:
+        super().__init__()
+        if image_size < 8:
+            raise ValueError(f"image_size={image_size} is too small: three halvings need at least 8 pixels")
+        block = Bottleneck if depth == 50 else BasicBlock
+        self.normalize = Normalize()
+        self.stem = nn.Sequential(_convolution(3, width, size=3), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
+        channels = width
+        stages = []
+        for stage, num_blocks in enumerate(_BLOCKS[depth]):
+            for index in range(num_blocks):
+                stride = 2 if stage > 0 and index == 0 else 1
+                stages.append(block(channels, width * 2**stage, stride))
+                channels = width * 2**stage * block.expansion
+        self.stages = nn.Sequential(*stages)
+        self.head = nn.Linear(channels, num_classes)
+
+    def fit_to(self, images: Tensor) -> None:
+        """Take the pixel statistics from the training images, uint8 (N, 3, H, W)."""
+        self.normalize.fit_to(images)
+
+    def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
+        features = self.stages(self.stem(self.normalize(images)))  # (B, 8*width*expansion, H/8, W/8)
+        logits: Tensor = self.head(features.mean(dim=(2, 3)))
+        return logits
+
+
+class BasicBlock(nn.Module):
+    """Two 3 x 3 convolutions beside a shortcut."""
+
+    expansion = 1
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            _convolution(channels_in, channels, size=3, stride=stride),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            _convolution(channels, channels, size=3),
+            _last_norm(channels),
+        )
+        self.shortcut = _shortcut(channels_in, channels, stride)
+
+    def forward(self, features: Tensor) -> Tensor:  # (B, C_in, H, W) -> (B, C_out, H/stride, W/stride)
+        return torch.relu(self.residual(features) + self.shortcut(features))
+
+
+class Bottleneck(nn.Module):
+    """1 x 1 down, 3 x 3, 1 x 1 up by four, beside a shortcut. The stride sits in the 3 x 3 convolution."""
+
+    expansion = 4
+
+    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+        super().__init__()
+        self.residual = nn.Sequential(
+            _convolution(channels_in, channels, size=1),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            _convolution(channels, channels, size=3, stride=stride),
+            nn.BatchNorm2d(channels),
+            nn.ReLU(inplace=True),
+            _convolution(channels, channels * self.expansion, size=1),
+            _last_norm(channels * self.expansion),
+        )
+        self.shortcut = _shortcut(channels_in, channels * self.expansion, stride)
+
+    def forward(self, features: Tensor) -> Tensor:  # (B, C_in, H, W) -> (B, 4*channels, H/stride, W/stride)
+        return torch.relu(self.residual(features) + self.shortcut(features))
+
+
+def _convolution(channels_in: int, channels_out: int, size: int, stride: int = 1) -> nn.Conv2d:
+    layer = nn.Conv2d(channels_in, channels_out, size, stride=stride, padding=size // 2, bias=False)
+    nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
+    return layer
+
+
+def _last_norm(channels: int) -> nn.BatchNorm2d:
+    """Return a normalisation that starts at zero, so that every block starts as its shortcut (arXiv:1706.02677)."""
+    norm = nn.BatchNorm2d(channels)
+    nn.init.zeros_(norm.weight)
+    return norm
+
+
+def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:
+    if stride == 1 and channels_in == channels_out:
+        return nn.Identity()
+    return nn.Sequential(_convolution(channels_in, channels_out, size=1, stride=stride), nn.BatchNorm2d(channels_out))

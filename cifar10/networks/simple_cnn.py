@@ -1,0 +1,56 @@
+"""Three convolutions and a linear layer: the network to read first."""
+
+from typing import Annotated
+
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from cifar10.networks.normalize import Normalize
+
+
+class SimpleCNN(nn.Module):
+    """Convolve and halve three times, average what is left, and weigh it.
+
+    Args:
+        num_classes: K.
+        image_size: H = W in pixels, at least 8.
+        width: Channels after the first convolution; doubled by each further one.
+        dropout: Part of the features switched off at random while training.
+    """
+
+    def __init__(
+        self,
+        num_classes: PositiveInt,
+        image_size: PositiveInt,
+        width: PositiveInt = 32,
+        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+    ) -> None:
+        super().__init__()
+        if image_size < 8:
+            raise ValueError(f"image_size={image_size} is too small: three halvings need at least 8 pixels")
+        self.normalize = Normalize()
+        self.features = nn.Sequential(
+            _convolve_and_halve(3, width),
+            _convolve_and_halve(width, 2 * width),
+            _convolve_and_halve(2 * width, 4 * width),
+        )
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(4 * width, num_classes)
+
+    def fit_to(self, images: Tensor) -> None:
+        """Take the pixel statistics from the training images, uint8 (N, 3, H, W)."""
+        self.normalize.fit_to(images)
+
+    def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
+        features = self.features(self.normalize(images))  # (B, 4*width, H/8, W/8)
+        logits: Tensor = self.head(self.dropout(features.mean(dim=(2, 3))))
+        return logits
+
+
+def _convolve_and_halve(channels_in: int, channels_out: int) -> nn.Sequential:
+    return nn.Sequential(
+        nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False),
+        nn.BatchNorm2d(channels_out),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+    )

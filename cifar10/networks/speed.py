@@ -1,0 +1,108 @@
+"""The default: as much CIFAR accuracy per second as six convolutions can give.
+
+The ideas are those of the CIFAR speedruns (Keller Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU",
+https://arxiv.org/abs/2404.00498, and the work it builds on):
+
+- the first layer is not learnt: it decorrelates ("whitens") small patches, as measured on the training images;
+- each further convolution starts as the identity on as many channels as it has inputs;
+- normalisation has no learnt scale and forgets quickly, since there are only some hundred steps;
+- the head is large and its output scaled down, so that it learns at a rate like the filters'.
+
+Shapes: B images, K classes, widths (a, b, c). For 32-pixel images and 2-pixel patches:
+(B, 3, 32, 32) -> whiten (B, 24, 31, 31) -> (B, a, 15, 15) -> (B, b, 7, 7) -> (B, c, 3, 3) -> (B, c) -> (B, K).
+"""
+
+from typing import Annotated
+
+import torch
+from pydantic import Field, PositiveInt
+from torch import Tensor, nn
+
+from cifar10.networks.normalize import Normalize
+
+_WHITEN_IMAGES = 5000  # enough for a 12 x 12 covariance
+_WHITEN_EPSILON = 5e-4  # keeps noise in the weakest directions from being blown up
+_NORM_MOMENTUM = 0.4  # weight of the newest batch in the running statistics
+
+
+class SpeedNet(nn.Module):
+    """Whitening, three groups of two 3 x 3 convolutions, global max-pooling, scaled linear head.
+
+    Args:
+        num_classes: K.
+        image_size: H = W in pixels, at least 9 + whiten_size.
+        widths: Channels of the three groups.
+        whiten_size: Side of the whitened patches in pixels.
+    """
+
+    def __init__(
+        self,
+        num_classes: PositiveInt,
+        image_size: PositiveInt,
+        widths: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)] = [64, 256, 256],  # noqa: B006
+        whiten_size: Annotated[int, Field(ge=1, le=5)] = 2,
+    ) -> None:
+        super().__init__()
+        if image_size < 9 + whiten_size:
+            raise ValueError(f"image_size={image_size} is too small: three halvings need {9 + whiten_size} pixels")
+        whiten_width = 2 * 3 * whiten_size**2  # each direction and its opposite, so that an activation loses neither
+        self.normalize = Normalize()
+        self.whiten = nn.Conv2d(3, whiten_width, whiten_size)
+        self.whiten.weight.requires_grad = False
+        nn.init.zeros_(self.whiten.bias)  # type: ignore[arg-type]
+        self.activate = nn.GELU()
+        self.groups = nn.Sequential(*map(ConvolutionGroup, [whiten_width, *widths], widths))
+        self.head = nn.Linear(widths[-1], num_classes, bias=False)
+        with torch.no_grad():
+            self.head.weight /= self.head.weight.std()
+
+    def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
+        features = self.activate(self.whiten(self.normalize(images)))
+        features = self.groups(features).amax(dim=(2, 3))  # (B, c)
+        logits: Tensor = self.head(features) / features.shape[1]
+        return logits
+
+    @torch.no_grad()
+    def fit_to(self, images: Tensor) -> None:
+        """Measure pixel statistics and whitening filters on the training images, uint8 (N, 3, H, W)."""
+        self.normalize.fit_to(images)
+        side = self.whiten.kernel_size[0]
+        sample = self.normalize(images[:_WHITEN_IMAGES])
+        patches = sample.unfold(2, side, 1).unfold(3, side, 1)  # (N, 3, H', W', side, side)
+        patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2).double()  # (N*H'*W', 3*side*side)
+        eigenvalues, eigenvectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        # eigh leaves signs open; fix them, or two BLAS builds would give two networks.
+        signs = torch.sign(eigenvectors.gather(0, eigenvectors.abs().argmax(dim=0, keepdim=True)))
+        filters = (eigenvectors * signs / (eigenvalues + _WHITEN_EPSILON).sqrt()).T.flip(0)  # strongest first
+        filters = filters.reshape(-1, 3, side, side).to(self.whiten.weight)
+        self.whiten.weight.copy_(torch.cat([filters, -filters]))
+
+
+class ConvolutionGroup(nn.Module):
+    """Convolve, halve, normalise, activate; convolve, normalise, activate."""
+
+    def __init__(self, channels_in: int, channels_out: int) -> None:
+        super().__init__()
+        self.convolve1 = _identity_convolution(channels_in, channels_out)
+        self.pool = nn.MaxPool2d(2)
+        self.norm1 = _shift_only_norm(channels_out)
+        self.convolve2 = _identity_convolution(channels_out, channels_out)
+        self.norm2 = _shift_only_norm(channels_out)
+        self.activate = nn.GELU()
+
+    def forward(self, features: Tensor) -> Tensor:  # (B, C_in, H, W) -> (B, C_out, H//2, W//2)
+        features = self.activate(self.norm1(self.pool(self.convolve1(features))))
+        features = self.activate(self.norm2(self.convolve2(features)))
+        return features
+
+
+def _identity_convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
+    layer = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding="same", bias=False)
+    nn.init.dirac_(layer.weight[: min(channels_in, channels_out)].data)
+    return layer
+
+
+def _shift_only_norm(channels: int) -> nn.BatchNorm2d:
+    norm = nn.BatchNorm2d(channels, eps=1e-12, momentum=_NORM_MOMENTUM)
+    norm.weight.requires_grad = False
+    return norm

@@ -1,0 +1,31 @@
+"""Which parameters are what: an optimizer treats filters, the head and vectors differently."""
+
+from dataclasses import dataclass
+
+from torch import nn
+
+Parameters = list[nn.Parameter]
+
+
+@dataclass(frozen=True)
+class Roles:
+    """The learnable parameters of a network, each in exactly one list."""
+
+    filters: Parameters
+    """Matrices and convolution kernels, without the head's."""
+    head: Parameters
+    """The weight of the last linear layer: what turns features into logits."""
+    vectors: Parameters
+    """Biases and normalisation: everything with fewer than two dimensions."""
+
+
+def roles_of(network: nn.Module) -> Roles:
+    """Sort the parameters of `network` that require a gradient."""
+    linear_layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
+    head_weight = linear_layers[-1].weight if linear_layers else None
+    learnable = [parameter for parameter in network.parameters() if parameter.requires_grad]
+    return Roles(
+        filters=[p for p in learnable if p.ndim >= 2 and p is not head_weight],
+        head=[p for p in learnable if p is head_weight],
+        vectors=[p for p in learnable if p.ndim < 2],
+    )
