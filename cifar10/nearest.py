@@ -1,0 +1,53 @@
+"""What somebody may have meant: the known name nearest to a misspelt one."""
+
+import difflib
+from collections.abc import Iterable
+
+
+def nearest(name: str, known: Iterable[str]) -> str | None:
+    """Return the known name most like `name`, or None if none is alike.
+
+    Dotted names are compared by their last part as well, so `epoch` finds `training.epochs`; and a name that is the
+    beginning of exactly one known name finds it.
+    """
+    candidates = sorted(set(known))
+    folded = _fold(name)
+    for alike in (_same(folded, candidates), _close(folded, candidates), _beginning(folded, candidates)):
+        if alike:
+            return alike
+    return None
+
+
+def did_you_mean(name: str, known: Iterable[str]) -> str:
+    """Return `; did you mean X?`, or nothing if no known name is alike."""
+    alike = nearest(name, known)
+    return f"; did you mean {alike}?" if alike else ""
+
+
+def _fold(name: str) -> str:
+    return name.lower().replace("-", "_")
+
+
+def _last(name: str) -> str:
+    return name.rpartition(".")[2]
+
+
+def _same(name: str, candidates: list[str]) -> str | None:
+    """Return the first candidate that differs in case or hyphens only, or whose last part is `name`'s last part."""
+    same = [known for known in candidates if _fold(known) == name]
+    same += [known for known in candidates if _fold(_last(known)) == _last(name)]
+    return same[0] if same else None
+
+
+def _close(name: str, candidates: list[str]) -> str | None:
+    whole = {_fold(known): known for known in candidates}
+    last = {_fold(_last(known)): known for known in candidates}
+    for names, wanted in ((whole, name), (last, _last(name))):
+        for match in difflib.get_close_matches(wanted, names, n=1, cutoff=0.7):
+            return names[match]
+    return None
+
+
+def _beginning(name: str, candidates: list[str]) -> str | None:
+    longer = [known for known in candidates if len(name) > 1 and _fold(known).startswith(name)]
+    return longer[0] if len(longer) == 1 else None
