@@ -1,0 +1,131 @@
+"""CIFAR-10 and CIFAR-100 through torchvision's own classes and MD5 checks, as the three splits of the data contract."""
+
+import difflib
+import pickle
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import torch
+from pydantic import Field, NonNegativeInt
+from torch import Tensor
+from torchvision.datasets import CIFAR10, CIFAR100
+
+from cifar10.constants import CIFAR10_ARCHIVE, CIFAR100_ARCHIVE, CLASS_ALIASES
+from cifar10.data.contract import DataError, DataSet, Split, hold_out
+from cifar10.data.download import obtain
+
+Root = Annotated[str, Field(min_length=1)]
+"""Folder that holds, or will hold, the batches."""
+
+
+def cifar10(
+    root: Root,
+    classes: list[str] | None,
+    validation_size: NonNegativeInt,
+    seed: NonNegativeInt,
+    sources: list[str] | None,
+) -> DataSet:
+    """Return CIFAR-10, fetched first if `root` does not hold it.
+
+    Args:
+        root: See `Root`.
+        classes: Keep only these, labelled in this order; None keeps all, as published.
+        validation_size: Images held out of the training split, each class in its share.
+        seed: Determines which.
+        sources: Archives, folders or URLs to try before the mirrors.
+
+    Raises:
+        DataError: A class is unknown or named twice, the validation split takes all, or the data cannot be had.
+    """
+    obtain(CIFAR10_ARCHIVE, Path(root), sources or ())
+    train, test = (CIFAR10(root, train=is_train) for is_train in (True, False))
+    splits = (_split(train.data, train.targets), _split(test.data, test.targets))
+    return _data_set("cifar10", train.classes, splits, classes, validation_size, seed)
+
+
+def cifar100(
+    root: Root,
+    labels: Literal["fine", "coarse"],
+    classes: list[str] | None,
+    validation_size: NonNegativeInt,
+    seed: NonNegativeInt,
+    sources: list[str] | None,
+) -> DataSet:
+    """Return CIFAR-100 with its 100 fine or 20 coarse classes; the rest as in `cifar10`."""
+    obtain(CIFAR100_ARCHIVE, Path(root), sources or ())
+    train, test = (CIFAR100(root, train=is_train) for is_train in (True, False))
+    if labels == "fine":
+        splits = (_split(train.data, train.targets), _split(test.data, test.targets))
+        return _data_set("cifar100", train.classes, splits, classes, validation_size, seed)
+    coarse_names = _read_batch(root, "meta")["coarse_label_names"]
+    splits = (
+        _split(train.data, _read_batch(root, "train")["coarse_labels"]),
+        _split(test.data, _read_batch(root, "test")["coarse_labels"]),
+    )
+    return _data_set("cifar100-coarse", coarse_names, splits, classes, validation_size, seed)
+
+
+def _split(pixels: Any, labels: list[int]) -> Split:
+    """Turn uint8 NHWC pixels as torchvision holds them into a Split."""
+    return Split(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels, dtype=torch.int64))
+
+
+def _read_batch(root: str, name: str) -> dict[str, Any]:
+    """Unpickle a CIFAR-100 file whose MD5 torchvision has just checked. It keeps the fine labels only."""
+    with open(Path(root) / CIFAR100_ARCHIVE.folder / name, "rb") as file:
+        content: dict[str, Any] = pickle.load(file, encoding="latin1")
+    return content
+
+
+def _data_set(
+    name: str,
+    published: list[str],
+    splits: tuple[Split, Split],
+    classes: list[str] | None,
+    validation_size: int,
+    seed: int,
+) -> DataSet:
+    """Choose classes and hold out the validation split; `splits` are the published (train, test)."""
+    train, test = splits
+    if classes is not None:
+        indices = choose_classes(classes, published)
+        published = [published[index] for index in indices]
+        train, test = _keep(train, indices), _keep(test, indices)
+    train, validation = hold_out(train, validation_size, seed)
+    return DataSet(name, tuple(published), train, validation, test)
+
+
+def choose_classes(wanted: list[str], published: list[str]) -> list[int]:
+    """Return the index in `published` of each wanted class, in the wanted order; aliases are understood.
+
+    Raises:
+        DataError: A name is unknown, or means a class already named; or there are fewer than two.
+    """
+    if len(wanted) < 2:
+        raise DataError(f"classes={wanted} leaves nothing to tell apart; name two or more, or null for all")
+    indices = [_find_class(name, published) for name in wanted]
+    for position, index in enumerate(indices):
+        if index in indices[:position]:
+            first = wanted[indices.index(index)]
+            raise DataError(f"classes: {wanted[position]!r} is the same class as {first!r}; name each class once")
+    return indices
+
+
+def _find_class(name: str, published: list[str]) -> int:
+    plain = name.strip().lower().replace(" ", "_").replace("-", "_")
+    plain = plain if plain in published else CLASS_ALIASES.get(plain, plain)
+    if plain in published:
+        return published.index(plain)
+    known = [*published, *(alias for alias, meant in CLASS_ALIASES.items() if meant in published)]
+    nearest = difflib.get_close_matches(plain, known, n=1)
+    hint = f"did you mean {nearest[0]!r}?" if nearest else f"the classes are {', '.join(published)}"
+    raise DataError(f"classes: there is no class {name!r}; {hint}")
+
+
+def _keep(split: Split, indices: list[int]) -> Split:
+    """Return the images whose label is in `indices`, relabelled with its position there."""
+    new_labels: Tensor = torch.full((int(split.labels.max()) + 1,), -1, dtype=torch.int64)
+    new_labels[torch.tensor(indices)] = torch.arange(len(indices))
+    relabelled = new_labels[split.labels]
+    kept = (relabelled >= 0).nonzero().flatten()
+    return Split(split.images[kept], relabelled[kept])
