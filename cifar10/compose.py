@@ -1,14 +1,12 @@
 """From words to a run: `conf/` plus overrides -> a frozen, checked Config. The only file that composes Hydra.
 
-Hydra stops at the first fault and advises to append an unknown key with `+`. So options of groups are looked up here first,
-values are always forced in, and what should not be there is found by the schema: all faults at once, each with its key.
+Hydra stops at the first fault and advises to append an unknown key with `+`. So choices are looked up before it sees them,
+values are always forced in, and what should not be there the schema finds: all faults at once, each with its key.
 """
 
-import json
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from hydra import compose, initialize_config_dir

@@ -1,4 +1,4 @@
-"""The words after `train`: Hydra's overrides, read one by one before Hydra sees them, so that each fault has its own line."""
+"""The words after `train`: Hydra's overrides, read one by one before Hydra sees them, so that each fault is told."""
 
 import re
 import shlex
@@ -91,9 +91,7 @@ def _choice_problem(override: Override) -> str | None:
         if isinstance(option, dict):
             return f"{listed}; a value in it is set as {group}.KEY=VALUE"
         if option is not None and str(option) not in known:
-            return f"there is no {shown(option)}{did_you_mean(str(option), known)} {listed}".replace(
-                "? choose", "? Or choose"
-            )
+            return f"there is no {shown(option)} among {', '.join(known)}{did_you_mean(str(option), known)}"
     return None
 
 
@@ -115,7 +113,7 @@ def _repeated_choices(overrides: Sequence[Override]) -> list[Problem]:
 
 
 def _forced(override: Override) -> Override:
-    """Return `override` so that Hydra takes it whether the key exists or not; what may exist is the schema's business."""
+    """Return `override` so that Hydra takes it whether the key exists or not: the schema knows which may exist."""
     if override.is_delete():
         return override
     line = str(override.input_line).lstrip("+")

@@ -30,7 +30,7 @@ class Problem(NamedTuple):
 
 
 def validate(model: type[Model], values: Mapping[str, Any]) -> Model:
-    """Return `values` as `model`, by the rules of JSON: a list may be a tuple, 1 may be 1.0, but "1" and true are no numbers.
+    """Return `values` as `model`, as JSON is read: a list may be a tuple, 1 may be 1.0, but "1" and true are no numbers.
 
     Raises:
         pydantic.ValidationError: see `problems_of`.
