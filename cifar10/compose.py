@@ -1,6 +1,6 @@
 """From words to a run: `conf/` plus overrides -> a frozen, checked Config. The only file that composes Hydra.
 
-Hydra stops at the first fault and advises to append an unknown key with `+`. So choices are looked up before it sees them,
+Hydra stops at the first fault and advises to append an unknown key with `+`. So choices are looked up before it,
 values are always forced in, and what should not be there the schema finds: all faults at once, each with its key.
 """
 
@@ -20,9 +20,10 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 
 from cifar10.build import argument_names, complete, component_problems, locate
+from cifar10.conf_folder import CONF
 from cifar10.config import Component, Config
 from cifar10.errors import Misuse
-from cifar10.overrides import CONF, parse_overrides
+from cifar10.overrides import parse_overrides
 from cifar10.validation import Problem, problems_of, shown, validate
 
 PROVIDED: Mapping[str, Collection[str]] = {

@@ -5,17 +5,14 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
-from pathlib import Path
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
 from hydra.errors import HydraException
 
+from cifar10.conf_folder import groups, options
 from cifar10.nearest import did_you_mean
 from cifar10.validation import Problem, shown
-
-CONF = Path(__file__).resolve().parent.parent / "conf"
-"""The folder of the YAML files: one sub-folder a group, one file an option."""
 
 
 def parse_overrides(lines: Sequence[str]) -> tuple[list[Override], list[Problem]]:
@@ -39,17 +36,6 @@ def parse_overrides(lines: Sequence[str]) -> tuple[list[Override], list[Problem]
 def is_choice(override: Override) -> bool:
     """Return whether `override` chooses a file, as in `model=resnet18`, rather than a value."""
     return override.key_or_group in groups()
-
-
-def groups() -> list[str]:
-    """Return the names of the groups, sorted."""
-    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir())
-
-
-def options(group: str) -> list[str]:
-    """Return what may be chosen for `group`, sorted."""
-    files = (CONF / group).rglob("*.yaml")
-    return sorted(file.relative_to(CONF / group).with_suffix("").as_posix() for file in files)
 
 
 def _grammar_advice(line: str) -> str:

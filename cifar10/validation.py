@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cifar10.nearest import did_you_mean
+from cifar10.nearest import nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 
@@ -20,17 +20,20 @@ class Problem(NamedTuple):
 
     key: str
     message: str
+    meant: str | None = None
+    """The known key that a misspelt one is most like."""
 
     def within(self, section: str) -> "Problem":
-        """Return the same problem, its key seen from outside `section`."""
-        return Problem(".".join(part for part in (section, self.key) if part), self.message)
+        """Return the same problem, its keys seen from outside `section`."""
+        return Problem(f"{section}.{self.key}".rstrip("."), self.message, self.meant and f"{section}.{self.meant}")
 
     def __str__(self) -> str:
-        return f"{self.key}: {self.message}" if self.key else self.message
+        told = f"{self.key}: {self.message}" if self.key else self.message
+        return f"{told}; did you mean {self.meant}?" if self.meant else told
 
 
 def validate(model: type[Model], values: Mapping[str, Any]) -> Model:
-    """Return `values` as `model`, as JSON is read: a list may be a tuple, 1 may be 1.0, but "1" and true are no numbers.
+    """Return `values` as `model`, as JSON is read: a list may be a tuple, 1 may be 1.0; "1" and true are no numbers.
 
     Raises:
         pydantic.ValidationError: see `problems_of`.
@@ -47,13 +50,17 @@ def problems_of(error: ValidationError, values: Mapping[str, Any], known: Iterab
     """
     known = list(known)
     messages: dict[str, list[str]] = {}
+    unknown: set[str] = set()
     for details in error.errors(include_url=False):
-        key = _key(details, values)
-        message = _message(details, key, known)
-        messages.setdefault(key, [])
-        if message not in messages[key]:
+        key, message = _key(details, values), _message(details)
+        if details["type"] == "extra_forbidden":
+            unknown.add(key)
+        if message not in messages.setdefault(key, []):  # members of a union may complain alike
             messages[key].append(message)
-    return [Problem(key, " or ".join(parts)) for key, parts in messages.items()]
+    return [
+        Problem(key, " or ".join(parts), nearest(key, known) if key in unknown else None)
+        for key, parts in messages.items()
+    ]
 
 
 def shown(value: Any) -> str:
@@ -77,10 +84,10 @@ def _key(details: ErrorDetails, values: Any) -> str:
     return ".".join(parts)
 
 
-def _message(details: ErrorDetails, key: str, known: list[str]) -> str:
+def _message(details: ErrorDetails) -> str:
     kind, text = details["type"], details["msg"]
     if kind == "extra_forbidden":
-        return "there is no such setting" + did_you_mean(key, known)
+        return "there is no such setting"
     if kind == "missing":
         return "is missing"
     if kind in ("value_error", "assertion_error"):

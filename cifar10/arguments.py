@@ -1,0 +1,166 @@
+"""The words after a command, before Fire reads them: every flag known, spelt right, given once and with its value.
+
+Fire guesses types, drops what follows `--`, takes `-` for a separator and complains about leftovers after the command has
+run. Here each word becomes an override or one `--flag=value`, which Fire can read in one way only.
+"""
+
+import os
+import re
+import shlex
+from collections.abc import Sequence
+
+from cifar10.conf_folder import groups, options, settings
+from cifar10.errors import Misuse
+from cifar10.flags import FALSE, TRUE, Commands, Flag, flags_of, takes_overrides
+from cifar10.nearest import did_you_mean, nearest
+
+PROGRAM = "python commands.py"
+
+_LONG_DASHES = ("\u2012", "\u2013", "\u2014", "\u2212")  # what word processors make of two hyphens
+
+
+def canonical(name: str, words: Sequence[str], commands: Commands) -> list[str]:
+    """Return `words` as overrides, then one `--flag=value` for each flag that is given.
+
+    Raises:
+        Misuse: A flag is not known, is given twice or without its value, or a word is left over or missing.
+    """
+    reader = _Reader(name, words, commands)
+    try:
+        return reader.read()
+    except Misuse as error:
+        raise Misuse(f"{error}\nhelp: {PROGRAM} {name} --help") from None
+
+
+class _Reader:
+    """Goes through the words of one command once, from left to right."""
+
+    def __init__(self, name: str, words: Sequence[str], commands: Commands) -> None:
+        self.name = name
+        self.commands = commands
+        self.flags = flags_of(commands[name])
+        self.takes_overrides = takes_overrides(commands[name])
+        self.waiting = list(words)
+        self.overrides: list[str] = []
+        self.values: dict[str, str] = {}
+
+    def read(self) -> list[str]:
+        flags_may_follow = True
+        while self.waiting:
+            word = self.waiting.pop(0)
+            if word == "--" and flags_may_follow:
+                flags_may_follow = False
+            elif flags_may_follow and word.startswith("--"):
+                self._read_flag(word)
+            elif flags_may_follow and word.startswith(("-", *_LONG_DASHES)):
+                raise Misuse(self._about_dash(word))
+            elif self.takes_overrides:
+                self._read_override(word)
+            else:
+                self._read_positional(word)
+        for flag in self.flags.values():
+            if flag.required and flag.name not in self.values:
+                raise Misuse(f"{self.name} needs {flag.name.upper()}: {PROGRAM} {self.name} --{flag.name}=...")
+        return self.overrides + [f"--{name}={value}" for name, value in self.values.items()]
+
+    def _read_flag(self, word: str) -> None:
+        written, equals, value = word[2:].partition("=")
+        flag, negated = self._find(written)
+        if flag is None:
+            raise Misuse(self._about_unknown_flag(written, value))
+        if negated and equals:
+            raise Misuse(f"{word}: write --{flag.name}=true or --{flag.name}=false")
+        if flag.is_switch and not equals:
+            value = "false" if negated else "true"
+            if self.waiting and self.waiting[0].lower() in TRUE + FALSE:
+                raise Misuse(f"--{flag.name} {self.waiting[0]}: write --{flag.name}={self.waiting[0]}")
+        elif not equals:
+            value = self._next_value(flag)
+        self._keep(flag, value)
+
+    def _find(self, written: str) -> tuple[Flag | None, bool]:
+        """Return the flag of that name, with hyphens or underscores, and whether a `no` before it negates it."""
+        name = written.replace("-", "_")
+        if name in self.flags:
+            return self.flags[name], False
+        positive = self.flags.get(re.sub(r"^no_?", "", name))
+        return (positive, True) if positive is not None and positive.is_switch else (None, False)
+
+    def _next_value(self, flag: Flag) -> str:
+        following = self.waiting[0] if self.waiting else None
+        if following is None:
+            raise Misuse(f"--{flag.name} needs a value: --{flag.name}={flag.placeholder}")
+        if following.startswith("=") and not os.path.lexists(following):
+            raise Misuse(f"--{flag.name} {following}: write it without spaces, --{flag.name}={flag.placeholder}")
+        if following.startswith("-") and not following[1:].isdecimal():
+            raise Misuse(
+                f"--{flag.name} needs a value, but {following} follows; "
+                f"a value that begins with a dash is written --{flag.name}={following}"
+            )
+        return self.waiting.pop(0)
+
+    def _keep(self, flag: Flag, value: str) -> None:
+        if flag.name in self.values:
+            raise Misuse(
+                f"--{flag.name} is given twice: {self.values[flag.name]} and {value}{self._glob_advice(value)}"
+            )
+        flag.parse(value)
+        self.values[flag.name] = value
+
+    def _read_override(self, word: str) -> None:
+        if "=" in word[1:] or word.startswith("~"):
+            self.overrides.append(word)
+            return
+        if word.startswith("=") or (self.overrides and self.overrides[-1].endswith("=")):
+            raise Misuse(f"{word}: write KEY=VALUE without spaces, as in training.epochs=5")
+        if word in groups():
+            raise Misuse(f"{word}: write {word}=NAME, with NAME one of {', '.join(options(word))}")
+        raise Misuse(f"{word} is no KEY=VALUE; settings are changed as in model=resnet18 training.epochs=5")
+
+    def _read_positional(self, word: str) -> None:
+        key, equals, value = word.partition("=")
+        if equals and not os.path.lexists(word):
+            flag, _ = self._find(key)
+            if flag is not None:
+                raise Misuse(f"{word}: did you mean --{flag.name}={value}?")
+            if key.partition(".")[0] in groups():
+                raise Misuse(f"{word}: {self.name} takes no settings; a checkpoint carries its own configuration")
+        for flag in self.flags.values():
+            if flag.positional and flag.name not in self.values:
+                return self._keep(flag, word)
+        raise Misuse(f"{word!r} is left over{self._glob_advice(word)}")
+
+    def _glob_advice(self, word: str) -> str:
+        """Return how to keep the shell from making several words of one, if that may have happened."""
+        before = next((value for value in self.values.values() if os.path.lexists(f"{value} {word}")), None)
+        if before is not None:
+            return f"; a name with spaces needs quotes: {shlex.quote(f'{before} {word}')}"
+        return "; to give a glob, put it in quotes, as in '*.png'" if os.path.lexists(word) else ""
+
+    def _about_dash(self, word: str) -> str:
+        if word == "-":
+            return "a lone - means nothing here"
+        written = word.lstrip("-" + "".join(_LONG_DASHES)).partition("=")[0]
+        alike = nearest(written, self.flags)
+        return f"{word}: a flag begins with two hyphens{f'; did you mean --{alike}?' if alike else ''}"
+
+    def _about_unknown_flag(self, written: str, value: str) -> str:
+        name = written.replace("-", "_")
+        owners = [other for other, command in self.commands.items() if name in flags_of(command)]
+        if owners:
+            return f"--{written} belongs to {' and '.join(owners)}, not to {self.name}"
+        alike = nearest(name, self.flags)
+        if alike:
+            return f"{self.name} has no flag --{written}; did you mean --{alike}?"
+        if not self.takes_overrides:
+            listed = ", ".join(f"--{flag}" for flag in self.flags) or "none"
+            return f"{self.name} has no flag --{written}; its flags: {listed}"
+        return f"{self.name} has no flag --{written}{self._setting_advice(name, value)}"
+
+    def _setting_advice(self, name: str, value: str) -> str:
+        setting = nearest(name, [*groups(), *settings()])
+        if setting is None:
+            return "; settings are changed as in training.epochs=5"
+        if not value and self.waiting and not self.waiting[0].startswith("-") and "=" not in self.waiting[0]:
+            value = self.waiting[0]
+        return did_you_mean(setting, [setting])[:-1] + f"={value or 'VALUE'}?"

@@ -1,0 +1,140 @@
+"""From the words of a command line to one running command: read all, then Fire, then run, then an exit code.
+
+0 done, 1 failed, 2 misused, 3 done but some inputs failed, 130 interrupted by Ctrl-C.
+"""
+
+import contextlib
+import functools
+import io
+import os
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from cifar10 import __version__
+from cifar10.arguments import PROGRAM, canonical
+from cifar10.command_help import command_help, overview
+from cifar10.errors import Misuse, UserError
+from cifar10.flags import Command, Commands, flags_of
+from cifar10.nearest import did_you_mean
+
+_HELP = ("-h", "--help", "-help", "--h")
+_INTERRUPTED = 130
+_BROKEN_PIPE = 141
+
+
+@dataclass(frozen=True)
+class Task:
+    """A command and its arguments: all understood, nothing begun."""
+
+    command: Command
+    arguments: tuple[Any, ...] = ()
+    flags: dict[str, Any] = field(default_factory=dict)
+
+    def run(self) -> int | None:
+        return self.command(*self.arguments, **self.flags)
+
+
+def main(commands: Commands, description: str, words: Sequence[str] | None = None) -> int:
+    """Do what `words` say, by default the program's own arguments, and return the exit code."""
+    _speak_utf8()
+    try:
+        exit_code = _run(commands, description, list(sys.argv[1:] if words is None else words))
+        sys.stdout.flush()
+        return exit_code
+    except UserError as error:
+        _complain(error)
+        return error.exit_code
+    except KeyboardInterrupt:
+        print("interrupted", file=sys.stderr)
+        return _INTERRUPTED
+    except BrokenPipeError:  # the reader of stdout, such as `head`, has gone
+        with contextlib.suppress(OSError):
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        return _BROKEN_PIPE
+
+
+def _run(commands: Commands, description: str, words: list[str]) -> int:
+    text = _wanted_text(commands, description, words)
+    if text is not None:
+        print(text)
+        return 0
+    return parse(commands, words).run() or 0
+
+
+def parse(commands: Commands, words: Sequence[str]) -> Task:
+    """Return what `words`, a command and what follows it, ask for.
+
+    Raises:
+        Misuse: They do not make one command with all it needs.
+    """
+    name = _command_name(commands, words[0])
+    return _by_fire(commands[name], canonical(name, words[1:], commands))
+
+
+def _by_fire(command: Command, words: list[str]) -> Task:
+    """Let Fire fit `words` to the signature of `command`; it calls a stand-in that only remembers."""
+    import fire
+
+    @functools.wraps(command)
+    def remember(*arguments: Any, **flags: Any) -> Task:
+        return Task(command, arguments, flags)
+
+    flag_parsers = {name: flag.parse for name, flag in flags_of(command).items()}
+    remember = fire.decorators.SetParseFns(**flag_parsers)(fire.decorators.SetParseFn(str)(remember))
+    complaint = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(complaint):
+            task = fire.Fire(remember, command=words, name=PROGRAM, serialize=lambda task: None)
+    except fire.core.FireExit as error:
+        raise Misuse(complaint.getvalue().partition("\n")[0].removeprefix("ERROR: ")) from error
+    assert isinstance(task, Task)
+    return task
+
+
+def _wanted_text(commands: Commands, description: str, words: list[str]) -> str | None:
+    """Return the text that `words` ask for if they ask for help or the version, else None."""
+    before_end = words[: words.index("--")] if "--" in words else words
+    if words == ["--version"]:
+        return f"cifar10 {__version__}"
+    if not words or words in (["help"], *([word] for word in _HELP)):
+        return overview(description, commands)
+    if words[0] == "help" or any(word in _HELP for word in before_end):
+        name = next((word for word in words if word != "help" and word not in _HELP), None)
+        if name is None:
+            return overview(description, commands)
+        name = _command_name(commands, name)
+        return command_help(name, commands[name])
+    return None
+
+
+def _command_name(commands: Commands, word: str) -> str:
+    """Return `word` if it is a command.
+
+    Raises:
+        Misuse: It is none.
+    """
+    if word in commands:
+        return word
+    listed = f"commands: {', '.join(commands)}"
+    if word == "version":
+        raise Misuse(f"there is no command version; did you mean --version?\n{listed}")
+    if word.startswith("-"):
+        raise Misuse(f"{word} stands before the command; write {PROGRAM} COMMAND {word} ...\n{listed}")
+    if "=" in word:
+        raise Misuse(f"{word} stands before the command; write {PROGRAM} train {word}\n{listed}")
+    raise Misuse(f"there is no command {word!r}{did_you_mean(word, commands)}\n{listed}")
+
+
+def _complain(error: UserError) -> None:
+    """Write `error` to stderr, each of several problems on a line of its own."""
+    for problem in getattr(error, "problems", [str(error)]):
+        print(f"error: {problem}", file=sys.stderr)
+
+
+def _speak_utf8() -> None:
+    """Write UTF-8 whatever the locale says; a file name that is no UTF-8 goes out as the bytes it came in as."""
+    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(encoding="utf-8", errors=errors)

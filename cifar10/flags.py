@@ -1,0 +1,103 @@
+"""What may follow a command: its parameters, read as flags by their type hints.
+
+A hint is str, int (1 or more), bool or a Literal of words, each alone or with None for "not given".
+"""
+
+import inspect
+import types
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+
+from cifar10.errors import Misuse
+from cifar10.nearest import did_you_mean
+
+Command = Callable[..., int | None]
+"""Returns its exit code if it has something to say with it."""
+Commands = Mapping[str, Command]
+
+TRUE = ("true", "yes", "on", "1")
+FALSE = ("false", "no", "off", "0")
+
+
+@dataclass(frozen=True)
+class Flag:
+    """One parameter of a command."""
+
+    name: str
+    hint: Any
+    """Its type when it is given: str, int, bool or a Literal."""
+    required: bool
+    positional: bool
+    """Whether it may be given without its name."""
+
+    @property
+    def is_switch(self) -> bool:
+        """Whether it is on or off and needs no value."""
+        return self.hint is bool
+
+    @property
+    def placeholder(self) -> str:
+        """What stands for its value in a usage line."""
+        if get_origin(self.hint) is Literal:
+            return "|".join(get_args(self.hint))
+        return "N" if self.hint is int else self.name.upper()
+
+    def parse(self, word: str) -> Any:
+        """Return the value that `word` means.
+
+        Raises:
+            Misuse: It means none.
+        """
+        if self.is_switch:
+            return self._parse_switch(word)
+        if self.hint is int:
+            return self._parse_count(word)
+        if get_origin(self.hint) is Literal:
+            return self._parse_choice(word)
+        if not word:
+            raise Misuse(f"--{self.name} is empty; give it a value or leave it out")
+        return word
+
+    def _parse_switch(self, word: str) -> bool:
+        if word.lower() not in TRUE + FALSE:
+            raise Misuse(f"--{self.name}={word}: must be true or false; --{self.name} alone means true")
+        return word.lower() in TRUE
+
+    def _parse_count(self, word: str) -> int:
+        if not (word.isascii() and word.isdecimal() and int(word) >= 1):
+            raise Misuse(f"--{self.name}={word}: must be a whole number, 1 or more")
+        return int(word)
+
+    def _parse_choice(self, word: str) -> str:
+        choices = get_args(self.hint)
+        if word not in choices:
+            raise Misuse(f"--{self.name}={word}: must be one of {', '.join(choices)}{did_you_mean(word, choices)}")
+        return word
+
+
+def flags_of(command: Command) -> dict[str, Flag]:
+    """Return the flags of `command` by name, in the order of its signature."""
+    hints = get_type_hints(command)
+    return {
+        name: Flag(
+            name,
+            hint=_when_given(hints[name]),
+            required=parameter.default is parameter.empty,
+            positional=parameter.kind is parameter.POSITIONAL_OR_KEYWORD,
+        )
+        for name, parameter in inspect.signature(command).parameters.items()
+        if parameter.kind is not parameter.VAR_POSITIONAL
+    }
+
+
+def takes_overrides(command: Command) -> bool:
+    """Return whether any number of overrides may follow `command`."""
+    return any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(command).parameters.values())
+
+
+def _when_given(hint: Any) -> Any:
+    """Return `hint` without None."""
+    if get_origin(hint) in (Union, types.UnionType):
+        (hint,) = (member for member in get_args(hint) if member is not type(None))
+    return hint

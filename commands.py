@@ -1,0 +1,123 @@
+"""Train an image classifier, measure it and ask it: from a folder of images to answers that can be traced.
+
+Each function is a command, its parameters are the flags and its docstring is the help; the work is done in cifar10/.
+Heavy packages are imported within the command that needs them, so that help and mistakes answer at once.
+"""
+
+import sys
+from typing import Literal
+
+from cifar10.command_line import main
+
+
+def train(*overrides: str, resume: str | None = None) -> None:
+    """Train a network, test it once, and save it with everything needed to trust it.
+
+    KEY=VALUE         changes the configuration: a file of conf/ by its group, or a value by its dotted key.
+                      All of them: python commands.py config
+    --resume=NAME     goes on with an interrupted run, as if it had never stopped: its name in models/, the path of a
+                      checkpoint, or last. Settings come from the checkpoint.
+
+    python commands.py train
+    python commands.py train model=resnet18 training=long optimizer=sgd
+    python commands.py train data_loading=shapes training.epochs=2
+    """
+    from cifar10.compose import load_config
+    from cifar10.train import train
+
+    train(load_config(overrides), resume=resume)
+
+
+def infer(
+    test_dir: str,
+    *,
+    checkpoint_name: str = "best",
+    output: str | None = None,
+    format: Literal["table", "csv", "jsonl", "parquet"] | None = None,
+    top_k: int = 1,
+    batch_size: int | None = None,
+    tta: Literal["none", "mirror", "mirror_translate"] | None = None,
+    device: str = "auto",
+) -> int:
+    """Say what is on the images of a folder.
+
+    --test_dir=DIR           a folder and all below it, an image file, or a glob in quotes. If its sub-folders bear the
+                             names of classes, accuracy is reported too.
+    --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
+    --output=FILE            where to write; stdout if not given
+    --format=FORMAT          table, csv, jsonl or parquet  (by the suffix of FILE, else table)
+    --top_k=N                how many classes to name for each image  (1)
+    --batch_size=N           images per forward pass  (the checkpoint's)
+    --tta=VIEWS              none, mirror or mirror_translate: average over 1, 2 or 6 views  (the checkpoint's)
+    --device=DEVICE          auto, cpu or cuda  (auto)
+
+    A file that cannot be read becomes a row with the reason; the exit code is then 3.
+
+    python commands.py infer --test_dir=photos
+    python commands.py infer --test_dir='photos/*.png' --top_k=3 --output=answers.csv
+    """
+    from cifar10.infer import infer
+
+    summary = infer(
+        test_dir=test_dir,
+        checkpoint_name=checkpoint_name,
+        output=output,
+        output_format=format,
+        top_k=top_k,
+        batch_size=batch_size,
+        tta=tta,
+        device=device,
+    )
+    return 3 if summary.num_failed else 0
+
+
+def evaluate(checkpoint_name: str = "best", *, output: str | None = None) -> None:
+    """Measure a checkpoint on the test images of the data it was trained on.
+
+    --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
+    --output=FILE            also write the scores there, as JSON
+
+    python commands.py evaluate --checkpoint_name=last --output=scores.json
+    """
+    from cifar10.evaluate import evaluate
+
+    evaluate(checkpoint_name, output=output)
+
+
+def data(*overrides: str, export_images: bool = False) -> None:
+    """Fetch and verify the data, and report what is there.
+
+    KEY=VALUE         chooses the data, as for train: data_loading=cifar100
+    --export_images   also write the images as PNG files into class folders under data/train and data/test
+
+    python commands.py data
+    python commands.py data data_loading.sources=[/mnt/archives]
+    """
+    from cifar10.compose import load_config
+    from cifar10.fetch import fetch
+
+    fetch(load_config(overrides), export_images=export_images)
+
+
+def config(*overrides: str) -> None:
+    """Show the configuration that a run would have, and where each value comes from.
+
+    KEY=VALUE   changes it, as for train
+
+    python commands.py config model=resnet18 training.epochs=5
+    """
+    from cifar10.explain import explain
+
+    print(explain(overrides))
+
+
+def demo() -> None:
+    """Do the whole job on a small generated data set, in about a minute: train, test, save, track, infer."""
+    from cifar10.demo import demo
+
+    demo()
+
+
+if __name__ == "__main__":
+    commands = {command.__name__: command for command in (train, infer, evaluate, data, config, demo)}
+    sys.exit(main(commands, description="Train an image classifier, measure it, and ask it."))
