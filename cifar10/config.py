@@ -20,6 +20,7 @@ from pydantic import (
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 RunName = Annotated[str, Field(pattern=r"^[\w][\w.+-]*$", max_length=120)]
 """One plain folder name: letters, digits and . _ + - only."""
+TTA = Literal["none", "mirror", "mirror_translate"]
 
 
 class Section(BaseModel):
@@ -126,7 +127,7 @@ class EvaluationConfig(Section):
 
     batch_size: PositiveInt
     """Images per forward pass, over all devices."""
-    tta: Literal["none", "mirror", "mirror_translate"]
+    tta: TTA
     """Test-time augmentation: views whose probabilities are averaged (1, 2 or 6 of them)."""
 
 
