@@ -22,7 +22,7 @@ class Archive:
     """Where it can be had; the first is tried first. The SHA-256 makes them equal in trust."""
 
 
-# Names and MD5 sums as published on https://www.cs.toronto.edu/~kriz/cifar.html and in torchvision.datasets.CIFAR10/100;
+# MD5 sums as published on https://www.cs.toronto.edu/~kriz/cifar.html and in torchvision.datasets.CIFAR10 and CIFAR100;
 # SHA-256 and sizes of the archives taken from copies with those MD5 sums.
 # Mirrors first: the original site has been throttled to under 100 kB/s since June 2026 (pytorch/vision#9536).
 CIFAR10_ARCHIVE: Final = Archive(
@@ -65,12 +65,12 @@ CIFAR100_ARCHIVE: Final = Archive(
     ),
 )
 
-# Over all pixels of the 50,000 training images, scaled to [0, 1]. `python commands.py data data_loading.validation_size=0`
-# prints them again. Those of CIFAR-100 are as widely published, e.g. by weiaicunzai/pytorch-cifar100.
+# Over all pixels of the 50,000 training images, scaled to [0, 1]; `python commands.py data
+# data_loading.validation_size=0` computes them. Those of CIFAR-100: weiaicunzai/pytorch-cifar100.
 CIFAR10_MEAN: Final = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD: Final = (0.2470, 0.2435, 0.2616)
 CIFAR100_MEAN: Final = (0.5071, 0.4865, 0.4409)
 CIFAR100_STD: Final = (0.2673, 0.2564, 0.2762)
 
 CLASS_ALIASES: Final = {"plane": "airplane", "aeroplane": "airplane", "car": "automobile"}
-"""Other spellings -> the published name. The web page says airplane and automobile; PyTorch's tutorial plane and car."""
+"""Other spellings -> the published name. The web page says airplane, automobile; PyTorch's tutorial plane, car."""

@@ -11,8 +11,8 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10, CIFAR100
 
 from cifar10.constants import CIFAR10_ARCHIVE, CIFAR100_ARCHIVE, CLASS_ALIASES
+from cifar10.data.archives import obtain
 from cifar10.data.contract import DataError, DataSet, Split, hold_out
-from cifar10.data.download import obtain
 
 Root = Annotated[str, Field(min_length=1)]
 """Folder that holds, or will hold, the batches."""
