@@ -20,25 +20,29 @@ def predict_probabilities(network: nn.Module, images: Tensor, tta: TTA) -> Tenso
     Args:
         network: uint8 (B, 3, H, W) -> logits (B, K); in evaluation mode.
         images: uint8 (B, 3, H, W), RGB, on the network's device.
+        tta: none: the image alone. mirror: with its mirror image. mirror_translate: six views.
 
     Returns:
         float32 (B, K), rows sum to 1.
     """
+    return predict_plain_and_augmented(network, images, tta)[1]
+
+
+def predict_plain_and_augmented(network: nn.Module, images: Tensor, tta: TTA) -> tuple[Tensor, Tensor]:
+    """Return the probabilities of the images alone, and averaged over the views; arguments as above."""
+    plain = _probabilities(network, images)
     if tta == "none":
-        return _softmax(network(images))
-    centred = _with_mirror(network, images)
+        return plain, plain
+    centred = 0.5 * plain + 0.5 * _probabilities(network, images.flip(dims=(3,)))
     if tta == "mirror":
-        return centred
-    shifted = [_with_mirror(network, view) for view in _diagonal_shifts(images)]
-    return 0.5 * centred + 0.5 * torch.stack(shifted).mean(dim=0)
+        return plain, centred
+    views = [mirrored for view in _diagonal_shifts(images) for mirrored in (view, view.flip(dims=(3,)))]
+    shifted = torch.stack([_probabilities(network, view) for view in views]).mean(dim=0)
+    return plain, 0.5 * centred + 0.5 * shifted
 
 
-def _softmax(logits: Tensor) -> Tensor:
-    return logits.float().softmax(dim=1)
-
-
-def _with_mirror(network: nn.Module, images: Tensor) -> Tensor:
-    return 0.5 * _softmax(network(images)) + 0.5 * _softmax(network(images.flip(dims=(3,))))
+def _probabilities(network: nn.Module, images: Tensor) -> Tensor:
+    return network(images).float().softmax(dim=1)  # type: ignore[no-any-return]
 
 
 def _diagonal_shifts(images: Tensor) -> tuple[Tensor, Tensor]:

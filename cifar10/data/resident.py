@@ -1,10 +1,10 @@
 """The whole data set on the device as uint8, and batches cut from it: no workers, no files, no copies.
 
 Iterating a `TrainingBatches` is repeatable: which images come when, and how they are changed, follows from
-(seed, epoch, position) alone. `seek` puts it anywhere, so training goes on exactly where it was cut off.
+(seed, epoch, position) alone. `follow` ties it to a trainer's progress, so training goes on exactly where it was cut off.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 
 import numpy as np
 import torch
@@ -22,7 +22,7 @@ Batch = tuple[Tensor, Tensor]
 
 
 class TrainingBatches:
-    """One epoch of shuffled, augmented batches after the other; each `iter` is the epoch that `seek` chose.
+    """One epoch of shuffled, augmented batches after the other; each `iter` is the one that `follow` or `seek` names.
 
     An optimizer step takes `batch_size` images. They come in `parts` micro-batches; each of `world_size` processes gets
     its own share of every micro-batch. Images beyond the last full batch wait for another epoch's order.
@@ -64,8 +64,7 @@ class TrainingBatches:
         self.parts = parts
         self.rank = rank
         self.world_size = world_size
-        self.epoch = 0
-        self.first_batch = 0
+        self.seek(epoch=0, batch=0)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -77,16 +76,21 @@ class TrainingBatches:
 
     def seek(self, epoch: int, batch: int) -> None:
         """Let the next iteration be the rest of `epoch`, from micro-batch number `batch` on."""
-        self.epoch, self.first_batch = epoch, batch
+        self.follow(lambda: (epoch, batch))
+
+    def follow(self, position: Callable[[], tuple[int, int]]) -> None:
+        """Ask `position` for (epoch, micro-batch number) whenever an iteration fetches its first batch."""
+        self._position = position
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the permutation of all N images for `epoch`."""
         return np.random.default_rng([self.seed, _ORDER_STREAM, epoch]).permutation(len(self.labels))
 
     def __iter__(self) -> Iterator[Batch]:
-        # The body runs at the first `next`, after `seek`, even if `iter` was called before it.
-        epoch, order = self.epoch, self.order(self.epoch)
-        for number in range(self.first_batch, len(self)):
+        # The body runs at the first `next`, not at `iter`: Lightning calls `iter` before it knows where it resumes.
+        epoch, first_batch = self._position()
+        order = self.order(epoch)
+        for number in range(first_batch, len(self)):
             step, part = divmod(number, self.parts)
             indices = order[step * self.batch_size : (step + 1) * self.batch_size]
             yield self._batch(indices, epoch, step, self._share(part))

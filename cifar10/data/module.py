@@ -1,0 +1,55 @@
+"""Hands a data set to Lightning: batches for training, validation and test, each process its share."""
+
+import pytorch_lightning as pl
+import torch
+
+from cifar10.config import Config
+from cifar10.data.contract import DataSet, Split
+from cifar10.data.resident import EvaluationBatches, TrainingBatches
+
+
+class ResidentData(pl.LightningDataModule):
+    """The splits of `data`, resident on each process's device."""
+
+    def __init__(self, data: DataSet, config: Config) -> None:
+        super().__init__()
+        self.data = data
+        self.config = config
+
+    def train_dataloader(self) -> TrainingBatches:
+        """Return batches that follow the trainer's own progress."""
+        trainer, training = self._trainer(), self.config.training
+        batches = TrainingBatches(
+            self.data.train,
+            num_classes=self.data.num_classes,
+            augmentation=self.config.augmentation,
+            batch_size=training.batch_size,
+            seed=self.config.seed,
+            device=self._device(),
+            parts=training.accumulate,
+            rank=trainer.global_rank,
+            world_size=trainer.world_size,
+        )
+        progress = trainer.fit_loop.epoch_loop.batch_progress
+        batches.follow(lambda: (trainer.current_epoch, progress.current.ready))
+        return batches
+
+    def val_dataloader(self) -> EvaluationBatches | list[EvaluationBatches]:
+        """Return the held-out images; nothing if there are none."""
+        return self._evaluation(self.data.validation) if len(self.data.validation) else []
+
+    def test_dataloader(self) -> EvaluationBatches:
+        """Return the test images in their published order."""
+        return self._evaluation(self.data.test)
+
+    def _evaluation(self, split: Split) -> EvaluationBatches:
+        trainer = self._trainer()
+        batch_size = self.config.evaluation.batch_size
+        return EvaluationBatches(split, batch_size, self._device(), trainer.global_rank, trainer.world_size)
+
+    def _trainer(self) -> pl.Trainer:
+        assert self.trainer is not None
+        return self.trainer
+
+    def _device(self) -> torch.device:
+        return self._trainer().strategy.root_device

@@ -1,0 +1,175 @@
+"""The LightningModule: what a step learns from, what is counted, and what a checkpoint knows about itself.
+
+Shapes: B images in a micro-batch, K classes.
+"""
+
+import time
+from typing import Any
+
+import numpy as np
+import pytorch_lightning as pl
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy, nll_loss
+
+from cifar10.build import build
+from cifar10.config import Config
+from cifar10.data.resident import Batch
+from cifar10.tta import predict_plain_and_augmented
+
+_STEP_STREAM = 3  # of the random numbers inside a network (dropout); see data/augmentation.py for the others
+
+_LEAST = 1e-12  # probability, so that its logarithm stays finite
+
+Scores = dict[str, float]
+
+
+class Tally:
+    """Sums over the images seen since the last `clear`, kept on the device so that counting never waits for it.
+
+    Plain tensors, not buffers: data-parallel training overwrites buffers with those of process zero.
+    """
+
+    def __init__(self, device: torch.device | str = "cpu") -> None:
+        self.sums = torch.zeros(3, device=device)  # loss, correct, images
+
+    def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+        """Count a batch: its mean `loss`, and whether the largest of `logits` (B, K) is that of `targets`."""
+        labels = targets if targets.ndim == 1 else targets.argmax(dim=1)
+        correct = (logits.argmax(dim=1) == labels).sum()
+        images = torch.tensor(float(len(labels)), device=loss.device)
+        self.sums = self.sums.to(loss.device) + torch.stack([loss.detach() * images, correct.float(), images])
+
+    def means(self, strategy: Any) -> Scores:
+        """Return loss and accuracy over all processes."""
+        return _means(strategy.reduce(self.sums.clone(), reduce_op="sum"))
+
+    def clear(self) -> None:
+        self.sums = torch.zeros_like(self.sums)
+
+
+def _means(sums: Tensor) -> Scores:
+    loss, correct, images = sums.tolist()
+    return {"loss": loss / max(images, 1), "accuracy": correct / max(images, 1)}
+
+
+class Classifier(pl.LightningModule):
+    """A network and how it learns.
+
+    Args:
+        network: uint8 or float (B, 3, H, W) -> logits (B, K).
+        config: The run.
+        identity: What checkpoints say of themselves beside weights and configuration; plain values only.
+    """
+
+    def __init__(self, network: nn.Module, config: Config, identity: dict[str, Any]) -> None:
+        super().__init__()
+        self.network = network
+        self.config = config
+        self.identity = identity
+        self.history: list[Scores] = []
+        """One entry per finished epoch."""
+        self.confusion = torch.zeros(0)
+        """int64 (K, K) after a test: images of class [row] taken for class [column], with test-time augmentation."""
+        if config.training.compile:
+            network.compile()
+        self.test_scores: Scores = {}
+        """Filled by a test; exact, where Lightning's own copies are rounded to float32."""
+        self._validation_scores: Scores = {}
+        self._training_tally = Tally()
+        self._validation_tally = Tally()
+        self._epoch_started = time.monotonic()
+
+    # -- learning ------------------------------------------------------------------------------------------------
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """Build the optimizer and let the schedule move its rates at every step."""
+        optimizer = build(self.config.optimizer, network=self.network)
+        schedule = build(self.config.schedule)
+        num_steps = int(self.trainer.estimated_stepping_batches)
+        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(min(step / num_steps, 1.0)))
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Key the random numbers inside the network by position, so that a resumed run draws the same ones."""
+        key = [self.config.seed, _STEP_STREAM, self.current_epoch, batch_idx, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        images, targets = batch
+        logits = self.network(images).float()  # (B, K)
+        loss = cross_entropy(logits, targets, label_smoothing=self.config.training.label_smoothing)
+        self._training_tally.add(loss, logits.detach(), targets)
+        return loss
+
+    def on_train_epoch_start(self) -> None:
+        self._epoch_started = time.monotonic()
+
+    def on_train_epoch_end(self) -> None:
+        """Close the epoch: its scores go to Lightning's loggers and into the history."""
+        scores = {f"train/{name}": value for name, value in self._training_tally.means(self.trainer.strategy).items()}
+        self._training_tally.clear()
+        self.log_dict({**scores, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}, sync_dist=True)
+        self.history.append(
+            {
+                "epoch": self.current_epoch,
+                "step": self.global_step,
+                **scores,
+                **self._validation_scores,
+                "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
+                "seconds": time.monotonic() - self._epoch_started,
+            }
+        )
+
+    def running_means(self) -> Scores:
+        """Return loss and accuracy of this process over the epoch so far."""
+        return _means(self._training_tally.sums)
+
+    # -- measuring -----------------------------------------------------------------------------------------------
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        images, labels = batch
+        if len(labels):
+            logits = self.network(images).float()
+            self._validation_tally.add(cross_entropy(logits, labels), logits, labels)
+
+    def on_validation_epoch_end(self) -> None:
+        means = self._validation_tally.means(self.trainer.strategy)
+        self._validation_tally.clear()
+        self._validation_scores = {f"val/{name}": value for name, value in means.items()}
+        self.log_dict(self._validation_scores, sync_dist=True)
+
+    def on_test_epoch_start(self) -> None:
+        num_classes = len(self.identity["class_names"])
+        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=self.device)
+        self._plain_tally, self._augmented_tally = Tally(), Tally()
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        images, labels = batch
+        if not len(labels):
+            return
+        plain, augmented = predict_plain_and_augmented(self.network, images, self.config.evaluation.tta)
+        self._plain_tally.add(nll_loss(plain.clamp(min=_LEAST).log(), labels), plain, labels)
+        self._augmented_tally.add(nll_loss(augmented.clamp(min=_LEAST).log(), labels), augmented, labels)
+        num_classes = len(self.confusion)
+        pairs = labels * num_classes + augmented.argmax(dim=1)
+        self.confusion += torch.bincount(pairs, minlength=num_classes**2).view_as(self.confusion)
+
+    def on_test_epoch_end(self) -> None:
+        strategy = self.trainer.strategy
+        plain, augmented = self._plain_tally.means(strategy), self._augmented_tally.means(strategy)
+        self.test_scores = {f"test/{name}": value for name, value in plain.items()}
+        self.test_scores |= {f"test/{name}_tta": value for name, value in augmented.items()}
+        self.log_dict(self.test_scores, sync_dist=True)
+        self.confusion = strategy.reduce(self.confusion, reduce_op="sum").cpu()
+
+    # -- remembering ---------------------------------------------------------------------------------------------
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Let the checkpoint explain itself, in plain values."""
+        checkpoint["cifar10"] = {**self.identity, "config": self.config.plain(), "history": self.history}
+        checkpoint["cifar10_tally"] = self._training_tally.sums.cpu()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        self.history = list(checkpoint["cifar10"]["history"])
+        self._training_tally.sums = checkpoint["cifar10_tally"].to(self.device)

@@ -1,0 +1,219 @@
+"""When and how training saves: never half a file under a final name, never a crash that costs more than a minute.
+
+`last.ckpt` is written at the end of each epoch, within an epoch after `save_every_seconds`, and when somebody interrupts.
+`best.ckpt` is the same file under a second name, whenever an epoch was the best so far.
+"""
+
+import os
+import shutil
+import signal
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Checkpoint as CheckpointCallback
+from pytorch_lightning.plugins.io import TorchCheckpointIO
+
+from cifar10.checkpoints import BEST, LAST, read_checkpoint
+from cifar10.errors import UserError
+from cifar10.model import Classifier, Scores
+
+_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupted(SystemExit):
+    """Training stopped on a signal, its state saved. The exit code is 128 + signal number."""
+
+    def __init__(self, signal_number: int, saved_at: Path) -> None:
+        super().__init__(128 + signal_number)
+        self.saved_at = saved_at
+
+
+class AtomicCheckpointIO(TorchCheckpointIO):
+    """Write beside the target, flush to the disk, then rename: a reader sees the old file or the new one."""
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+        write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+
+    def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        return read_checkpoint(Path(path))
+
+
+def write_atomically(target: Path, write: Callable[[Path], None]) -> None:
+    """Let `write` fill a temporary file in the target's folder, and give it the target's name once it is on disk.
+
+    Raises:
+        UserError: It could not be written; what was there before is untouched.
+    """
+    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(target)
+        _sync_folder(target.parent)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
+        free = shutil.disk_usage(target.parent).free / 2**20 if target.parent.is_dir() else 0.0
+        raise UserError(
+            f"{target} could not be written ({reason}; {free:.0f} MB free). What was saved before is untouched; "
+            "make room, then go on with: python commands.py train --resume " + target.parent.name
+        ) from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+def _sync_folder(folder: Path) -> None:
+    descriptor = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(descriptor)
+    finally:
+        os.close(descriptor)
+
+
+def prepare_folder(folder: Path) -> None:
+    """Make the run's folder, prove that it can be written, and clear what a killed run left half-written.
+
+    Raises:
+        UserError: It cannot be written; said before the first step, not after the last.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        probe = folder / f".probe.{os.getpid()}"
+        probe.write_bytes(b"\0")
+        probe.unlink()
+        for leftover in folder.glob(".*.tmp"):
+            leftover.unlink(missing_ok=True)
+    except OSError as error:
+        raise UserError(f"{folder} cannot be written ({error.strerror}); choose another with models_dir=DIR") from None
+
+
+class SaveCheckpoints(CheckpointCallback):
+    """Keep `last.ckpt` and `best.ckpt` of a run up to date.
+
+    Args:
+        folder: The run's.
+        monitor: Name of the score that makes an epoch the best; None: the newest epoch is.
+        every_seconds: Also save within an epoch when this much time has passed; None: never.
+        after_epoch: Called in the first process whenever an epoch has been saved.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        monitor: str | None,
+        every_seconds: float | None,
+        after_epoch: Callable[[pl.Trainer, list[Scores]], None],
+    ) -> None:
+        self.last, self.best = folder / LAST, folder / BEST
+        self.monitor = monitor
+        self.every_seconds = every_seconds
+        self.after_epoch = after_epoch
+        self.best_score: float | None = None
+        self._saved_at = time.monotonic()
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"best_score": self.best_score}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_score = state_dict["best_score"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        self._saved_at = time.monotonic()
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        """Save within an epoch, where an optimizer step has just been completed."""
+        if self.every_seconds is None or not _is_between_steps(trainer):
+            return
+        due = time.monotonic() - self._saved_at >= self.every_seconds
+        if trainer.strategy.reduce_boolean_decision(due, all=False):
+            self.save(trainer)
+
+    def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save the epoch; runs after the module has closed it."""
+        is_best = self._is_best(trainer)
+        self.save(trainer)
+        if not trainer.is_global_zero:
+            return
+        if is_best:
+            write_atomically(self.best, lambda temporary: _link_or_copy(self.last, temporary))
+        assert isinstance(pl_module, Classifier)
+        self.after_epoch(trainer, pl_module.history)
+
+    def save(self, trainer: pl.Trainer) -> None:
+        """Write `last.ckpt`; every process takes part."""
+        trainer.save_checkpoint(self.last)
+        self._saved_at = time.monotonic()
+
+    def _is_best(self, trainer: pl.Trainer) -> bool:
+        if self.monitor is None:
+            return True
+        score = trainer.callback_metrics.get(self.monitor)
+        if score is None:
+            raise UserError(f"training.monitor={self.monitor} was not measured; is data_loading.validation_size 0?")
+        sign = -1.0 if self.monitor.endswith("loss") else 1.0
+        if self.best_score is not None and sign * float(score) <= sign * self.best_score:
+            return False
+        self.best_score = float(score)
+        return True
+
+
+def _is_between_steps(trainer: pl.Trainer) -> bool:
+    """Whether a whole optimizer step has just ended and the epoch goes on; its end saves in any case."""
+    progress = trainer.fit_loop.epoch_loop.batch_progress
+    return progress.current.ready % trainer.accumulate_grad_batches == 0 and not progress.is_last_batch
+
+
+def _link_or_copy(source: Path, target: Path) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # some filesystems have no hard links
+        shutil.copyfile(source, target)
+
+
+class StopOnSignal(pl.Callback):
+    """On Ctrl-C or SIGTERM: finish the step, save, stop. A second Ctrl-C stops at once."""
+
+    def __init__(self, saver: SaveCheckpoints) -> None:
+        self.saver = saver
+        self.received: int | None = None
+
+    @contextmanager
+    def listening(self) -> Iterator[None]:
+        """Handle the signals within this block; put back what was there after it."""
+        before = {number: signal.getsignal(number) for number in _SIGNALS}
+        try:
+            yield
+        finally:
+            for number, handler in before.items():
+                signal.signal(number, handler)
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        for number in _SIGNALS:  # after Lightning has set its own, which would exit with code 0
+            signal.signal(number, self._receive)
+
+    def _receive(self, number: int, _frame: FrameType | None) -> None:
+        if self.received is not None and number == signal.SIGINT:
+            raise KeyboardInterrupt
+        self.received = number
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+        if _is_between_steps(trainer):
+            self._stop_if_received(trainer)
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        if self.received is not None and trainer.world_size == 1:
+            raise Interrupted(self.received, self.saver.last)  # the epoch before has just been saved
+
+    def _stop_if_received(self, trainer: pl.Trainer) -> None:
+        received = self.received is not None
+        if trainer.world_size > 1:
+            received = trainer.strategy.reduce_boolean_decision(received, all=False)
+        if received:
+            self.saver.save(trainer)
+            raise Interrupted(self.received or signal.SIGTERM, self.saver.last)

@@ -1,0 +1,138 @@
+"""The walk of `train`: configuration -> data -> network -> fit -> test on the best checkpoint -> scores."""
+
+import os
+import sys
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import nn
+
+from cifar10.build import build
+from cifar10.checkpoints import BEST, LAST, Checkpoint, load_checkpoint, resolve_checkpoint
+from cifar10.config import Config
+from cifar10.data.contract import DataSet
+from cifar10.data.module import ResidentData
+from cifar10.errors import UserError
+from cifar10.model import Classifier, Scores
+from cifar10.progress import TrainingProgress
+from cifar10.run import Run, open_run, process_seconds
+from cifar10.saving import Interrupted, SaveCheckpoints, StopOnSignal
+from cifar10.trainer import limit_threads, make_trainer
+
+
+def train(config: Config, resume: str | None = None) -> Scores:
+    """Train, test and save; return the scores, and print them as one line.
+
+    Args:
+        config: The run. With `resume`, the checkpoint's own configuration is used instead.
+        resume: What to go on from: anything `resolve_checkpoint` knows; of a run's folder, its `last.ckpt`.
+
+    Raises:
+        UserError: Data, devices, folders or the checkpoint are not as needed.
+    """
+    checkpoint = None
+    if resume is not None:
+        checkpoint = load_checkpoint(resolve_checkpoint(resume, config.models_dir, prefer=LAST))
+        config = checkpoint.config
+    limit_threads(config.training)
+    data: DataSet = build(config.data_loading)
+    _refuse_unfit(config, data, checkpoint)
+    network = make_network(config, data)
+    run = open_run(config, data, checkpoint)
+    try:
+        scores = _fit_and_test(Classifier(network, config, run.identity()), run, checkpoint)
+    except BaseException as error:
+        _close_early(run, error)
+        raise
+    run.tracker.finish("FINISHED")
+    if run.is_first_process:
+        _announce(scores, run)
+    return scores
+
+
+def make_network(config: Config, data: DataSet) -> nn.Module:
+    """Build the network, its first weights drawn by the seed, and let it measure the training images."""
+    torch.manual_seed(config.seed)
+    network: nn.Module = build(config.model, num_classes=data.num_classes, image_size=data.image_size)
+    network.fit_to(data.train.images)  # type: ignore[operator]
+    if config.training.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    return network
+
+
+def test(trainer: pl.Trainer, classifier: Classifier, module: ResidentData, path: Path) -> Scores:
+    """Return the scores of the checkpoint at `path` on the test split, plain and with test-time augmentation."""
+    # What is saved is the averaged weights already; the callback would put the current ones back in their place.
+    trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
+    _say(f"testing {path} on {len(module.data.test):,} images")
+    trainer.test(classifier, module, ckpt_path=path, weights_only=True, verbose=False)
+    return dict(classifier.test_scores)
+
+
+def _fit_and_test(classifier: Classifier, run: Run, checkpoint: Checkpoint | None) -> Scores:
+    config, training = classifier.config, classifier.config.training
+    progress = TrainingProgress(training.batch_size // training.accumulate, training.epochs)
+
+    def after_epoch(trainer: pl.Trainer, history: list[Scores]) -> None:
+        run.record_epochs(history)
+        progress.show_epoch(trainer, history[-1])
+
+    saver = SaveCheckpoints(run.folder, training.monitor, training.save_every_seconds, after_epoch)
+    stopper = StopOnSignal(saver)
+    trainer = make_trainer(config, run.folder, [progress, saver, stopper])
+    module = ResidentData(run.data, config)
+    run.begin(
+        num_parameters=sum(parameter.numel() for parameter in classifier.network.parameters()),
+        history=checkpoint.history if checkpoint else [],
+    )
+    with stopper.listening():
+        trainer.fit(classifier, module, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
+    history = list(classifier.history)
+    scores = test(trainer, classifier, module, run.folder / BEST)
+    scores |= {key: value for key, value in history[-1].items() if key.startswith(("train/", "val/"))}
+    scores |= process_seconds()
+    if run.is_first_process:
+        run.record_scores(scores, history, classifier.confusion)
+    return scores
+
+
+def _refuse_unfit(config: Config, data: DataSet, checkpoint: Checkpoint | None) -> None:
+    if checkpoint is not None and checkpoint.data_digest != data.digest:
+        raise UserError(
+            f"the data are not those that {checkpoint.path} was trained on (SHA-256 {data.digest[:12]} now, "
+            f"{checkpoint.data_digest[:12]} then); bring them back, or train anew"
+        )
+    if config.training.monitor is not None and not len(data.validation):
+        raise UserError(
+            f"training.monitor={config.training.monitor} needs validation images: set the validation size of "
+            "data_loading above 0, or training.monitor=null"
+        )
+
+
+def _close_early(run: Run, error: BaseException) -> None:
+    interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+    run.tracker.finish("KILLED" if interrupted else "FAILED")
+    if isinstance(error, Interrupted):
+        _say(f"stopped, and saved at {error.saved_at}")
+        _say(f"go on with: python commands.py train --resume {run.folder.name}")
+
+
+def _announce(scores: Scores, run: Run) -> None:
+    tta = run.config.evaluation.tta
+    digest = load_checkpoint(run.folder / BEST).weights_digest
+    augmented = f"{scores['test/accuracy_tta']:.2%} with {tta}, " if tta != "none" else ""
+    print(
+        f"test accuracy {augmented}{scores['test/accuracy']:.2%} plain; "
+        f"{scores['wall_seconds']:.0f} s, {scores['cpu_seconds']:.0f} s cpu; weights {digest[:12]}",
+        flush=True,
+    )
+    _say(f"saved    {run.folder}/: best.ckpt, last.ckpt, scores.json, history.csv, curves.png, confusion.png")
+    _say(f"tracked  {run.tracker.describe()}")
+    _say(f"next     python commands.py infer --test_dir DIR --checkpoint_name {run.folder.name}")
+
+
+def _say(text: str) -> None:
+    if os.environ.get("LOCAL_RANK", "0") == "0":
+        print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,125 @@
+"""The Lightning Trainer of a run: devices, precision, callbacks, loggers."""
+
+import importlib.util
+import logging
+import os
+import warnings
+from pathlib import Path
+from typing import Any, Literal
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging
+from pytorch_lightning.loggers import TensorBoardLogger
+
+from cifar10.config import Config, TrainingConfig
+from cifar10.errors import UserError
+from cifar10.saving import AtomicCheckpointIO
+
+Precision = Literal["fp32", "bf16", "fp16"]
+
+_LIGHTNING_PRECISION: dict[Precision, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
+
+# What Lightning warns of here is either meant or does not apply: there is one data set in memory, not a DataLoader.
+_EXPECTED_WARNINGS = (
+    r".*does not have many workers.*",
+    r".*The number of training batches.*is smaller than the logging interval.*",
+    r".*your dataloader is not resumable.*",
+    r".*Checkpoint directory .* exists and is not empty.*",
+    r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
+    r".*`_get_pytorch_modules.*",
+)
+
+
+def resolve_accelerator(training: TrainingConfig) -> Literal["cpu", "gpu"]:
+    """Return where the run computes.
+
+    Raises:
+        UserError: A GPU is asked for and there is none, or fewer than `devices`.
+    """
+    num_gpus = torch.cuda.device_count()
+    if training.accelerator == "cpu" or (training.accelerator == "auto" and num_gpus == 0):
+        return "cpu"
+    if num_gpus < training.devices:
+        raise UserError(
+            f"training.devices={training.devices} GPUs are asked for and there are {num_gpus}; "
+            f"set training.devices={max(num_gpus, 1)} or training.accelerator=cpu"
+        )
+    return "gpu"
+
+
+def resolve_precision(training: TrainingConfig) -> Precision:
+    """Return what the run computes in: bf16 where it is the hardware's own and nothing else was asked for."""
+    if training.precision != "auto":
+        return training.precision
+    if resolve_accelerator(training) == "gpu":
+        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
+    return "bf16" if cpu_computes_bf16() else "fp32"
+
+
+def cpu_computes_bf16() -> bool:
+    """Whether this CPU multiplies bfloat16 itself (AVX-512 BF16 or AMX); emulated, it is slower than float32."""
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+
+
+def limit_threads(training: TrainingConfig) -> None:
+    """Give each process its share of the CPU: two processes with all threads each would fight."""
+    sharing = training.devices if resolve_accelerator(training) == "cpu" else 1
+    if training.threads is not None or sharing > 1:
+        torch.set_num_threads(training.threads or max(1, (os.cpu_count() or 1) // sharing))
+
+
+def make_trainer(config: Config, folder: Path, callbacks: list[Callback]) -> pl.Trainer:
+    """Return the Trainer for a run in `folder`.
+
+    Args:
+        config: The run.
+        folder: Its folder, which exists.
+        callbacks: Progress and saving, made by the caller; averaging and early stopping are added as configured.
+
+    Raises:
+        UserError: The devices asked for are not there, or a package for a switched-on part is missing.
+    """
+    training = config.training
+    for message in _EXPECTED_WARNINGS:
+        warnings.filterwarnings("ignore", message=message)
+    logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    return pl.Trainer(
+        default_root_dir=folder,
+        accelerator=resolve_accelerator(training),
+        devices=training.devices,
+        strategy="ddp" if training.devices > 1 else "auto",
+        precision=_LIGHTNING_PRECISION[resolve_precision(training)],
+        max_epochs=training.epochs,
+        accumulate_grad_batches=training.accumulate,
+        gradient_clip_val=training.gradient_clip,
+        callbacks=[*callbacks, *_optional_callbacks(training)],
+        logger=_loggers(config, folder),
+        plugins=[AtomicCheckpointIO()],
+        num_sanity_val_steps=0,
+        use_distributed_sampler=False,
+        enable_model_summary=False,
+        benchmark=True,
+    )
+
+
+def _optional_callbacks(training: TrainingConfig) -> list[Callback]:
+    callbacks: list[Callback] = []
+    if training.ema_decay is not None:
+        callbacks.append(EMAWeightAveraging(decay=training.ema_decay))
+    if training.early_stopping is not None:
+        assert training.monitor is not None
+        mode = "min" if training.monitor.endswith("loss") else "max"
+        callbacks.append(EarlyStopping(training.monitor, mode=mode, patience=training.early_stopping))
+    return callbacks
+
+
+def _loggers(config: Config, folder: Path) -> list[TensorBoardLogger]:
+    if not config.tracking.tensorboard:
+        return []
+    if importlib.util.find_spec("tensorboard") is None:
+        raise UserError("tracking.tensorboard=true needs the package: pip install 'cifar10[tensorboard]'")
+    return [TensorBoardLogger(folder, name="tensorboard", version="")]
