@@ -1,0 +1,82 @@
+"""The walk of `evaluate`: checkpoint -> its data and network -> the test split -> scores."""
+
+import csv
+import json
+import sys
+from pathlib import Path
+
+import torch
+
+from cifar10.build import build
+from cifar10.checkpoints import Checkpoint, load_checkpoint, resolve_checkpoint
+from cifar10.data.contract import DataSet
+from cifar10.data.module import ResidentData
+from cifar10.model import Classifier, Scores
+from cifar10.run import save_figures
+from cifar10.saving import prepare_folder, write_atomically
+from cifar10.train import test
+from cifar10.trainer import limit_threads, make_trainer
+
+
+def evaluate(checkpoint_name: str, output: str | None = None) -> Scores:
+    """Test a checkpoint on the test split it was made for; print the scores as JSON and return them.
+
+    Args:
+        checkpoint_name: Anything `resolve_checkpoint` knows.
+        output: Folder for `evaluation.json`, `confusion.csv` and `confusion.png`; None: print only.
+
+    Raises:
+        UserError: The checkpoint, its data or the folder are not as needed.
+    """
+    checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
+    config = checkpoint.config.model_copy(
+        update={"training": checkpoint.config.training.model_copy(update={"devices": 1, "accumulate": 1})}
+    )
+    folder = Path(output) if output else checkpoint.path.absolute().parent
+    if output:
+        prepare_folder(folder)
+    limit_threads(config.training)
+    data: DataSet = build(config.data_loading)
+    if data.digest != checkpoint.data_digest:
+        print(
+            f"warning: these are not the data of the training run (SHA-256 {data.digest[:12]} now, "
+            f"{checkpoint.data_digest[:12]} then); the scores are of today's",
+            file=sys.stderr,
+        )
+    network = checkpoint.network()
+    if config.training.channels_last:
+        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    classifier = Classifier(network, config, {**checkpoint.identity})
+    scores = test(make_trainer(config, folder, []), classifier, ResidentData(data, config), checkpoint.path)
+    report = _report(scores, checkpoint)
+    print(json.dumps(report, indent=2))
+    if output:
+        _save(report, classifier, data, folder)
+    return scores
+
+
+def _report(scores: Scores, checkpoint: Checkpoint) -> dict[str, object]:
+    return {
+        **scores,
+        "tta": checkpoint.config.evaluation.tta,
+        "checkpoint": str(checkpoint.path),
+        "weights_digest": checkpoint.weights_digest,
+        "data_digest": checkpoint.data_digest,
+    }
+
+
+def _save(report: dict[str, object], classifier: Classifier, data: DataSet, folder: Path) -> None:
+    def write_confusion(path: Path) -> None:
+        with path.open("w", newline="", encoding="utf-8") as file:
+            writer = csv.writer(file)
+            writer.writerow(["true", "predicted"])  # one row an image: what `dvc plots` counts
+            for row, true in enumerate(data.class_names):
+                for column, predicted in enumerate(data.class_names):
+                    writer.writerows([[true, predicted]] * int(classifier.confusion[row, column]))
+
+    def write_report(path: Path) -> None:
+        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+
+    write_atomically(folder / "evaluation.json", write_report)
+    write_atomically(folder / "confusion.csv", write_confusion)
+    save_figures([], classifier.confusion, data.class_names, folder)
