@@ -1,0 +1,33 @@
+"""Which device to compute on, and what it can do."""
+
+import torch
+
+from cifar10.errors import Misuse, UserError
+
+
+def choose_device(name: str) -> torch.device:
+    """Return the device called `name`: auto (a GPU if there is one), cpu, cuda or cuda:N.
+
+    Raises:
+        Misuse: There is no such kind of device.
+        UserError: This machine does not have it.
+    """
+    num_gpus = torch.cuda.device_count()
+    if name == "auto":
+        return torch.device("cuda" if num_gpus else "cpu")
+    kind, colon, index = name.partition(":")
+    if kind not in ("cpu", "cuda") or (colon and not index.isdecimal()):
+        raise Misuse(f"device={name!r} is not known; choose auto, cpu, cuda or cuda:N")
+    if kind == "cuda" and int(index or 0) >= num_gpus:
+        raise UserError(f"device={name}: this machine has {num_gpus} CUDA devices; choose auto or cpu")
+    return torch.device("cpu" if kind == "cpu" else name)
+
+
+def computes_bf16(device: torch.device) -> bool:
+    """Whether `device` multiplies bfloat16 itself; emulated, it is slower than float32."""
+    if device.type == "cuda":
+        return bool(torch.cuda.is_bf16_supported(including_emulation=False))
+    if not hasattr(torch.cpu, "get_capabilities"):
+        return False
+    capabilities = torch.cpu.get_capabilities()
+    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))

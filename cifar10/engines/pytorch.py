@@ -1,0 +1,79 @@
+"""Probabilities from a checkpoint's own network, computed as the test pass of its training computed them.
+
+Shapes: B images of H x W pixels, K classes.
+"""
+
+from contextlib import AbstractContextManager, nullcontext
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from cifar10.checkpoints import Checkpoint
+from cifar10.config import TTA
+from cifar10.devices import choose_device, computes_bf16
+from cifar10.tta import predict_probabilities
+
+_HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class TorchEngine:
+    """A network on a device.
+
+    Args:
+        network: uint8 (B, 3, H, W) -> logits (B, K).
+        device: Where to compute.
+        precision: bf16 and fp16 compute in mixed precision, as training does; fp32 in full.
+        channels_last: Lay weights out as (out, H, W, in) in memory.
+    """
+
+    def __init__(
+        self, network: nn.Module, device: torch.device, precision: str = "fp32", channels_last: bool = False
+    ) -> None:
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        network = network.eval().to(device)
+        self.network: nn.Module = network.to(memory_format=layout)
+        self.device = device
+        self.precision = precision
+
+    @classmethod
+    def from_checkpoint(cls, checkpoint: Checkpoint, device_name: str = "auto") -> "TorchEngine":
+        """Return an engine that answers as the network did when it was tested.
+
+        Raises:
+            UserError: The device is not there, or the weights do not fit.
+        """
+        device = choose_device(device_name)
+        network = checkpoint.network()
+        return cls(network, device, usable_precision(checkpoint, device), checkpoint.config.training.channels_last)
+
+    def describe(self) -> dict[str, str]:
+        """Return what the answers depend on beside the weights."""
+        return {"engine": f"torch {torch.__version__}", "device": str(self.device), "precision": self.precision}
+
+    def probabilities(self, pixels: NDArray[np.uint8], tta: TTA) -> NDArray[np.float32]:
+        """Return class probabilities (B, K) of `pixels`, uint8 (B, H, W, 3)."""
+        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(self.device)
+        with torch.inference_mode(), self._autocast():
+            answers: NDArray[np.float32] = predict_probabilities(self.network, images, tta).float().cpu().numpy()
+        return answers
+
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "fp32":
+            return nullcontext()
+        return torch.autocast(self.device.type, dtype=_HALVES[self.precision])
+
+
+def usable_precision(checkpoint: Checkpoint, device: torch.device) -> str:
+    """Return the precision the checkpoint was tested in, or fp32 where `device` would only emulate it.
+
+    Emulated all the same is bf16 that the configuration demanded by name: so it was tested, wherever that was.
+    """
+    if checkpoint.precision == "fp16":
+        return "fp16" if device.type == "cuda" else "fp32"
+    if checkpoint.precision == "bf16":
+        demanded = checkpoint.config.training.precision == "bf16"
+        return "bf16" if demanded or computes_bf16(device) else "fp32"
+    return "fp32"

@@ -1,0 +1,252 @@
+"""The walk of `infer`: paths -> pixels -> batches -> probabilities -> rows, and a word on how right they are.
+
+Everything streams: two batches of images are in memory at a time, one being asked about and one being decoded.
+"""
+
+import contextlib
+import os
+import signal
+import sys
+import time
+from collections import Counter, deque
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from tqdm import tqdm
+
+from cifar10.destination import Destination, choose_destination
+from cifar10.errors import Misuse, UserError
+from cifar10.image_search import find_images, search_root
+from cifar10.images import ImageError, Pixels, decode_image, resize_image, silence_pillow
+from cifar10.labels import ClassFolders
+from cifar10.predictor import Predictor
+from cifar10.report import Score
+from cifar10.results import Guess, Row, open_results
+
+_MOST_THREADS = 4  # decoding 50 megapixels takes 0.5 GB
+
+Decoded = tuple[Path, Pixels | ImageError]
+
+
+@dataclass(frozen=True)
+class Summary:
+    """What came of it."""
+
+    num_images: int
+    """Rows written: files found, whether they could be read or not."""
+    num_failed: int
+    """Those that could not."""
+    accuracy: float | None
+    """Over the images whose folder says their class, between 0 and 1; None if there is none."""
+
+
+def infer(
+    test_dir: str,
+    checkpoint_name: str,
+    output: str | None = None,
+    output_format: str | None = None,
+    top_k: int = 1,
+    batch_size: int | None = None,
+    tta: str | None = None,
+    device: str = "auto",
+) -> Summary:
+    """Write one row for each image under `test_dir`, and a summary to stderr.
+
+    Args:
+        test_dir: Folder, file or glob; see `find_images`.
+        checkpoint_name: As for `resolve_checkpoint`.
+        output: File to write; None: stdout.
+        output_format: table, csv, jsonl or parquet; None: by the suffix of `output`, else table.
+        top_k: Classes to name for each image.
+        batch_size: Images to compute at once; None: as in the test pass of the checkpoint's training.
+        tta: Test-time augmentation; None: as in that pass.
+        device: auto, cpu, cuda or cuda:N.
+
+    Raises:
+        Misuse: An argument is not possible. Nothing was started.
+        UserError: There are no images, no such checkpoint or device, or the output cannot be written.
+    """
+    silence_pillow()
+    if top_k < 1:
+        raise Misuse(f"top_k={top_k} is not possible; it must be 1 or more")
+    destination = choose_destination(output, output_format)
+    skipped: Counter[str] = Counter()
+    paths = _at_least_one(find_images(test_dir, skipped), test_dir, skipped)
+    predictor = Predictor.from_checkpoint(checkpoint_name, device=device, batch_size=batch_size, tta=tta)
+    if top_k > predictor.num_classes:
+        raise Misuse(f"top_k={top_k} is more than the {predictor.num_classes} classes of {checkpoint_name}")
+    with _exit_on_sigterm():
+        return _infer(paths, test_dir, skipped, predictor, destination, top_k)
+
+
+def _infer(
+    paths: Iterator[Path],
+    test_dir: str,
+    skipped: Counter[str],
+    predictor: Predictor,
+    destination: Destination,
+    top_k: int,
+) -> Summary:
+    _say(_provenance_line(predictor))
+    started = time.monotonic()
+    root, folders, score = search_root(test_dir), ClassFolders(predictor.class_names), Score(predictor.class_names)
+    num_images = num_failed = 0
+    with (
+        _progress(test_dir, destination) as bar,
+        open_results(destination, predictor.class_names, top_k, predictor.provenance) as writer,
+    ):
+        for batch in batches(decoded(paths, predictor.image_size, predictor.batch_size), predictor.batch_size):
+            rows = answer(batch, predictor, root, folders, score, top_k)
+            writer.write(rows)
+            num_images += len(rows)
+            num_failed += sum(row.error is not None for row in rows)
+            bar.update(len(rows))
+    if score.total:
+        _say(score.report())
+    summary = Summary(num_images, num_failed, score.accuracy)
+    _say(_summary_line(summary, score, skipped, time.monotonic() - started, destination))
+    return summary
+
+
+def decoded(paths: Iterable[Path], image_size: int, look_ahead: int) -> Iterator[Decoded]:
+    """Yield each path with its pixels, (image_size, image_size, 3), or the reason why there are none; in order.
+
+    Threads decode up to `look_ahead` files beyond the one that is asked for.
+    """
+    pool = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="decode")
+    pending: deque[tuple[Path, Future[Pixels | ImageError]]] = deque()
+    try:
+        for path in paths:
+            pending.append((path, pool.submit(_decode, path, image_size)))
+            if len(pending) > look_ahead:
+                first, future = pending.popleft()
+                yield first, future.result()
+        while pending:
+            first, future = pending.popleft()
+            yield first, future.result()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def batches(items: Iterable[Decoded], batch_size: int) -> Iterator[list[Decoded]]:
+    """Part `items` so that each part but the last has `batch_size` images, however many could not be read between them.
+
+    A part also ends after four times as many items, so that a folder of nothing but bad files streams as well.
+    """
+    part: list[Decoded] = []
+    num_good = 0
+    for item in items:
+        part.append(item)
+        num_good += not isinstance(item[1], ImageError)
+        if num_good == batch_size or len(part) == 4 * batch_size:
+            yield part
+            part, num_good = [], 0
+    if part:
+        yield part
+
+
+def answer(
+    batch: Sequence[Decoded], predictor: Predictor, root: Path, folders: ClassFolders, score: Score, top_k: int
+) -> list[Row]:
+    """Return one row for each item of `batch`, in order, and count those whose folder under `root` says their class."""
+    good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
+    answers: Iterator[Any] = iter(predictor.predict(np.stack(good)) if good else ())  # one (K,) for each good image
+    rows = []
+    for path, pixels in batch:
+        relative = path.relative_to(root)
+        label = folders.label(relative)
+        error = str(pixels) if isinstance(pixels, ImageError) else None
+        top: tuple[Guess, ...] = ()
+        if error is None:
+            probabilities = next(answers)
+            top = _most_probable(probabilities, predictor.class_names, top_k)
+            error = None if top else "the network's answer is not a number"
+        if label is not None and top:
+            score.add(label, top[0].class_id)
+        rows.append(Row(str(relative), top, None if label is None else predictor.class_names[label], error))
+    return rows
+
+
+def _most_probable(probabilities: Any, class_names: Sequence[str], top_k: int) -> tuple[Guess, ...]:
+    """Return the `top_k` most probable classes of (K,), of equal ones the lower id first; () if one is not a number."""
+    if not np.isfinite(probabilities).all():
+        return ()
+    order = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
+    return tuple(Guess(class_names[class_id], class_id, float(probabilities[class_id])) for class_id in order)
+
+
+def _decode(path: Path, image_size: int) -> Pixels | ImageError:
+    try:
+        return resize_image(decode_image(path), image_size)
+    except ImageError as error:
+        return error
+
+
+def _at_least_one(paths: Iterator[Path], test_dir: str, skipped: Counter[str]) -> Iterator[Path]:
+    """Return `paths` unchanged.
+
+    Raises:
+        UserError: There is none.
+    """
+    first = next(paths, None)
+    if first is None:
+        passed_over = f"; passed over: {_listed(skipped)}" if skipped else ""
+        raise UserError(f"no images in {test_dir!r}: looked for *.png, *.jpg and other picture files{passed_over}")
+    return chain([first], paths)
+
+
+@contextmanager
+def _progress(test_dir: str, destination: Destination) -> Iterator["tqdm[Any]"]:
+    """Show how far it has come if stderr is a terminal, unless the rows themselves scroll over the same one."""
+    rows_on_screen = destination.path is None and sys.stdout.isatty()
+    shown = sys.stderr.isatty() and not rows_on_screen
+    total = sum(1 for _ in find_images(test_dir)) if shown else None  # takes a few seconds a million
+    with tqdm(total=total, unit=" images", disable=not shown, dynamic_ncols=True, leave=False) as bar:
+        yield bar
+
+
+@contextmanager
+def _exit_on_sigterm() -> Iterator[None]:
+    """Leave by way of every `finally` and exit code 143 when terminated, so that no half-written file stays."""
+
+    def leave(*_: object) -> None:
+        raise SystemExit(128 + signal.SIGTERM)
+
+    with contextlib.ExitStack() as stack:
+        with contextlib.suppress(ValueError):  # only the main thread may set handlers
+            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, leave))
+        yield
+
+
+def _provenance_line(predictor: Predictor) -> str:
+    origin = predictor.provenance
+    weights = origin.get("weights_digest", "")[:12]
+    details = [origin.get(key, "") for key in ("device", "precision")]
+    return f"{origin.get('checkpoint', 'a network')}: weights {weights}, tta {predictor.tta}, {', '.join(details)}"
+
+
+def _summary_line(
+    summary: Summary, score: Score, skipped: Counter[str], seconds: float, destination: Destination
+) -> str:
+    parts = [f"{summary.num_images:,} images", f"{summary.num_failed:,} could not be read"]
+    if summary.accuracy is not None:
+        parts.append(f"accuracy {summary.accuracy:.2%} ({score.correct:,} of {score.total:,} whose folder is a class)")
+    parts.append(f"{summary.num_images / max(seconds, 1e-9):,.0f} images/s")
+    if skipped:
+        parts.append(f"passed over: {_listed(skipped)}")
+    where = f"; written to {destination.path}" if destination.path else ""
+    return ", ".join(parts) + where
+
+
+def _listed(skipped: Counter[str]) -> str:
+    return ", ".join(f"{count:,} {reason}" for reason, count in skipped.most_common())
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

@@ -1,0 +1,110 @@
+"""Pixels -> probabilities, whatever computes them. Importing this needs no torch; an engine may.
+
+Shapes: B images of S x S pixels, K classes.
+"""
+
+from dataclasses import dataclass, field
+from typing import Protocol, get_args
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar10.config import TTA
+from cifar10.errors import Misuse
+
+
+class Engine(Protocol):
+    """What computes. A new one is a new file in `cifar10/engines/`."""
+
+    def probabilities(self, pixels: NDArray[np.uint8], tta: TTA) -> NDArray[np.float32]:
+        """Return class probabilities (B, K), averaged over the views of `tta`, of `pixels` (B, S, S, 3)."""
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """Return what the answers depend on beside the weights: engine and version, device, precision."""
+        ...
+
+
+@dataclass(frozen=True, eq=False)
+class Predictor:
+    """A trained classifier that can be asked."""
+
+    engine: Engine
+    class_names: tuple[str, ...]
+    image_size: int
+    """S: height and width in pixels of the images it takes."""
+    batch_size: int
+    """Most images to compute at once."""
+    tta: TTA
+    """Test-time augmentation: the views that are averaged."""
+    origin: dict[str, str] = field(default_factory=dict)
+    """Where the weights come from: checkpoint path, weights_digest, data_digest."""
+
+    @classmethod
+    def from_checkpoint(
+        cls,
+        name: str,
+        device: str = "auto",
+        batch_size: int | None = None,
+        tta: str | None = None,
+        models_dir: str = "models",
+    ) -> "Predictor":
+        """Return the predictor that answers as the checkpoint's network did in the test pass of its training.
+
+        Args:
+            name: As for `resolve_checkpoint`.
+            device: auto, cpu, cuda or cuda:N.
+            batch_size: Most images to compute at once; None: as in the test pass.
+            tta: Views to average; None: those of the checkpoint's configuration.
+            models_dir: Where run folders are.
+
+        Raises:
+            UserError: There is no such checkpoint or device.
+            Misuse: `tta` or `batch_size` is not possible.
+        """
+        checked = _checked_tta(tta)
+        if batch_size is not None and batch_size < 1:
+            raise Misuse(f"batch_size={batch_size} is not possible; it must be 1 or more")
+        from cifar10.checkpoints import load_checkpoint, resolve_checkpoint
+        from cifar10.engines.pytorch import TorchEngine
+
+        checkpoint = load_checkpoint(resolve_checkpoint(name, models_dir))
+        evaluation = checkpoint.config.evaluation
+        origin = {
+            "checkpoint": str(checkpoint.path),
+            "weights_digest": checkpoint.weights_digest,
+            "data_digest": checkpoint.data_digest,
+        }
+        return cls(
+            engine=TorchEngine.from_checkpoint(checkpoint, device),
+            class_names=checkpoint.class_names,
+            image_size=checkpoint.image_size,
+            batch_size=batch_size or evaluation.batch_size,
+            tta=checked or evaluation.tta,
+            origin=origin,
+        )
+
+    @property
+    def num_classes(self) -> int:
+        return len(self.class_names)
+
+    @property
+    def provenance(self) -> dict[str, str]:
+        """All that an answer depends on beside the pixels."""
+        return {**self.origin, **self.engine.describe(), "tta": self.tta, "batch_size": str(self.batch_size)}
+
+    def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return class probabilities, float32 (B, K), of RGB `pixels`, uint8 (B, S, S, 3). B may be 0."""
+        assert pixels.dtype == np.uint8 and pixels.shape[1:] == (self.image_size, self.image_size, 3), pixels.shape
+        parts = [pixels[start : start + self.batch_size] for start in range(0, len(pixels), self.batch_size)]
+        nothing = np.empty((0, self.num_classes), np.float32)
+        return np.concatenate([nothing, *(self.engine.probabilities(part, self.tta) for part in parts)])
+
+
+def _checked_tta(tta: str | None) -> TTA | None:
+    for known in get_args(TTA):
+        if tta == known:
+            return known  # type: ignore[no-any-return]
+    if tta is None:
+        return None
+    raise Misuse(f"tta={tta!r} is not known; choose {', '.join(get_args(TTA))}")

@@ -1,0 +1,233 @@
+"""Every format says the same of every row, survives strange names, and never leaves half a file."""
+
+import csv
+import io
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import pyarrow.parquet as pq
+import pytest
+
+from cifar10.destination import Destination, choose_destination, whole_file
+from cifar10.errors import Misuse, UserError
+from cifar10.results import Guess, Row, open_results
+
+CLASSES = ("airplane", "cat", "=evil")
+NAMES = [
+    "cat/1.png",
+    "two words, and a comma.png",
+    "new\nline.png",
+    "carriage\rreturn.png",
+    'quote".png',
+    "\N{CAT}.png",
+    "\u043a\u043e\u0442.png",
+    "esc\x1b[31m.png",
+    os.fsdecode(b"latin-\xe9.png"),
+    "=1+1.png",
+    "-n.png",
+    "@x.png",
+]
+
+
+def rows() -> list[Row]:
+    good = [
+        Row(name, (Guess("cat", 1, 0.75), Guess("airplane", 0, 0.125)), label="cat" if number % 2 else None)
+        for number, name in enumerate(NAMES)
+    ]
+    return [*good, Row("bad.png", (), label="airplane", error='damaged: a, "b"')]
+
+
+def written(path: Path, top_k: int = 2) -> Path:
+    with open_results(choose_destination(str(path), None), CLASSES, top_k, {"weights_digest": "abc"}) as writer:
+        writer.write(rows()[:5])
+        writer.write(rows()[5:])
+    return path
+
+
+def expected_paths() -> list[str]:
+    return [name.replace("\udce9", "\\xe9") for name in NAMES] + ["bad.png"]
+
+
+def test_json_lines_say_everything(tmp_path: Path) -> None:
+    records = [json.loads(line) for line in written(tmp_path / "r.jsonl").read_text("utf-8").split("\n")[:-1]]
+    assert [record["path"] for record in records] == expected_paths()
+    assert records[1] == {
+        "path": NAMES[1],
+        "class_name": "cat",
+        "class_id": 1,
+        "probability": 0.75,
+        "label": "cat",
+        "error": None,
+        "top": [
+            {"class_name": "cat", "class_id": 1, "probability": 0.75},
+            {"class_name": "airplane", "class_id": 0, "probability": 0.125},
+        ],
+    }
+    assert records[-1]["class_name"] is None and records[-1]["error"] == 'damaged: a, "b"' and records[-1]["top"] == []
+
+
+def test_csv_is_parsed_back_row_by_row(tmp_path: Path) -> None:
+    with written(tmp_path / "r.csv").open(encoding="utf-8", newline="") as file:
+        records = list(csv.DictReader(file))
+    assert [record["path"].removeprefix("./") for record in records] == expected_paths()
+    assert records[0] == {
+        "path": "cat/1.png",
+        "class_name": "cat",
+        "class_id": "1",
+        "probability": "0.750000",
+        "label": "",
+        "error": "",
+        "class_name_2": "airplane",
+        "class_id_2": "0",
+        "probability_2": "0.125000",
+    }
+    assert records[-1]["probability_2"] == records[-1]["class_id"] == "" and records[-1]["error"] == 'damaged: a, "b"'
+
+
+def test_no_cell_of_csv_is_a_formula(tmp_path: Path) -> None:
+    path = tmp_path / "r.csv"
+    with open_results(choose_destination(str(path), None), CLASSES, 1, {}) as writer:
+        writer.write([Row(name, (Guess("=evil", 2, 0.5),), label="=evil") for name in ("=cmd|x.png", "+1", "-1", "@x")])
+    with path.open(encoding="utf-8", newline="") as file:
+        cells = [cell for line in csv.reader(file) for cell in line]
+    assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
+    assert "./=cmd|x.png" in cells
+
+
+def test_parquet_says_the_same_as_json_lines_and_where_it_comes_from(tmp_path: Path) -> None:
+    table = pq.read_table(written(tmp_path / "r.parquet"))
+    lines = written(tmp_path / "r.jsonl").read_text("utf-8").split("\n")[:-1]
+    assert table.to_pylist() == [json.loads(line) for line in lines]
+    assert table.schema.metadata[b"cifar10.weights_digest"] == b"abc"
+
+
+def test_parquet_is_written_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifar10.results._ROW_GROUP", 10)
+    path = tmp_path / "r.parquet"
+    with open_results(choose_destination(str(path), None), CLASSES, 2, {}) as writer:
+        for _ in range(7):
+            writer.write(rows()[:4])
+    assert pq.ParquetFile(path).num_row_groups == 3 and pq.read_metadata(path).num_rows == 28
+
+
+def test_parquet_of_nothing_is_a_parquet_file(tmp_path: Path) -> None:
+    path = tmp_path / "r.parquet"
+    with open_results(choose_destination(str(path), None), CLASSES, 1, {}):
+        pass
+    assert pq.read_metadata(path).num_rows == 0
+
+
+def test_a_table_has_one_line_a_row_and_aligned_columns(capsys: pytest.CaptureFixture[str]) -> None:
+    with open_results(Destination(None, "table"), CLASSES, 2, {}) as writer:
+        writer.write(rows())
+    lines = capsys.readouterr().out.splitlines()
+    assert len(lines) == 1 + len(rows())
+    assert lines[1] == "cat       0.7500  airplane  0.1250  cat/1.png"
+    assert lines[-1] == '-              -  -              -  bad.png  (damaged: a, "b")'
+    assert all(line.startswith("cat       0.7500  airplane  0.1250  ") for line in lines[1:-1])
+    assert all(line.isprintable() for line in lines)
+
+
+@pytest.mark.parametrize("name", ["table", "csv", "jsonl"])
+def test_text_goes_to_stdout_as_it_comes(name: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    stream = io.StringIO()
+    monkeypatch.setattr("sys.stdout", stream)
+    with open_results(Destination(None, name), CLASSES, 1, {}) as writer:
+        writer.write([Row("1.png", (Guess("cat", 1, 0.5),))])
+        assert "1.png" in stream.getvalue()
+
+
+def test_a_file_appears_only_when_it_is_whole(tmp_path: Path) -> None:
+    for suffix in ("csv", "jsonl", "parquet", "txt"):
+        path = tmp_path / f"r.{suffix}"
+        with open_results(choose_destination(str(path), None), CLASSES, 2, {}) as writer:
+            writer.write(rows())
+            assert not path.exists()
+        assert path.exists()
+
+
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet"])
+@pytest.mark.parametrize("error", [RuntimeError, KeyboardInterrupt, SystemExit])
+def test_a_failure_leaves_the_folder_as_it_was(tmp_path: Path, suffix: str, error: type[BaseException]) -> None:
+    path = tmp_path / f"r.{suffix}"
+    path.write_text("from before")
+
+    def fail() -> None:
+        with open_results(choose_destination(str(path), None), CLASSES, 2, {}) as writer:
+            writer.write(rows())
+            raise error
+
+    with pytest.raises(error):
+        fail()
+    assert path.read_text() == "from before"
+    assert os.listdir(tmp_path) == [path.name]
+
+
+def test_a_full_disk_is_said_in_one_line(tmp_path: Path) -> None:
+    with (
+        pytest.raises(UserError, match=r"r\.csv could not be written: No space left on device"),
+        whole_file(tmp_path / "r.csv"),
+    ):
+        raise OSError(28, "No space left on device")
+    assert os.listdir(tmp_path) == []
+
+
+def test_a_link_stays_a_link_and_its_target_is_replaced(tmp_path: Path) -> None:
+    (tmp_path / "real.csv").write_text("old")
+    (tmp_path / "link.csv").symlink_to("real.csv")
+    written(tmp_path / "link.csv")
+    assert (tmp_path / "link.csv").is_symlink() and "cat/1.png" in (tmp_path / "real.csv").read_text()
+
+
+def test_files_get_the_permissions_that_any_new_file_gets(tmp_path: Path) -> None:
+    (tmp_path / "any").touch()
+    assert written(tmp_path / "r.csv").stat().st_mode == (tmp_path / "any").stat().st_mode
+
+
+@pytest.mark.parametrize(
+    ("output", "output_format", "expected"),
+    [
+        (None, None, "table"),
+        (None, "csv", "csv"),
+        ("a.csv", None, "csv"),
+        ("a.CSV", None, "csv"),
+        ("a.ndjson", None, "jsonl"),
+        ("a.parquet", None, "parquet"),
+        ("a.txt", None, "table"),
+        ("a.csv", "jsonl", "jsonl"),
+        ("a", "parquet", "parquet"),
+    ],
+)
+def test_the_format_is_the_one_named_else_that_of_the_suffix(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str | None, output_format: str | None, expected: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert choose_destination(output, output_format).format == expected
+    assert os.listdir(tmp_path) == []
+
+
+@pytest.mark.parametrize(
+    ("output", "output_format", "reason"),
+    [
+        (None, "parquet", "name a file"),
+        (None, "xml", "choose table, csv"),
+        ("a.xml", None, "names no format"),
+        ("folder.csv", None, "is a folder"),
+        ("missing/a.csv", None, "there is no folder"),
+        ("pipe.csv", None, "no regular file"),
+        ("/dev/null", "csv", "no regular file"),
+        ("/proc/a.csv", None, "cannot be written"),
+        ("x" * 300 + ".csv", None, "cannot be written"),
+    ],
+)
+def test_an_output_that_cannot_be_is_misuse_before_anything_starts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, output: str | None, output_format: str | None, reason: str
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "folder.csv").mkdir()
+    os.mkfifo("pipe.csv")
+    with pytest.raises(Misuse, match=reason):
+        choose_destination(output, output_format)
+    assert sorted(os.listdir(tmp_path)) == ["folder.csv", "pipe.csv"]
