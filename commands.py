@@ -7,6 +7,7 @@ Heavy packages are imported within the command that needs them, so that help and
 import sys
 from typing import Literal
 
+from cifar10.checks import require_checkpoint, require_device, require_images, require_place, require_resumable
 from cifar10.command_line import main
 
 
@@ -22,6 +23,8 @@ def train(*overrides: str, resume: str | None = None) -> None:
     python commands.py train model=resnet18 training=long optimizer=sgd
     python commands.py train data_loading=shapes training.epochs=2
     """
+    if resume is not None:
+        require_resumable(resume, overrides)
     from cifar10.compose import load_config
     from cifar10.train import train
 
@@ -49,13 +52,18 @@ def infer(
     --top_k=N                how many classes to name for each image  (1)
     --batch_size=N           images per forward pass  (the checkpoint's)
     --tta=VIEWS              none, mirror or mirror_translate: average over 1, 2 or 6 views  (the checkpoint's)
-    --device=DEVICE          auto, cpu or cuda  (auto)
+    --device=DEVICE          auto, cpu, cuda or cuda:N  (auto)
 
     A file that cannot be read becomes a row with the reason; the exit code is then 3.
 
     python commands.py infer --test_dir=photos
     python commands.py infer --test_dir='photos/*.png' --top_k=3 --output=answers.csv
     """
+    require_images(test_dir)
+    require_checkpoint(checkpoint_name)
+    require_device(device)
+    if output is not None:
+        require_place(output)
     from cifar10.infer import infer
 
     summary = infer(
@@ -79,6 +87,9 @@ def evaluate(checkpoint_name: str = "best", *, output: str | None = None) -> Non
 
     python commands.py evaluate --checkpoint_name=last --output=scores.json
     """
+    require_checkpoint(checkpoint_name)
+    if output is not None:
+        require_place(output)
     from cifar10.evaluate import evaluate
 
     evaluate(checkpoint_name, output=output)

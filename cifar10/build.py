@@ -1,7 +1,7 @@
 """From `{_target_: ..., argument: ...}` to the object: the only place that instantiates.
 
-A target is a function or class of this package, of torch.optim or of torchvision.models: a configuration that came with a
-stranger's checkpoint can call nothing else. The target's signature and type hints are the schema of its arguments.
+A target is a function or class of this package, of torch.optim or of torchvision.models: a configuration that came with
+a stranger's checkpoint can call nothing else. The target's signature and type hints are the schema of its arguments.
 """
 
 import importlib

@@ -18,11 +18,13 @@ from hydra.types import RunMode
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
+from yaml import MarkedYAMLError
 
 from cifar10.build import argument_names, complete, component_problems, locate
-from cifar10.conf_folder import CONF
+from cifar10.conf_folder import CONF, settings
 from cifar10.config import Component, Config
 from cifar10.errors import Misuse
+from cifar10.nearest import nearest
 from cifar10.overrides import parse_overrides
 from cifar10.validation import Problem, problems_of, shown, validate
 
@@ -34,6 +36,7 @@ PROVIDED: Mapping[str, Collection[str]] = {
 }
 """The components of a Config, and the arguments of each that the program supplies."""
 
+_COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, MarkedYAMLError)
 _hydra_is_global = threading.Lock()
 
 
@@ -75,7 +78,7 @@ def composed(overrides: Sequence[str] = ()) -> Composition:
         raise ConfigError([str(problem) for problem in problems])
     try:
         return _compose(parsed)
-    except (HydraException, OmegaConfBaseException) as error:
+    except _COMPOSE_ERRORS as error:
         raise ConfigError(list(_culprits(parsed)) or [_first_line(error)]) from error
 
 
@@ -127,15 +130,15 @@ def _component_keys(section: Any, provided: Collection[str]) -> list[str]:
 
 def _compose(overrides: Sequence[Override]) -> Composition:
     lines = [str(override.input_line) for override in overrides]
-    hydra = GlobalHydra.instance()
     with _hydra_is_global:
-        outer, hydra.hydra = hydra.hydra, None
+        outer = GlobalHydra.instance().hydra  # of a program that uses this package, say
+        GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(CONF), job_name="cifar10", version_base="1.3"):
                 values = OmegaConf.to_container(compose("config", lines), resolve=True)
                 layers = GlobalHydra.instance().config_loader().compute_defaults_list("config", lines, RunMode.RUN)
         finally:
-            hydra.hydra = outer
+            GlobalHydra.instance().hydra = outer
     assert isinstance(values, dict)
     plain = {str(key): value for key, value in values.items()}
     return Composition(plain, tuple(layers.defaults), tuple(overrides))
@@ -146,10 +149,18 @@ def _culprits(overrides: Sequence[Override]) -> Iterator[str]:
     for override in overrides:
         try:
             _compose([override])
-        except (HydraException, OmegaConfBaseException) as error:
-            cause = error.__cause__ or error
-            yield f"{override.key_or_group}: cannot be set to {shown(override.value())}: {_first_line(cause)}"
+        except _COMPOSE_ERRORS as error:
+            yield str(_culprit(override, error.__cause__ or error))
+
+
+def _culprit(override: Override, error: BaseException) -> Problem:
+    key = override.key_or_group
+    if override.is_delete():
+        return Problem(key, "there is no such value to leave out", nearest(key, settings()))
+    return Problem(key, f"cannot be set to {shown(override.value())}: {_first_line(error)}")
 
 
 def _first_line(error: BaseException) -> str:
+    if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
+        return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
     return str(error).strip().splitlines()[0]

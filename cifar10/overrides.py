@@ -11,6 +11,7 @@ from hydra.core.override_parser.types import Override, OverrideType, Quote, Quot
 from hydra.errors import HydraException
 
 from cifar10.conf_folder import groups, options
+from cifar10.config import Config
 from cifar10.nearest import did_you_mean
 from cifar10.validation import Problem, shown
 
@@ -23,6 +24,8 @@ def parse_overrides(lines: Sequence[str]) -> tuple[list[Override], list[Problem]
         try:
             override = OverridesParser.create().parse_override(line)
         except HydraException:
+            override = None
+        if override is None or not override.key_or_group:
             problems.append(Problem("", _grammar_advice(line)))
             continue
         problem = _choice_problem(override) if is_choice(override) else _value_problem(override)
@@ -42,6 +45,8 @@ def _grammar_advice(line: str) -> str:
     """Return why Hydra cannot read `line`, and the line that it can read, ready for a shell."""
     key, equals, value = line.partition("=")
     key = key.strip()
+    if not line.isprintable():
+        return f"{line!r} has characters that Hydra cannot read"
     if not equals:
         return f"{shown(line)} is not an override: write KEY=VALUE, as in model=resnet18 or training.epochs=5"
     if not re.fullmatch(r"(\+\+?|~)?[A-Za-z_][\w./@:-]*", key, re.ASCII):
@@ -49,17 +54,7 @@ def _grammar_advice(line: str) -> str:
             f"{shown(line)} is not an override: {shown(key)} cannot be a key; write KEY=VALUE, as in training.epochs=5"
         )
     quoted = f"{key}={QuotedString(value, Quote.double).with_quotes()}"
-    if _readable(quoted):
-        return f"{key}: Hydra reads {shown(value)} only in quotes: {shlex.quote(quoted)}"
-    return f"{key}: {shown(value)} has characters that Hydra cannot read"
-
-
-def _readable(line: str) -> bool:
-    try:
-        OverridesParser.create().parse_override(line)
-    except HydraException:
-        return False
-    return True
+    return f"{key}: Hydra reads {shown(value)} only in quotes: {shlex.quote(quoted)}"
 
 
 def _choice_problem(override: Override) -> str | None:
@@ -70,13 +65,13 @@ def _choice_problem(override: Override) -> str | None:
         return "a group has its one place here; leave out @ and what follows"
     if override.is_delete():
         return None
-    if override.is_sweep_override():
+    if override.is_sweep_override() or (isinstance(choice, list) and group in Config.model_fields):
         return f"several are given, and a run has one; {listed}"
     chosen = choice if isinstance(choice, list) else [choice]
     for option in chosen:
         if isinstance(option, dict):
             return f"{listed}; a value in it is set as {group}.KEY=VALUE"
-        if option is not None and str(option) not in known:
+        if shown(option) not in known:
             return f"there is no {shown(option)} among {', '.join(known)}{did_you_mean(str(option), known)}"
     return None
 

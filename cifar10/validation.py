@@ -12,6 +12,12 @@ from cifar10.nearest import nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 
+_PLAIN_WORDS = {
+    "a valid integer": "a whole number",
+    "a valid boolean": "true or false",
+    "a valid ": "a ",
+    " after validation": "",
+}
 _LONGEST_VALUE = 60  # characters of a refused value that are repeated to its author
 
 
@@ -93,5 +99,6 @@ def _message(details: ErrorDetails) -> str:
     if kind in ("value_error", "assertion_error"):
         return text.partition(", ")[2]
     text = re.sub(r"^\w+ should ", "must ", text)
-    text = text.replace("a valid integer", "a whole number").replace("a valid ", "a ")
+    for technical, plain in _PLAIN_WORDS.items():
+        text = text.replace(technical, plain)
     return text if ", not " in text else f"{text}, not {shown(details['input'])}"

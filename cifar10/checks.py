@@ -1,0 +1,72 @@
+"""What is seen to be wrong with a command before anything heavy is imported: above all, files that are not there."""
+
+import os
+import re
+from collections.abc import Sequence
+from pathlib import Path
+
+from cifar10.errors import Misuse, UserError
+from cifar10.image_search import find_images
+from cifar10.nearest import did_you_mean
+
+_ELSEWHERE = re.compile(r"best|last|(models|runs):/.*|[0-9a-f]{32}")
+
+
+def require_images(test_dir: str) -> None:
+    """Refuse a folder, file or glob that is not there or holds no image."""
+    is_glob = any(magic in test_dir for magic in "*?[")
+    if not os.path.lexists(test_dir) and not is_glob:
+        raise Misuse(f"--test_dir: there is no folder or file {test_dir}{_nearest_beside(test_dir)}")
+    try:
+        found = next(find_images(test_dir), None)
+    except UserError as error:
+        raise Misuse(f"--test_dir: {error}") from None
+    if found is None:
+        raise Misuse(f"--test_dir: {'nothing matches' if is_glob else 'there are no images in'} {test_dir}")
+
+
+def require_place(output: str) -> None:
+    """Refuse a file that cannot be written because of where it would be."""
+    path = Path(output)
+    if path.is_dir() or output.endswith(os.sep):
+        raise Misuse(f"--output: {output} is a folder; name a file, such as {path / 'answers.csv'}")
+    if not path.parent.is_dir():
+        raise Misuse(f"--output: there is no folder {path.parent}; make it first: mkdir -p {path.parent}")
+    if not os.access(path if path.exists() else path.parent, os.W_OK):
+        raise Misuse(f"--output: {output} may not be written; choose another place")
+
+
+def require_checkpoint(name: str, models_dir: str = "models") -> None:
+    """Refuse a name that nothing bears; leave to `checkpoints.resolve_checkpoint` what takes more than a look."""
+    models = Path(models_dir)
+    if _ELSEWHERE.fullmatch(name) or any(p.exists() for p in (Path(name), models / name, models / f"{name}.ckpt")):
+        return
+    known = [entry.name for entry in models.glob("*") if entry.is_dir() or entry.suffix == ".ckpt"]
+    advice = did_you_mean(name, [*known, "best", "last"]) or "; train one: python commands.py train"
+    raise Misuse(f"there is no checkpoint {name}, neither as a path nor in {models}/{advice}")
+
+
+def require_resumable(name: str, overrides: Sequence[str]) -> None:
+    """Refuse a name that nothing bears, and settings: the checkpoint has its own. Only `models_dir` may be said."""
+    places = [override for override in overrides if override.startswith("models_dir=")]
+    if len(places) < len(overrides):
+        refused = " ".join(override for override in overrides if override not in places)
+        raise Misuse(f"--resume goes on with the settings of the checkpoint; leave out {refused}")
+    require_checkpoint(name, places[-1].partition("=")[2] if places else "models")
+
+
+def require_device(device: str) -> None:
+    """Refuse what is no device anywhere; whether this machine has it shows later."""
+    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+        advice = did_you_mean({"gpu": "cuda"}.get(device, device), ["auto", "cpu", "cuda"])
+        raise Misuse(f"--device={device}: must be auto, cpu, cuda or cuda:N{advice}")
+
+
+def _nearest_beside(path: str) -> str:
+    """Return `; did you mean X?` with the name in the same folder that is most like `path`."""
+    folder, name = os.path.split(path.rstrip(os.sep))
+    try:
+        beside = os.listdir(folder or os.curdir)
+    except OSError:
+        return ""
+    return did_you_mean(os.path.join(folder, name), [os.path.join(folder, entry) for entry in beside])
