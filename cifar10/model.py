@@ -84,7 +84,7 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> dict[str, Any]:
         """Build the optimizer and let the schedule move its rates at every step."""
-        optimizer = build(self.config.optimizer, network=self.network)
+        optimizer = build(self.config.optimizer, network=self.network, params=self.network.parameters())
         schedule = build(self.config.schedule)
         num_steps = int(self.trainer.estimated_stepping_batches)
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(min(step / num_steps, 1.0)))
