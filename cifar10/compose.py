@@ -1,12 +1,13 @@
 """From words to a run: `conf/` plus overrides -> a frozen, checked Config. The only file that composes Hydra.
 
-Hydra stops at the first fault and advises to append an unknown key with `+`. So choices are looked up before it,
-values are always forced in, and what should not be there the schema finds: all faults at once, each with its key.
+Hydra stops at the first fault and advises to append an unknown key with `+`. So choices are looked up before it runs,
+values are forced in, and the schema finds those that should not be there: all faults at once, each with its key.
 """
 
 import threading
 from collections.abc import Collection, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from contextlib import contextmanager
+from dataclasses import dataclass, field
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -50,12 +51,18 @@ class ConfigError(Misuse):
 
 @dataclass(frozen=True)
 class Composition:
-    """What Hydra made of the files and overrides, before anything is checked."""
+    """What Hydra made of the files and overrides, before the values are checked."""
 
     values: dict[str, Any]
-    layers: tuple[ResultDefault, ...]
-    """The files, in the order in which they are laid over each other."""
-    overrides: tuple[Override, ...]
+    overrides: list[Override]
+    problems: list[Problem] = field(default_factory=list)
+    """What was wrong with the overrides that were left out."""
+
+    def layers(self) -> list[ResultDefault]:
+        """Return the files, in the order in which they are laid over each other."""
+        with _hydra():
+            loader = GlobalHydra.instance().config_loader()
+            return list(loader.compute_defaults_list("config", _lines(self.overrides), RunMode.RUN).defaults)
 
 
 def load_config(overrides: Sequence[str] = ()) -> Config:
@@ -64,31 +71,36 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: with everything that is wrong.
     """
-    return checked(composed(overrides).values)
+    return checked(composed(overrides))
 
 
 def composed(overrides: Sequence[str] = ()) -> Composition:
-    """Return what Hydra composes, with interpolations such as ${oc.env:NAME} resolved.
+    """Return what Hydra composes of the overrides that it can use, interpolations such as ${oc.env:NAME} resolved.
 
     Raises:
-        ConfigError: An override cannot be read, chooses what there is not, or does not fit where it points.
+        ConfigError: The files themselves do not compose.
     """
     parsed, problems = parse_overrides(overrides)
-    if problems:
-        raise ConfigError([str(problem) for problem in problems])
     try:
-        return _compose(parsed)
+        return Composition(_values(parsed), parsed, problems)
     except _COMPOSE_ERRORS as error:
-        raise ConfigError(list(_culprits(parsed)) or [_first_line(error)]) from error
+        culprits = _culprits(parsed)
+        if not culprits:
+            raise ConfigError([*map(str, problems), _first_line(error)]) from error
+    usable = [override for index, override in enumerate(parsed) if index not in culprits]
+    return Composition(_values(usable), usable, [*problems, *culprits.values()])
 
 
-def checked(values: Mapping[str, Any]) -> Config:
-    """Return `values` as a Config.
+def checked(composition: Composition) -> Config:
+    """Return the values of `composition` as a Config.
 
     Raises:
         ConfigError: with everything that is wrong.
     """
-    problems = list(_all_problems(values))
+    values = composition.values
+    unknown = {problem.key for problem in composition.problems}  # what follows from a choice left out is not told
+    found = [problem for problem in _wrong_values(values) if problem.key.partition(".")[0] not in unknown]
+    problems = [*composition.problems, *found]
     if problems:
         raise ConfigError([str(problem) for problem in problems])
     config = validate(Config, values)
@@ -96,7 +108,7 @@ def checked(values: Mapping[str, Any]) -> Config:
     return config.model_copy(update=components)
 
 
-def _all_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
+def _wrong_values(values: Mapping[str, Any]) -> Iterator[Problem]:
     try:
         validate(Config, values)
     except ValidationError as error:
@@ -112,8 +124,8 @@ def _all_problems(values: Mapping[str, Any]) -> Iterator[Problem]:
 
 def _known_keys(values: Mapping[str, Any]) -> Iterator[str]:
     """Return every key that a configuration with these components may have, dotted."""
-    for name, field in Config.model_fields.items():
-        section = field.annotation
+    for name, setting in Config.model_fields.items():
+        section = setting.annotation
         yield name
         if name in PROVIDED:
             yield from (f"{name}.{argument}" for argument in _component_keys(values.get(name), PROVIDED[name]))
@@ -128,29 +140,40 @@ def _component_keys(section: Any, provided: Collection[str]) -> list[str]:
         return []
 
 
-def _compose(overrides: Sequence[Override]) -> Composition:
-    lines = [str(override.input_line) for override in overrides]
+def _values(overrides: Sequence[Override]) -> dict[str, Any]:
+    with _hydra():
+        config = compose("config", _lines(overrides))
+    values = OmegaConf.to_container(config, resolve=True)
+    assert isinstance(values, dict)
+    return {str(key): value for key, value in values.items()}
+
+
+def _lines(overrides: Sequence[Override]) -> list[str]:
+    return [str(override.input_line) for override in overrides]
+
+
+@contextmanager
+def _hydra() -> Iterator[None]:
+    """Make Hydra's global state ours, and afterwards again that of the program around us, if it has one."""
     with _hydra_is_global:
-        outer = GlobalHydra.instance().hydra  # of a program that uses this package, say
+        outer = GlobalHydra.instance().hydra
         GlobalHydra.instance().clear()
         try:
             with initialize_config_dir(str(CONF), job_name="cifar10", version_base="1.3"):
-                values = OmegaConf.to_container(compose("config", lines), resolve=True)
-                layers = GlobalHydra.instance().config_loader().compute_defaults_list("config", lines, RunMode.RUN)
+                yield
         finally:
             GlobalHydra.instance().hydra = outer
-    assert isinstance(values, dict)
-    plain = {str(key): value for key, value in values.items()}
-    return Composition(plain, tuple(layers.defaults), tuple(overrides))
 
 
-def _culprits(overrides: Sequence[Override]) -> Iterator[str]:
-    """Return what is wrong with each override that does not even compose alone."""
-    for override in overrides:
+def _culprits(overrides: Sequence[Override]) -> dict[int, Problem]:
+    """Return what is wrong with each override that does not even compose alone, by its position."""
+    culprits = {}
+    for index, override in enumerate(overrides):
         try:
-            _compose([override])
+            _values([override])
         except _COMPOSE_ERRORS as error:
-            yield str(_culprit(override, error.__cause__ or error))
+            culprits[index] = _culprit(override, error.__cause__ or error)
+    return culprits
 
 
 def _culprit(override: Override, error: BaseException) -> Problem:

@@ -26,7 +26,7 @@ def explain(overrides: Sequence[str] = ()) -> str:
         ConfigError: see `load_config`.
     """
     composition = composed(overrides)
-    config = checked(composition.values)
+    config = checked(composition)
     sources = _sources(composition)
     lines = [(text, _source(path, sources, config)) for path, text in _lines(config.plain())]
     width = max(len(text) for text, source in lines if source and len(text) <= _WIDEST_VALUE)
@@ -62,7 +62,7 @@ def _source(path: Path, sources: Mapping[Path, str], config: Config) -> str:
 def _sources(composition: Composition) -> dict[Path, str]:
     """Return who set each value last, by its path."""
     sources: dict[Path, str] = {}
-    for layer in composition.layers:
+    for layer in composition.layers():
         if layer.config_path is not None and not layer.config_path.startswith("hydra/"):
             sources.update(_set_by_file(layer))
     for override in composition.overrides:

@@ -1,7 +1,6 @@
 """What may be built, with which arguments, and what is said when it may not."""
 
 import math
-from collections.abc import Iterator
 from typing import Annotated, Any, Literal
 
 import pytest
@@ -46,9 +45,8 @@ PROVIDED = ("num_classes", "image_size")
 
 
 @pytest.fixture(autouse=True)
-def this_file_is_trusted(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+def this_file_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(build_module, "TRUSTED_PREFIXES", (*build_module.TRUSTED_PREFIXES, f"{__name__}."))
-    yield
 
 
 def component(target: str, **arguments: Any) -> Component:
