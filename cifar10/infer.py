@@ -4,13 +4,11 @@ Everything streams: two batches of images are in memory at a time, one being ask
 """
 
 import contextlib
-import os
 import signal
 import sys
 import time
-from collections import Counter, deque
+from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import chain
@@ -20,18 +18,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
+from cifar10.decoding import Decoded, decode_files
 from cifar10.destination import Destination, choose_destination
 from cifar10.errors import Misuse, UserError
 from cifar10.image_search import find_images, search_root
-from cifar10.images import ImageError, Pixels, decode_image, resize_image, silence_pillow
+from cifar10.images import ImageError, silence_pillow
 from cifar10.labels import ClassFolders
 from cifar10.predictor import Predictor
 from cifar10.report import Score
 from cifar10.results import Guess, Row, open_results
-
-_MOST_THREADS = 4  # decoding 50 megapixels takes 0.5 GB
-
-Decoded = tuple[Path, Pixels | ImageError]
 
 
 @dataclass(frozen=True)
@@ -101,7 +96,9 @@ def _infer(
         _progress(test_dir, destination) as bar,
         open_results(destination, predictor.class_names, top_k, predictor.provenance) as writer,
     ):
-        for batch in batches(decoded(paths, predictor.image_size, predictor.batch_size), predictor.batch_size):
+        for batch in batches(
+            decode_files(paths, predictor.image_size, look_ahead=predictor.batch_size), predictor.batch_size
+        ):
             rows = answer(batch, predictor, root, folders, score, top_k)
             writer.write(rows)
             num_images += len(rows)
@@ -112,26 +109,6 @@ def _infer(
     summary = Summary(num_images, num_failed, score.accuracy)
     _say(_summary_line(summary, score, skipped, time.monotonic() - started, destination))
     return summary
-
-
-def decoded(paths: Iterable[Path], image_size: int, look_ahead: int) -> Iterator[Decoded]:
-    """Yield each path with its pixels, (image_size, image_size, 3), or the reason why there are none; in order.
-
-    Threads decode up to `look_ahead` files beyond the one that is asked for.
-    """
-    pool = ThreadPoolExecutor(min(_MOST_THREADS, os.cpu_count() or 1), thread_name_prefix="decode")
-    pending: deque[tuple[Path, Future[Pixels | ImageError]]] = deque()
-    try:
-        for path in paths:
-            pending.append((path, pool.submit(_decode, path, image_size)))
-            if len(pending) > look_ahead:
-                first, future = pending.popleft()
-                yield first, future.result()
-        while pending:
-            first, future = pending.popleft()
-            yield first, future.result()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def batches(items: Iterable[Decoded], batch_size: int) -> Iterator[list[Decoded]]:
@@ -181,13 +158,6 @@ def _most_probable(probabilities: Any, class_names: Sequence[str], top_k: int) -
     return tuple(Guess(class_names[class_id], class_id, float(probabilities[class_id])) for class_id in order)
 
 
-def _decode(path: Path, image_size: int) -> Pixels | ImageError:
-    try:
-        return resize_image(decode_image(path), image_size)
-    except ImageError as error:
-        return error
-
-
 def _at_least_one(paths: Iterator[Path], test_dir: str, skipped: Counter[str]) -> Iterator[Path]:
     """Return `paths` unchanged.
 
@@ -226,9 +196,9 @@ def _exit_on_sigterm() -> Iterator[None]:
 
 def _provenance_line(predictor: Predictor) -> str:
     origin = predictor.provenance
-    weights = origin.get("weights_digest", "")[:12]
-    details = [origin.get(key, "") for key in ("device", "precision")]
-    return f"{origin.get('checkpoint', 'a network')}: weights {weights}, tta {predictor.tta}, {', '.join(details)}"
+    weights = f"weights {origin.get('weights_digest', '?')[:12]}"
+    details = [weights, f"tta {predictor.tta}", *(origin[key] for key in ("precision", "device") if key in origin)]
+    return f"{origin.get('checkpoint', 'network')}: {', '.join(details)}"
 
 
 def _summary_line(
@@ -245,7 +215,8 @@ def _summary_line(
 
 
 def _listed(skipped: Counter[str]) -> str:
-    return ", ".join(f"{count:,} {reason}" for reason, count in skipped.most_common())
+    by_number = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{number:,} {reason}" for reason, number in by_number)
 
 
 def _say(text: str) -> None:

@@ -1,0 +1,154 @@
+"""A folder of class folders becomes three disjoint splits, and what is wrong with it is said plainly."""
+
+import logging
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from cifar10.build import build
+from cifar10.compose import load_config
+from cifar10.data.contract import DataError, DataSet
+from cifar10.data.folder import folder
+from tests.malformed import malformed_images, picture
+
+pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, which the walk silences outside of tests
+
+
+def fill(root: Path, counts: dict[str, int], size: int = 16) -> None:
+    """Write `counts[FOLDER]` different pictures into each folder under `root`."""
+    for position, (name, count) in enumerate(counts.items()):
+        (root / name).mkdir(parents=True)
+        for number in range(count):
+            Image.fromarray(picture(1000 * position + number, size)).save(root / name / f"{number:03}.png")
+
+
+def load(
+    root: Path,
+    classes: list[str] | None = None,
+    validation_fraction: float = 0.25,
+    test_fraction: float = 0.2,
+    seed: int = 0,
+) -> DataSet:
+    return folder(str(root), 16, classes, validation_fraction, test_fraction, seed)
+
+
+def fingerprints(data: DataSet) -> dict[str, set[bytes]]:
+    return {name: {image.numpy().tobytes() for image in split.images} for name, split in data.splits.items()}
+
+
+def test_train_and_test_folders_become_their_splits(tmp_path: Path) -> None:
+    fill(tmp_path, {"train/dog": 8, "train/cat": 12, "test/cat": 3, "test/dog": 2})
+    data = load(tmp_path)
+    assert data.class_names == ("cat", "dog")
+    assert {name: torch.bincount(split.labels).tolist() for name, split in data.splits.items()} == {
+        "train": [9, 6],
+        "validation": [3, 2],
+        "test": [3, 2],
+    }
+    first = np.asarray(Image.open(tmp_path / "test" / "cat" / "000.png"))
+    np.testing.assert_array_equal(data.test.images[0].permute(1, 2, 0), first)
+
+
+def test_without_a_test_folder_a_part_of_each_class_is_cut_off(tmp_path: Path) -> None:
+    fill(tmp_path, {"train/a": 10, "train/b": 20})
+    data = load(tmp_path)
+    assert torch.bincount(data.test.labels).tolist() == [2, 4]
+    prints = fingerprints(data)
+    assert sum(map(len, prints.values())) == len(set.union(*prints.values())) == 30
+
+
+def test_the_seed_alone_determines_the_splits(tmp_path: Path) -> None:
+    fill(tmp_path, {"train/a": 20, "train/b": 20})
+    assert load(tmp_path, seed=1).digest == load(tmp_path, seed=1).digest != load(tmp_path, seed=2).digest
+
+
+def test_classes_are_chosen_and_ordered_by_name_or_alias(tmp_path: Path) -> None:
+    fill(tmp_path, {"train/plane": 6, "train/cat": 6, "train/dog": 6, "test/airplane": 2, "test/cat": 2})
+    data = load(tmp_path, classes=["cat", "airplane"])
+    assert data.class_names == ("cat", "airplane")
+    assert data.test.labels.tolist() == [1, 1, 0, 0]
+    assert len(data.train) + len(data.validation) == 12
+
+
+def test_other_sizes_are_resized_and_nested_and_hidden_folders_understood(tmp_path: Path) -> None:
+    fill(tmp_path, {"train/a/deep/er": 5, "train/b": 5, "train/.ipynb_checkpoints": 2}, size=50)
+    data = load(tmp_path)
+    assert data.class_names == ("a", "b") and data.image_size == 16 and sum(map(len, data.splits.values())) == 10
+
+
+def test_unreadable_images_are_left_out_and_named_in_one_line(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(tmp_path, {"train/a": 10, "train/b": 10})
+    clean = load(tmp_path)
+    for malformed in malformed_images():
+        (tmp_path / "train" / "a" / malformed.name).write_bytes(malformed.data)
+    with caplog.at_level(logging.WARNING):
+        data = load(tmp_path)
+    assert data.digest == clean.digest
+    [record] = caplog.records
+    count = len(malformed_images())
+    assert record.getMessage().startswith(
+        f"{count} of {count + 20} images in {tmp_path}/train are left out: 'a/archive"
+    )
+    assert record.getMessage().endswith(f"and {count - 3} more") and "\n" not in record.getMessage()
+
+
+def test_a_class_without_a_readable_image_is_an_error(tmp_path: Path) -> None:
+    fill(tmp_path, {"train/a": 3, "train/b": 3, "train/c": 0})
+    (tmp_path / "train" / "c" / "broken.png").write_bytes(b"broken")
+    with pytest.raises(DataError, match="class c has no image that can be read"):
+        load(tmp_path)
+
+
+def test_a_class_that_is_held_out_altogether_is_an_error(tmp_path: Path) -> None:
+    fill(tmp_path, {"train/a": 30, "train/b": 1})
+    with pytest.raises(DataError, match="class b has no image left to train on"):
+        load(tmp_path, validation_fraction=0.9, test_fraction=0.9)
+
+
+@pytest.mark.parametrize(
+    ("folders", "message"),
+    [
+        ({}, r"put one folder of images for each class there, such as .*/train/cat/1\.png"),
+        ({"cat": 1, "dog": 1}, "if cat, dog in .* are the class folders, move them into it"),
+        ({"train/cat": 1}, "has 1 class folders; a classifier needs at least 2"),
+        ({"train/cat": 0, "train/dog": 0}, "class cat, dog has no image that can be read"),
+        ({"train/cat": 4, "train/dog": 4, "test/bird": 1}, "no images to test on"),
+    ],
+)
+def test_a_wrong_layout_is_an_error_that_says_what_to_put_where(
+    tmp_path: Path, folders: dict[str, int], message: str
+) -> None:
+    fill(tmp_path, folders)
+    with pytest.raises(DataError, match=message):
+        load(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("classes", "message"),
+    [(["cat", "dgs"], "no folder .*train/dgs; there are cat, dog"), (["cat"], "at least 2"), (["cat", "cat"], "twice")],
+)
+def test_wrong_classes_are_errors(tmp_path: Path, classes: list[str], message: str) -> None:
+    fill(tmp_path, {"train/cat": 4, "train/dog": 4})
+    with pytest.raises(DataError, match=message):
+        load(tmp_path, classes)
+
+
+def test_more_than_fits_into_memory_is_refused_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fill(tmp_path, {"train/a": 5, "train/b": 5})
+    monkeypatch.setattr("cifar10.data.folder.psutil.virtual_memory", lambda: type("M", (), {"available": 1000}))
+    with pytest.raises(DataError, match=r"only 0\.0 GB are free; choose a smaller"):
+        load(tmp_path)
+
+
+def test_the_yaml_builds_it(tmp_path: Path) -> None:
+    fill(tmp_path, {"train/a": 10, "train/b": 10})
+    config = load_config(["data_loading=folder", f"data_loading.root={tmp_path}", "data_loading.image_size=16"])
+    data = build(config.data_loading)
+    assert isinstance(data, DataSet) and {name: len(split) for name, split in data.splits.items()} == {
+        "train": 14,
+        "validation": 2,
+        "test": 4,
+    }

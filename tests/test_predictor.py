@@ -1,0 +1,169 @@
+"""A predictor answers exactly as the test pass does, and however its images are parted."""
+
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cifar10.devices import choose_device
+from cifar10.engines import pytorch
+from cifar10.engines.pytorch import TorchEngine, usable_precision
+from cifar10.errors import Misuse, UserError
+from cifar10.networks.simple_cnn import SimpleCNN
+from cifar10.predictor import Predictor
+from cifar10.tta import TTA, predict_probabilities
+
+NAMES = ("a", "b", "c", "d")
+CPU = torch.device("cpu")
+
+
+def network(seed: int = 0) -> nn.Module:
+    torch.manual_seed(seed)
+    return SimpleCNN(width=8, dropout=0.1, num_classes=4, image_size=16).eval()
+
+
+def pixels(count: int) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+
+
+def predictor(tta: TTA = "none", batch_size: int = 8, **engine: Any) -> Predictor:
+    return Predictor(TorchEngine(network(), CPU, **engine), NAMES, image_size=16, batch_size=batch_size, tta=tta)
+
+
+def checkpoint(precision: str, configured: str = "auto") -> Any:
+    training = SimpleNamespace(precision=configured, channels_last=False)
+    return SimpleNamespace(precision=precision, config=SimpleNamespace(training=training))
+
+
+@pytest.mark.parametrize("tta", ["none", "mirror", "mirror_translate"])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_answers_are_those_of_the_test_pass(tta: TTA, channels_last: bool) -> None:
+    images = pixels(8)
+    layout = torch.channels_last if channels_last else torch.contiguous_format
+    with torch.inference_mode():
+        reference: nn.Module = network().to(memory_format=layout)
+        expected = predict_probabilities(reference, torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), tta)
+    answers = predictor(tta, channels_last=channels_last).predict(images)
+    assert answers.dtype == np.float32
+    np.testing.assert_array_equal(answers, expected.numpy())
+
+
+def test_bf16_answers_are_those_of_an_autocast_test_pass() -> None:
+    images = pixels(8)
+    with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
+        expected = predict_probabilities(network(), torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), "mirror")
+    answers = predictor("mirror", precision="bf16").predict(images)
+    np.testing.assert_array_equal(answers, expected.numpy())
+    assert not np.array_equal(answers, predictor("mirror").predict(images))
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 20])
+def test_any_number_of_images_gets_as_many_rows_that_sum_to_one(count: int) -> None:
+    answers = predictor().predict(pixels(count))
+    assert answers.shape == (count, 4)
+    np.testing.assert_allclose(answers.sum(axis=1), 1, rtol=1e-5)
+
+
+def test_never_more_than_a_batch_is_computed_at_once() -> None:
+    seen: list[int] = []
+
+    class Engine:
+        def probabilities(self, pixels: NDArray[np.uint8], tta: TTA) -> NDArray[np.float32]:
+            seen.append(len(pixels))
+            return pixels.reshape(len(pixels), -1)[:, :4].astype(np.float32)
+
+        def describe(self) -> dict[str, str]:
+            return {}
+
+    images = pixels(20)
+    answers = Predictor(Engine(), NAMES, image_size=16, batch_size=8, tta="none").predict(images)
+    assert seen == [8, 8, 4]
+    np.testing.assert_array_equal(answers, images.reshape(20, -1)[:, :4])
+
+
+def test_the_network_sees_uint8_rgb_planes_and_is_in_evaluation_mode() -> None:
+    class Look(nn.Module):
+        def forward(self, images: Tensor) -> Tensor:
+            assert images.dtype == torch.uint8 and not self.training and torch.is_inference_mode_enabled()
+            return images[:, :, 5, 7].float()  # red, green, blue of one pixel
+
+    images = pixels(3)
+    answers = TorchEngine(Look().train(), CPU).probabilities(images, "none")
+    np.testing.assert_array_equal(answers.argmax(axis=1), images[:, 5, 7].argmax(axis=1))
+
+
+@pytest.mark.parametrize(
+    ("tested_in", "configured", "native", "expected"),
+    [
+        ("fp32", "auto", True, "fp32"),
+        ("bf16", "auto", True, "bf16"),
+        ("bf16", "auto", False, "fp32"),
+        ("bf16", "bf16", False, "bf16"),
+        ("fp16", "fp16", True, "fp32"),
+    ],
+)
+def test_precision_is_the_checkpoints_where_the_device_has_it(
+    monkeypatch: pytest.MonkeyPatch, tested_in: str, configured: str, native: bool, expected: str
+) -> None:
+    monkeypatch.setattr(pytorch, "computes_bf16", lambda device: native)
+    assert usable_precision(checkpoint(tested_in, configured), CPU) == expected
+
+
+def test_a_checkpoint_decides_what_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    config = checkpoint("fp32").config
+    config.evaluation = SimpleNamespace(batch_size=77, tta="mirror")
+    loaded = SimpleNamespace(
+        path=Path("models/run/best.ckpt"),
+        config=config,
+        class_names=NAMES,
+        image_size=16,
+        precision="fp32",
+        weights_digest="w",
+        data_digest="d",
+        network=network,
+    )
+    monkeypatch.setattr("cifar10.checkpoints.resolve_checkpoint", lambda name, models_dir: Path(models_dir) / name)
+    monkeypatch.setattr("cifar10.checkpoints.load_checkpoint", lambda path: loaded)
+    default = Predictor.from_checkpoint("run", device="cpu")
+    assert (default.batch_size, default.tta, default.class_names, default.image_size) == (77, "mirror", NAMES, 16)
+    asked = Predictor.from_checkpoint("run", device="cpu", batch_size=5, tta="none")
+    assert (asked.batch_size, asked.tta) == (5, "none")
+    assert asked.provenance == {
+        "checkpoint": "models/run/best.ckpt",
+        "weights_digest": "w",
+        "data_digest": "d",
+        "engine": f"torch {torch.__version__}",
+        "device": "cpu",
+        "precision": "fp32",
+        "tta": "none",
+        "batch_size": "5",
+    }
+
+
+@pytest.mark.parametrize("asked", [{"tta": "flip"}, {"tta": ""}, {"batch_size": 0}, {"batch_size": -1}])
+def test_impossible_wishes_are_misuse_before_a_checkpoint_is_looked_for(asked: dict[str, Any]) -> None:
+    with pytest.raises(Misuse):
+        Predictor.from_checkpoint("there-is-no-such-checkpoint", **asked)
+
+
+@pytest.mark.parametrize("name", ["tpu", "", "cpu:x", "cuda:", "CPU0"])
+def test_an_unknown_device_is_misuse(name: str) -> None:
+    with pytest.raises(Misuse, match="choose auto, cpu"):
+        choose_device(name)
+
+
+def test_a_device_that_is_not_there_is_an_error_that_says_so() -> None:
+    with pytest.raises(UserError, match="CUDA devices; choose auto or cpu"):
+        choose_device("cuda:99")
+
+
+def test_neither_predictor_nor_walk_needs_torch_before_an_engine_does() -> None:
+    code = "import sys, cifar10.infer, cifar10.predictor; sys.exit('torch' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
