@@ -1,0 +1,104 @@
+"""Every network: pixels in, logits out, learnable, and its first layer measured on the data."""
+
+from collections.abc import Callable
+
+import pytest
+import torch
+from torch import nn
+
+from cifar10.compose import load_config
+from cifar10.networks.normalize import Normalize
+from cifar10.networks.resnet import ResNet
+from cifar10.networks.simple_cnn import SimpleCNN
+from cifar10.networks.speed import SpeedNet
+
+NETWORKS: dict[str, Callable[[], nn.Module]] = {
+    "simple_cnn": lambda: SimpleCNN(10, 32, width=8),
+    "resnet18": lambda: ResNet(10, 32, depth=18, width=8),
+    "resnet34": lambda: ResNet(10, 32, depth=34, width=8),
+    "resnet50": lambda: ResNet(10, 32, depth=50, width=8),
+    "speed": lambda: SpeedNet(10, 32, widths=[16, 32, 32]),
+}
+
+
+def make_images(num_images: int = 6, size: int = 32) -> torch.Tensor:
+    return torch.randint(
+        0, 256, (num_images, 3, size, size), generator=torch.Generator().manual_seed(0), dtype=torch.uint8
+    )
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_takes_bytes_or_floats_alike_and_gives_one_logit_a_class(name: str) -> None:
+    torch.manual_seed(0)
+    network, images = NETWORKS[name]().eval(), make_images()
+    network.fit_to(images)  # type: ignore[operator]
+    logits = network(images)
+    assert logits.shape == (6, 10)
+    torch.testing.assert_close(logits, network(images.float()))
+
+
+@pytest.mark.parametrize("name", NETWORKS)
+def test_every_learnable_parameter_gets_a_gradient(name: str) -> None:
+    torch.manual_seed(0)
+    network, images = NETWORKS[name](), make_images(16)
+    network.fit_to(images)  # type: ignore[operator]
+    loss = torch.nn.functional.cross_entropy(network(images), torch.arange(16) % 10)
+    loss.backward()
+    idle = [key for key, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
+    # A block that starts as its shortcut passes nothing to what is inside it until its last scale has moved.
+    assert not [key for key in idle if "residual" not in key]
+
+
+@pytest.mark.parametrize("name", ["speed", "simple_cnn", "resnet18"])
+def test_other_image_sizes_work(name: str) -> None:
+    targets = {"speed": SpeedNet, "simple_cnn": SimpleCNN, "resnet18": ResNet}
+    network = targets[name](num_classes=3, image_size=48)
+    assert network.eval()(make_images(2, 48)).shape == (2, 3)
+
+
+@pytest.mark.parametrize("target", [SpeedNet, SimpleCNN, ResNet])
+def test_an_image_too_small_is_refused_in_words(target: type[nn.Module]) -> None:
+    with pytest.raises(ValueError, match="too small"):
+        target(num_classes=10, image_size=7)
+
+
+def test_normalised_training_images_have_mean_zero_and_variance_one() -> None:
+    images = make_images(50)
+    images[:, 1] //= 3
+    layer = Normalize()
+    layer.fit_to(images)
+    values = layer(images)
+    torch.testing.assert_close(values.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
+    torch.testing.assert_close(values.var(dim=(0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
+
+
+def test_a_blank_channel_does_not_divide_by_zero() -> None:
+    layer = Normalize()
+    layer.fit_to(torch.zeros(4, 3, 8, 8, dtype=torch.uint8))
+    assert layer(torch.zeros(1, 3, 8, 8)).isfinite().all()
+
+
+def test_whitened_patches_are_uncorrelated_with_unit_variance() -> None:
+    generator = torch.Generator().manual_seed(0)
+    smooth = torch.nn.functional.interpolate(torch.rand(64, 3, 9, 9, generator=generator), size=32, mode="bilinear")
+    images = (smooth * 255).to(torch.uint8)
+    network = SpeedNet(10, 32)
+    network.fit_to(images)
+    responses = network.whiten(network.normalize(images))[:, :12].permute(0, 2, 3, 1).flatten(0, 2).double()
+    covariance = responses.T @ responses / len(responses)
+    off_diagonal = covariance - covariance.diag().diag()
+    assert float(off_diagonal.abs().max()) < 1e-2
+    assert float(covariance.diag().max()) < 1.01
+    assert float(covariance[0, 0]) > 0.99  # epsilon only dims the weakest directions
+    torch.testing.assert_close(network.whiten.weight[:12], -network.whiten.weight[12:])
+
+
+def test_whitening_filters_are_not_learnt() -> None:
+    assert not SpeedNet(10, 32).whiten.weight.requires_grad
+
+
+def test_the_default_model_has_the_size_its_file_says() -> None:
+    config = load_config()
+    assert config.model.target.endswith("SpeedNet")
+    learnt = sum(p.numel() for p in SpeedNet(10, 32, widths=config.model.arguments["widths"]).parameters())
+    assert round(learnt / 1e6, 2) == 1.97

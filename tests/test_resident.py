@@ -1,0 +1,179 @@
+"""Resident batches: every image once an epoch, the same whoever asks, and exact to go on from."""
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+from cifar10.config import AugmentationConfig
+from cifar10.data.augmentation import pack, unpack
+from cifar10.data.contract import Split
+from cifar10.data.resident import EvaluationBatches, TrainingBatches
+
+CPU = torch.device("cpu")
+PLAIN: dict[str, object] = {
+    "crop_padding": 0,
+    "flip": "none",
+    "cutout": 0,
+    "mixup": 0.0,
+    "cutmix": 0.0,
+    "brightness": 0.0,
+    "contrast": 0.0,
+    "saturation": 0.0,
+}
+SIZE = 8
+
+
+def make_split(num_images: int = 24) -> Split:
+    """Images whose every pixel tells image, row and column apart."""
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (num_images, 3, SIZE, SIZE), generator=generator, dtype=torch.uint8)
+    return Split(images, torch.arange(num_images) % 4)
+
+
+def make_batches(batch_size: int = 8, num_images: int = 24, **options: object) -> TrainingBatches:
+    sharing = {key: options.pop(key) for key in ("parts", "rank", "world_size", "seed") if key in options}
+    config = AugmentationConfig.model_validate({**PLAIN, **options})
+    return TrainingBatches(
+        make_split(num_images), 4, config, batch_size, device=CPU, **{"seed": 0, **sharing}  # type: ignore[arg-type]
+    )
+
+
+def images_of(batches: TrainingBatches, epoch: int = 0, first: int = 0) -> Tensor:
+    batches.seek(epoch, first)
+    return torch.cat([images for images, _ in batches])
+
+
+def sorted_rows(images: Tensor) -> Tensor:
+    return images.flatten(1).long().unique(dim=0)
+
+
+def test_packing_loses_nothing() -> None:
+    images = make_split().images
+    assert torch.equal(unpack(pack(images)), images)
+
+
+def test_an_epoch_has_every_image_once_and_its_own_label() -> None:
+    split, batches = make_split(), make_batches()
+    batches.seek(0, 0)
+    for images, labels in batches:
+        for image, label in zip(images, labels, strict=True):
+            [match] = (split.images == image).all(dim=(1, 2, 3)).nonzero().flatten().tolist()
+            assert split.labels[match] == label
+    assert torch.equal(sorted_rows(images_of(batches)), sorted_rows(split.images))
+
+
+def test_epochs_differ_in_order_and_repeat_exactly() -> None:
+    batches = make_batches(crop_padding=2, flip="random")
+    assert not torch.equal(images_of(batches, epoch=0), images_of(batches, epoch=1))
+    assert torch.equal(images_of(batches, epoch=1), images_of(make_batches(crop_padding=2, flip="random"), epoch=1))
+
+
+def test_going_on_within_an_epoch_gives_the_rest_of_it() -> None:
+    options = {"crop_padding": 2, "flip": "random", "cutout": 3, "mixup": 0.4}
+    whole = images_of(make_batches(**options), epoch=3)
+    rest = images_of(make_batches(**options), epoch=3, first=2)
+    assert torch.equal(whole[16:], rest)
+
+
+def test_position_is_asked_for_at_the_first_batch_not_at_iter() -> None:
+    batches = make_batches()
+    iterator = iter(batches)
+    batches.seek(1, 2)
+    assert torch.equal(next(iterator)[0], images_of(batches, epoch=1, first=2))
+
+
+@pytest.mark.parametrize(("parts", "world_size"), [(2, 1), (1, 2), (2, 2)])
+def test_sharing_a_batch_changes_neither_images_nor_augmentation(parts: int, world_size: int) -> None:
+    options = {"crop_padding": 2, "flip": "random", "brightness": 0.3, "cutmix": 1.0}
+    whole = images_of(make_batches(**options))
+    shares = [
+        images_of(make_batches(**options, parts=parts, rank=rank, world_size=world_size)).split(8 // parts // world_size)
+        for rank in range(world_size)
+    ]
+    together = torch.cat([share for row in zip(*shares, strict=True) for share in row])
+    assert torch.equal(whole, together)
+
+
+def test_alternating_flip_mirrors_each_image_every_second_epoch() -> None:
+    split, batches = make_split(), make_batches(flip="alternating")
+    mirrored = sorted_rows(split.images.flip(3))
+    plain = sorted_rows(split.images)
+
+    def flipped(epoch: int) -> set[tuple[int, ...]]:
+        rows = {tuple(row) for row in sorted_rows(images_of(batches, epoch)).tolist()}
+        mirrors, originals = ({tuple(r) for r in rows_.tolist()} for rows_ in (mirrored, plain))
+        assert rows <= mirrors | originals
+        return {tuple(torch.tensor(row).view(3, SIZE, SIZE).flip(2).flatten().tolist()) for row in rows & mirrors}
+
+    even, odd = flipped(0), flipped(1)
+    assert even.isdisjoint(odd)
+    assert len(even) + len(odd) == len(split)
+    assert flipped(2) == even
+
+
+def test_crops_are_shifts_of_the_reflected_image() -> None:
+    split, padding = make_split(), 2
+    padded = torch.nn.functional.pad(split.images.float(), (padding,) * 4, mode="reflect").to(torch.uint8)
+    allowed = {
+        tuple(row)
+        for top in range(2 * padding + 1)
+        for left in range(2 * padding + 1)
+        for row in padded[:, :, top : top + SIZE, left : left + SIZE].flatten(1).tolist()
+    }
+    seen = {tuple(row) for epoch in range(4) for row in images_of(make_batches(crop_padding=padding), epoch).flatten(1).tolist()}
+    assert seen <= allowed
+    assert len(seen) > 2 * len(split)  # they do move
+
+
+def test_cutout_leaves_a_square_of_the_mean_colour() -> None:
+    split = make_split()
+    fill = split.images.float().mean(dim=(0, 2, 3)).round().to(torch.uint8).view(1, 3, 1, 1)
+    holes = (images_of(make_batches(cutout=4)) == fill).all(dim=1).flatten(1).sum(dim=1)
+    assert int(holes.max()) == 16
+    assert int(holes.min()) >= 4  # a hole in a corner is cut to a quarter at most
+
+
+@pytest.mark.parametrize("kind", ["mixup", "cutmix"])
+def test_mixed_targets_are_probabilities_of_two_classes_at_most(kind: str) -> None:
+    batches = make_batches(**{kind: 1.0})
+    for _, targets in batches:
+        torch.testing.assert_close(targets.sum(dim=1), torch.ones(8))
+        assert int((targets > 0).sum(dim=1).max()) <= 2
+
+
+def test_mixup_blends_images_by_the_targets_share() -> None:
+    batches = make_batches(mixup=1.0)
+    plain = images_of(make_batches()).float()
+    images, targets = next(iter(batches))
+    blend = targets.max(dim=1).values[targets.max(dim=1).values < 1][0]
+    candidates = [blend * plain[0] + (1 - blend) * other for other in plain[:8]]
+    candidates += [(1 - blend) * plain[0] + blend * other for other in plain[:8]]
+    assert min(float((images[0] - candidate).abs().max()) for candidate in candidates) < 1e-2
+
+
+def test_images_beyond_the_last_full_batch_wait() -> None:
+    batches = make_batches(batch_size=8, num_images=27)
+    assert len(batches) == 3
+    assert len(images_of(batches)) == 24
+
+
+def test_a_batch_larger_than_the_set_becomes_the_set() -> None:
+    batches = make_batches(batch_size=100, num_images=27, parts=2)
+    assert (batches.batch_size, len(batches)) == (26, 2)
+
+
+@pytest.mark.parametrize("world_size", [1, 2, 3])
+def test_evaluation_shares_every_image_exactly_once(world_size: int) -> None:
+    split = make_split(25)
+    shares = [EvaluationBatches(split, 7, CPU, rank, world_size) for rank in range(world_size)]
+    images = torch.cat([batch for share in shares for batch, _ in share])
+    assert len(images) == 25
+    assert torch.equal(sorted_rows(images), sorted_rows(split.images))
+    assert len({len(list(share)) for share in shares}) == 1  # the same number of steps, or processes would wait
+
+
+def test_order_is_numpys_and_stays_so() -> None:
+    """A new version of a library must not silently change every recipe's numbers."""
+    expected = np.random.default_rng([0, 0, 5]).permutation(24)
+    assert make_batches().order(5).tolist() == expected.tolist()
