@@ -1,6 +1,5 @@
 """CIFAR-10 and CIFAR-100 through torchvision's own classes and MD5 checks, as the three splits of the data contract."""
 
-import difflib
 import pickle
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -13,6 +12,8 @@ from torchvision.datasets import CIFAR10, CIFAR100
 from cifar10.constants import CIFAR10_ARCHIVE, CIFAR100_ARCHIVE, CLASS_ALIASES
 from cifar10.data.archives import obtain
 from cifar10.data.contract import DataError, DataSet, Split, hold_out
+from cifar10.labels import ClassFolders
+from cifar10.nearest import did_you_mean
 
 Root = Annotated[str, Field(min_length=1)]
 """Folder that holds, or will hold, the batches."""
@@ -112,14 +113,12 @@ def choose_classes(wanted: list[str], published: list[str]) -> list[int]:
 
 
 def _find_class(name: str, published: list[str]) -> int:
-    plain = name.strip().lower().replace(" ", "_").replace("-", "_")
-    plain = plain if plain in published else CLASS_ALIASES.get(plain, plain)
-    if plain in published:
-        return published.index(plain)
+    index = ClassFolders(published).find(name)
+    if index is not None:
+        return index
     known = [*published, *(alias for alias, meant in CLASS_ALIASES.items() if meant in published)]
-    nearest = difflib.get_close_matches(plain, known, n=1)
-    hint = f"did you mean {nearest[0]!r}?" if nearest else f"the classes are {', '.join(published)}"
-    raise DataError(f"classes: there is no class {name!r}; {hint}")
+    advice = did_you_mean(name, known) or f"; the classes are {', '.join(published)}"
+    raise DataError(f"classes: there is no class {name!r}{advice}")
 
 
 def _keep(split: Split, indices: list[int]) -> Split:

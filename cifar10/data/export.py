@@ -1,0 +1,96 @@
+"""Write a data set as PNG files into class folders: ROOT/train/cat/00017.png, ROOT/test/cat/00003.png.
+
+The number is the image's place in its split. A marker in each folder says which data it holds, so that a second export
+has nothing to do, an interrupted one is taken up, and nobody else's folder is touched.
+"""
+
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from tqdm import tqdm
+
+from cifar10.data.contract import DataError, DataSet, Split
+
+MARKER = ".digest"
+"""Holds the data set's name and SHA-256. Hidden, so that nothing takes it for an image."""
+
+
+def export_images(data: DataSet, root: Path) -> None:
+    """Write `data` below `root`: training and validation images to `train`, in this order, and test images to `test`.
+
+    A folder appears under its name when it is whole. One that holds these data already is only completed.
+
+    Raises:
+        DataError: A folder is there that holds something else, or cannot be written.
+    """
+    pool = Split(
+        torch.cat([data.train.images, data.validation.images]), torch.cat([data.train.labels, data.validation.labels])
+    )
+    splits = {"train": pool, "test": data.test}
+    for name in splits:
+        _refuse_foreign(root / name, data)
+    try:
+        for name, split in splits.items():
+            _export_split(split, data, root, name)
+    except OSError as error:
+        raise DataError(
+            f"the images cannot be written to {error.filename or root} ({error.strerror or error}); "
+            "mend that and start again: it goes on where it stopped"
+        ) from error
+
+
+def _export_split(split: Split, data: DataSet, root: Path, name: str) -> None:
+    folder, unfinished = root / name, root / f".{name}.unfinished"
+    if folder.exists():
+        num_written = _write_missing(split, data.class_names, folder)
+    else:
+        if unfinished.exists() and not _holds(unfinished, data):
+            raise DataError(f"{unfinished} is left over from an export of other data; remove it")
+        unfinished.mkdir(parents=True, exist_ok=True)
+        (unfinished / MARKER).write_text(_marker(data))
+        num_written = _write_missing(split, data.class_names, unfinished)
+        unfinished.rename(folder)
+    print(f"{folder}: {len(split):,} images, {num_written:,} of them new", file=sys.stderr)
+
+
+def _write_missing(split: Split, class_names: tuple[str, ...], folder: Path) -> int:
+    """Write the images that `folder` lacks; return how many. A file is whole or not there."""
+    for class_name in class_names:
+        (folder / class_name).mkdir(exist_ok=True)
+    present = {str(path.relative_to(folder)) for path in folder.glob("*/*.png")}
+    missing = [(row, name) for row, name in enumerate(_file_names(split, class_names)) if name not in present]
+    pixels: NDArray[Any] = split.images.permute(0, 2, 3, 1).numpy()  # (N, H, W, 3)
+    temporary = folder / ".writing"
+    for row, name in tqdm(missing, desc=folder.name, unit=" images", file=sys.stderr, disable=None):
+        Image.fromarray(pixels[row]).save(temporary, format="png")
+        temporary.rename(folder / name)
+    return len(missing)
+
+
+def _file_names(split: Split, class_names: tuple[str, ...]) -> Iterator[str]:
+    digits = len(str(max(len(split) - 1, 0)))
+    for row, label in enumerate(split.labels.tolist()):
+        yield f"{class_names[label]}/{row:0{digits}}.png"
+
+
+def _refuse_foreign(folder: Path, data: DataSet) -> None:
+    if folder.exists() and not _holds(folder, data):
+        marker = folder / MARKER
+        content = f"holds {marker.read_text().split()[0]}" if marker.is_file() else "was not made by an export"
+        raise DataError(
+            f"{folder} is there already and {content}; move it away, or set data_loading.root to another folder"
+        )
+
+
+def _holds(folder: Path, data: DataSet) -> bool:
+    marker = folder / MARKER
+    return marker.is_file() and marker.read_text() == _marker(data)
+
+
+def _marker(data: DataSet) -> str:
+    return f"{data.name} {data.digest}\n"

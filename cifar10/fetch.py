@@ -1,0 +1,86 @@
+"""The walk of `data`: configuration -> data, fetched and verified -> a report, and PNG files if wanted."""
+
+from pathlib import Path
+
+import torch
+import yaml
+from torch import Tensor
+
+from cifar10.build import build
+from cifar10.config import Component, Config
+from cifar10.data.contract import DataSet, Split
+from cifar10.data.export import export_images as export
+
+DEFAULT_ROOT = "data"
+
+
+def fetch(config: Config, export_images: bool = False) -> None:
+    """Have the data fetched and verified, and print what they are, as YAML.
+
+    Args:
+        config: Only `data_loading` counts.
+        export_images: Also write them as PNG files, see `export.export_images`, into the data's own root.
+
+    Raises:
+        UserError: The data cannot be had, or the images cannot be written.
+    """
+    data: DataSet = build(config.data_loading)
+    print(describe(data), flush=True)
+    if export_images:
+        root = Path(config.data_loading.arguments.get("root", DEFAULT_ROOT))
+        whole = _nothing_held_out(config.data_loading)
+        export(data if whole is None else build(whole), root)
+
+
+def describe(data: DataSet) -> str:
+    """Return name, sizes, statistics, digest and counts of `data` as YAML."""
+    mean, deviation = channel_statistics(data.train)
+    counts = torch.stack([torch.bincount(split.labels, minlength=data.num_classes) for split in data.splits.values()])
+    sizes = ", ".join(f"{name}: {len(split)}" for name, split in data.splits.items())
+    names = [_key(name) for name in data.class_names]
+    width = max(map(len, names)) + 1
+    return "\n".join(
+        [
+            f"name: {_key(data.name)}",
+            f"classes: {data.num_classes}",
+            f"image_size: {data.image_size}  # pixels, height and width",
+            f"images: {{{sizes}}}",
+            f"mean: {_row(mean)}  # red, green and blue over all training pixels, scaled to [0, 1]",
+            f"std: {_row(deviation)}",
+            f"sha256: {data.digest}  # of class names, pixels and labels",
+            "images_per_class:  # train, validation, test",
+            *(
+                f"  {name + ':':{width}} [{', '.join(f'{count:5}' for count in row)}]"
+                for name, row in zip(names, counts.T.tolist(), strict=True)
+            ),
+        ]
+    )
+
+
+def channel_statistics(split: Split) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel, float64 (3,), of pixels scaled to [0, 1]. Exact sums."""
+    levels = torch.arange(256, dtype=torch.float64) / 255
+    histogram = torch.zeros(3, 256, dtype=torch.float64)  # counts stay far below 2**53
+    for images in torch.split(split.images, 4096):  # bincount makes int64 of what it counts
+        for channel in range(3):
+            histogram[channel] += torch.bincount(images[:, channel].flatten(), minlength=256)
+    frequency = histogram / histogram.sum(dim=1, keepdim=True)
+    mean = frequency @ levels
+    variance = (frequency * (levels - mean[:, None]) ** 2).sum(dim=1)
+    return mean, variance.sqrt()
+
+
+def _nothing_held_out(component: Component) -> Component | None:
+    """Return CIFAR's loader such that its training split is the published one, in its order; None for other data."""
+    if not component.target.startswith("cifar10.data.cifar."):
+        return None
+    return Component.model_validate(component.model_dump() | {"validation_size": 0})
+
+
+def _row(values: Tensor) -> str:
+    return f"[{', '.join(f'{value:.4f}' for value in values.tolist())}]"
+
+
+def _key(name: str) -> str:
+    """Return `name` so that YAML reads it as this string."""
+    return yaml.safe_dump(name, default_style=None if yaml.safe_load(name) == name else '"').split("\n")[0]
