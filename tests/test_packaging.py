@@ -1,0 +1,195 @@
+"""The way in for a stranger: pinned requirements, set-up that says what is missing, files that CI and people share."""
+
+import os
+import re
+import runpy
+import shutil
+import stat
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+ROOT = Path(__file__).resolve().parent.parent
+TARGETS = ["demo", "test", "train", "lint", "docs"]
+SHELL_SCRIPTS = [*TARGETS, "setup"]
+
+
+def run_check(folder: Path) -> subprocess.CompletedProcess[str]:
+    """Run scripts/check_requirements on the files of a folder."""
+    command = [sys.executable, ROOT / "scripts" / "check_requirements", folder]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+@pytest.fixture
+def copied(tmp_path: Path) -> Path:
+    """Return a folder with copies of the lock and both requirements files."""
+    for name in ("poetry.lock", "requirements.txt", "requirements-dev.txt"):
+        shutil.copy(ROOT / name, tmp_path)
+    return tmp_path
+
+
+def test_requirements_agree_with_the_lock() -> None:
+    result = run_check(ROOT)
+    assert result.returncode == 0, result.stderr
+
+
+@pytest.mark.parametrize(
+    ("pattern", "replacement", "complaint"),
+    [
+        (r"numpy==\S+", "numpy==2.0.0", "numpy is 2.0.0"),
+        (r"(numpy==[^\n]+\n) +--hash=\S+ \\\n", r"\1", "numpy .* has other hashes"),
+        (r"(numpy==[^\n]+\n +--hash=sha256:)\w{8}", r"\g<1>00000000", "numpy .* has other hashes"),
+        (r"\nnumpy==(?:[^\n]+\\\n)+[^\n]+", "", "numpy is missing"),
+        (r"(numpy==)", r"surprise==1.0\n\1", "surprise is not among the locked packages"),
+        (r"(\nnumpy==(?:[^\n]+\\\n)+[^\n]+)", r"\1\1", "numpy occurs 2 times"),
+        (r"numpy==\S+", "numpy", "is no pinned requirement"),
+        (r"(numpy==)", r"--extra-index-url https://example.org/\n\1", "is no pinned requirement"),
+    ],
+)
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-dev.txt"])
+def test_every_disagreement_with_the_lock_is_found(
+    copied: Path, name: str, pattern: str, replacement: str, complaint: str
+) -> None:
+    path = copied / name
+    text, count = re.subn(pattern, replacement, path.read_text(encoding="utf-8"), count=1)
+    assert count == 1
+    path.write_text(text, encoding="utf-8")
+    result = run_check(copied)
+    assert result.returncode == 1
+    assert re.search(f"{name}: {complaint}", result.stderr), result.stderr
+
+
+def test_a_library_locked_twice_is_required_once_in_the_version_that_the_cuda_toolkit_demands() -> None:
+    check = runpy.run_path(str(ROOT / "scripts" / "check_requirements"))
+    packages = check["read_lock"](ROOT / "poetry.lock")
+    toolkit = next(package for package in packages if package["name"] == "cuda-toolkit")
+    demanded = toolkit["dependencies"]["nvidia-cublas"]["version"].removeprefix("==").removesuffix(".*")
+    entries, _ = check["read_requirements"]((ROOT / "requirements.txt").read_text(encoding="utf-8"))
+    assert [version for name, version, _ in entries if name == "nvidia-cublas"] == [demanded]
+
+
+def test_requirements_name_no_package_index() -> None:
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        assert not re.search(r"-index-url|://", (ROOT / name).read_text(encoding="utf-8")), name
+    assert "[[tool.poetry.source" not in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("target", TARGETS)
+def test_a_make_target_is_one_line_that_calls_the_script_of_its_name(target: str) -> None:
+    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
+    assert re.findall(rf"^{target}:\n((?:\t.*\n)+)", makefile, re.MULTILINE) == [f"\t@sh scripts/{target} $(ARGS)\n"]
+
+
+@pytest.mark.parametrize("name", SHELL_SCRIPTS)
+def test_a_script_is_plain_shell_and_begins_with_what_it_is(name: str) -> None:
+    script = ROOT / "scripts" / name
+    assert subprocess.run(["sh", "-n", script], check=False).returncode == 0
+    assert re.match(r"#!/bin/sh\n# [A-Z].*[.:\w]\n", script.read_text(encoding="utf-8"))
+
+
+def write_program(path: Path, text: str) -> Path:
+    """Write an executable shell script."""
+    path.write_text("#!/bin/sh\n" + text, encoding="utf-8")
+    path.chmod(path.stat().st_mode | stat.S_IXUSR)
+    return path
+
+
+@pytest.fixture
+def run_setup(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs scripts/setup in a folder of its own, with `tmp_path`/bin first on the path."""
+    project = tmp_path / "project with a space"
+    (project / "scripts").mkdir(parents=True)
+    (tmp_path / "bin").mkdir()
+    shutil.copy(ROOT / "scripts" / "setup", project / "scripts")
+    for name in ("requirements.txt", "requirements-dev.txt"):
+        shutil.copy(ROOT / name, project)
+
+    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+        path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
+        command = ["sh", str(project / "scripts" / "setup"), *arguments]
+        variables = {**os.environ, "PATH": path, **environment}
+        return subprocess.run(command, cwd="/", env=variables, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def assert_one_line(result: subprocess.CompletedProcess[str], *parts: str) -> None:
+    """Assert that set-up failed with one line on stderr that holds all the parts."""
+    assert result.returncode == 1
+    assert result.stdout == ""
+    last = result.stderr.splitlines()[-1]
+    assert [line for line in result.stderr.splitlines() if not line.startswith("setup: making")] == [last]
+    for part in parts:
+        assert part in last
+
+
+def test_setup_refuses_an_old_python(run_setup: Callable[..., Any], tmp_path: Path) -> None:
+    old = write_program(tmp_path / "old", '[ "$1" = -V ] && echo Python 3.9.2 && exit 0\nexit 1\n')
+    assert_one_line(run_setup(PYTHON=str(old)), "Python 3.11, 3.12 or 3.13 is needed", "found: Python 3.9.2", "PYTHON=")
+
+
+def test_setup_names_the_package_that_brings_the_venv_module(run_setup: Callable[..., Any], tmp_path: Path) -> None:
+    fake = 'case "$2" in *ensurepip*) exit 1 ;; esac\nexec "' + sys.executable + '" "$@"\n'
+    python = write_program(tmp_path / "no-venv", fake)
+    write_program(tmp_path / "bin" / "df", "echo header; echo disk 1 1 99999999 1% /\n")
+    assert_one_line(run_setup(PYTHON=str(python)), "has no venv module", "apt install python3-venv")
+
+
+def test_setup_refuses_a_disk_that_is_too_full(run_setup: Callable[..., Any], tmp_path: Path) -> None:
+    write_program(tmp_path / "bin" / "df", "echo header; echo disk 1 1 2097152 1% /\n")
+    assert_one_line(run_setup(PYTHON=sys.executable), "10 GB of free disk", "found 2 GB", "Free some")
+
+
+def test_setup_refuses_an_unknown_set(run_setup: Callable[..., Any]) -> None:
+    assert_one_line(run_setup("tests"), "takes nothing or dev, not: tests")
+
+
+@pytest.mark.slow
+def test_setup_says_when_no_package_index_answers_and_goes_on_afterwards(
+    run_setup: Callable[..., Any], tmp_path: Path
+) -> None:
+    write_program(tmp_path / "bin" / "df", "echo header; echo disk 1 1 99999999 1% /\n")
+    closed = {"PIP_CONFIG_FILE": os.devnull, "PIP_FIND_LINKS": "", "PIP_INDEX_URL": "http://127.0.0.1:9/simple"}
+    assert_one_line(run_setup(PYTHON=sys.executable, **closed), "no Python package index", "pip config set")
+    again = run_setup(PYTHON=sys.executable, **closed)
+    assert_one_line(again, "no Python package index")
+    assert "making .venv" not in again.stderr
+
+
+def test_setup_does_nothing_where_the_locked_versions_are_installed(
+    run_setup: Callable[..., Any], tmp_path: Path
+) -> None:
+    project = tmp_path / "project with a space"
+    (project / ".venv").mkdir()
+    shutil.copy(project / "requirements-dev.txt", project / ".venv" / "installed-dev.txt")
+    nothing = write_program(tmp_path / "nothing", "exit 1\n")
+    for arguments in ((), ("dev",)):
+        result = run_setup(*arguments, PYTHON=str(nothing))
+        assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    shutil.copy(ROOT / "LICENSE", project / "requirements-dev.txt")
+    assert run_setup("dev", PYTHON=str(nothing)).returncode == 1
+
+
+def test_hooks_run_only_what_is_locked_here() -> None:
+    hooks = yaml.safe_load((ROOT / ".pre-commit-config.yaml").read_text(encoding="utf-8"))["repos"]
+    assert [repository["repo"] for repository in hooks] == ["local"]
+    assert {hook["language"] for hook in hooks[0]["hooks"]} == {"system"}
+    assert all(hook["entry"].startswith(".venv/bin/") for hook in hooks[0]["hooks"])
+
+
+def test_compose_publishes_ports_on_loopback_only() -> None:
+    services = yaml.safe_load((ROOT / "docker-compose.yml").read_text(encoding="utf-8"))["services"]
+    ports = [port for service in services.values() for port in service.get("ports", [])]
+    assert ports
+    assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def test_the_image_does_not_run_as_root_and_needs_no_buildkit() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert re.findall(r"^USER (.+)$", dockerfile, re.MULTILINE)[-1] not in ("root", "0")
+    assert not re.search(r"^# *syntax=|--mount=|<<", dockerfile, re.MULTILINE)
