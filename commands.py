@@ -7,8 +7,9 @@ Heavy packages are imported within the command that needs them, so that help and
 import sys
 from typing import Literal
 
-from cifar10.checks import require_checkpoint, require_device, require_images, require_place, require_resumable
+from cifar10.checks import require_checkpoint, require_device, require_folder, require_images, require_resumable
 from cifar10.command_line import main
+from cifar10.destination import choose_destination
 
 
 def train(*overrides: str, resume: str | None = None) -> None:
@@ -62,8 +63,7 @@ def infer(
     require_images(test_dir)
     require_checkpoint(checkpoint_name)
     require_device(device)
-    if output is not None:
-        require_place(output)
+    choose_destination(output, format)
     from cifar10.infer import infer
 
     summary = infer(
@@ -83,13 +83,13 @@ def evaluate(checkpoint_name: str = "best", *, output: str | None = None) -> Non
     """Measure a checkpoint on the test images of the data it was trained on.
 
     --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
-    --output=FILE            also write the scores there, as JSON
+    --output=DIR             also write scores, confusion matrix and its picture into this folder
 
-    python commands.py evaluate --checkpoint_name=last --output=scores.json
+    python commands.py evaluate --checkpoint_name=last --output=measured
     """
     require_checkpoint(checkpoint_name)
     if output is not None:
-        require_place(output)
+        require_folder(output)
     from cifar10.evaluate import evaluate
 
     evaluate(checkpoint_name, output=output)
@@ -129,6 +129,7 @@ def demo() -> None:
     demo()
 
 
+COMMANDS = {command.__name__: command for command in (train, infer, evaluate, data, config, demo)}
+
 if __name__ == "__main__":
-    commands = {command.__name__: command for command in (train, infer, evaluate, data, config, demo)}
-    sys.exit(main(commands, description="Train an image classifier, measure it, and ask it."))
+    sys.exit(main(COMMANDS, description="Train an image classifier, measure it, and ask it."))

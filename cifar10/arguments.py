@@ -108,7 +108,13 @@ class _Reader:
         self.values[flag.name] = value
 
     def _read_override(self, word: str) -> None:
-        if "=" in word[1:] or word.startswith("~"):
+        if word.startswith("-"):
+            raise Misuse(f"{word}: flags stand before the --")
+        key, equals, value = word.partition("=")
+        if (key and equals) or word.startswith("~"):
+            flag, _ = self._find(key)
+            if flag is not None:
+                raise Misuse(f"{word}: did you mean --{flag.name}={value}?")
             self.overrides.append(word)
             return
         if word.startswith("=") or (self.overrides and self.overrides[-1].endswith("=")):

@@ -25,15 +25,13 @@ def require_images(test_dir: str) -> None:
         raise Misuse(f"--test_dir: {'nothing matches' if is_glob else 'there are no images in'} {test_dir}")
 
 
-def require_place(output: str) -> None:
-    """Refuse a file that cannot be written because of where it would be."""
+def require_folder(output: str) -> None:
+    """Refuse a name under which no folder can be or be made."""
     path = Path(output)
-    if path.is_dir() or output.endswith(os.sep):
-        raise Misuse(f"--output: {output} is a folder; name a file, such as {path / 'answers.csv'}")
-    if not path.parent.is_dir():
-        raise Misuse(f"--output: there is no folder {path.parent}; make it first: mkdir -p {path.parent}")
-    if not os.access(path if path.exists() else path.parent, os.W_OK):
-        raise Misuse(f"--output: {output} may not be written; choose another place")
+    if path.exists() and not path.is_dir():
+        raise Misuse(f"--output: {output} is a file; name a folder")
+    if not path.exists() and not path.absolute().parent.is_dir():
+        raise Misuse(f"--output: there is no folder {path.parent}; make it first")
 
 
 def require_checkpoint(name: str, models_dir: str = "models") -> None:

@@ -4,6 +4,7 @@
 """
 
 import contextlib
+import errno
 import functools
 import io
 import os
@@ -22,6 +23,7 @@ from cifar10.nearest import did_you_mean
 _HELP = ("-h", "--help", "-help", "--h")
 _INTERRUPTED = 130
 _BROKEN_PIPE = 141
+_DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
 
 @dataclass(frozen=True)
@@ -41,7 +43,8 @@ def main(commands: Commands, description: str, words: Sequence[str] | None = Non
     _speak_utf8()
     try:
         exit_code = _run(commands, description, list(sys.argv[1:] if words is None else words))
-        sys.stdout.flush()
+        if sys.stdout is not None:  # the shell can close it
+            sys.stdout.flush()
         return exit_code
     except UserError as error:
         _complain(error)
@@ -50,9 +53,14 @@ def main(commands: Commands, description: str, words: Sequence[str] | None = Non
         print("interrupted", file=sys.stderr)
         return _INTERRUPTED
     except BrokenPipeError:  # the reader of stdout, such as `head`, has gone
-        with contextlib.suppress(OSError):
-            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        _discard_stdout()
         return _BROKEN_PIPE
+    except OSError as error:
+        if error.errno not in _DISK_FULL:
+            raise
+        _discard_stdout()
+        print(f"error: {error.strerror}: {error.filename or 'stdout'} was not written whole", file=sys.stderr)
+        return UserError.exit_code
 
 
 def _run(commands: Commands, description: str, words: list[str]) -> int:
@@ -133,8 +141,14 @@ def _complain(error: UserError) -> None:
         print(f"error: {problem}", file=sys.stderr)
 
 
+def _discard_stdout() -> None:
+    """Let Python's own last flush go nowhere, so that it does not complain a second time."""
+    with contextlib.suppress(OSError, ValueError):
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+
+
 def _speak_utf8() -> None:
     """Write UTF-8 whatever the locale says; a file name that is no UTF-8 goes out as the bytes it came in as."""
-    for stream, errors in ((sys.stdout, "surrogateescape"), (sys.stderr, "backslashreplace")):
+    for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors=errors)
+            stream.reconfigure(encoding="utf-8", errors="surrogateescape")

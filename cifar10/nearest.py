@@ -3,6 +3,8 @@
 import difflib
 from collections.abc import Iterable
 
+_LIKENESS = 0.65  # difflib's ratio; two swapped letters of three, as in `cvs`, give 0.67
+
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
     """Return the known name most like `name`, or None if none is alike.
@@ -43,7 +45,7 @@ def _close(name: str, candidates: list[str]) -> str | None:
     whole = {_fold(known): known for known in candidates}
     last = {_fold(_last(known)): known for known in candidates}
     for names, wanted in ((whole, name), (last, _last(name))):
-        for match in difflib.get_close_matches(wanted, names, n=1, cutoff=0.7):
+        for match in difflib.get_close_matches(wanted, names, n=1, cutoff=_LIKENESS):
             return names[match]
     return None
 
