@@ -27,7 +27,8 @@ def find_images(root: str, skipped: Counter[str] | None = None) -> Iterator[Path
     of `root`. A folder that cannot be listed is yielded like a file, so that decoding it gives the reason.
 
     Args:
-        root: May hold `*`, `?`, `[ ]` and `**`; a folder that matches is searched too. A file of exactly that name goes first.
+        root: May hold `*`, `?`, `[]` and `**`; a folder that matches is searched too. A file of that very name goes
+            first.
         skipped: Here each passed-over entry is counted under its reason.
 
     Raises:
