@@ -21,7 +21,7 @@ SHELL_SCRIPTS = [*TARGETS, "setup"]
 
 def run_check(folder: Path) -> subprocess.CompletedProcess[str]:
     """Run scripts/check_requirements on the files of a folder."""
-    command = [sys.executable, ROOT / "scripts" / "check_requirements", folder]
+    command = [sys.executable, str(ROOT / "scripts" / "check_requirements"), str(folder)]
     return subprocess.run(command, capture_output=True, text=True, check=False)
 
 
