@@ -1,0 +1,133 @@
+"""What does the default recipe reach on CIFAR-10, and at what price?
+
+    python benchmarks/default_recipe.py [--root data] [--seeds 0 1 2] [--overrides KEY=VALUE ...]
+
+Runs `python commands.py train` once a seed, each in a process of its own, with nothing beside it, and writes accuracy,
+wall and processor time with machine and versions to results/default_recipe_<hardware>_<date>.{json,md}. Then it exports
+the test images as PNG and lets `infer` classify them with the first seed's checkpoint: the accuracies must be equal.
+"""
+
+import argparse
+import json
+import os
+import re
+import shutil
+import statistics
+import subprocess
+import sys
+import tempfile
+import time
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+REPOSITORY = Path(__file__).parents[1]
+RESULTS = Path(__file__).parent / "results"
+_ACCURACIES = ("test/accuracy_tta", "test/accuracy")
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    with tempfile.TemporaryDirectory(prefix="default_recipe_") as scratch:
+        models = Path(scratch) / "models"
+        common = [f"data_loading.root={arguments.root.absolute()}", f"models_dir={models}", "tracking.system_metrics=false"]
+        common += [f"tracking.uri=sqlite:///{scratch}/mlflow.db", f"tracking.artifacts={scratch}/artifacts"]
+        runs = [run_training(seed, [*common, *arguments.overrides], models) for seed in arguments.seeds]
+        inference = run_inference(models / f"seed{arguments.seeds[0]}", arguments.root.absolute(), Path(scratch))
+        if arguments.keep is not None:
+            shutil.copytree(models, arguments.keep, dirs_exist_ok=True)
+    write_results(runs, inference, arguments.overrides)
+
+
+def parse_arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--root", type=Path, default=REPOSITORY / "data", help="holds cifar-10-batches-py")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
+    parser.add_argument("--overrides", nargs="*", default=[], help="given to train as they are")
+    parser.add_argument("--keep", type=Path, default=None, help="copy the runs' folders here")
+    return parser.parse_args()
+
+
+def run_training(seed: int, overrides: list[str], models: Path) -> dict[str, Any]:
+    """Train once; return the run's own scores and the whole process's wall and processor seconds."""
+    name = f"seed{seed}"
+    seconds = timed([sys.executable, "commands.py", "train", *overrides, f"seed={seed}", f"run_name={name}"])
+    facts = json.loads((models / name / "scores.json").read_text())
+    return {**facts, **seconds}
+
+
+def run_inference(run: Path, root: Path, scratch: Path) -> dict[str, Any]:
+    """Classify the exported test images; return accuracy and the process's seconds."""
+    link = scratch / "root"
+    link.mkdir()
+    for folder in root.glob("cifar-*"):
+        (link / folder.name).symlink_to(folder)
+    timed([sys.executable, "commands.py", "data", "--export_images", f"data_loading.root={link}"])
+    images, checkpoint = link / "test", run / "best.ckpt"
+    table = scratch / "predictions.jsonl"
+    command = [sys.executable, "commands.py", "infer", f"--test_dir={images}", f"--checkpoint_name={checkpoint}"]
+    seconds = timed([*command, f"--output={table}"])
+    rows = [json.loads(line) for line in table.read_text().splitlines()]
+    right = sum(Path(row["path"]).parts[0] == row["predicted"] for row in rows)
+    return {"images": len(rows), "right": right, **seconds}
+
+
+def timed(command: list[str]) -> dict[str, float]:
+    """Run `command` from the repository; return wall seconds and its processor seconds."""
+    before, started = os.times(), time.monotonic()
+    subprocess.run(command, cwd=REPOSITORY, check=True, stdout=sys.stderr)
+    wall, after = time.monotonic() - started, os.times()
+    cpu = after.children_user + after.children_system - before.children_user - before.children_system
+    return {"wall_seconds": wall, "cpu_seconds": cpu}
+
+
+def write_results(runs: list[dict[str, Any]], inference: dict[str, Any], overrides: list[str]) -> None:
+    machine = runs[0]["machine"]
+    hardware = re.sub(r"[^a-z0-9]+", "-", f"{machine['gpu'] or machine['cpu']} {machine['cores']} cores".lower()).strip("-")
+    path = RESULTS / f"default_recipe_{hardware}_{datetime.now(UTC):%Y-%m-%d}.md"
+    RESULTS.mkdir(exist_ok=True)
+    kept = {"overrides": overrides, "runs": runs, "inference": inference}
+    path.with_suffix(".json").write_text(json.dumps(kept, indent=2) + "\n")
+    path.write_text("\n".join(report(runs, inference, overrides)) + "\n")
+    print(path)
+
+
+def report(runs: list[dict[str, Any]], inference: dict[str, Any], overrides: list[str]) -> list[str]:
+    first = runs[0]
+    machine, versions = first["machine"], first["versions"]
+    lines = [
+        "# The default recipe on CIFAR-10",
+        "",
+        f"Command: `python commands.py train{''.join(f' {override}' for override in overrides)} seed=S`, alone on the machine.",
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, flags {' '.join(machine['flags'])}, GPU {machine['gpu']}.",
+        f"Computed in {first['precision']}. Versions: {', '.join(f'{k} {v}' for k, v in versions.items())}.",
+        f"Commit {str(first['git_commit'])[:12]}{' with changes' if first['git_dirty'] else ''}. n = {len(runs)} seeds.",
+        "",
+        "| seed | test accuracy, TTA | plain | wall s | cpu s | weights SHA-256 |",
+        "| --- | --- | --- | --- | --- | --- |",
+    ]
+    for run in runs:
+        tta, plain = (f"{100 * run[key]:.2f} %" for key in _ACCURACIES)
+        lines.append(
+            f"| {run['seed']} | {tta} | {plain} | {run['wall_seconds']:.0f} | {run['cpu_seconds']:.0f} "
+            f"| {run['weights_digest'][:12]} |"
+        )
+    lines += ["", *(spread(runs, key) for key in (*_ACCURACIES, "wall_seconds", "cpu_seconds"))]
+    same = inference["right"] == round(first["test/accuracy_tta"] * inference["images"])
+    lines += [
+        "",
+        f"`infer` on the {inference['images']:,} exported PNG files, seed {first['seed']}: {inference['right']:,} right, "
+        f"{'exactly' if same else 'NOT'} what training reported; {inference['wall_seconds']:.0f} s wall, "
+        f"{inference['cpu_seconds']:.0f} s cpu.",
+    ]
+    return lines
+
+
+def spread(runs: list[dict[str, Any]], key: str) -> str:
+    values = [float(run[key]) for run in runs]
+    deviation = f", standard deviation {statistics.stdev(values):.4g}" if len(values) > 1 else ""
+    return f"- {key}: mean {statistics.mean(values):.4f}, median {statistics.median(values):.4f}{deviation}"
+
+
+if __name__ == "__main__":
+    main()
