@@ -23,9 +23,9 @@ WORKDIR /app
 COPY requirements.txt ./
 RUN pip install --no-cache-dir --no-deps --require-hashes --requirement requirements.txt
 
-COPY commands.py pyproject.toml ./
-COPY conf conf
-COPY cifar10 cifar10
+COPY --chown=1000:1000 commands.py pyproject.toml ./
+COPY --chown=1000:1000 conf conf
+COPY --chown=1000:1000 cifar10 cifar10
 RUN install --directory --owner=cifar10 data models mlruns
 
 USER 1000
