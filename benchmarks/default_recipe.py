@@ -30,7 +30,11 @@ def main() -> None:
     arguments = parse_arguments()
     with tempfile.TemporaryDirectory(prefix="default_recipe_") as scratch:
         models = Path(scratch) / "models"
-        common = [f"data_loading.root={arguments.root.absolute()}", f"models_dir={models}", "tracking.system_metrics=false"]
+        common = [
+            f"data_loading.root={arguments.root.absolute()}",
+            f"models_dir={models}",
+            "tracking.system_metrics=false",
+        ]
         common += [f"tracking.uri=sqlite:///{scratch}/mlflow.db", f"tracking.artifacts={scratch}/artifacts"]
         runs = [run_training(seed, [*common, *arguments.overrides], models) for seed in arguments.seeds]
         inference = run_inference(models / f"seed{arguments.seeds[0]}", arguments.root.absolute(), Path(scratch))
@@ -83,7 +87,9 @@ def timed(command: list[str]) -> dict[str, float]:
 
 def write_results(runs: list[dict[str, Any]], inference: dict[str, Any], overrides: list[str]) -> None:
     machine = runs[0]["machine"]
-    hardware = re.sub(r"[^a-z0-9]+", "-", f"{machine['gpu'] or machine['cpu']} {machine['cores']} cores".lower()).strip("-")
+    hardware = re.sub(r"[^a-z0-9]+", "-", f"{machine['gpu'] or machine['cpu']} {machine['cores']} cores".lower()).strip(
+        "-"
+    )
     path = RESULTS / f"default_recipe_{hardware}_{datetime.now(UTC):%Y-%m-%d}.md"
     RESULTS.mkdir(exist_ok=True)
     kept = {"overrides": overrides, "runs": runs, "inference": inference}
@@ -95,13 +101,16 @@ def write_results(runs: list[dict[str, Any]], inference: dict[str, Any], overrid
 def report(runs: list[dict[str, Any]], inference: dict[str, Any], overrides: list[str]) -> list[str]:
     first = runs[0]
     machine, versions = first["machine"], first["versions"]
+    command = " ".join(["python commands.py train", *overrides, "seed=S"])
+    commit = str(first["git_commit"])[:12] + (" with changes" if first["git_dirty"] else "")
     lines = [
         "# The default recipe on CIFAR-10",
         "",
-        f"Command: `python commands.py train{''.join(f' {override}' for override in overrides)} seed=S`, alone on the machine.",
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, flags {' '.join(machine['flags'])}, GPU {machine['gpu']}.",
+        f"Command: `{command}`, alone on the machine.",
+        f"Machine: {machine['cpu']}, {machine['cores']} cores, GPU {machine['gpu']}.",
+        f"CPU flags: {' '.join(machine['flags'])}.",
         f"Computed in {first['precision']}. Versions: {', '.join(f'{k} {v}' for k, v in versions.items())}.",
-        f"Commit {str(first['git_commit'])[:12]}{' with changes' if first['git_dirty'] else ''}. n = {len(runs)} seeds.",
+        f"Commit {commit}. n = {len(runs)} seeds.",
         "",
         "| seed | test accuracy, TTA | plain | wall s | cpu s | weights SHA-256 |",
         "| --- | --- | --- | --- | --- | --- |",
@@ -116,9 +125,9 @@ def report(runs: list[dict[str, Any]], inference: dict[str, Any], overrides: lis
     same = inference["right"] == round(first["test/accuracy_tta"] * inference["images"])
     lines += [
         "",
-        f"`infer` on the {inference['images']:,} exported PNG files, seed {first['seed']}: {inference['right']:,} right, "
-        f"{'exactly' if same else 'NOT'} what training reported; {inference['wall_seconds']:.0f} s wall, "
-        f"{inference['cpu_seconds']:.0f} s cpu.",
+        f"`infer` on the {inference['images']:,} exported PNG files, seed {first['seed']}: "
+        f"{inference['right']:,} right, {'exactly' if same else 'NOT'} what training reported; "
+        f"{inference['wall_seconds']:.0f} s wall, {inference['cpu_seconds']:.0f} s cpu.",
     ]
     return lines
 

@@ -16,6 +16,10 @@ from cifar10.nearest import did_you_mean, nearest
 
 PROGRAM = "python commands.py"
 
+_HYDRA_FLAGS = ("m", "multirun", "cfg", "config-name", "config-path", "config-dir", "cn", "cp", "cd", "info", "run")
+_ABOUT_HYDRA_FLAGS = (
+    f"Hydra's own flags are not known here; one line is one run, and {PROGRAM} config shows its settings"
+)
 _LONG_DASHES = ("\u2012", "\u2013", "\u2014", "\u2212")  # what word processors make of two hyphens
 
 
@@ -147,11 +151,17 @@ class _Reader:
         if word == "-":
             return "a lone - means nothing here"
         written = word.lstrip("-" + "".join(_LONG_DASHES)).partition("=")[0]
+        if written in _HYDRA_FLAGS and self.takes_overrides:
+            return f"{word}: {_ABOUT_HYDRA_FLAGS}"
         alike = nearest(written, self.flags)
         return f"{word}: a flag begins with two hyphens{f'; did you mean --{alike}?' if alike else ''}"
 
     def _about_unknown_flag(self, written: str, value: str) -> str:
         name = written.replace("-", "_")
+        if written in _HYDRA_FLAGS and self.takes_overrides:
+            return f"--{written}: {_ABOUT_HYDRA_FLAGS}"
+        if self.takes_overrides and name in (setting.rpartition(".")[2] for setting in settings()):
+            return f"{self.name} has no flag --{written}{self._setting_advice(name, value)}"
         owners = [other for other, command in self.commands.items() if name in flags_of(command)]
         if owners:
             return f"--{written} belongs to {' and '.join(owners)}, not to {self.name}"

@@ -1,7 +1,7 @@
 """What a checkpoint file says, and what a `--checkpoint_name` may mean.
 
-A file is Lightning's own, plus one entry, `cifar10`: configuration, class names, data digest, git commit, versions and the
-epochs so far, all plain values, so it loads with `weights_only=True` and nothing in it can run.
+A file is Lightning's own, plus one entry, `cifar10`: configuration, class names, data digest, git commit, versions and
+the epochs so far, all plain values, so it loads with `weights_only=True` and nothing in it can run.
 """
 
 import hashlib
@@ -26,7 +26,14 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 
 _NETWORK_PREFIX = "network."
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
-_EXPECTED = {"class_names": list, "image_size": int, "data_digest": str, "precision": str, "config": dict, "history": list}
+_EXPECTED = {
+    "class_names": list,
+    "image_size": int,
+    "data_digest": str,
+    "precision": str,
+    "config": dict,
+    "history": list,
+}
 
 
 class CheckpointError(UserError):

@@ -37,6 +37,8 @@ def require_folder(output: str) -> None:
 def require_checkpoint(name: str, models_dir: str = "models") -> None:
     """Refuse a name that nothing bears; leave to `checkpoints.resolve_checkpoint` what takes more than a look."""
     models = Path(models_dir)
+    if name in ("best", "last") and not any(models.glob(f"*/{name}.ckpt")):
+        raise Misuse(f"no run in {models}/ has a {name}.ckpt; train one: python commands.py train")
     if _ELSEWHERE.fullmatch(name) or any(p.exists() for p in (Path(name), models / name, models / f"{name}.ckpt")):
         return
     known = [entry.name for entry in models.glob("*") if entry.is_dir() or entry.suffix == ".ckpt"]

@@ -1,7 +1,7 @@
 """What `conf/` offers: its groups, their options and their settings. Needs no Hydra."""
 
-from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 CONF = Path(__file__).resolve().parent.parent / "conf"
 """The folder of the YAML files: one sub-folder a group, one file an option."""
@@ -21,24 +21,26 @@ def options(group: str) -> list[str]:
 
 
 def settings() -> list[str]:
-    """Return the dotted keys that the files mention, sorted; overlays of whole runs (`experiment`) aside."""
-    names = set(_top_level_keys(CONF / "config.yaml"))
-    for group in groups():
+    """Return the dotted keys that the files mention, those of `config.yaml` first; overlays of whole runs aside."""
+    top = _content(CONF / "config.yaml")
+    chosen = [group for entry in top.get("defaults", []) if isinstance(entry, dict) for group in entry]
+    names = list(_keys(top))
+    for group in chosen:
         if group != "experiment":
-            names.update(f"{group}.{key}" for option in options(group) for key in _keys_of(group, option))
-    return sorted(names)
+            contents = [_content(CONF / group / f"{option}.yaml") for option in options(group)]
+            names += [f"{group}.{key}" for content in contents for key in _keys(content)]
+    return list(dict.fromkeys(names))
 
 
-def _keys_of(group: str, option: str) -> Iterator[str]:
-    return _top_level_keys(CONF / group / f"{option}.yaml")
+def _keys(content: dict[str, Any]) -> list[str]:
+    return [key for key in content if key not in _NO_SETTINGS]
 
 
-def _top_level_keys(file: Path) -> Iterator[str]:
+def _content(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
         content = yaml.safe_load(file.read_text(encoding="utf-8"))
     except (OSError, ValueError, yaml.YAMLError):
-        return
-    if isinstance(content, dict):
-        yield from (str(key) for key in content if key not in _NO_SETTINGS)
+        return {}
+    return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}

@@ -64,7 +64,8 @@ def _last_screen(name: str, folder: Path, accuracy: float, num_images: int, summ
     right = "" if summary.accuracy is None else f", {summary.accuracy:.0%} of them rightly"
     print(
         f"""
-It works. A small network learnt ten drawn shapes ({accuracy:.1%} of unseen ones right) and named {num_images} images{right}.
+It works. A small network learnt ten drawn shapes ({accuracy:.1%} of unseen ones right)
+and named {num_images} images{right}.
 
   {folder}/best.ckpt              the network; it carries its configuration, classes and origin
   {folder}/scores.json            every score, with seed, versions and machine

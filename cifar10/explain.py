@@ -66,8 +66,11 @@ def _sources(composition: Composition) -> dict[Path, str]:
         if layer.config_path is not None and not layer.config_path.startswith("hydra/"):
             sources.update(_set_by_file(layer))
     for override in composition.overrides:
-        if not is_choice(override) and not override.is_delete():
-            sources.update(_leaves(override.value(), tuple(override.key_or_group.split(".")), "command line"))
+        path = tuple(override.key_or_group.split("."))
+        if override.is_delete():
+            sources = {key: source for key, source in sources.items() if key[: len(path)] != path}
+        elif not is_choice(override):
+            sources.update(_leaves(override.value(), path, "command line"))
     return sources
 
 

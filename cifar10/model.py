@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytorch_lightning as pl
 import torch
+from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 
@@ -82,7 +83,7 @@ class Classifier(pl.LightningModule):
 
     # -- learning ------------------------------------------------------------------------------------------------
 
-    def configure_optimizers(self) -> dict[str, Any]:
+    def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and let the schedule move its rates at every step."""
         optimizer = build(self.config.optimizer, network=self.network, params=self.network.parameters())
         schedule = build(self.config.schedule)

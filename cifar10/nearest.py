@@ -3,21 +3,37 @@
 import difflib
 from collections.abc import Iterable
 
+_OTHER_NAMES = {
+    "arch": "model",
+    "bs": "batch_size",
+    "ckpt": "checkpoint_name",
+    "data": "data_loading",
+    "dataset": "data_loading",
+    "gpu": "accelerator",
+    "gpus": "devices",
+    "learning_rate": "lr",
+    "net": "model",
+    "network": "model",
+    "scheduler": "schedule",
+    "wd": "weight_decay",
+}
+"""What the same settings are called by others."""
 _LIKENESS = 0.65  # difflib's ratio; two swapped letters of three, as in `cvs`, give 0.67
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name most like `name`, or None if none is alike.
+    """Return the known name most like `name`, the first of several, or None if none is alike.
 
-    Dotted names are compared by their last part as well, so `epoch` finds `training.epochs`; and a name that is the
-    beginning of exactly one known name finds it.
+    Dotted names are compared by their last part as well, so `epoch` finds `training.epochs`; so are names that other
+    programs use; and the beginning of just one known name, or a word of it, finds it.
     """
-    candidates = sorted(set(known))
+    candidates = list(dict.fromkeys(known))
     folded = _fold(name)
-    for alike in (_same(folded, candidates), _close(folded, candidates), _beginning(folded, candidates)):
+    elsewhere = _OTHER_NAMES.get(_last(folded), folded)
+    for alike in (_same(folded, candidates), _same(elsewhere, candidates), _close(folded, candidates)):
         if alike:
             return alike
-    return None
+    return _part(folded, candidates)
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
@@ -42,14 +58,16 @@ def _same(name: str, candidates: list[str]) -> str | None:
 
 
 def _close(name: str, candidates: list[str]) -> str | None:
-    whole = {_fold(known): known for known in candidates}
-    last = {_fold(_last(known)): known for known in candidates}
+    whole = {_fold(known): known for known in reversed(candidates)}  # the first of equals stays
+    last = {_fold(_last(known)): known for known in reversed(candidates)}
     for names, wanted in ((whole, name), (last, _last(name))):
         for match in difflib.get_close_matches(wanted, names, n=1, cutoff=_LIKENESS):
             return names[match]
     return None
 
 
-def _beginning(name: str, candidates: list[str]) -> str | None:
+def _part(name: str, candidates: list[str]) -> str | None:
+    """Return the one candidate that begins with `name` or has it as one of its words."""
     longer = [known for known in candidates if len(name) > 1 and _fold(known).startswith(name)]
+    longer = longer or [known for known in candidates if name in _fold(_last(known)).split("_")]
     return longer[0] if len(longer) == 1 else None

@@ -5,6 +5,7 @@ import shlex
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
+from pathlib import PurePath
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
@@ -49,6 +50,9 @@ def _grammar_advice(line: str) -> str:
         return f"{line!r} has characters that Hydra cannot read"
     if not equals:
         return f"{shown(line)} is not an override: write KEY=VALUE, as in model=resnet18 or training.epochs=5"
+    tight = f"{key.rstrip(':')}={value.lstrip('= ')}"
+    if tight != line and _readable(tight):
+        return f"{shown(line)} is not an override: write {tight}"
     if not re.fullmatch(r"(\+\+?|~)?[A-Za-z_][\w./@:-]*", key, re.ASCII):
         return (
             f"{shown(line)} is not an override: {shown(key)} cannot be a key; write KEY=VALUE, as in training.epochs=5"
@@ -57,13 +61,21 @@ def _grammar_advice(line: str) -> str:
     return f"{key}: Hydra reads {shown(value)} only in quotes: {shlex.quote(quoted)}"
 
 
+def _readable(line: str) -> bool:
+    try:
+        OverridesParser.create().parse_override(line)
+    except HydraException:
+        return False
+    return True
+
+
 def _choice_problem(override: Override) -> str | None:
     group, choice = override.key_or_group, override.value()
     known = options(group)
     listed = f"choose one of {', '.join(known) or '(none yet)'}"
     if override.package is not None:
         return "a group has its one place here; leave out @ and what follows"
-    if override.is_delete():
+    if override.is_delete() or (choice is None and group not in Config.model_fields):
         return None
     if override.is_sweep_override() or (isinstance(choice, list) and group in Config.model_fields):
         return f"several are given, and a run has one; {listed}"
@@ -72,7 +84,8 @@ def _choice_problem(override: Override) -> str | None:
         if isinstance(option, dict):
             return f"{listed}; a value in it is set as {group}.KEY=VALUE"
         if shown(option) not in known:
-            return f"there is no {shown(option)} among {', '.join(known)}{did_you_mean(str(option), known)}"
+            advice = did_you_mean(PurePath(str(option)).stem, known)
+            return f"there is no {shown(option)} among {', '.join(known)}{advice}"
     return None
 
 
@@ -84,7 +97,9 @@ def _value_problem(override: Override) -> str | None:
         group = key.partition("/")[0]
         return f"there is no such group{did_you_mean(group, groups())}"
     if override.is_sweep_override():
-        return "several values are given, and a run has one; a list is written [1,2]"
+        value = str(override.input_line).partition("=")[2]
+        example = f"[{value}]" if "(" not in value else "[1,2]"
+        return f"several values are given, and a run has one; a list is written {example}"
     return None
 
 
@@ -98,6 +113,8 @@ def _forced(override: Override) -> Override:
     if override.is_delete():
         return override
     line = str(override.input_line).lstrip("+")
+    if is_choice(override) and override.value() is None:
+        return replace(override, type=OverrideType.DEL, input_line=f"~{override.key_or_group}")
     if is_choice(override):
         return replace(override, type=OverrideType.CHANGE, input_line=line)
     return replace(override, type=OverrideType.FORCE_ADD, input_line=f"++{line}")

@@ -69,7 +69,8 @@ class TrainingProgress(ProgressBar):
             return
         line = (
             f"epoch {int(scores['epoch']) + 1}/{self.num_epochs}: loss {scores['train/loss']:.3f}, "
-            f"accuracy {scores['train/accuracy']:.1%}{self.validation}, {scores['seconds']:.1f} s, {self._pace(trainer)}"
+            f"accuracy {scores['train/accuracy']:.1%}{self.validation}, "
+            f"{scores['seconds']:.1f} s, {self._pace(trainer)}"
         )
         self._shown_at = time.monotonic()
         if self._bar is None:

@@ -1,6 +1,6 @@
 """When and how training saves: never half a file under a final name, never a crash that costs more than a minute.
 
-`last.ckpt` is written at the end of each epoch, within an epoch after `save_every_seconds`, and when somebody interrupts.
+`last.ckpt` is written at the end of each epoch, within an epoch after `save_every_seconds`, and on a signal to stop.
 `best.ckpt` is the same file under a second name, whenever an epoch was the best so far.
 """
 

@@ -31,7 +31,8 @@ _SQLITE = "sqlite:///"
 class Tracker(Protocol):
     """Where a run is recorded."""
 
-    run_id: str | None
+    @property
+    def run_id(self) -> str | None: ...
 
     def start(self, parameters: dict[str, Any], tags: dict[str, Any], data: dict[str, str]) -> None: ...
     def log_history(self, history: list[dict[str, float]]) -> None: ...
@@ -44,7 +45,7 @@ class Tracker(Protocol):
 class NoTracker:
     """Records nothing; the run's folder has it all."""
 
-    run_id = None
+    run_id: str | None = None
 
     def start(self, parameters: dict[str, Any], tags: dict[str, Any], data: dict[str, str]) -> None: ...
     def log_history(self, history: list[dict[str, float]]) -> None: ...
@@ -119,7 +120,7 @@ class MLflowTracker:
         if uri.startswith(_SQLITE):
             Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
         self.client = MlflowClient(tracking_uri=uri)
-        self.run_id = self._continued(run_id) or self._begun(run_name)
+        self.run_id: str = self._continued(run_id) or self._begun(run_name)
         self._last_step = self._last_logged_step()
         self._jobs: queue.Queue[Callable[[], object] | None] = queue.Queue()
         self._failure: str | None = None

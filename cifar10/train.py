@@ -58,7 +58,7 @@ def make_network(config: Config, data: DataSet) -> nn.Module:
     network: nn.Module = build(config.model, num_classes=data.num_classes, image_size=data.image_size)
     network.fit_to(data.train.images)  # type: ignore[operator]
     if config.training.channels_last:
-        network = network.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        network = network.to(memory_format=torch.channels_last)
     return network
 
 

@@ -13,6 +13,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAverag
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from cifar10.config import Config, TrainingConfig
+from cifar10.devices import computes_bf16
 from cifar10.errors import UserError
 from cifar10.saving import AtomicCheckpointIO
 
@@ -53,17 +54,8 @@ def resolve_precision(training: TrainingConfig) -> Precision:
     """Return what the run computes in: bf16 where it is the hardware's own and nothing else was asked for."""
     if training.precision != "auto":
         return training.precision
-    if resolve_accelerator(training) == "gpu":
-        return "bf16" if torch.cuda.is_bf16_supported(including_emulation=False) else "fp32"
-    return "bf16" if cpu_computes_bf16() else "fp32"
-
-
-def cpu_computes_bf16() -> bool:
-    """Whether this CPU multiplies bfloat16 itself (AVX-512 BF16 or AMX); emulated, it is slower than float32."""
-    if not hasattr(torch.cpu, "get_capabilities"):
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    device = torch.device("cuda" if resolve_accelerator(training) == "gpu" else "cpu")
+    return "bf16" if computes_bf16(device) else "fp32"
 
 
 def limit_threads(training: TrainingConfig) -> None:

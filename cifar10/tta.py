@@ -1,6 +1,6 @@
 """Test-time augmentation: ask about an image and its shifted and mirrored selves, and average the answers.
 
-The weighting of six views follows the CIFAR speedruns (tysam-code/hlb-CIFAR10, KellerJordan/cifar10-airbench): the image
+The weights of six views follow the CIFAR speedruns (tysam-code/hlb-CIFAR10, KellerJordan/cifar10-airbench): the image
 and its mirror count half, two diagonal shifts by one pixel and their mirrors the other half.
 """
 

@@ -15,6 +15,8 @@ Model = TypeVar("Model", bound=BaseModel)
 _PLAIN_WORDS = {
     "a valid integer": "a whole number",
     "a valid boolean": "true or false",
+    "a valid array": "a list, as in [1,2]",
+    "an object": "a mapping, as in {key: 1}",
     "a valid ": "a ",
     " after validation": "",
 }
@@ -71,9 +73,14 @@ def problems_of(error: ValidationError, values: Mapping[str, Any], known: Iterab
 
 def shown(value: Any) -> str:
     """Return `value` as it would be written in YAML on one line, shortened if long."""
-    text = value if isinstance(value, str) and value.strip() else json.dumps(value, ensure_ascii=False, default=str)
+    text = value if _is_plain_text(value) else json.dumps(value, ensure_ascii=False, default=str)
     text = text.replace("\n", " ")
     return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+
+
+def _is_plain_text(value: Any) -> bool:
+    """Return whether `value` is a string that nobody takes for something else when it stands without quotes."""
+    return isinstance(value, str) and not re.fullmatch(r"\s*|[-+.\d][-+.\de]*|true|false|null", value, re.IGNORECASE)
 
 
 def _key(details: ErrorDetails, values: Any) -> str:

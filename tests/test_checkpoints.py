@@ -79,7 +79,10 @@ def _truncated(path: Path) -> None:
 
 def _compressed(path: Path) -> None:
     save(path.with_suffix(".raw"), make_raw())
-    with zipfile.ZipFile(path.with_suffix(".raw")) as source, zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target:
+    with (
+        zipfile.ZipFile(path.with_suffix(".raw")) as source,
+        zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as target,
+    ):
         for name in source.namelist():
             target.writestr(name, source.read(name))
 
@@ -187,7 +190,7 @@ def test_names_mean_what_they_say(tmp_path: Path) -> None:
 
 def test_an_unknown_name_lists_what_there_is(tmp_path: Path) -> None:
     save(tmp_path / "first" / "best.ckpt", make_raw())
-    with pytest.raises(CheckpointError, match="there is no checkpoint 'second'.*holds: first"):
+    with pytest.raises(CheckpointError, match=r"there is no checkpoint 'second'.*holds: first"):
         resolve_checkpoint("second", str(tmp_path))
     with pytest.raises(CheckpointError, match="holds none yet; train one"):
         resolve_checkpoint("second", str(tmp_path / "empty"))

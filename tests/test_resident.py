@@ -1,5 +1,7 @@
 """Resident batches: every image once an epoch, the same whoever asks, and exact to go on from."""
 
+from typing import Any
+
 import numpy as np
 import pytest
 import torch
@@ -31,11 +33,16 @@ def make_split(num_images: int = 24) -> Split:
     return Split(images, torch.arange(num_images) % 4)
 
 
-def make_batches(batch_size: int = 8, num_images: int = 24, **options: object) -> TrainingBatches:
+def make_batches(batch_size: int = 8, num_images: int = 24, **options: Any) -> TrainingBatches:
     sharing = {key: options.pop(key) for key in ("parts", "rank", "world_size", "seed") if key in options}
     config = AugmentationConfig.model_validate({**PLAIN, **options})
     return TrainingBatches(
-        make_split(num_images), 4, config, batch_size, device=CPU, **{"seed": 0, **sharing}  # type: ignore[arg-type]
+        make_split(num_images),
+        4,
+        config,
+        batch_size,
+        device=CPU,
+        **{"seed": 0, **sharing},
     )
 
 
@@ -45,7 +52,8 @@ def images_of(batches: TrainingBatches, epoch: int = 0, first: int = 0) -> Tenso
 
 
 def sorted_rows(images: Tensor) -> Tensor:
-    return images.flatten(1).long().unique(dim=0)
+    rows: Tensor = images.flatten(1).long().unique(dim=0)
+    return rows
 
 
 def test_packing_loses_nothing() -> None:
@@ -70,7 +78,7 @@ def test_epochs_differ_in_order_and_repeat_exactly() -> None:
 
 
 def test_going_on_within_an_epoch_gives_the_rest_of_it() -> None:
-    options = {"crop_padding": 2, "flip": "random", "cutout": 3, "mixup": 0.4}
+    options: dict[str, Any] = {"crop_padding": 2, "flip": "random", "cutout": 3, "mixup": 0.4}
     whole = images_of(make_batches(**options), epoch=3)
     rest = images_of(make_batches(**options), epoch=3, first=2)
     assert torch.equal(whole[16:], rest)
@@ -85,10 +93,12 @@ def test_position_is_asked_for_at_the_first_batch_not_at_iter() -> None:
 
 @pytest.mark.parametrize(("parts", "world_size"), [(2, 1), (1, 2), (2, 2)])
 def test_sharing_a_batch_changes_neither_images_nor_augmentation(parts: int, world_size: int) -> None:
-    options = {"crop_padding": 2, "flip": "random", "brightness": 0.3, "cutmix": 1.0}
+    options: dict[str, Any] = {"crop_padding": 2, "flip": "random", "brightness": 0.3, "cutmix": 1.0}
     whole = images_of(make_batches(**options))
     shares = [
-        images_of(make_batches(**options, parts=parts, rank=rank, world_size=world_size)).split(8 // parts // world_size)
+        images_of(make_batches(**options, parts=parts, rank=rank, world_size=world_size)).split(
+            8 // parts // world_size
+        )
         for rank in range(world_size)
     ]
     together = torch.cat([share for row in zip(*shares, strict=True) for share in row])
@@ -121,7 +131,11 @@ def test_crops_are_shifts_of_the_reflected_image() -> None:
         for left in range(2 * padding + 1)
         for row in padded[:, :, top : top + SIZE, left : left + SIZE].flatten(1).tolist()
     }
-    seen = {tuple(row) for epoch in range(4) for row in images_of(make_batches(crop_padding=padding), epoch).flatten(1).tolist()}
+    seen = {
+        tuple(row)
+        for epoch in range(4)
+        for row in images_of(make_batches(crop_padding=padding), epoch).flatten(1).tolist()
+    }
     assert seen <= allowed
     assert len(seen) > 2 * len(split)  # they do move
 
@@ -136,7 +150,7 @@ def test_cutout_leaves_a_square_of_the_mean_colour() -> None:
 
 @pytest.mark.parametrize("kind", ["mixup", "cutmix"])
 def test_mixed_targets_are_probabilities_of_two_classes_at_most(kind: str) -> None:
-    batches = make_batches(**{kind: 1.0})
+    batches = make_batches(8, 24, **{kind: 1.0})
     for _, targets in batches:
         torch.testing.assert_close(targets.sum(dim=1), torch.ones(8))
         assert int((targets > 0).sum(dim=1).max()) <= 2

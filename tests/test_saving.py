@@ -31,7 +31,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
         path.write_text("ne")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(UserError, match="No space left on device.*What was saved before is untouched"):
+    with pytest.raises(UserError, match=r"No space left on device.*What was saved before is untouched"):
         write_atomically(target, half)
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["last.ckpt"]
@@ -57,5 +57,5 @@ def test_killed_while_writing_the_file_is_whole(tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    with pytest.raises(UserError, match="cannot be written.*models_dir"):
+    with pytest.raises(UserError, match=r"cannot be written.*models_dir"):
         prepare_folder(tmp_path / "file" / "run")

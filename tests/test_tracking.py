@@ -48,6 +48,7 @@ def test_epochs_are_recorded_once_also_over_a_resume(store: Path) -> None:
     assert run.data.params == {"training.epochs": "4"}
     assert run.data.tags["git_commit"] == "abc"
     assert run.info.status == "FINISHED"
+    assert run.inputs is not None
     assert run.inputs.dataset_inputs[0].dataset.name == "toy"
 
 

@@ -76,7 +76,7 @@ def test_parts_of_a_batch_add_up_to_the_batch() -> None:
         ["augmentation.cutmix=1.0", "training.ema_decay=0.5"],
         ["training.monitor=null", "data_loading.validation_size=0", "tracking.tensorboard=true"],
     ],
-    ids=lambda options: " ".join(options),
+    ids=" ".join,
 )
 def test_every_part_trains(options: list[str]) -> None:
     facts = run("part", *options, "training.epochs=1")

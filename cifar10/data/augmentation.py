@@ -1,7 +1,7 @@
 """What happens to a training batch, folded into the one gather that fetches it.
 
-Pixels are kept packed, red, green, blue and nothing as one int32, so that moving a pixel is moving one number. A crop, a
-mirror image and a hole then only change which numbers are gathered. What changes colours or blends images follows in
+Pixels are kept packed, red, green, blue and nothing as one int32, so that moving a pixel is moving one number. A crop,
+a mirror image and a hole then only change which numbers are gathered. What changes colours or blends images follows in
 float. Every draw is made on the CPU for the whole batch, keyed by (seed, epoch, step): it depends neither on the device
 nor on how many processes share the batch.
 
@@ -120,9 +120,7 @@ class Augmentation:
         images[:, :, top:bottom, left:right] = partners[:, :, top:bottom, left:right]
         return images
 
-    def _gather(
-        self, packed: Tensor, indices: NDArray[np.int64], draws: Draws, positions: NDArray[np.int64]
-    ) -> Tensor:
+    def _gather(self, packed: Tensor, indices: NDArray[np.int64], draws: Draws, positions: NDArray[np.int64]) -> Tensor:
         line = np.arange(self.size)
         rows = _reflect(line + draws.shift[positions, :1], self.size)  # (b, H)
         columns = _reflect(line + draws.shift[positions, 1:], self.size)  # (b, W)
@@ -151,17 +149,19 @@ def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:
 def _reflect(positions: NDArray[np.int64], size: int) -> NDArray[np.int64]:
     """Fold positions outside [0, size) back in, as a mirror at the border pixel does."""
     last = size - 1
-    return last - np.abs(last - np.abs(positions))
+    folded: NDArray[np.int64] = last - np.abs(last - np.abs(positions))
+    return folded
 
 
 def _recolour(images: Tensor, factors: Tensor) -> Tensor:  # float (b, 3, H, W), (b, 3) -> float (b, 3, H, W)
     brightness, contrast, saturation = factors.view(-1, 3, 1, 1).split(1, dim=1)
     images = images * brightness
     luma = torch.tensor(_GREY, device=images.device).view(1, 3, 1, 1)
-    mean = (images * luma).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
+    mean: Tensor = (images * luma).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
     images = mean + (images - mean) * contrast
     grey = (images * luma).sum(dim=1, keepdim=True)
-    return (grey + (images - grey) * saturation).clamp(0, 255)
+    images = grey + (images - grey) * saturation
+    return images.clamp(0, 255)
 
 
 def _random_box(random: np.random.Generator, size: int, area: float) -> tuple[int, int, int, int]:

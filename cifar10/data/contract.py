@@ -94,9 +94,7 @@ def hold_out(pool: Split, size: int, seed: int) -> tuple[Split, Split]:
         DataError: `size` leaves no image to train on.
     """
     if size >= len(pool):
-        raise DataError(
-            f"validation_size={size} leaves nothing to train on: the training split has {len(pool)} images"
-        )
+        raise DataError(f"validation_size={size} leaves nothing to train on: the training split has {len(pool)} images")
     generator = torch.Generator().manual_seed(seed)
     counts = torch.bincount(pool.labels)
     exact = counts.double() * size / len(pool)

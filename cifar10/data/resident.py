@@ -1,7 +1,8 @@
 """The whole data set on the device as uint8, and batches cut from it: no workers, no files, no copies.
 
 Iterating a `TrainingBatches` is repeatable: which images come when, and how they are changed, follows from
-(seed, epoch, position) alone. `follow` ties it to a trainer's progress, so training goes on exactly where it was cut off.
+(seed, epoch, position) alone. `follow` ties it to a trainer's progress, so training goes on exactly where it was cut
+off.
 """
 
 from collections.abc import Callable, Iterator
@@ -115,9 +116,7 @@ class TrainingBatches:
 class EvaluationBatches:
     """A split in its own order, as it is; each of several processes gets its own share, and no image comes twice."""
 
-    def __init__(
-        self, split: Split, batch_size: int, device: torch.device, rank: int = 0, world_size: int = 1
-    ) -> None:
+    def __init__(self, split: Split, batch_size: int, device: torch.device, rank: int = 0, world_size: int = 1) -> None:
         self.images = split.images.to(device)
         self.labels = split.labels.to(device)
         self.batch_size = batch_size

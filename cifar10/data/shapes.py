@@ -14,7 +14,7 @@ from pydantic import Field, NonNegativeInt, PositiveInt
 
 from cifar10.data.contract import DataSet, Split
 
-Field2D = NDArray[np.float32]
+Field2D = NDArray[np.floating]
 """Signed distance to a figure's edge in units of its radius, (N, H, W); negative inside."""
 
 _LEAST_CONTRAST = 60.0  # distance of figure and ground in grey levels
@@ -22,21 +22,25 @@ _NOISE = 12.0  # standard deviation in grey levels
 
 
 def _disk(x: Field2D, y: Field2D) -> Field2D:
-    return np.hypot(x, y) - 1
+    distance: Field2D = np.hypot(x, y) - 1
+    return distance
 
 
 def _square(x: Field2D, y: Field2D) -> Field2D:
-    return np.maximum(np.abs(x), np.abs(y)) - 0.9
+    distance: Field2D = np.maximum(np.abs(x), np.abs(y)) - 0.9
+    return distance
 
 
 def _triangle(x: Field2D, y: Field2D) -> Field2D:
-    return np.maximum(0.87 * np.abs(x) - 0.5 * y, y) - 0.55
+    distance: Field2D = np.maximum(0.87 * np.abs(x) - 0.5 * y, y) - 0.55
+    return distance
 
 
 def _plus(x: Field2D, y: Field2D) -> Field2D:
     across = np.maximum(np.abs(x) - 1, np.abs(y) - 0.3)
     upright = np.maximum(np.abs(x) - 0.3, np.abs(y) - 1)
-    return np.minimum(across, upright)
+    distance: Field2D = np.minimum(across, upright)
+    return distance
 
 
 def _cross(x: Field2D, y: Field2D) -> Field2D:
@@ -44,15 +48,18 @@ def _cross(x: Field2D, y: Field2D) -> Field2D:
 
 
 def _ring(x: Field2D, y: Field2D) -> Field2D:
-    return np.abs(_disk(x, y) + 0.25) - 0.2
+    distance: Field2D = np.abs(_disk(x, y) + 0.25) - 0.2
+    return distance
 
 
 def _frame(x: Field2D, y: Field2D) -> Field2D:
-    return np.abs(_square(x, y) + 0.25) - 0.2
+    distance: Field2D = np.abs(_square(x, y) + 0.25) - 0.2
+    return distance
 
 
 def _rows(x: Field2D, y: Field2D) -> Field2D:
-    return np.maximum(_square(x, y), 0.2 * np.sin(2.5 * np.pi * y))
+    distance: Field2D = np.maximum(_square(x, y), 0.2 * np.sin(2.5 * np.pi * y))
+    return distance
 
 
 def _columns(x: Field2D, y: Field2D) -> Field2D:
@@ -60,7 +67,8 @@ def _columns(x: Field2D, y: Field2D) -> Field2D:
 
 
 def _checkers(x: Field2D, y: Field2D) -> Field2D:
-    return np.maximum(_square(x, y), 0.2 * np.sin(1.75 * np.pi * x) * np.sin(1.75 * np.pi * y))
+    distance: Field2D = np.maximum(_square(x, y), 0.2 * np.sin(1.75 * np.pi * x) * np.sin(1.75 * np.pi * y))
+    return distance
 
 
 _FIGURES = {
@@ -111,9 +119,7 @@ def _draw_split(num_images: int, size: int, random: np.random.Generator) -> Spli
     return Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
 
 
-def _random_frames(
-    num_images: int, size: int, random: np.random.Generator
-) -> tuple[Field2D, Field2D, Field2D]:
+def _random_frames(num_images: int, size: int, random: np.random.Generator) -> tuple[Field2D, Field2D, Field2D]:
     """Return pixel positions relative to a figure's centre in units of its radius, and the radius in pixels."""
     radius = random.uniform(0.22, 0.38, (num_images, 1, 1)) * size
     centre = random.uniform(0.38, 0.62, (2, num_images, 1, 1)) * size

@@ -1,4 +1,4 @@
-"""The first layer of every network: uint8 pixels in, centred floats out. An exported model thus takes what a decoder gives."""
+"""The first layer of every network: bytes in, centred floats out. An exported model takes what a decoder gives."""
 
 import torch
 from torch import Tensor, nn

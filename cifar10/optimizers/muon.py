@@ -1,8 +1,8 @@
 """Muon: momentum whose matrix is replaced by its nearest orthogonal one, so that every direction learns at one rate.
 
 Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024),
-https://kellerjordan.github.io/posts/muon/. Filters are updated so; the head and the vectors by SGD with momentum, in the
-same optimizer, because Lightning, schedules and checkpoints then have one thing to keep.
+https://kellerjordan.github.io/posts/muon/. Filters are updated so; the head and the vectors by SGD with momentum, in
+the same optimizer, because Lightning, schedules and checkpoints then have one thing to keep.
 """
 
 from collections.abc import Callable
@@ -106,7 +106,7 @@ def orthogonalize(matrix: Tensor, rounds: int = _ROUNDS) -> Tensor:
         rounds: Newton-Schulz iterations.
     """
     wide = matrix.shape[0] <= matrix.shape[1]
-    x = matrix if wide else matrix.T  # (m, n) with m <= n: the products below are (m, m)
+    x: Tensor = matrix if wide else matrix.T  # (m, n) with m <= n: the products below are (m, m)
     x = x / (x.norm() + 1e-7)  # singular values into (0, 1]
     for _ in range(rounds):
         gram = x @ x.T
