@@ -3,9 +3,11 @@
 Values and defaults live in the YAML files; nothing here has a default, so what a run does can be read there.
 """
 
+import re
 from typing import Annotated, Any, Literal
 
 from pydantic import (
+    AfterValidator,
     BaseModel,
     ConfigDict,
     Field,
@@ -18,7 +20,15 @@ from pydantic import (
 )
 
 Fraction = Annotated[float, Field(ge=0, lt=1)]
-RunName = Annotated[str, Field(pattern=r"^[\w][\w.+-]*$", max_length=120)]
+
+
+def _plain_name(name: str) -> str:
+    if not re.fullmatch(r"\w[\w.+-]*", name):
+        raise ValueError(f"must be a plain folder name, of letters, digits and . _ + - only, not {name}")
+    return name
+
+
+RunName = Annotated[str, Field(max_length=120), AfterValidator(_plain_name)]
 """One plain folder name: letters, digits and . _ + - only."""
 TTA = Literal["none", "mirror", "mirror_translate"]
 

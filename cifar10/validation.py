@@ -60,7 +60,8 @@ def problems_of(error: ValidationError, values: Mapping[str, Any], known: Iterab
     messages: dict[str, list[str]] = {}
     unknown: set[str] = set()
     for details in error.errors(include_url=False):
-        key, message = _key(details, values), _message(details)
+        key = _key(details, values)
+        message = _message(details, key)
         if details["type"] == "extra_forbidden":
             unknown.add(key)
         if message not in messages.setdefault(key, []):  # members of a union may complain alike
@@ -97,7 +98,7 @@ def _key(details: ErrorDetails, values: Any) -> str:
     return ".".join(parts)
 
 
-def _message(details: ErrorDetails) -> str:
+def _message(details: ErrorDetails, key: str) -> str:
     kind, text = details["type"], details["msg"]
     if kind == "extra_forbidden":
         return "there is no such setting"
@@ -105,6 +106,10 @@ def _message(details: ErrorDetails) -> str:
         return "is missing"
     if kind in ("value_error", "assertion_error"):
         return text.partition(", ")[2]
+    if kind == "string_type" and isinstance(details["input"], int | float):
+        return (
+            f"must be a string, as {shown(details['input'])} is only in quotes: '{key}=\"{shown(details['input'])}\"'"
+        )
     text = re.sub(r"^\w+ should ", "must ", text)
     for technical, plain in _PLAIN_WORDS.items():
         text = text.replace(technical, plain)

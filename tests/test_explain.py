@@ -1,5 +1,6 @@
 """The configuration as YAML, each value with its origin."""
 
+import functools
 import re
 from pathlib import Path
 
@@ -13,6 +14,7 @@ from cifar10.explain import explain
 QUICK = "data_loading=shapes"
 
 
+@functools.cache
 def origins(*overrides: str) -> dict[str, str]:
     """Return where each value came from, by its dotted key, as the text says."""
     found: dict[str, str] = {}
@@ -71,7 +73,7 @@ def test_every_value_has_an_origin() -> None:
 )
 def test_a_value_is_traced_to_who_set_it_last(key: str, origin: str) -> None:
     overrides = "model=resnet18 model.width=8 training=long tracking=server run_name=x ~optimizer.momentum"
-    assert origins(*overrides.split(), "evaluation={tta: none}")[key] == origin
+    assert origins(*overrides.split(), "+evaluation.tta=none")[key] == origin
 
 
 def test_an_experiment_is_named_for_what_it_sets() -> None:

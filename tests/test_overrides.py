@@ -22,6 +22,12 @@ def told(*lines: str) -> list[str]:
         ("model=5", "model: there is no 5 among"),
         ("model={width: 5}", "a value in it is set as model.KEY=VALUE"),
         ("seed=1,2", "seed: several values are given, and a run has one; a list is written [1,2]"),
+        ("data_loading.classes=cat,dog", "a list is written [cat,dog]"),
+        ("training=long.yaml", "there is no long.yaml among default, long; did you mean long?"),
+        ("model=conf/model/speed.yaml", "did you mean speed?"),
+        ("seed==3", "seed==3 is not an override: write seed=3"),
+        ("seed = 3", "seed = 3 is not an override: write seed=3"),
+        ("training.epochs:=3", "write training.epochs=3"),
         ("training.epochs=range(1,5)", "training.epochs: several values are given"),
         ("model=resnet18,speed", "model: several are given, and a run has one"),
         ("model@net=resnet18", "model: a group has its one place here"),
@@ -63,6 +69,13 @@ def test_a_value_is_forced_in_with_or_without_plus(line: str) -> None:
 def test_a_choice_is_a_change_with_or_without_plus(line: str) -> None:
     [override], _ = parse_overrides([line])
     assert override.input_line == "model=speed"
+
+
+@pytest.mark.parametrize("line", ["experiment=null", "+experiment=null", "~experiment"])
+def test_an_experiment_can_be_left_out(line: str) -> None:
+    [override], problems = parse_overrides([line])
+    assert not problems
+    assert override.input_line == "~experiment"
 
 
 def test_the_good_ones_are_kept_beside_the_bad_ones() -> None:
