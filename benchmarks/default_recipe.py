@@ -72,7 +72,7 @@ def run_inference(run: Path, root: Path, scratch: Path) -> dict[str, Any]:
     command = [sys.executable, "commands.py", "infer", f"--test_dir={images}", f"--checkpoint_name={checkpoint}"]
     seconds = timed([*command, f"--output={table}"])
     rows = [json.loads(line) for line in table.read_text().splitlines()]
-    right = sum(Path(row["path"]).parts[0] == row["predicted"] for row in rows)
+    right = sum(Path(row["path"]).parts[0] == row["class_name"] for row in rows)
     return {"images": len(rows), "right": right, **seconds}
 
 

@@ -9,7 +9,7 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
-from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging
+from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from cifar10.config import Config, TrainingConfig
@@ -95,6 +95,7 @@ def make_trainer(config: Config, folder: Path, callbacks: list[Callback]) -> pl.
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
+        enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),  # Lightning's uses stdout
         benchmark=True,
     )
 
