@@ -1,6 +1,6 @@
 """MLflow's record of a run: written from one thread of its own, so that neither a slow nor a dead store stops training.
 
-What is sent is also in the run's folder (`history.jsonl`, `scores.json`, figures, checkpoints): a store that goes away
+What is sent is also in the run's folder (`history.csv`, `scores.json`, figures, checkpoints): a store that goes away
 costs a warning, not a result. Epochs are sent by number, and only those that the store does not have yet, so a resumed
 run leaves neither gaps nor doubles.
 """

@@ -115,5 +115,5 @@ def _loggers(config: Config, folder: Path) -> list[TensorBoardLogger]:
     if not config.tracking.tensorboard:
         return []
     if importlib.util.find_spec("tensorboard") is None:
-        raise UserError("tracking.tensorboard=true needs the package: pip install 'cifar10[tensorboard]'")
+        raise UserError("tracking.tensorboard=true needs a package: pip install 'tensorboard>=2.18'")
     return [TensorBoardLogger(folder, name="tensorboard", version="")]
