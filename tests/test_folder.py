@@ -128,7 +128,11 @@ def test_a_wrong_layout_is_an_error_that_says_what_to_put_where(
 
 @pytest.mark.parametrize(
     ("classes", "message"),
-    [(["cat", "dgs"], "no folder .*train/dgs; there are cat, dog"), (["cat"], "at least 2"), (["cat", "cat"], "twice")],
+    [
+        (["cat", "zebra"], "no folder .*train/zebra; there are cat, dog"),
+        (["cat"], "at least 2"),
+        (["cat", "cat"], "twice"),
+    ],
 )
 def test_wrong_classes_are_errors(tmp_path: Path, classes: list[str], message: str) -> None:
     fill(tmp_path, {"train/cat": 4, "train/dog": 4})
