@@ -7,7 +7,6 @@ from typing import Annotated, Any, Literal
 import torch
 from pydantic import Field, NonNegativeInt
 from torch import Tensor
-from torchvision.datasets import CIFAR10, CIFAR100
 
 from cifar10.constants import CIFAR10_ARCHIVE, CIFAR100_ARCHIVE, CLASS_ALIASES
 from cifar10.data.archives import obtain
@@ -38,6 +37,8 @@ def cifar10(
     Raises:
         DataError: A class is unknown or named twice, the validation split takes all, or the data cannot be had.
     """
+    from torchvision.datasets import CIFAR10  # slower to import than torch, and `config` wants only the signature
+
     obtain(CIFAR10_ARCHIVE, Path(root), sources or ())
     train, test = (CIFAR10(root, train=is_train) for is_train in (True, False))
     splits = (_split(train.data, train.targets), _split(test.data, test.targets))
@@ -53,6 +54,8 @@ def cifar100(
     sources: list[str] | None,
 ) -> DataSet:
     """Return CIFAR-100 with its 100 fine or 20 coarse classes; the rest as in `cifar10`."""
+    from torchvision.datasets import CIFAR100
+
     obtain(CIFAR100_ARCHIVE, Path(root), sources or ())
     train, test = (CIFAR100(root, train=is_train) for is_train in (True, False))
     if labels == "fine":
