@@ -65,8 +65,8 @@ CIFAR100_ARCHIVE: Final = Archive(
     ),
 )
 
-# Over all pixels of the 50,000 training images, scaled to [0, 1]; `python commands.py data
-# data_loading.validation_size=0` computes them. Those of CIFAR-100: weiaicunzai/pytorch-cifar100.
+# Over all pixels of the 50,000 training images, scaled to [0, 1]: what `python commands.py data` prints with
+# data_loading.validation_size=0.
 CIFAR10_MEAN: Final = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD: Final = (0.2470, 0.2435, 0.2616)
 CIFAR100_MEAN: Final = (0.5071, 0.4865, 0.4409)

@@ -1,4 +1,3 @@
-import os
 from pathlib import Path
 
 import numpy as np
@@ -13,11 +12,13 @@ from cifar10.constants import (
     CIFAR10_MEAN,
     CIFAR10_STD,
     CIFAR100_ARCHIVE,
+    CIFAR100_MEAN,
+    CIFAR100_STD,
     CLASS_ALIASES,
     Archive,
 )
 from cifar10.data.cifar import choose_classes, cifar10, cifar100
-from cifar10.data.contract import DataError
+from cifar10.data.contract import DataError, DataSet
 from cifar10.fetch import channel_statistics
 from tests.tiny_cifar import COARSE, FINE, NAMES10, make_tiny_cifar10, make_tiny_cifar100
 
@@ -124,13 +125,29 @@ def test_constants_agree_with_torchvision(archive: Archive, published: type[CIFA
 
 
 @pytest.mark.real
-@pytest.mark.skipif("CIFAR_ROOT" not in os.environ, reason="CIFAR_ROOT names no folder with cifar-10-batches-py")
-def test_real_cifar10_has_its_known_numbers() -> None:
-    data = cifar10(os.environ["CIFAR_ROOT"], None, 0, 0, None)
+def test_real_cifar10_has_its_known_numbers(real_data_root: Path) -> None:
+    data = cifar10(str(real_data_root), None, 0, 0, None)
     assert [len(split) for split in data.splits.values()] == [50_000, 0, 10_000]
-    assert torch.bincount(data.train.labels).tolist() == [5000] * 10
-    assert torch.bincount(data.test.labels).tolist() == [1000] * 10
-    mean, deviation = channel_statistics(data.train)
-    torch.testing.assert_close(mean, torch.tensor(CIFAR10_MEAN).double(), atol=6e-5, rtol=0)
-    torch.testing.assert_close(deviation, torch.tensor(CIFAR10_STD).double(), atol=6e-5, rtol=0)
+    assert data.train.labels.bincount().tolist() == [5000] * 10
+    assert data.test.labels.bincount().tolist() == [1000] * 10
+    assert_statistics(data, CIFAR10_MEAN, CIFAR10_STD)
     assert data.digest == "1640c2d0c5b7b5c595b4f4ce42f650b589dfccd56caf6eb0a39ab790d5eb1e15"
+
+
+@pytest.mark.real
+def test_real_cifar100_has_its_known_numbers(real_data_root: Path) -> None:
+    fine = cifar100(str(real_data_root), "fine", None, 0, 0, None)
+    coarse = cifar100(str(real_data_root), "coarse", None, 0, 0, None)
+    assert fine.train.labels.bincount().tolist() == [500] * 100
+    assert coarse.test.labels.bincount().tolist() == [500] * 20
+    pairs = torch.stack([fine.train.labels, coarse.train.labels]).unique(dim=1)
+    assert pairs.shape == (2, 100)  # a fine class lies in one coarse class only
+    first = (fine.class_names[fine.test.labels[0]], coarse.class_names[coarse.test.labels[0]])
+    assert first == ("mountain", "large_natural_outdoor_scenes")
+    assert_statistics(fine, CIFAR100_MEAN, CIFAR100_STD)
+    assert fine.digest == "e516d641ed725473155f3dc473eeae1c2b0f5d3f01ff14199e940291d8ea092e"
+
+
+def assert_statistics(data: DataSet, mean: tuple[float, ...], deviation: tuple[float, ...]) -> None:
+    for found, published in zip(channel_statistics(data.train), (mean, deviation), strict=True):
+        assert [round(value, 4) for value in found.tolist()] == list(published)
