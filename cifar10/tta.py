@@ -4,12 +4,10 @@ The weights of six views follow the CIFAR speedruns (tysam-code/hlb-CIFAR10, Kel
 and its mirror count half, two diagonal shifts by one pixel and their mirrors the other half.
 """
 
-from typing import Literal
-
 import torch
 from torch import Tensor, nn
 
-TTA = Literal["none", "mirror", "mirror_translate"]
+from cifar10.config import TTA
 
 _SHIFT = 1  # pixels
 
