@@ -57,7 +57,7 @@ def test_mirrors_that_are_down_missing_or_slow_are_passed_over(
     assert holds_the_files(tmp_path)
     said = capsys.readouterr()
     assert said.out == ""
-    for reason in ("127.0.0.1:1: no connection", "answers 404", "slower than 1000 kB/s", "going on with"):
+    for reason in ("127.0.0.1:1: no connection", "answers 404", "slower than 1000 kB/s", "SHA-256 as published"):
         assert reason in said.err
 
 

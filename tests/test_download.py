@@ -1,4 +1,5 @@
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import pytest
 
@@ -124,4 +125,4 @@ def test_progress_goes_to_stderr_as_lines(
         fetch(web.url, part)
     said = capsys.readouterr()
     assert said.out == ""
-    assert said.err.splitlines()[-1].startswith("tiny.tar.gz: 0.2 of 0.2 MB, ")
+    assert said.err.splitlines()[-1].startswith(f"tiny.tar.gz from {urlsplit(web.url).netloc}: 0.2 of 0.2 MB, ")

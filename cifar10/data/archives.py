@@ -133,7 +133,6 @@ def _bring_from_url(archive: Archive, root: Path, url: str, patience: Patience, 
     """Download, check, unpack. A part left by somebody else's bytes gets one fresh start."""
     part = root / f"{archive.name}.part"
     is_mixed = part.exists()
-    _say(f"{archive.name}: {'going on with' if is_mixed else 'fetching from'} {_host(url)}")
     download(url, part, archive.size, patience, is_last)
     if is_mixed and _sha256(part) != archive.sha256:
         _say(f"{archive.name}: the pieces do not fit together (SHA-256); starting anew")
@@ -142,6 +141,7 @@ def _bring_from_url(archive: Archive, root: Path, url: str, patience: Patience, 
     if _sha256(part) != archive.sha256:
         part.unlink()
         raise SourceFailed("sends something else: its SHA-256 is wrong, so it was deleted")
+    _say(f"{archive.name}: {archive.size / 1e6:.0f} MB from {_host(url)}, SHA-256 as published; unpacking")
     part.replace(root / archive.name)
     _bring_from_archive(archive, root, root / archive.name)
 

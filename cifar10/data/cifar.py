@@ -106,12 +106,16 @@ def choose_classes(wanted: list[str], published: list[str]) -> list[int]:
         DataError: A name is unknown, or means a class already named; or there are fewer than two.
     """
     if len(wanted) < 2:
-        raise DataError(f"classes={wanted} leaves nothing to tell apart; name two or more, or null for all")
+        raise DataError(
+            f"data_loading.classes={wanted} leaves nothing to tell apart; name two or more, or null for all"
+        )
     indices = [_find_class(name, published) for name in wanted]
     for position, index in enumerate(indices):
         if index in indices[:position]:
             first = wanted[indices.index(index)]
-            raise DataError(f"classes: {wanted[position]!r} is the same class as {first!r}; name each class once")
+            raise DataError(
+                f"data_loading.classes: {wanted[position]!r} is the same class as {first!r}; name each class once"
+            )
     return indices
 
 
@@ -121,7 +125,7 @@ def _find_class(name: str, published: list[str]) -> int:
         return index
     known = [*published, *(alias for alias, meant in CLASS_ALIASES.items() if meant in published)]
     advice = did_you_mean(name, known) or f"; the classes are {', '.join(published)}"
-    raise DataError(f"classes: there is no class {name!r}{advice}")
+    raise DataError(f"data_loading.classes: there is no class {name!r}{advice}")
 
 
 def _keep(split: Split, indices: list[int]) -> Split:

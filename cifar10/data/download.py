@@ -8,6 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from datetime import timedelta
 from pathlib import Path
+from urllib.parse import urlsplit
 
 import requests
 from tqdm import tqdm
@@ -54,7 +55,7 @@ def download(url: str, part: Path, size: int, patience: Patience, is_last: bool)
     if _size(part) > size:
         part.unlink()
     pace = Pace(patience.window)
-    with _progress(part.name.removesuffix(".part"), size, _size(part)) as report:
+    with _progress(f"{part.name.removesuffix('.part')} from {urlsplit(url).netloc}", size, _size(part)) as report:
         while (before := _size(part)) < size:
             reason = "the connection ended early"
             try:
