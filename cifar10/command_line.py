@@ -108,7 +108,7 @@ def _wanted_text(commands: Commands, description: str, words: list[str]) -> str 
         return f"cifar10 {__version__}"
     if not words or words in (["help"], *([word] for word in _HELP)):
         return overview(description, commands)
-    if words[0] == "help" or any(word in _HELP for word in before_end):
+    if words[0] == "help" or words[1:] == ["help"] or any(word in _HELP for word in before_end):
         name = next((word for word in words if word != "help" and word not in _HELP), None)
         if name is None:
             return overview(description, commands)

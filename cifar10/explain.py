@@ -77,7 +77,6 @@ def _sources(composition: Composition) -> dict[Path, str]:
 def _set_by_file(layer: ResultDefault) -> dict[Path, str]:
     file = f"{layer.config_path}.yaml"
     content = yaml.safe_load((CONF / file).read_text(encoding="utf-8")) or {}
-    content.pop("defaults", None)
     package = tuple(part for part in (layer.package or "").split(".") if part)
     return dict(_leaves(content, package, f"conf/{file}"))
 

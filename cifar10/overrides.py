@@ -22,10 +22,7 @@ def parse_overrides(lines: Sequence[str]) -> tuple[list[Override], list[Problem]
     overrides: list[Override] = []
     problems: list[Problem] = []
     for line in lines:
-        try:
-            override = OverridesParser.create().parse_override(line)
-        except HydraException:
-            override = None
+        override = _parsed(line)
         if override is None or not override.key_or_group:
             problems.append(Problem("", _grammar_advice(line)))
             continue
@@ -42,6 +39,13 @@ def is_choice(override: Override) -> bool:
     return override.key_or_group in groups()
 
 
+def _parsed(line: str) -> Override | None:
+    try:
+        return OverridesParser.create().parse_override(line)
+    except HydraException:
+        return None
+
+
 def _grammar_advice(line: str) -> str:
     """Return why Hydra cannot read `line`, and the line that it can read, ready for a shell."""
     key, equals, value = line.partition("=")
@@ -51,7 +55,7 @@ def _grammar_advice(line: str) -> str:
     if not equals:
         return f"{shown(line)} is not an override: write KEY=VALUE, as in model=resnet18 or training.epochs=5"
     tight = f"{key.rstrip(':')}={value.lstrip('= ')}"
-    if tight != line and _readable(tight):
+    if tight != line and _parsed(tight):
         return f"{shown(line)} is not an override: write {tight}"
     if not re.fullmatch(r"(\+\+?|~)?[A-Za-z_][\w./@:-]*", key, re.ASCII):
         return (
@@ -59,14 +63,6 @@ def _grammar_advice(line: str) -> str:
         )
     quoted = f"{key}={QuotedString(value, Quote.double).with_quotes()}"
     return f"{key}: Hydra reads {shown(value)} only in quotes: {shlex.quote(quoted)}"
-
-
-def _readable(line: str) -> bool:
-    try:
-        OverridesParser.create().parse_override(line)
-    except HydraException:
-        return False
-    return True
 
 
 def _choice_problem(override: Override) -> str | None:

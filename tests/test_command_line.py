@@ -217,7 +217,8 @@ def test_the_overview_names_every_command(words: list[str], capsys: pytest.Captu
 
 @pytest.mark.parametrize("name", commands.COMMANDS)
 @pytest.mark.parametrize(
-    "form", ["{} --help", "{} -h", "help {}", "--help {}", "{} help=1 --help", "{} --top_k 3 --help", "{} --xyz -h"]
+    "form",
+    ["{} --help", "{} -h", "help {}", "{} help", "--help {}", "{} help=1 --help", "{} --top_k 3 --help", "{} --xyz -h"],
 )
 def test_help_is_plain_on_stdout_and_runs_nothing(
     name: str, form: str, calls: dict[str, Call], capsys: pytest.CaptureFixture[str]

@@ -47,6 +47,10 @@ def test_the_text_reads_back_to_the_configuration(overrides: list[str]) -> None:
     assert yaml.safe_load(explain([QUICK, *overrides])) == load_config([QUICK, *overrides]).plain()
 
 
+def test_names_beyond_ascii_stay_readable() -> None:
+    assert "  experiment: кот " in explain([QUICK, 'tracking.experiment="кот"'])
+
+
 def test_every_value_has_an_origin() -> None:
     assert set(origins()) == {
         f"{section}.{key}" if isinstance(values, dict) else section

@@ -173,7 +173,7 @@ def test_a_wrong_command_line_starts_nothing_and_says_what_to_do(
         "infer --test_dir",
         "trian",
         f"infer {IMAGES} --checkpoint_name=frist",
-        "train model=resnt18 training.epochs=0",
+        pytest.param("train model=resnt18 training.epochs=0", marks=pytest.mark.slow),  # imports torch
     ],
 )
 def test_the_real_program_refuses_as_well(line: str, folder: Path) -> None:
