@@ -1,0 +1,139 @@
+"""Draw the walk of `train`: what is called, what it hands on, and what stays on the disk. Writes train_walk.svg.
+
+python docs/draw_train_walk.py [FILE.svg | FILE.png]
+"""
+
+import sys
+from pathlib import Path
+from typing import NamedTuple
+
+import matplotlib as mpl
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.patches import FancyBboxPatch
+
+WIDTH, HEIGHT = 10.0, 9.7  # inches; also the units of every position below
+_BOX = {"left": 0.2, "width": 4.5, "height": 0.62}
+_STRIDE = 0.95  # from one box to the next
+_INK, _SOFT, _PAPER, _ACCENT, _DISK = "#22303c", "#5f6f7d", "#ffffff", "#3a6ea5", "#d1603d"
+
+
+class Step(NamedTuple):
+    """One box: a call, where it lives, what it hands to the next one, and what it does besides."""
+
+    call: str
+    target: str
+    """Dotted name of what is called; a test sees to it that it exists."""
+    hands_on: str
+    note: str
+    writes: str = ""
+
+
+STEPS = [
+    Step("train(*overrides)", "commands.train", "words", "The command line is read to its end before anything starts."),
+    Step(
+        "load_config(overrides)",
+        "cifar10.compose.load_config",
+        "Config, frozen",
+        "conf/ and the words become one configuration.\nEvery mistake is told here, all at once.",
+    ),
+    Step(
+        "build(config.data_loading)",
+        "cifar10.build.build",
+        "DataSet: three splits, class_names, digest",
+        "Data are fetched if need be, and checked by their hashes.",
+    ),
+    Step(
+        "make_network(config, data)",
+        "cifar10.train.make_network",
+        "nn.Module",
+        "The seed draws its first weights; fit_to lets it\nmeasure the training images.",
+    ),
+    Step(
+        "open_run(config, data, checkpoint)",
+        "cifar10.run.open_run",
+        "Run: folder, tracker, identity",
+        "The folder is proved to be writable, MLflow is asked.",
+        "models/NAME/: run_id",
+    ),
+    Step(
+        "Classifier(network, config, identity)",
+        "cifar10.model.Classifier",
+        "LightningModule",
+        "Loss, counting, optimizer and schedule.",
+    ),
+    Step(
+        "make_trainer(config, folder, callbacks)",
+        "cifar10.trainer.make_trainer",
+        "pytorch_lightning.Trainer",
+        "Devices, precision, saving, progress. Then run.begin:",
+        "config.yaml",
+    ),
+    Step(
+        "trainer.fit(classifier, ResidentData(...))",
+        "cifar10.data.module.ResidentData",
+        "best.ckpt",
+        "Batches are cut from the pixels on the device.\nAfter each epoch: save, record, show a line.",
+        "last.ckpt, best.ckpt, history.csv",
+    ),
+    Step(
+        "test(trainer, classifier, module, best.ckpt)",
+        "cifar10.train.test",
+        "scores",
+        "The test images are looked at once, plain and with\ntest-time augmentation.",
+    ),
+    Step(
+        "run.record_scores(scores, ...)",
+        "cifar10.run.Run.record_scores",
+        "scores, returned and printed as one line",
+        "The first process writes; MLflow is told the same.",
+        "scores.json, curves.png, confusion.png",
+    ),
+]
+
+
+def draw() -> Figure:
+    """Return the picture."""
+    figure = Figure(figsize=(WIDTH, HEIGHT), facecolor=_PAPER)
+    axes = figure.add_axes((0, 0, 1, 1))
+    axes.set_xlim(0, WIDTH)
+    axes.set_ylim(0, HEIGHT)
+    axes.axis("off")
+    for number, step in enumerate(STEPS):
+        _draw_step(axes, number, step)
+    return figure
+
+
+def _draw_step(axes: Axes, number: int, step: Step) -> None:
+    top = HEIGHT - 0.15 - number * _STRIDE
+    left, width, height = _BOX["left"], _BOX["width"], _BOX["height"]
+    middle, bottom = top - height / 2, top - height
+    box = FancyBboxPatch(
+        (left, bottom), width, height, boxstyle="round,pad=0,rounding_size=0.1", facecolor="#eef3f8", edgecolor=_ACCENT
+    )
+    axes.add_patch(box)
+    axes.text(left + 0.25, middle, str(number + 1), ha="center", va="center", fontsize=11, color=_ACCENT, weight="bold")
+    axes.text(left + 0.5, middle, step.call, va="center", fontsize=10, color=_INK, family="monospace")
+    axes.annotate(
+        "",
+        xy=(left + 0.7, top - _STRIDE if number + 1 < len(STEPS) else bottom - 0.28),
+        xytext=(left + 0.7, bottom),
+        arrowprops={"arrowstyle": "-|>", "color": _SOFT, "shrinkA": 0, "shrinkB": 0},
+    )
+    axes.text(left + 0.85, bottom - 0.165, step.hands_on, va="center", fontsize=9, color=_SOFT, style="italic")
+    lift = 0.16 if step.writes else 0.0
+    axes.text(left + width + 0.25, middle + lift, step.note, va="center", fontsize=9.5, color=_INK, linespacing=1.25)
+    if step.writes:
+        below = 0.16 + 0.11 * step.note.count("\n")
+        axes.text(left + width + 0.25, middle - below, f"writes  {step.writes}", va="center", fontsize=9, color=_DISK)
+
+
+def main() -> None:
+    """Save the picture beside this script, or as the file that is named; the same code gives the same bytes."""
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("train_walk.svg")
+    mpl.rcParams["svg.hashsalt"] = "train_walk"
+    draw().savefig(target, dpi=100, metadata={"Date": None} if target.suffix == ".svg" else None)
+
+
+if __name__ == "__main__":
+    main()

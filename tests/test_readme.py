@@ -1,0 +1,95 @@
+"""The README is true: its commands are understood, what it names is there, and its numbers are measured."""
+
+import re
+from pathlib import Path
+
+import pytest
+from PIL import Image
+
+import cifar10.demo
+import cifar10.evaluate
+import cifar10.explain
+import cifar10.fetch
+import cifar10.infer
+import cifar10.train  # noqa: F401 - as the others, so that its walk can be replaced
+from cifar10.command_line import main
+from cifar10.compose import load_config
+from cifar10.infer import Summary
+from commands import COMMANDS
+from tests.documented import ROOT, named_paths, program_lines, shell_lines
+
+README = (ROOT / "README.md").read_text()
+MOST_LINES = 149
+
+
+def test_it_is_short() -> None:
+    assert len(README.splitlines()) <= MOST_LINES
+
+
+def test_the_two_commands_come_first() -> None:
+    assert [line.split("#")[0].strip() for line in shell_lines(README)[:2]] == ["make demo", "make test"]
+
+
+@pytest.fixture
+def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Replace every walk by one that only notes that it was started, where the README's files are at hand."""
+    names: list[str] = []
+
+    def stand_in(name: str, result: object) -> None:
+        def start(*arguments: object, **flags: object) -> object:
+            names.append(name)
+            return result
+
+        monkeypatch.setattr(f"cifar10.{name}.{name}", start)
+
+    for name in ("train", "evaluate", "fetch", "demo"):
+        stand_in(name, None)
+    stand_in("explain", "")
+    stand_in("infer", Summary(1, 0, None))
+    for folder in ("photos", "data/test/cat"):
+        (tmp_path / folder).mkdir(parents=True)
+        Image.new("RGB", (8, 8)).save(tmp_path / folder / "1.png")
+    (tmp_path / "models/first").mkdir(parents=True)
+    for file in ("best.ckpt", "last.ckpt"):
+        (tmp_path / "models/first" / file).write_bytes(b"")
+    monkeypatch.chdir(tmp_path)
+    return names
+
+
+@pytest.mark.parametrize("words", program_lines(README), ids=" ".join)
+def test_each_command_is_understood(words: list[str], started: list[str]) -> None:
+    assert main(COMMANDS, "", words) == 0
+    assert len(started) == ("--help" not in words)
+
+
+def test_each_command_of_the_program_is_shown() -> None:
+    assert {words[0] for words in program_lines(README)} >= set(COMMANDS) - {"demo"}
+
+
+def test_each_setting_that_is_named_composes() -> None:
+    settings = re.findall(r"`((?:[\w.]+=[\w\[\]./]+ ?)+)`", README)
+    assert settings
+    for words in settings:
+        load_config(words.split())
+
+
+def test_each_file_that_is_named_is_there() -> None:
+    made_by_runs = ("mlruns/", "data/train", "data/test", "docs/_build")
+    for name in named_paths(README):
+        assert name.startswith(made_by_runs) or (ROOT / name).exists(), name
+
+
+def test_each_target_and_script_is_there() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    for target in re.findall(r"(?:^|`)make (\w+)", README, re.MULTILINE):
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+    for script in re.findall(r"sh (scripts/\w+)", README):
+        assert (ROOT / script).exists(), script
+
+
+def test_each_measured_number_stands_in_the_results_it_links() -> None:
+    block = README.partition("<!-- results -->")[2].partition("<!-- /results -->")[0]
+    links = re.findall(r"\((benchmarks/results/[^)]+)\)", block)
+    measured = " ".join((ROOT / link).read_text() for link in links)
+    for number in re.findall(r"\d+\.\d+(?= ?%)", block):
+        assert number in measured, number
