@@ -11,6 +11,7 @@ from cifar10.build import build
 from cifar10.checkpoints import Checkpoint, load_checkpoint, resolve_checkpoint
 from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
+from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier, Scores
 from cifar10.run import save_figures
 from cifar10.saving import prepare_folder, write_atomically
@@ -35,6 +36,7 @@ def evaluate(checkpoint_name: str, output: str | None = None) -> Scores:
     folder = Path(output) if output else checkpoint.path.absolute().parent
     if output:
         prepare_folder(folder)
+    keep_memory_warm()
     limit_threads(config.training)
     data: DataSet = build(config.data_loading)
     if data.digest != checkpoint.data_digest:

@@ -112,8 +112,10 @@ class MLflowTracker:
     """
 
     def __init__(self, config: TrackingConfig, uri: str, run_name: str, run_id: str | None) -> None:
-        _make_mlflow_brief()
+        _limit_retries()
         from mlflow import MlflowClient
+
+        _quieten()
 
         self.uri = uri
         self.config = config
@@ -242,10 +244,14 @@ class MLflowTracker:
                     log.warning("MLflow at %s does not answer; training goes on: %s", self.uri, self._failure)
 
 
-def _make_mlflow_brief() -> None:
-    """Keep MLflow from retrying for minutes and from talking about itself; must run before its import."""
+def _limit_retries() -> None:
+    """Keep MLflow from retrying for minutes; must run before its import."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    for name in ("mlflow", "alembic"):
+
+
+def _quieten() -> None:
+    """Keep MLflow from telling how it makes its tables; must run after its import, which sets its own levels."""
+    for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)

@@ -15,6 +15,7 @@ from cifar10.config import Config
 from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
 from cifar10.errors import UserError
+from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier, Scores
 from cifar10.progress import TrainingProgress
 from cifar10.run import Run, open_run, process_seconds
@@ -36,6 +37,7 @@ def train(config: Config, resume: str | None = None) -> Scores:
     if resume is not None:
         checkpoint = load_checkpoint(resolve_checkpoint(resume, config.models_dir, prefer=LAST))
         config = checkpoint.config
+    keep_memory_warm()
     limit_threads(config.training)
     data: DataSet = build(config.data_loading)
     _refuse_unfit(config, data, checkpoint)
