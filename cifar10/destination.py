@@ -64,7 +64,7 @@ def whole_file(path: Path) -> Iterator[BinaryIO]:
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
     except OSError as error:
         if error.errno not in _DISK_TROUBLE:
             raise
@@ -105,8 +105,8 @@ def _temporary_name(path: Path) -> Path:
     return path.with_name(f".{path.name[:60]}.{os.getpid()}.partial")
 
 
-def _sync_folder(folder: Path) -> None:
-    """Let the new name itself survive a power cut."""
+def sync_folder(folder: Path) -> None:
+    """Let new names in `folder` survive a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)

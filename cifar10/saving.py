@@ -20,6 +20,7 @@ from pytorch_lightning.callbacks import Checkpoint as CheckpointCallback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from cifar10.checkpoints import BEST, LAST, read_checkpoint
+from cifar10.destination import sync_folder
 from cifar10.errors import UserError
 from cifar10.model import Classifier, Scores
 
@@ -56,7 +57,7 @@ def write_atomically(target: Path, write: Callable[[Path], None]) -> None:
         with temporary.open("rb") as file:
             os.fsync(file.fileno())
         temporary.replace(target)
-        _sync_folder(target.parent)
+        sync_folder(target.parent)
     except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
         reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
         free = shutil.disk_usage(target.parent).free / 2**20 if target.parent.is_dir() else 0.0
@@ -66,14 +67,6 @@ def write_atomically(target: Path, write: Callable[[Path], None]) -> None:
         ) from error
     finally:
         temporary.unlink(missing_ok=True)
-
-
-def _sync_folder(folder: Path) -> None:
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)
 
 
 def prepare_folder(folder: Path) -> None:

@@ -10,18 +10,7 @@ import cifar10.demo
 from cifar10.compose import load_config
 from cifar10.evaluate import evaluate
 from cifar10.train import train
-
-TINY = [
-    "experiment=demo",
-    "model.width=4",
-    "data_loading.image_size=16",
-    "data_loading.train_size=60",
-    "data_loading.validation_size=20",
-    "data_loading.test_size=30",
-    "training.epochs=1",
-    "training.batch_size=20",
-    "tracking=none",
-]
+from tests.tiny_run import TINY
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +20,7 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_a_checkpoint_evaluates_to_the_scores_of_its_training(capsys: pytest.CaptureFixture[str]) -> None:
-    trained = train(load_config([*TINY, "run_name=a"]))
+    trained = train(load_config([*TINY, "model.width=4", "run_name=a"]))
     capsys.readouterr()
     scores = evaluate("a", output="measured")
     report = json.loads(capsys.readouterr().out)
@@ -46,7 +35,7 @@ def test_a_checkpoint_evaluates_to_the_scores_of_its_training(capsys: pytest.Cap
 
 
 def test_other_data_than_the_runs_own_are_pointed_out(capsys: pytest.CaptureFixture[str]) -> None:
-    train(load_config([*TINY, "run_name=a"]))
+    train(load_config([*TINY, "model.width=4", "run_name=a"]))
     raw = torch.load("models/a/best.ckpt", weights_only=True)
     raw["cifar10"]["config"]["data_loading"]["seed"] = 9
     torch.save(raw, "models/a/best.ckpt")
@@ -58,7 +47,9 @@ def test_the_demo_trains_infers_and_says_what_was_made(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def load_tiny(overrides: list[str]) -> object:
-        return load_config([*TINY, *(override for override in overrides if override.startswith("run_name="))])
+        return load_config(
+            [*TINY, "model.width=4", *(override for override in overrides if override.startswith("run_name="))]
+        )
 
     monkeypatch.setattr(cifar10.demo, "load_config", load_tiny)
     cifar10.demo.demo()

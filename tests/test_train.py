@@ -11,17 +11,7 @@ from cifar10.checkpoints import load_checkpoint
 from cifar10.compose import load_config
 from cifar10.errors import UserError
 from cifar10.train import train
-
-TINY = [
-    "experiment=demo",
-    "data_loading.image_size=16",
-    "data_loading.train_size=60",
-    "data_loading.validation_size=20",
-    "data_loading.test_size=30",
-    "training.epochs=2",
-    "training.batch_size=20",
-    "tracking=none",
-]
+from tests.tiny_run import TINY
 
 
 @pytest.fixture(autouse=True)
