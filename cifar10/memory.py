@@ -1,7 +1,7 @@
 """Keeps memory that a step has used for the next step.
 
 glibc returns every freed block above 32 MB to the kernel and takes the next one anew, page fault by page fault: for the
-default recipe on two CPU cores that was 730 faults an image and a fifth of the time
+default recipe on two CPU cores that was 730 faults an image, and between 6 and 36 % of the processor time
 (benchmarks/results/memory_xeon-2-5ghz_2026-11-21.md).
 """
 
