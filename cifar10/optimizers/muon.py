@@ -26,7 +26,7 @@ def muon(
     network: nn.Module,
     lr: PositiveFloat,
     momentum: Momentum = 0.6,
-    head_lr: PositiveFloat = 0.67,
+    head_lr: PositiveFloat = 0.02,
     vector_lr: PositiveFloat = 0.053,
     vector_momentum: Momentum = 0.85,
     weight_decay: NonNegativeFloat = 0.004,
