@@ -12,13 +12,14 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cifar10.config import TTA
 from cifar10.devices import choose_device
 from cifar10.engines import pytorch
 from cifar10.engines.pytorch import TorchEngine, usable_precision
 from cifar10.errors import Misuse, UserError
 from cifar10.networks.simple_cnn import SimpleCNN
 from cifar10.predictor import Predictor
-from cifar10.tta import TTA, predict_probabilities
+from cifar10.tta import predict_probabilities
 
 NAMES = ("a", "b", "c", "d")
 CPU = torch.device("cpu")
