@@ -1,4 +1,4 @@
-"""What a checkpoint file says, and what a `--checkpoint_name` may mean.
+"""What a checkpoint file says.
 
 A file is Lightning's own, plus one entry, `cifar10`: configuration, class names, data digest, git commit, versions and
 the epochs so far, all plain values, so it loads with `weights_only=True` and nothing in it can run.
@@ -6,7 +6,6 @@ the epochs so far, all plain values, so it loads with `weights_only=True` and no
 
 import hashlib
 import pickle
-import re
 import zipfile
 from dataclasses import dataclass
 from functools import cached_property
@@ -19,13 +18,11 @@ from torch import Tensor, nn
 
 from cifar10.build import build
 from cifar10.config import Config
-from cifar10.errors import UserError
+from cifar10.errors import CheckpointError
 
 FORMAT = 1
-BEST, LAST = "best.ckpt", "last.ckpt"
 
 _NETWORK_PREFIX = "network."
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _EXPECTED = {
     "class_names": list,
     "image_size": int,
@@ -34,10 +31,6 @@ _EXPECTED = {
     "config": dict,
     "history": list,
 }
-
-
-class CheckpointError(UserError):
-    """The checkpoint is not there, or is not what it should be."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -153,33 +146,6 @@ def load_checkpoint(path: Path) -> Checkpoint:
     return Checkpoint(path, config, identity, weights)
 
 
-def resolve_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST) -> Path:
-    """Return the file that `name` means.
-
-    Args:
-        name: In this order: `best` or `last` (of the newest run), a path to a file or a run's folder, a name in
-            `models_dir` with or without `.ckpt`, an MLflow run id, or a registered model (`models:/NAME@ALIAS`).
-        models_dir: Where run folders are.
-        prefer: Which file of a run's folder is meant.
-
-    Raises:
-        CheckpointError: There is none; the message lists what there is.
-    """
-    models = Path(models_dir)
-    if name in ("best", "last"):
-        return _of_newest_run(models, f"{name}.ckpt")
-    if name.startswith(("models:/", "runs:/")):
-        return _downloaded(name)
-    for candidate in (Path(name), models / name, models / f"{name}.ckpt"):
-        if candidate.is_file():
-            return candidate
-        if candidate.is_dir() and (candidate / prefer).is_file():
-            return candidate / prefer
-    if _RUN_ID.fullmatch(name):
-        return _of_run_id(models, name, prefer)
-    raise CheckpointError(f"there is no checkpoint '{name}'; {_what_there_is(models)}")
-
-
 def _refuse_bad_archive(path: Path) -> None:
     """Look at the archive's directory before anything is unpacked: PyTorch stores, it never compresses."""
     try:
@@ -204,46 +170,6 @@ def _refuse_foreign(path: Path, raw: Any) -> None:
     for key, kind in _EXPECTED.items():
         if not isinstance(identity.get(key), kind):
             raise CheckpointError(f"{path} is damaged: its entry cifar10.{key} is missing or not a {kind.__name__}")
-
-
-def _of_newest_run(models: Path, file_name: str) -> Path:
-    files = [file for file in models.glob(f"*/{file_name}") if file.is_file()]
-    if not files:
-        raise CheckpointError(f"no run in {models}/ has a {file_name}; train one: python commands.py train")
-    return max(files, key=lambda file: file.stat().st_mtime_ns)
-
-
-def _of_run_id(models: Path, run_id: str, prefer: str) -> Path:
-    for marker in models.glob("*/run_id"):
-        if marker.read_text().strip() == run_id and (marker.parent / prefer).is_file():
-            return marker.parent / prefer
-    return _downloaded(f"runs:/{run_id}/checkpoints/{prefer}")
-
-
-def _downloaded(uri: str) -> Path:
-    """Fetch what MLflow keeps under `uri`: a file, or a folder that holds one checkpoint."""
-    import mlflow
-
-    from cifar10.tracking import default_uri
-
-    mlflow.set_tracking_uri(default_uri())
-    try:
-        local = Path(mlflow.artifacts.download_artifacts(uri))
-    except Exception as error:  # MLflow raises its own, requests', SQLAlchemy's and OSError
-        raise CheckpointError(f"MLflow has no '{uri}' at {default_uri()}: {_first_line(error)}") from None
-    files = [local] if local.is_file() else sorted(local.rglob("*.ckpt"))
-    if len(files) != 1:
-        raise CheckpointError(f"'{uri}' holds {len(files)} checkpoints; name one of them")
-    return files[0]
-
-
-def _what_there_is(models: Path) -> str:
-    runs = sorted(folder.parent.name for folder in models.glob(f"*/{BEST}"))
-    names = [*runs, *sorted(file.name for file in models.glob("*.ckpt"))]
-    if not names:
-        return f"{models}/ holds none yet; train one: python commands.py train"
-    shown = ", ".join(names[-8:])
-    return f"{models}/ holds: {shown}" + (f" and {len(names) - 8} more" if len(names) > 8 else "")
 
 
 def _first_line(error: BaseException) -> str:

@@ -5,11 +5,10 @@ import re
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar10.errors import Misuse, UserError
+from cifar10.checkpoint_names import BEST, LAST, find_locally
+from cifar10.errors import CheckpointError, Misuse, UserError
 from cifar10.image_search import find_images
 from cifar10.nearest import did_you_mean
-
-_ELSEWHERE = re.compile(r"best|last|(models|runs):/.*|[0-9a-f]{32}")
 
 
 def require_images(test_dir: str) -> None:
@@ -34,16 +33,12 @@ def require_folder(output: str) -> None:
         raise Misuse(f"--output: there is no folder {path.parent}; make it first")
 
 
-def require_checkpoint(name: str, models_dir: str = "models") -> None:
-    """Refuse a name that nothing bears; leave to `checkpoints.resolve_checkpoint` what takes more than a look."""
-    models = Path(models_dir)
-    if name in ("best", "last") and not any(models.glob(f"*/{name}.ckpt")):
-        raise Misuse(f"no run in {models}/ has a {name}.ckpt; train one: python commands.py train")
-    if _ELSEWHERE.fullmatch(name) or any(p.exists() for p in (Path(name), models / name, models / f"{name}.ckpt")):
-        return
-    known = [entry.name for entry in models.glob("*") if entry.is_dir() or entry.suffix == ".ckpt"]
-    advice = did_you_mean(name, [*known, "best", "last"]) or "; train one: python commands.py train"
-    raise Misuse(f"there is no checkpoint {name}, neither as a path nor in {models}/{advice}")
+def require_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST) -> None:
+    """Refuse a name that nothing bears; what only MLflow can tell shows later. Arguments as for `find_locally`."""
+    try:
+        find_locally(name, models_dir, prefer)
+    except CheckpointError as error:
+        raise Misuse(str(error)) from None
 
 
 def require_resumable(name: str, overrides: Sequence[str]) -> None:
@@ -52,7 +47,7 @@ def require_resumable(name: str, overrides: Sequence[str]) -> None:
     if len(places) < len(overrides):
         refused = " ".join(override for override in overrides if override not in places)
         raise Misuse(f"--resume goes on with the settings of the checkpoint; leave out {refused}")
-    require_checkpoint(name, places[-1].partition("=")[2] if places else "models")
+    require_checkpoint(name, places[-1].partition("=")[2] if places else "models", prefer=LAST)
 
 
 def require_device(device: str) -> None:

@@ -14,3 +14,7 @@ class Misuse(UserError):
     """The command itself cannot be meant: a bad value, an unknown name, a missing argument. Nothing was started."""
 
     exit_code = 2
+
+
+class CheckpointError(UserError):
+    """The checkpoint is not there, or is not what it should be."""

@@ -8,7 +8,8 @@ from pathlib import Path
 import torch
 
 from cifar10.build import build
-from cifar10.checkpoints import Checkpoint, load_checkpoint, resolve_checkpoint
+from cifar10.checkpoint_names import resolve_checkpoint
+from cifar10.checkpoints import Checkpoint, load_checkpoint
 from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
 from cifar10.memory import keep_memory_warm

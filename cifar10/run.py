@@ -19,7 +19,8 @@ import yaml
 from torch import Tensor
 
 from cifar10 import __version__
-from cifar10.checkpoints import BEST, FORMAT, LAST, Checkpoint, load_checkpoint
+from cifar10.checkpoint_names import BEST, LAST
+from cifar10.checkpoints import FORMAT, Checkpoint, load_checkpoint
 from cifar10.config import Config
 from cifar10.data.contract import DataSet
 from cifar10.errors import UserError

@@ -19,7 +19,8 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint as CheckpointCallback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from cifar10.checkpoints import BEST, LAST, read_checkpoint
+from cifar10.checkpoint_names import BEST, LAST
+from cifar10.checkpoints import read_checkpoint
 from cifar10.destination import sync_folder
 from cifar10.errors import UserError
 from cifar10.model import Classifier, Scores

@@ -10,7 +10,8 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
 
 from cifar10.build import build
-from cifar10.checkpoints import BEST, LAST, Checkpoint, load_checkpoint, resolve_checkpoint
+from cifar10.checkpoint_names import BEST, LAST, resolve_checkpoint
+from cifar10.checkpoints import Checkpoint, load_checkpoint
 from cifar10.config import Config
 from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData

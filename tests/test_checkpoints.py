@@ -1,4 +1,4 @@
-"""Checkpoints: they explain themselves, what is not one is refused in words, and a name finds the right file."""
+"""Checkpoints: they explain themselves, and what is not one is refused in words."""
 
 import os
 import pickle
@@ -10,13 +10,9 @@ from typing import Any
 import pytest
 import torch
 
-from cifar10.checkpoints import (
-    CheckpointError,
-    digest_of,
-    load_checkpoint,
-    resolve_checkpoint,
-)
+from cifar10.checkpoints import digest_of, load_checkpoint
 from cifar10.compose import load_config
+from cifar10.errors import CheckpointError
 from cifar10.networks.simple_cnn import SimpleCNN
 
 
@@ -165,32 +161,3 @@ def test_a_target_outside_the_trusted_prefixes_is_not_built(tmp_path: Path) -> N
     with pytest.raises(ValueError, match=r"os\.mkdir"):
         load_checkpoint(checkpoint_path).network()
     assert not (tmp_path / "owned").exists()
-
-
-def test_names_mean_what_they_say(tmp_path: Path) -> None:
-    models = tmp_path / "models"
-    raw = make_raw()
-    for name in ("old/best.ckpt", "old/last.ckpt", "new/best.ckpt", "new/last.ckpt", "1e5.ckpt"):
-        save(models / name, raw)
-    for file in (models / "old").iterdir():
-        os.utime(file, (1, 1))
-    (models / "old" / "run_id").write_text("f" * 32 + "\n")
-
-    def resolve(name: str, **options: str) -> Path:
-        return resolve_checkpoint(name, str(models), **options)
-
-    assert resolve("best") == models / "new" / "best.ckpt"
-    assert resolve("last") == models / "new" / "last.ckpt"
-    assert resolve("old") == models / "old" / "best.ckpt"
-    assert resolve("old", prefer="last.ckpt") == models / "old" / "last.ckpt"
-    assert resolve("1e5") == resolve("1e5.ckpt") == models / "1e5.ckpt"
-    assert resolve(str(models / "old" / "last.ckpt")) == models / "old" / "last.ckpt"
-    assert resolve("f" * 32) == models / "old" / "best.ckpt"
-
-
-def test_an_unknown_name_lists_what_there_is(tmp_path: Path) -> None:
-    save(tmp_path / "first" / "best.ckpt", make_raw())
-    with pytest.raises(CheckpointError, match=r"there is no checkpoint 'second'.*holds: first"):
-        resolve_checkpoint("second", str(tmp_path))
-    with pytest.raises(CheckpointError, match="holds none yet; train one"):
-        resolve_checkpoint("second", str(tmp_path / "empty"))

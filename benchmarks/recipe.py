@@ -1,10 +1,11 @@
-"""What does the default recipe reach on CIFAR-10, and at what price?
+"""What does a recipe of conf/experiment reach, and at what price?
 
-    python benchmarks/default_recipe.py [--root data] [--seeds 0 1 2] [--overrides KEY=VALUE ...]
+    python benchmarks/recipe.py [--experiment fast] [--root data] [--seeds 0 1 2] [--overrides KEY=VALUE ...]
 
-Runs `python commands.py train` once a seed, each in a process of its own, with nothing beside it, and writes accuracy,
-wall and processor time with machine and versions to results/default_recipe_<hardware>_<date>.{json,md}. Then it exports
-the test images as PNG and lets `infer` classify them with the first seed's checkpoint: the accuracies must be equal.
+Runs `python commands.py train experiment=NAME` once a seed, each in a process of its own, with nothing beside it, and
+writes accuracy, wall and processor time with machine and versions to results/recipe_NAME_<hardware>_<date>.{json,md}.
+Then it exports the test images as PNG and lets `infer` classify them with the first seed's checkpoint: the accuracies
+must be equal.
 """
 
 import argparse
@@ -28,9 +29,10 @@ _ACCURACIES = ("test/accuracy_tta", "test/accuracy")
 
 def main() -> None:
     arguments = parse_arguments()
-    with tempfile.TemporaryDirectory(prefix="default_recipe_") as scratch:
+    with tempfile.TemporaryDirectory(prefix="recipe_") as scratch:
         models = Path(scratch) / "models"
         common = [
+            f"experiment={arguments.experiment}",
             f"data_loading.root={arguments.root.absolute()}",
             f"models_dir={models}",
             "tracking.system_metrics=false",
@@ -40,11 +42,12 @@ def main() -> None:
         inference = run_inference(models / f"seed{arguments.seeds[0]}", arguments.root.absolute(), Path(scratch))
         if arguments.keep is not None:
             shutil.copytree(models, arguments.keep, dirs_exist_ok=True)
-    write_results(runs, inference, arguments.overrides)
+    write_results(arguments.experiment, runs, inference, arguments.overrides)
 
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", default="fast", help="a file of conf/experiment for CIFAR-10")
     parser.add_argument("--root", type=Path, default=REPOSITORY / "data", help="holds cifar-10-batches-py")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--overrides", nargs="*", default=[], help="given to train as they are")
@@ -85,26 +88,26 @@ def timed(command: list[str]) -> dict[str, float]:
     return {"wall_seconds": wall, "cpu_seconds": cpu}
 
 
-def write_results(runs: list[dict[str, Any]], inference: dict[str, Any], overrides: list[str]) -> None:
+def write_results(experiment: str, runs: list[dict[str, Any]], inference: dict[str, Any], overrides: list[str]) -> None:
     machine = runs[0]["machine"]
     hardware = re.sub(r"[^a-z0-9]+", "-", f"{machine['gpu'] or machine['cpu']} {machine['cores']} cores".lower()).strip(
         "-"
     )
-    path = RESULTS / f"default_recipe_{hardware}_{datetime.now(UTC):%Y-%m-%d}.md"
+    path = RESULTS / f"recipe_{experiment}_{hardware}_{datetime.now(UTC):%Y-%m-%d}.md"
     RESULTS.mkdir(exist_ok=True)
-    kept = {"overrides": overrides, "runs": runs, "inference": inference}
+    kept = {"experiment": experiment, "overrides": overrides, "runs": runs, "inference": inference}
     path.with_suffix(".json").write_text(json.dumps(kept, indent=2) + "\n")
-    path.write_text("\n".join(report(runs, inference, overrides)) + "\n")
+    path.write_text("\n".join(report(experiment, runs, inference, overrides)) + "\n")
     print(path)
 
 
-def report(runs: list[dict[str, Any]], inference: dict[str, Any], overrides: list[str]) -> list[str]:
+def report(experiment: str, runs: list[dict[str, Any]], inference: dict[str, Any], overrides: list[str]) -> list[str]:
     first = runs[0]
     machine, versions = first["machine"], first["versions"]
-    command = " ".join(["python commands.py train", *overrides, "seed=S"])
+    command = " ".join([f"python commands.py train experiment={experiment}", *overrides, "seed=S"])
     commit = str(first["git_commit"])[:12] + (" with changes" if first["git_dirty"] else "")
     lines = [
-        "# The default recipe on CIFAR-10",
+        f"# The recipe `{experiment}`",
         "",
         f"Command: `{command}`, alone on the machine.",
         f"Machine: {machine['cpu']}, {machine['cores']} cores, GPU {machine['gpu']}.",
