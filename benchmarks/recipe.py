@@ -136,9 +136,13 @@ def report(experiment: str, runs: list[dict[str, Any]], inference: dict[str, Any
 
 
 def spread(runs: list[dict[str, Any]], key: str) -> str:
-    values = [float(run[key]) for run in runs]
-    deviation = f", standard deviation {statistics.stdev(values):.4g}" if len(values) > 1 else ""
-    return f"- {key}: mean {statistics.mean(values):.4f}, median {statistics.median(values):.4f}{deviation}"
+    """Return mean, median and standard deviation of one figure; accuracies in percent, times in seconds."""
+    scale, digits, unit = (100, 2, "%") if key in _ACCURACIES else (1, 0, "s")
+    values = [scale * float(run[key]) for run in runs]
+    figures = {"mean": statistics.mean(values), "median": statistics.median(values)}
+    if len(values) > 1:
+        figures["standard deviation"] = statistics.stdev(values)
+    return f"- {key}: " + ", ".join(f"{name} {value:.{digits}f} {unit}" for name, value in figures.items())
 
 
 if __name__ == "__main__":
