@@ -1,5 +1,6 @@
 """Where a result comes from: code, versions, machine."""
 
+import hashlib
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -8,14 +9,25 @@ from typing import Any
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "mlflow", "numpy", "pillow")
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "neon", "asimd")
-_ROOT = Path(__file__).parents[1]
+_PACKAGE = Path(__file__).parent
 
 
-def git_state() -> dict[str, Any]:
-    """Return the commit of the code and whether files differ from it; None for both outside a checkout."""
-    commit = _git("rev-parse", "HEAD")
+def code_state() -> dict[str, Any]:
+    """Return the commit of the code and whether files differ from it, None outside a checkout, and a digest of it."""
+    is_tracked = _git("ls-files", "--error-unmatch", __file__) is not None  # else it lies in somebody else's checkout
+    commit = _git("rev-parse", "HEAD") if is_tracked else None
     changes = _git("status", "--porcelain", "--untracked-files=no")
-    return {"git_commit": commit, "git_dirty": None if commit is None else bool(changes)}
+    dirty = None if commit is None else bool(changes)
+    return {"git_commit": commit, "git_dirty": dirty, "code_digest": code_digest()}
+
+
+def code_digest() -> str:
+    """Return the SHA-256 over names and bytes of the package's Python files: also known where there is no Git."""
+    sha = hashlib.sha256()
+    for path in sorted(_PACKAGE.rglob("*.py")):
+        content = path.read_bytes()
+        sha.update(f"{path.relative_to(_PACKAGE).as_posix()} {len(content)}\n".encode() + content)
+    return sha.hexdigest()
 
 
 def versions() -> dict[str, str]:
@@ -57,7 +69,7 @@ def _cpu_info() -> tuple[str, set[str]]:
 def _git(*arguments: str) -> str | None:
     try:
         done = subprocess.run(
-            ["git", "-C", str(_ROOT), *arguments], capture_output=True, text=True, timeout=10, check=False
+            ["git", "-C", str(_PACKAGE.parent), *arguments], capture_output=True, text=True, timeout=10, check=False
         )
     except (OSError, subprocess.TimeoutExpired):
         return None

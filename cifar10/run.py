@@ -26,7 +26,7 @@ from cifar10.data.contract import DataSet
 from cifar10.errors import UserError
 from cifar10.figures import confusion_matrix, learning_curves
 from cifar10.model import Scores
-from cifar10.provenance import git_state, machine, versions
+from cifar10.provenance import code_state, machine, versions
 from cifar10.saving import prepare_folder, write_atomically
 from cifar10.tracking import NoTracker, Tracker, open_tracker
 from cifar10.trainer import resolve_precision
@@ -55,18 +55,18 @@ class Run:
             "data_digest": self.data.digest,
             "precision": resolve_precision(self.config.training),
             "run_id": self.tracker.run_id,
-            **git_state(),
+            **code_state(),
             "versions": versions(),
         }
 
     def begin(self, num_parameters: int, history: list[Scores]) -> None:
         """Record what is known before the first step; `history` is what a resumed run has behind it."""
         identity = self.identity()
-        plain = ("git_commit", "git_dirty", "data_digest", "precision", "program")
+        plain = ("git_commit", "git_dirty", "code_digest", "data_digest", "precision", "program")
         tags = {
             **{key: identity[key] for key in plain},
             **{f"version.{name}": number for name, number in identity["versions"].items()},
-            **{f"machine.{name}": value for name, value in machine().items()},
+            **{f"machine.{key}": " ".join(x) if isinstance(x, list) else x for key, x in machine().items()},
             "num_parameters": num_parameters,
         }
         source = {"name": self.data.name, "digest": self.data.digest, "source": self.config.data_loading.target}

@@ -1,10 +1,12 @@
 """MLflow's record of a run: written from one thread of its own, so that neither a slow nor a dead store stops training.
 
 What is sent is also in the run's folder (`history.csv`, `scores.json`, figures, checkpoints): a store that goes away
-costs a warning, not a result. Epochs are sent by number, and only those that the store does not have yet, so a resumed
-run leaves neither gaps nor doubles.
+costs a warning, not a result. What it did not take waits, and is sent again with the next epoch and at the end. Epochs
+are sent by number, and only those that the store does not have yet. So neither a resumed run nor a store that was away
+leaves gaps or doubles.
 """
 
+import getpass
 import json
 import logging
 import os
@@ -25,6 +27,8 @@ _PROBE_SECONDS = 3.0
 _CLOSE_SECONDS = 60.0
 _SAMPLING_SECONDS = 10.0  # of system metrics
 _PARAMETER_LENGTH = 500  # characters that MLflow keeps at least
+_GIVE_UP_AFTER = 2  # failures in a row: the store is away, and trying the rest would only cost time
+_KIND_TAG = {"mlflow.experimentKind": "custom_model_development"}  # has its pages show training, not language models
 _SQLITE = "sqlite:///"
 
 
@@ -125,6 +129,7 @@ class MLflowTracker:
         self.run_id: str = self._continued(run_id) or self._begun(run_name)
         self._last_step = self._last_logged_step()
         self._jobs: queue.Queue[Callable[[], object] | None] = queue.Queue()
+        self._unsent: list[Callable[[], object]] = []
         self._failure: str | None = None
         self._monitor: Any = None
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
@@ -135,6 +140,7 @@ class MLflowTracker:
         from mlflow.entities import Dataset, DatasetInput, Param, RunTag
 
         params = [Param(key, str(value)[:_PARAMETER_LENGTH]) for key, value in parameters.items()]
+        tags = {**tags, **_origin(tags.get("git_commit"))}
         run_tags = [RunTag(key, str(value)) for key, value in tags.items() if value is not None]
         dataset = Dataset(data["name"], data["digest"][:32], "local", json.dumps({"source": data["source"]}))
         self._send(lambda: self.client.log_batch(self.run_id, params=params, tags=run_tags))
@@ -181,7 +187,7 @@ class MLflowTracker:
         self._jobs.put(None)
         self._thread.join(_CLOSE_SECONDS)
         if self._thread.is_alive():
-            self._failure = self._failure or f"it did not take everything within {_CLOSE_SECONDS:.0f} s"
+            self._failure = f"it did not take everything within {_CLOSE_SECONDS:.0f} s"
         if self._failure:
             log.warning("MLflow's record of this run has gaps: %s. The run's folder is complete.", self._failure)
 
@@ -192,13 +198,23 @@ class MLflowTracker:
         return f"mlflow ui --backend-store-uri {self.uri} (run {self.run_id})"
 
     def _begun(self, run_name: str) -> str:
-        experiment = self.client.get_experiment_by_name(self.config.experiment)
+        return str(self.client.create_run(self._experiment_id(), run_name=run_name).info.run_id)
+
+    def _experiment_id(self) -> str:
+        """Return the experiment's id, and make it if need be; another run may be making it at the same time."""
+        from mlflow.exceptions import MlflowException
+
+        name = self.config.experiment
+        experiment = self.client.get_experiment_by_name(name)
         if experiment is None:
             place = None if self.uri.startswith("http") else Path(self.config.artifacts).absolute().as_uri()
-            experiment_id = self.client.create_experiment(self.config.experiment, artifact_location=place)
-        else:
-            experiment_id = experiment.experiment_id
-        return str(self.client.create_run(experiment_id, run_name=run_name).info.run_id)
+            try:
+                return str(self.client.create_experiment(name, artifact_location=place, tags=_KIND_TAG))
+            except MlflowException:
+                experiment = self.client.get_experiment_by_name(name)
+                if experiment is None:
+                    raise
+        return str(experiment.experiment_id)
 
     def _continued(self, run_id: str | None) -> str | None:
         if run_id is None:
@@ -234,14 +250,50 @@ class MLflowTracker:
         self._jobs.put(job)
 
     def _work(self) -> None:
-        while (job := self._jobs.get()) is not None:
+        job: Callable[[], object] | None = self._jobs.get()
+        while job is not None:
+            self._unsent.append(job)
+            self._send_unsent()
+            job = self._jobs.get()
+        while self._unsent and self._send_unsent():
+            pass
+
+    def _send_unsent(self) -> int:
+        """Try what waits, keep what fails for another time, and return how much was sent.
+
+        Neither order nor repetition matters: MLflow keeps one of equal entries.
+        """
+        before = len(self._unsent)
+        failed: list[Callable[[], object]] = []
+        reason = None
+        while self._unsent and len(failed) < _GIVE_UP_AFTER:
+            job = self._unsent.pop(0)
             try:
                 job()
             except Exception as error:  # whatever it is, it must not reach training
-                first_time = self._failure is None
-                self._failure = (str(error).splitlines() or [type(error).__name__])[0][:200]
-                if first_time:
-                    log.warning("MLflow at %s does not answer; training goes on: %s", self.uri, self._failure)
+                failed.append(job)
+                reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
+        self._unsent += failed
+        if reason is not None and self._failure is None:
+            log.warning("MLflow at %s does not answer; training goes on: %s", self.uri, reason)
+        if reason is None and self._failure is not None:
+            log.warning("MLflow at %s answers again, and has been sent what it missed", self.uri)
+        self._failure = reason
+        return before - len(self._unsent)
+
+
+def _origin(git_commit: str | None) -> dict[str, str | None]:
+    """Return the tags from which MLflow's pages show who ran what."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        user = None
+    return {
+        "mlflow.user": user,
+        "mlflow.source.name": "commands.py",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": git_commit,
+    }
 
 
 def _limit_retries() -> None:

@@ -3,6 +3,7 @@
 import logging
 import socket
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -46,7 +47,8 @@ def test_epochs_are_recorded_once_also_over_a_resume(store: Path) -> None:
     metrics = resumed.client.get_metric_history(resumed.run_id, "train/loss")
     assert [(metric.step, metric.value) for metric in metrics] == [(e["epoch"], e["train/loss"]) for e in HISTORY]
     assert run.data.params == {"training.epochs": "4"}
-    assert run.data.tags["git_commit"] == "abc"
+    assert run.data.tags["git_commit"] == run.data.tags["mlflow.source.git.commit"] == "abc"
+    assert run.data.tags["mlflow.source.name"] == "commands.py"
     assert run.info.status == "FINISHED"
     assert run.inputs is not None
     assert run.inputs.dataset_inputs[0].dataset.name == "toy"
@@ -95,6 +97,57 @@ def test_a_store_that_dies_is_named_and_training_hears_nothing(
         tracker.finish("FINISHED")
     assert "training goes on: the store is gone" in caplog.text
     assert "has gaps" in caplog.text
+
+
+def test_a_store_that_was_away_misses_nothing_and_gets_nothing_twice(
+    store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    tracker = open_tracker(make_config(store), "run")
+    assert isinstance(tracker, MLflowTracker)
+    log_batch, answers = tracker.client.log_batch, iter([False, True, False, True, True, True])
+
+    def falter(*arguments: Any, **named: Any) -> Any:
+        result = log_batch(*arguments, **named)  # the worst case: it is stored, and then the answer is lost
+        if not next(answers, True):
+            raise ConnectionError("the store is gone")
+        return result
+
+    monkeypatch.setattr(tracker.client, "log_batch", falter)
+    with caplog.at_level(logging.WARNING):
+        for end in range(1, len(HISTORY) + 1):
+            tracker.log_history(HISTORY[:end])
+        tracker.finish("FINISHED")
+    metrics = tracker.client.get_metric_history(tracker.run_id, "train/loss")
+    assert sorted((metric.step, metric.value) for metric in metrics) == [(e["epoch"], e["train/loss"]) for e in HISTORY]
+    assert tracker.client.get_run(tracker.run_id).info.status == "FINISHED"
+    assert "answers again" in caplog.text
+    assert "has gaps" not in caplog.text
+
+
+def test_what_can_never_be_sent_does_not_hold_up_the_rest(
+    store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    tracker = open_tracker(make_config(store), "run")
+    assert isinstance(tracker, MLflowTracker)
+    with caplog.at_level(logging.WARNING):
+        for number in range(5):
+            tracker.log_file(tmp_path / f"missing{number}", "")
+        tracker.log_history(HISTORY)
+        tracker.finish("FINISHED")
+    assert len(tracker.client.get_metric_history(tracker.run_id, "train/loss")) == len(HISTORY)
+    assert tracker.client.get_run(tracker.run_id).info.status == "FINISHED"
+    assert "has gaps" in caplog.text
+
+
+def test_two_runs_may_make_the_same_experiment(store: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    first = open_tracker(make_config(store, experiment="contested"), "first")
+    first.finish("FINISHED")
+    assert isinstance(first, MLflowTracker)
+    experiments = iter([None, first.client.get_experiment_by_name("contested")])
+    monkeypatch.setattr("mlflow.MlflowClient.get_experiment_by_name", lambda *_: next(experiments))
+    second = open_tracker(make_config(store, experiment="contested"), "second")
+    second.finish("FINISHED")
+    assert isinstance(second, MLflowTracker)
 
 
 def test_switched_off_it_is_off(tmp_path: Path) -> None:
