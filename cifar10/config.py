@@ -119,6 +119,15 @@ class TrainingConfig(Section):
     """torch.compile the network. Slower on the CPUs measured; try it on a GPU."""
     save_every_seconds: PositiveFloat | None
     """Also save `last.ckpt` within an epoch when this much time has passed since the last save."""
+    chunk_seconds: NonNegativeFloat
+    """Make optimizer steps for about this long between two visits of Lightning's callbacks, which cost about a
+    millisecond. 0: they come at every step, as they also do with several devices, ema_decay or fp16."""
+
+    @property
+    def chunked(self) -> bool:
+        """Whether one call of Lightning makes many optimizer steps."""
+        every_step_needs_lightning = self.devices > 1 or self.ema_decay is not None or self.precision == "fp16"
+        return self.chunk_seconds > 0 and not every_step_needs_lightning
 
     @model_validator(mode="after")
     def _rules_between_settings(self) -> "TrainingConfig":

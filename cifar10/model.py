@@ -15,7 +15,7 @@ from torch.nn.functional import cross_entropy, nll_loss
 
 from cifar10.build import build
 from cifar10.config import Config
-from cifar10.data.resident import Batch
+from cifar10.data.resident import Batch, BatchStream
 from cifar10.tta import predict_plain_and_augmented
 
 _STEP_STREAM = 3  # of the random numbers inside a network (dropout); see data/augmentation.py for the others
@@ -61,10 +61,13 @@ class Classifier(pl.LightningModule):
         network: uint8 or float (B, 3, H, W) -> logits (B, K).
         config: The run.
         identity: What checkpoints say of themselves beside weights and configuration; plain values only.
+        steps_per_epoch: Optimizer steps; needed for training only.
     """
 
-    def __init__(self, network: nn.Module, config: Config, identity: dict[str, Any]) -> None:
+    def __init__(self, network: nn.Module, config: Config, identity: dict[str, Any], steps_per_epoch: int = 0) -> None:
         super().__init__()
+        self.automatic_optimization = not config.training.chunked
+        self.steps_per_epoch = steps_per_epoch
         self.network = network
         self.config = config
         self.identity = identity
@@ -87,21 +90,63 @@ class Classifier(pl.LightningModule):
         """Build the optimizer and let the schedule move its rates at every step."""
         optimizer = build(self.config.optimizer, network=self.network, params=self.network.parameters())
         schedule = build(self.config.schedule)
-        num_steps = int(self.trainer.estimated_stepping_batches)
+        num_steps = self.steps_per_epoch * self.config.training.epochs
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(min(step / num_steps, 1.0)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Key the random numbers inside the network by position, so that a resumed run draws the same ones."""
-        key = [self.config.seed, _STEP_STREAM, self.current_epoch, batch_idx, self.global_rank]
-        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+    def training_step(self, batch: Batch | BatchStream, batch_idx: int) -> Tensor | None:
+        """Learn from one micro-batch, or from as many as a chunk takes out of a stream of them."""
+        if isinstance(batch, BatchStream):
+            self._learn_chunk(batch)
+            return None
+        return self._loss(batch, batch_idx)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+    def _loss(self, batch: Batch, number: int) -> Tensor:
+        """Return the mean loss of micro-batch `number` of the epoch, and count it."""
         images, targets = batch
+        self._seed(number)
         logits = self.network(images).float()  # (B, K)
         loss = cross_entropy(logits, targets, label_smoothing=self.config.training.label_smoothing)
         self._training_tally.add(loss, logits.detach(), targets)
         return loss
+
+    def _seed(self, number: int) -> None:
+        """Key the random numbers inside the network by position, so that a resumed run draws the same ones."""
+        key = [self.config.seed, _STEP_STREAM, self.current_epoch, number, self.global_rank]
+        torch.manual_seed(int(np.random.SeedSequence(key).generate_state(1, np.uint64)[0] >> 1))
+
+    def _learn_chunk(self, batches: BatchStream) -> None:
+        """Make optimizer steps until the time of a chunk is over or the epoch is: what Lightning would do, bit by bit.
+
+        Lightning has switched autocast on for the whole call. Here it is off but for the forward pass, as in
+        Lightning's own loop.
+        """
+        parts = self.config.training.accumulate
+        ends_at = time.monotonic() + self.config.training.chunk_seconds
+        first = (self.global_step - self.current_epoch * self.steps_per_epoch) * parts
+        with torch.autocast(self.device.type, enabled=False):
+            for number, batch in enumerate(batches, first):
+                with self.trainer.precision_plugin.forward_context():
+                    loss = self._loss(batch, number)
+                (loss / parts).backward()
+                if (number + 1) % parts:
+                    continue
+                self._step()
+                if time.monotonic() >= ends_at:
+                    break
+
+    def _step(self) -> None:
+        """Let optimizer and schedule make a step, and Lightning know of it: without the last, nothing else would be."""
+        optimizer = self.trainer.optimizers[0]
+        if self.config.training.gradient_clip is not None:
+            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+            nn.utils.clip_grad_norm_(parameters, self.config.training.gradient_clip)
+        optimizer.step()
+        optimizer.zero_grad()
+        self.trainer.lr_scheduler_configs[0].scheduler.step()  # type: ignore[call-arg]
+        steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+        steps.increment_ready()
+        steps.increment_completed()
 
     def on_train_epoch_start(self) -> None:
         self._epoch_started = time.monotonic()

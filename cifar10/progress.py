@@ -18,14 +18,16 @@ class TrainingProgress(ProgressBar):
     """Loss, accuracy, images per second and time left, over the whole run.
 
     Args:
-        images_per_batch: Of one micro-batch, over all processes.
+        images_per_step: Of an optimizer step, over all processes.
+        steps_per_epoch: Optimizer steps.
         num_epochs: Of the run.
     """
 
-    def __init__(self, images_per_batch: int, num_epochs: int) -> None:
+    def __init__(self, images_per_step: int, steps_per_epoch: int, num_epochs: int) -> None:
         super().__init__()
-        self.images_per_batch = images_per_batch
+        self.images_per_step = images_per_step
         self.num_epochs = num_epochs
+        self.num_images = num_epochs * steps_per_epoch * images_per_step
         self.validation = ""
         self._enabled = True
         self._bar: tqdm[Any] | None = None
@@ -40,9 +42,13 @@ class TrainingProgress(ProgressBar):
         self._started_at = self._shown_at = time.monotonic()
         self._first_image = self._images_done(trainer)
         if self._enabled and sys.stderr.isatty():
-            total = self.num_epochs * int(trainer.num_training_batches) * self.images_per_batch
             self._bar = tqdm(
-                total=total, initial=self._first_image, unit=" images", unit_scale=True, dynamic_ncols=True, leave=False
+                total=self.num_images,
+                initial=self._first_image,
+                unit=" images",
+                unit_scale=True,
+                dynamic_ncols=True,
+                leave=False,
             )
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
@@ -84,11 +90,10 @@ class TrainingProgress(ProgressBar):
             self._bar = None
 
     def _images_done(self, trainer: pl.Trainer) -> int:
-        return trainer.fit_loop.epoch_loop.batch_progress.total.ready * self.images_per_batch
+        return trainer.global_step * self.images_per_step
 
     def _pace(self, trainer: pl.Trainer) -> str:
         done = self._images_done(trainer)
         rate = (done - self._first_image) / max(time.monotonic() - self._started_at, 1e-9)
-        total = self.num_epochs * int(trainer.num_training_batches) * self.images_per_batch
-        left = (total - done) / max(rate, 1e-9)
+        left = (self.num_images - done) / max(rate, 1e-9)
         return f"{rate:,.0f} images/s, {int(left) // 60}:{int(left) % 60:02d} left"

@@ -45,7 +45,7 @@ def train(config: Config, resume: str | None = None) -> Scores:
     network = make_network(config, data)
     run = open_run(config, data, checkpoint)
     try:
-        scores = _fit_and_test(Classifier(network, config, run.identity()), run, checkpoint)
+        scores = _fit_and_test(network, run, checkpoint)
     except BaseException as error:
         _close_early(run, error)
         raise
@@ -74,9 +74,11 @@ def test(trainer: pl.Trainer, classifier: Classifier, module: ResidentData, path
     return dict(classifier.test_scores)
 
 
-def _fit_and_test(classifier: Classifier, run: Run, checkpoint: Checkpoint | None) -> Scores:
-    config, training = classifier.config, classifier.config.training
-    progress = TrainingProgress(training.batch_size // training.accumulate, training.epochs)
+def _fit_and_test(network: nn.Module, run: Run, checkpoint: Checkpoint | None) -> Scores:
+    config, training = run.config, run.config.training
+    module = ResidentData(run.data, config)
+    classifier = Classifier(network, config, run.identity(), module.steps_per_epoch)
+    progress = TrainingProgress(module.images_per_step, module.steps_per_epoch, training.epochs)
 
     def after_epoch(trainer: pl.Trainer, history: list[Scores]) -> None:
         run.record_epochs(history)
@@ -85,9 +87,8 @@ def _fit_and_test(classifier: Classifier, run: Run, checkpoint: Checkpoint | Non
     saver = SaveCheckpoints(run.folder, training.monitor, training.save_every_seconds, after_epoch)
     stopper = StopOnSignal(saver)
     trainer = make_trainer(config, run.folder, [progress, saver, stopper])
-    module = ResidentData(run.data, config)
     run.begin(
-        num_parameters=sum(parameter.numel() for parameter in classifier.network.parameters()),
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         history=checkpoint.history if checkpoint else [],
     )
     with stopper.listening():

@@ -87,8 +87,8 @@ def make_trainer(config: Config, folder: Path, callbacks: list[Callback]) -> pl.
         strategy="ddp" if training.devices > 1 else "auto",
         precision=_LIGHTNING_PRECISION[resolve_precision(training)],
         max_epochs=training.epochs,
-        accumulate_grad_batches=training.accumulate,
-        gradient_clip_val=training.gradient_clip,
+        accumulate_grad_batches=1 if training.chunked else training.accumulate,  # in chunks, Classifier does both
+        gradient_clip_val=None if training.chunked else training.gradient_clip,
         callbacks=[*callbacks, *_optional_callbacks(training)],
         logger=_loggers(config, folder),
         plugins=[AtomicCheckpointIO()],

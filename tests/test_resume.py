@@ -35,6 +35,8 @@ SMALL = [
     "tracking=none",
 ]
 STEPS_PER_EPOCH = 5
+STEPWISE, ONE_STEP, WHOLE_EPOCH = 0, 1e-9, 60
+"""Seconds of a chunk: Lightning takes every step, or a chunk has one, or all of an epoch."""
 COMMANDS = Path(__file__).parents[1] / "commands.py"
 
 
@@ -60,25 +62,27 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
 
 def send_signal_at(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the run receive a signal while it computes the given step."""
-    training_step = cifar10.model.Classifier.training_step
+    compute_loss = cifar10.model.Classifier._loss
 
-    def step_and_signal(self: Any, batch: Any, batch_idx: int) -> Any:
+    def signal_and_compute(self: Any, batch: Any, number: int) -> Any:
         if self.global_step == step:
-            os.kill(os.getpid(), number)
-        return training_step(self, batch, batch_idx)
+            os.kill(os.getpid(), number_of_signal)
+        return compute_loss(self, batch, number)
 
-    monkeypatch.setattr(cifar10.model.Classifier, "training_step", step_and_signal)
+    number_of_signal = number
+    monkeypatch.setattr(cifar10.model.Classifier, "_loss", signal_and_compute)
 
 
+@pytest.mark.parametrize("chunk_seconds", [STEPWISE, ONE_STEP, WHOLE_EPOCH])
 @pytest.mark.parametrize("step", [0, 2, STEPS_PER_EPOCH - 1, STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH + 3])
 def test_interrupted_within_and_between_epochs_the_end_is_the_same(
-    step: int, reference: Path, monkeypatch: pytest.MonkeyPatch
+    step: int, chunk_seconds: float, reference: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    name = f"cut{step}"
+    name = f"cut{step}-{chunk_seconds}"
     with monkeypatch.context() as patch:
         send_signal_at(step, signal.SIGTERM, patch)
         with pytest.raises(Interrupted) as stop:
-            train(load_config([*SMALL, f"run_name={name}"]))
+            train(load_config([*SMALL, f"run_name={name}", f"training.chunk_seconds={chunk_seconds}"]))
     assert stop.value.code == 143
     assert not Path(f"models/{name}/scores.json").exists()
     train(load_config(SMALL), resume=name)

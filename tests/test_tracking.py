@@ -10,7 +10,8 @@ import pytest
 from cifar10.compose import load_config
 from cifar10.config import TrackingConfig
 from cifar10.errors import UserError
-from cifar10.tracking import LOCAL_URI, MLflowTracker, NoTracker, open_tracker
+from cifar10.mlflow_tracker import MLflowTracker
+from cifar10.tracking import LOCAL_URI, NoTracker, open_tracker
 
 HISTORY = [{"epoch": epoch, "step": 10 * epoch, "train/loss": 1.0 / (epoch + 1)} for epoch in range(4)]
 

@@ -47,6 +47,36 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     assert first["train/loss"] == again["train/loss"]
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        [],
+        ["training.accumulate=2", "training.gradient_clip=0.1"],
+        ["training.precision=bf16", "model=speed", "model.widths=[8,8,8]", "optimizer=muon", "schedule=linear"],
+    ],
+    ids=" ".join,
+)
+def test_chunks_of_any_length_teach_bitwise_what_lightnings_own_loop_does(options: list[str]) -> None:
+    stepwise, short, long = (
+        run(
+            f"chunk{seconds}",
+            *options,
+            "model.dropout=0.2" if not options else "seed=0",
+            f"training.chunk_seconds={seconds}",
+        )
+        for seconds in (0, 1e-9, 60)
+    )
+    assert stepwise["weights_digest"] == short["weights_digest"] == long["weights_digest"]
+    histories = [Path(f"models/chunk{seconds}/history.csv").read_text() for seconds in ("0", "1e-09", "60")]
+    assert len({_without_seconds(history) for history in histories}) == 1
+
+
+def _without_seconds(history: str) -> str:
+    rows = list(csv.DictReader(history.splitlines()))
+    assert rows[-1]["step"] == "6"
+    return str([{key: value for key, value in row.items() if key != "seconds"} for row in rows])
+
+
 def test_parts_of_a_batch_add_up_to_the_batch() -> None:
     """Without batch statistics and dropout, two halves one after the other teach what the whole does."""
     options = ["optimizer=sgd", "optimizer.lr=0.01", "model.dropout=0.0", "training.epochs=1"]

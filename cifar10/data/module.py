@@ -5,7 +5,7 @@ import torch
 
 from cifar10.config import Config
 from cifar10.data.contract import DataSet, Split
-from cifar10.data.resident import EvaluationBatches, TrainingBatches
+from cifar10.data.resident import Chunks, EvaluationBatches, TrainingBatches, largest_batch
 
 
 class ResidentData(pl.LightningDataModule):
@@ -16,8 +16,19 @@ class ResidentData(pl.LightningDataModule):
         self.data = data
         self.config = config
 
-    def train_dataloader(self) -> TrainingBatches:
-        """Return batches that follow the trainer's own progress."""
+    @property
+    def images_per_step(self) -> int:
+        """Images per optimizer step, over all processes and parts: fewer than configured if there are not as many."""
+        training = self.config.training
+        return largest_batch(len(self.data.train), training.batch_size, training.accumulate * training.devices)
+
+    @property
+    def steps_per_epoch(self) -> int:
+        """Optimizer steps per epoch."""
+        return len(self.data.train) // self.images_per_step
+
+    def train_dataloader(self) -> TrainingBatches | Chunks:
+        """Return batches that follow the trainer's own progress, in chunks if so configured."""
         trainer, training = self._trainer(), self.config.training
         batches = TrainingBatches(
             self.data.train,
@@ -30,9 +41,11 @@ class ResidentData(pl.LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        progress = trainer.fit_loop.epoch_loop.batch_progress
-        batches.follow(lambda: (trainer.current_epoch, progress.current.ready))
-        return batches
+        batches.follow(lambda: (trainer.current_epoch, self._steps_into_epoch() * training.accumulate))
+        return Chunks(batches) if training.chunked else batches
+
+    def _steps_into_epoch(self) -> int:
+        return self._trainer().global_step - self._trainer().current_epoch * self.steps_per_epoch
 
     def val_dataloader(self) -> EvaluationBatches | list[EvaluationBatches]:
         """Return the held-out images; nothing if there are none."""

@@ -22,6 +22,18 @@ Batch = tuple[Tensor, Tensor]
 """Images (B, 3, H, W), uint8 or float in 0..255, and targets: int64 (B,), or float (B, K) rows that sum to 1."""
 
 
+def largest_batch(num_images: int, batch_size: int, num_shares: int) -> int:
+    """Return the images per optimizer step: `batch_size`, or, if there are fewer, as many as can be shared evenly.
+
+    Raises:
+        ValueError: There are fewer images than shares.
+    """
+    largest = min(batch_size, num_images - num_images % num_shares)
+    if largest == 0:
+        raise ValueError(f"{num_images} training images cannot be shared by {num_shares} parts")
+    return largest
+
+
 class TrainingBatches:
     """One epoch of shuffled, augmented batches after the other; each `iter` is the one that `follow` or `seek` names.
 
@@ -58,9 +70,7 @@ class TrainingBatches:
         self.labels = split.labels.to(device)
         self.augmentation = Augmentation(augmentation, len(split), size, fill, seed)
         self.num_classes = num_classes
-        self.batch_size = min(batch_size, len(split) - len(split) % (parts * world_size))
-        if self.batch_size == 0:
-            raise ValueError(f"{len(split)} training images cannot be shared by {parts * world_size} parts")
+        self.batch_size = largest_batch(len(split), batch_size, parts * world_size)
         self.seed = seed
         self.parts = parts
         self.rank = rank
@@ -111,6 +121,37 @@ class TrainingBatches:
         partners = self.labels[torch.from_numpy(indices[draws.partner[part]]).to(self.labels.device)]
         own, other = (torch.nn.functional.one_hot(x, self.num_classes).float() for x in (labels, partners))
         return images, own * draws.blend + other * (1 - draws.blend)
+
+
+class Chunks:
+    """An epoch of `batches` as one stream, offered again and again until it has run dry.
+
+    For a training loop that takes from the stream as many batches as it likes, and has other things to do in between.
+    Nobody knows beforehand how often that will be, so there is no length. The last time it may be empty.
+    """
+
+    def __init__(self, batches: TrainingBatches) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> "Iterator[BatchStream]":
+        stream = BatchStream(iter(self.batches))
+        while not stream.is_dry:
+            yield stream
+
+
+class BatchStream(Iterator[Batch]):
+    """An iterator that knows when it has nothing left to give."""
+
+    def __init__(self, batches: Iterator[Batch]) -> None:
+        self._batches = batches
+        self.is_dry = False
+
+    def __next__(self) -> Batch:
+        try:
+            return next(self._batches)
+        except StopIteration:
+            self.is_dry = True
+            raise
 
 
 class EvaluationBatches:
