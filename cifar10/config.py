@@ -118,7 +118,8 @@ class TrainingConfig(Section):
     compile: bool
     """torch.compile the network. Slower on the CPUs measured; try it on a GPU."""
     save_every_seconds: PositiveFloat | None
-    """Also save `last.ckpt` within an epoch when this much time has passed since the last save."""
+    """Save `last.ckpt` when this much time has passed since the last save, within an epoch or at its end. null: at the
+    end of each epoch. The best epoch by `monitor` and the last one are saved in any case."""
     chunk_seconds: NonNegativeFloat
     """Make optimizer steps for about this long between two visits of Lightning's callbacks, which cost about a
     millisecond. 0: they come at every step, as they also do with several devices, ema_decay or fp16."""

@@ -1,7 +1,8 @@
 """When and how training saves: never half a file under a final name, never a crash that costs more than a minute.
 
-`last.ckpt` is written at the end of each epoch, within an epoch after `save_every_seconds`, and on a signal to stop.
-`best.ckpt` is the same file under a second name, whenever an epoch was the best so far.
+`last.ckpt` is written when `save_every_seconds` have passed since the last time, within an epoch or at its end, at the
+end of training, and on a signal to stop. So epochs of a second do not wait for the disk. `best.ckpt` is the same file
+under a second name, whenever an epoch was the best so far.
 """
 
 import os
@@ -93,8 +94,9 @@ class SaveCheckpoints(CheckpointCallback):
     Args:
         folder: The run's.
         monitor: Name of the score that makes an epoch the best; None: the newest epoch is.
-        every_seconds: Also save within an epoch when this much time has passed; None: never.
-        after_epoch: Called in the first process whenever an epoch has been saved.
+        every_seconds: Save when this much time has passed; None: at the end of each epoch.
+        after_epoch: Called in the first process whenever an epoch has ended, with the trainer, the scores of all epochs
+            so far, and whether they have been saved.
     """
 
     def __init__(
@@ -102,13 +104,16 @@ class SaveCheckpoints(CheckpointCallback):
         folder: Path,
         monitor: str | None,
         every_seconds: float | None,
-        after_epoch: Callable[[pl.Trainer, list[Scores]], None],
+        after_epoch: Callable[[pl.Trainer, list[Scores], bool], None],
     ) -> None:
         self.last, self.best = folder / LAST, folder / BEST
         self.monitor = monitor
         self.every_seconds = every_seconds
         self.after_epoch = after_epoch
         self.best_score: float | None = None
+        self.urgent = False
+        """Whether the end of the epoch is to be saved whatever the time: the run is about to stop."""
+        self.saved_step = -1
         self._saved_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -122,27 +127,34 @@ class SaveCheckpoints(CheckpointCallback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Save within an epoch, where an optimizer step has just been completed."""
-        if self.every_seconds is None or not _is_between_steps(trainer):
-            return
-        due = time.monotonic() - self._saved_at >= self.every_seconds
-        if trainer.strategy.reduce_boolean_decision(due, all=False):
+        if self.every_seconds is not None and _is_between_steps(trainer) and self._is_due(trainer, self.every_seconds):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the epoch; runs after the module has closed it."""
+        """Save the epoch if it is time, the best so far, or the last; runs after the module has closed it."""
         is_best = self._is_best(trainer)
-        self.save(trainer)
+        is_last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
+        saves = is_last or (is_best and self.monitor is not None)
+        if saves or self.every_seconds is None or self._is_due(trainer, self.every_seconds):
+            saves = True
+            self.save(trainer)
         if not trainer.is_global_zero:
             return
-        if is_best:
+        if saves and is_best:
             write_atomically(self.best, lambda temporary: _link_or_copy(self.last, temporary))
         assert isinstance(pl_module, Classifier)
-        self.after_epoch(trainer, pl_module.history)
+        self.after_epoch(trainer, pl_module.history, saves)
 
     def save(self, trainer: pl.Trainer) -> None:
         """Write `last.ckpt`; every process takes part."""
         trainer.save_checkpoint(self.last)
+        self.saved_step = trainer.global_step
         self._saved_at = time.monotonic()
+
+    def _is_due(self, trainer: pl.Trainer, every_seconds: float) -> bool:
+        """Return whether any process finds that it is time, the same in all of them."""
+        due = self.urgent or time.monotonic() - self._saved_at >= every_seconds
+        return trainer.strategy.reduce_boolean_decision(due, all=False)
 
     def _is_best(self, trainer: pl.Trainer) -> bool:
         if self.monitor is None:
@@ -195,14 +207,16 @@ class StopOnSignal(pl.Callback):
         if self.received is not None and number == signal.SIGINT:
             raise KeyboardInterrupt
         self.received = number
+        self.saver.urgent = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         if _is_between_steps(trainer):
             self._stop_if_received(trainer)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        if self.received is not None and trainer.world_size == 1:
-            raise Interrupted(self.received, self.saver.last)  # the epoch before has just been saved
+        epoch_is_saved = self.saver.saved_step == trainer.global_step  # else the signal came after its end
+        if self.received is not None and trainer.world_size == 1 and epoch_is_saved:
+            raise Interrupted(self.received, self.saver.last)
 
     def _stop_if_received(self, trainer: pl.Trainer) -> None:
         received = self.received is not None

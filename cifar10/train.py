@@ -80,8 +80,9 @@ def _fit_and_test(network: nn.Module, run: Run, checkpoint: Checkpoint | None) -
     classifier = Classifier(network, config, run.identity(), module.steps_per_epoch)
     progress = TrainingProgress(module.images_per_step, module.steps_per_epoch, training.epochs)
 
-    def after_epoch(trainer: pl.Trainer, history: list[Scores]) -> None:
-        run.record_epochs(history)
+    def after_epoch(trainer: pl.Trainer, history: list[Scores], is_saved: bool) -> None:
+        if is_saved:
+            run.record_epochs(history)
         progress.show_epoch(trainer, history[-1])
 
     saver = SaveCheckpoints(run.folder, training.monitor, training.save_every_seconds, after_epoch)

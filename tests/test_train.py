@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+import cifar10.run
 from cifar10.checkpoints import load_checkpoint
 from cifar10.compose import load_config
 from cifar10.errors import UserError
@@ -45,6 +46,34 @@ def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     first, again, other = run("a"), run("b"), run("c", "seed=1")
     assert first["weights_digest"] == again["weights_digest"] != other["weights_digest"]
     assert first["train/loss"] == again["train/loss"]
+
+
+@pytest.mark.parametrize(
+    ("options", "saved_epochs"),
+    [
+        (["training.monitor=null", "training.save_every_seconds=3600"], [2]),
+        (["training.monitor=null", "training.save_every_seconds=1e-9", "training.chunk_seconds=60"], [0, 1, 2]),
+        (["training.monitor=null", "training.save_every_seconds=null"], [0, 1, 2]),
+    ],
+    ids=lambda value: " ".join(value) if isinstance(value, list) and isinstance(value[0], str) else "",
+)
+def test_an_epoch_is_saved_when_it_is_time_and_the_last_one_always(
+    options: list[str], saved_epochs: list[int], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    recorded: list[int] = []
+    record_epochs = cifar10.run.Run.record_epochs
+
+    def note(self: cifar10.run.Run, history: list[dict[str, float]]) -> None:
+        if history:
+            newest = int(history[-1]["epoch"])
+            assert len(load_checkpoint(Path("models/saved/last.ckpt")).history) == newest + 1
+            recorded.append(newest)
+        record_epochs(self, history)
+
+    monkeypatch.setattr(cifar10.run.Run, "record_epochs", note)
+    run("saved", *options, "training.epochs=3")
+    assert recorded == saved_epochs
+    assert len(Path("models/saved/history.csv").read_text().splitlines()) == 1 + 3
 
 
 @pytest.mark.parametrize(

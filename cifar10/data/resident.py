@@ -91,7 +91,7 @@ class TrainingBatches:
 
     def follow(self, position: Callable[[], tuple[int, int]]) -> None:
         """Ask `position` for (epoch, micro-batch number) whenever an iteration fetches its first batch."""
-        self._position = position
+        self.position = position
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the permutation of all N images for `epoch`."""
@@ -99,7 +99,7 @@ class TrainingBatches:
 
     def __iter__(self) -> Iterator[Batch]:
         # The body runs at the first `next`, not at `iter`: Lightning calls `iter` before it knows where it resumes.
-        epoch, first_batch = self._position()
+        epoch, first_batch = self.position()
         order = self.order(epoch)
         for number in range(first_batch, len(self)):
             step, part = divmod(number, self.parts)
@@ -134,7 +134,8 @@ class Chunks:
         self.batches = batches
 
     def __iter__(self) -> "Iterator[BatchStream]":
-        stream = BatchStream(iter(self.batches))
+        stream = BatchStream(self.batches)
+        yield stream
         while not stream.is_dry:
             yield stream
 
@@ -142,16 +143,21 @@ class Chunks:
 class BatchStream(Iterator[Batch]):
     """An iterator that knows when it has nothing left to give."""
 
-    def __init__(self, batches: Iterator[Batch]) -> None:
-        self._batches = batches
-        self.is_dry = False
+    def __init__(self, batches: TrainingBatches) -> None:
+        self._batches = iter(batches)
+        self._num_left: int | None = None  # known once the first has been asked for, and with it the position
+        self._all = batches
+
+    @property
+    def is_dry(self) -> bool:
+        return self._num_left == 0
 
     def __next__(self) -> Batch:
-        try:
-            return next(self._batches)
-        except StopIteration:
-            self.is_dry = True
-            raise
+        if self._num_left is None:
+            self._num_left = len(self._all) - self._all.position()[1]
+        batch = next(self._batches)
+        self._num_left -= 1
+        return batch
 
 
 class EvaluationBatches:

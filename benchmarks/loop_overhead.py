@@ -1,0 +1,217 @@
+"""What does the whole set-up (Lightning, callbacks, checkpoints, MLflow) cost a step, over a bare PyTorch loop?
+
+    python benchmarks/loop_overhead.py [--rounds 7] [--widths 4 32 96]
+
+Trains the same network on the same batches of the built-in shapes in four ways, in turn and in one process: a plain
+loop of a dozen lines; `train`'s own Trainer, callbacks and MLflow record, in chunks of steps; the same, but Lightning
+takes each step (training.chunk_seconds=0); and Lightning's default set-up around the same step: its own loop, progress
+bar and checkpoint after each epoch, loss and accuracy logged at each step. Time runs from the fourth epoch to the end
+of the last: what begins a run is paid once, and is not the question here. Several widths make steps of several lengths.
+All four must end with the same weights.
+"""
+
+import argparse
+import contextlib
+import io
+import statistics
+import tempfile
+import time
+from pathlib import Path
+from typing import Any
+
+import pytorch_lightning as pl
+import torch
+from measuring import in_turn, ratio, table, write_results
+from pytorch_lightning.callbacks import ModelCheckpoint
+from pytorch_lightning.loggers import CSVLogger
+from torch import nn
+from torch.nn.functional import cross_entropy
+
+from cifar10.build import build
+from cifar10.checkpoints import digest_of
+from cifar10.compose import load_config
+from cifar10.config import Config
+from cifar10.data.contract import DataSet
+from cifar10.data.module import ResidentData
+from cifar10.data.resident import TrainingBatches
+from cifar10.memory import keep_memory_warm
+from cifar10.model import Classifier
+from cifar10.progress import TrainingProgress
+from cifar10.run import open_run
+from cifar10.saving import SaveCheckpoints, StopOnSignal
+from cifar10.train import make_network
+from cifar10.trainer import make_trainer
+
+_STEPS = 100  # an epoch; each is short, so that what is around it shows
+_WARM_UP, _EPOCHS = 3, 9
+_MEASURED_STEPS = (_EPOCHS - _WARM_UP) * _STEPS
+_RECIPE = (
+    "data_loading=shapes",
+    "data_loading.image_size=16",
+    "data_loading.train_size=2000",
+    "data_loading.validation_size=0",
+    "data_loading.test_size=10",
+    "model=simple_cnn",
+    "model.dropout=0.0",
+    "training.batch_size=20",
+    f"training.epochs={_EPOCHS}",
+    "optimizer=sgd",
+)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--widths", type=int, nargs="+", default=[4, 32, 96], help="of simple_cnn")
+    arguments = parser.parse_args()
+    keep_memory_warm()
+    raw = {width: measure(width, arguments.rounds) for width in arguments.widths}
+    head = ["width", "bare loop, ms a step"]
+    head += [column for way in _WAYS for column in (f"{way} / bare", "microseconds more")]
+    rows = [
+        [width, f"{statistics.median(figures['bare']):.2f}", *(cell for way in _WAYS for cell in compare(figures, way))]
+        for width, figures in raw.items()
+    ]
+    title = "What the set-up costs a step, over a bare loop"
+    body = [f"Medians of {arguments.rounds} rounds, in brackets the range.", "", *table(head, rows)]
+    write_results("loop_overhead", title, body, {"milliseconds_a_step": raw})
+
+
+_WAYS = ("chunks", "stepwise", "default")
+
+
+def compare(figures: dict[str, list[float]], way: str) -> tuple[str, str]:
+    """Return the ratio to the bare loop, and the median difference in microseconds."""
+    differences = [1000 * (ours - bare) for ours, bare in zip(figures[way], figures["bare"], strict=True)]
+    return ratio(figures[way], figures["bare"]), f"{statistics.median(differences):.0f}"
+
+
+def measure(width: int, rounds: int) -> dict[str, list[float]]:
+    """Return milliseconds a step of each way in each round."""
+    with tempfile.TemporaryDirectory() as folder:
+        tracked = [f"tracking.uri=sqlite:///{folder}/mlflow.db", f"tracking.artifacts={folder}", f"models_dir={folder}"]
+        config = load_config([*_RECIPE, *tracked, f"model.width={width}"])
+        stepwise = config.model_copy(update={"training": config.training.model_copy(update={"chunk_seconds": 0.0})})
+        data: DataSet = build(config.data_loading)
+        digests: set[str] = set()
+
+        def timed(way: Any, *arguments: Any) -> float:
+            network = make_network(config, data)
+            seconds: float = way(network, *arguments)
+            digests.add(digest_of(network.state_dict()))
+            return 1000 * seconds / _MEASURED_STEPS
+
+        figures: dict[str, list[float]] = in_turn(
+            {
+                "bare": lambda: timed(run_bare, config, data),
+                "chunks": lambda: timed(run_ours, config, data),
+                "stepwise": lambda: timed(run_ours, stepwise, data),
+                "default": lambda: timed(run_default, stepwise, data, Path(folder)),
+            },
+            rounds,
+        )
+    assert len(digests) == 1, "the four ways have not learnt the same"
+    return dict(figures)
+
+
+def run_bare(network: nn.Module, config: Config, data: DataSet) -> float:
+    """Train in a plain loop; return seconds."""
+    training, smoothing = config.training, config.training.label_smoothing
+    batches = TrainingBatches(
+        data.train, data.num_classes, config.augmentation, training.batch_size, config.seed, torch.device("cpu")
+    )
+    optimizer = build(config.optimizer, network=network, params=network.parameters())
+    schedule = build(config.schedule)
+    scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step / (_EPOCHS * _STEPS)))
+    started = 0.0
+    for epoch in range(_EPOCHS):
+        if epoch == _WARM_UP:
+            started = time.perf_counter()
+        batches.seek(epoch, batch=0)
+        for images, labels in batches:
+            cross_entropy(network(images), labels, label_smoothing=smoothing).backward()
+            optimizer.step()
+            optimizer.zero_grad()
+            scheduler.step()
+    return time.perf_counter() - started
+
+
+class Stopwatch(pl.Callback):
+    """Measures from the end of the warm-up to the end of training."""
+
+    seconds = 0.0
+
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.current_epoch == _WARM_UP:
+            self._started = time.perf_counter()
+
+    def on_train_end(self, *_: Any) -> None:
+        self.seconds = time.perf_counter() - self._started
+
+
+def run_ours(network: nn.Module, config: Config, data: DataSet) -> float:
+    """Train as `train` does, but for the test; return seconds."""
+    named = config.model_copy(update={"run_name": f"run{time.monotonic_ns()}"})
+    run, module, stopwatch = open_run(named, data, None), ResidentData(data, named), Stopwatch()
+    classifier = Classifier(network, named, run.identity(), module.steps_per_epoch)
+    progress = TrainingProgress(module.images_per_step, module.steps_per_epoch, _EPOCHS)
+
+    def after_epoch(trainer: pl.Trainer, history: list[dict[str, float]], is_saved: bool) -> None:
+        if is_saved:
+            run.record_epochs(history)
+        progress.show_epoch(trainer, history[-1])
+
+    saver = SaveCheckpoints(run.folder, named.training.monitor, named.training.save_every_seconds, after_epoch)
+    stopper = StopOnSignal(saver)
+    trainer = make_trainer(named, run.folder, [stopwatch, progress, saver, stopper])
+    run.begin(num_parameters=0, history=[])
+    with contextlib.redirect_stderr(io.StringIO()), stopper.listening():
+        trainer.fit(classifier, module)
+    run.tracker.finish("FINISHED")
+    return stopwatch.seconds
+
+
+class Usual(Classifier):
+    """The same step, with loss and accuracy logged as Lightning's tutorials do."""
+
+    def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
+        images, labels = batch
+        logits = self.network(images)
+        loss = cross_entropy(logits, labels, label_smoothing=self.config.training.label_smoothing)
+        self.log("train_loss", loss, prog_bar=True)
+        self.log("train_accuracy", (logits.argmax(dim=1) == labels).float().mean(), prog_bar=True)
+        return loss
+
+    def on_train_epoch_end(self) -> None:
+        """Leave everything to Lightning."""
+
+
+class UsualData(ResidentData):
+    """The same batches under the name that Lightning's users know."""
+
+    def val_dataloader(self) -> list[Any]:
+        return []
+
+
+def run_default(network: nn.Module, config: Config, data: DataSet, folder: Path) -> float:
+    """Train in Lightning's default set-up; return seconds."""
+    module, stopwatch = UsualData(data, config), Stopwatch()
+    classifier = Usual(network, config, {"class_names": list(data.class_names)}, module.steps_per_epoch)
+    with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
+        trainer = pl.Trainer(
+            default_root_dir=folder,
+            accelerator="cpu",
+            devices=1,
+            max_epochs=_EPOCHS,
+            logger=CSVLogger(folder),
+            callbacks=[stopwatch, ModelCheckpoint(save_last=True)],
+            use_distributed_sampler=False,
+            enable_model_summary=False,
+            log_every_n_steps=50,
+        )
+        trainer.fit(classifier, module)
+    return stopwatch.seconds
+
+
+if __name__ == "__main__":
+    main()

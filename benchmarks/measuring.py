@@ -1,0 +1,92 @@
+"""What the benchmarks share: taking turns, ratios with their spread, and results that say where they come from."""
+
+import json
+import re
+import statistics
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+sys.path.insert(0, str(Path(__file__).parents[1]))
+
+from cifar10.provenance import code_state, machine, versions
+
+RESULTS = Path(__file__).parent / "results"
+
+
+def in_turn(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+    """Let each of `ways` measure itself once a round, each round beginning with another one.
+
+    Returns:
+        For each way, its figure in each round.
+    """
+    figures: dict[str, list[float]] = {name: [] for name in ways}
+    names = list(ways)
+    for number in range(rounds):
+        start = number % len(names)
+        for name in names[start:] + names[:start]:
+            figures[name].append(ways[name]())
+        shown = ", ".join(f"{name} {values[-1]:.4g}" for name, values in figures.items())
+        print(f"round {number + 1} of {rounds}: {shown}", file=sys.stderr, flush=True)
+    return figures
+
+
+def wall_and_cpu(work: Callable[[], object]) -> tuple[float, float]:
+    """Return the wall and processor seconds of `work`."""
+    wall, cpu = time.perf_counter(), time.process_time()
+    work()
+    return time.perf_counter() - wall, time.process_time() - cpu
+
+
+def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> str:
+    """Return median and range of the ratios within each round."""
+    ratios = [above / below for above, below in zip(numerators, denominators, strict=True)]
+    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+
+
+def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
+    """Return a Markdown table."""
+    lines = [head, ["---"] * len(head), *rows]
+    return ["| " + " | ".join(str(cell) for cell in line) + " |" for line in lines]
+
+
+def write_results(name: str, title: str, body: Sequence[str], raw: Mapping[str, Any]) -> Path:
+    """Write results/NAME_HARDWARE_DATE.md, with `raw` as JSON beside it, and print the text.
+
+    Args:
+        name: Of the question.
+        title: First line of the text.
+        body: Its lines, of Markdown.
+        raw: Every single figure.
+    """
+    computer, command = machine(), " ".join(["python", *sys.orig_argv[1:]])
+    place = {"command": command, "machine": computer, "versions": versions(), **code_state()}
+    path = RESULTS / f"{name}_{hardware(computer)}_{datetime.now(UTC):%Y-%m-%d}.md"
+    text = "\n".join([f"# {title}", "", *origin(place), "", *body]) + "\n"
+    RESULTS.mkdir(exist_ok=True)
+    path.write_text(text)
+    path.with_suffix(".json").write_text(json.dumps({**place, **raw}, indent=2) + "\n")
+    print(text)
+    print(path, file=sys.stderr)
+    return path
+
+
+def origin(place: Mapping[str, Any]) -> list[str]:
+    """Return the lines that say where figures come from."""
+    computer = place["machine"]
+    commit = str(place["git_commit"])[:12] + (" with changes" if place["git_dirty"] else "")
+    return [
+        f"Command: `{place['command']}`, alone on the machine.",
+        f"Machine: {computer['cpu']}, {computer['cores']} cores, GPU {computer['gpu']}.",
+        f"CPU flags: {' '.join(computer['flags'])}.",
+        f"Versions: {', '.join(f'{key} {value}' for key, value in place['versions'].items())}. Commit {commit}.",
+    ]
+
+
+def hardware(computer: Mapping[str, Any]) -> str:
+    """Return a name for files: letters, digits and hyphens."""
+    words = f"{computer['gpu'] or computer['cpu']} {computer['cores']} cores".lower()
+    return re.sub(r"[^a-z0-9]+", "-", words).strip("-")
