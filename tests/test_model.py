@@ -56,7 +56,7 @@ def test_restored_sums_go_on() -> None:
 
 
 def test_each_number_and_its_place_change_the_seed() -> None:
-    seeds = [mix(*order) for order in permutations([0, 1, 2, 3])]
+    seeds = [mix(*order) for order in permutations([4, 5, 6, 7])]
     seeds += [mix(0, 3, epoch, number) for epoch in range(20) for number in range(500)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
