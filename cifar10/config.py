@@ -120,7 +120,7 @@ class TrainingConfig(Section):
     save_every_seconds: PositiveFloat | None
     """Save `last.ckpt` when this much time has passed since the last save, within an epoch or at its end. null: at the
     end of each epoch. The best epoch by `monitor` and the last one are saved in any case."""
-    chunk_seconds: NonNegativeFloat
+    chunk_seconds: NonNegativeFloat = 0.0  # a default, for checkpoints that are older than this setting
     """Make optimizer steps for about this long between two visits of Lightning's callbacks, which cost about a
     millisecond. 0: they come at every step, as they also do with several devices, ema_decay or fp16."""
 

@@ -56,7 +56,7 @@ class Tally:
     def restore(self, sums: list[float]) -> None:
         """Go on from what `sums` has returned."""
         self.clear()
-        self._loss, self._correct, self._images = sums[0], int(sums[1]), int(sums[2])
+        self._loss, self._correct, self._images = float(sums[0]), int(sums[1]), int(sums[2])
 
     def means(self, strategy: Any) -> Scores:
         """Return loss and accuracy over all processes."""

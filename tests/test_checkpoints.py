@@ -146,6 +146,12 @@ def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
     assert not marker.exists()
 
 
+def test_a_checkpoint_older_than_a_setting_still_loads(tmp_path: Path) -> None:
+    raw = make_raw()
+    del raw["cifar10"]["config"]["training"]["chunk_seconds"]
+    assert load_checkpoint(save(tmp_path / "a.ckpt", raw)).config.training.chunked is False
+
+
 def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None:
     raw = make_raw()
     raw["state_dict"]["network.head.weight"] = torch.zeros(3, 99)
