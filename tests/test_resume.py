@@ -125,7 +125,8 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
 @pytest.mark.parametrize("attempt", range(4))
 def test_killed_at_a_random_moment_the_end_is_the_same(attempt: int, reference: Path) -> None:
     name = f"killed{attempt}"
-    options = [*SMALL, "training.save_every_seconds=0.05", "training.epochs=30", "training.threads=1"]
+    often = ["training.save_every_seconds=0.05", f"training.chunk_seconds={ONE_STEP}"]
+    options = [*SMALL, *often, "training.epochs=300", "training.threads=1"]
     if not Path("models/long/scores.json").exists():
         assert start(*options, "run_name=long").wait() == 0
     process = start(*options, f"run_name={name}")
