@@ -11,7 +11,6 @@ must be equal.
 import argparse
 import json
 import os
-import re
 import shutil
 import statistics
 import subprocess
@@ -22,8 +21,9 @@ from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
+from measuring import RESULTS, hardware, origin, table
+
 REPOSITORY = Path(__file__).parents[1]
-RESULTS = Path(__file__).parent / "results"
 _ACCURACIES = ("test/accuracy_tta", "test/accuracy")
 
 
@@ -42,7 +42,11 @@ def main() -> None:
         inference = run_inference(models / f"seed{arguments.seeds[0]}", arguments.root.absolute(), Path(scratch))
         if arguments.keep is not None:
             shutil.copytree(models, arguments.keep, dirs_exist_ok=True)
-    write_results(arguments.experiment, runs, inference, arguments.overrides)
+    path = RESULTS / f"recipe_{arguments.experiment}_{hardware(runs[0]['machine'])}_{datetime.now(UTC):%Y-%m-%d}.md"
+    kept = {"experiment": arguments.experiment, "overrides": arguments.overrides, "runs": runs, "inference": inference}
+    path.with_suffix(".json").write_text(json.dumps(kept, indent=2) + "\n")
+    path.write_text("\n".join(report(arguments.experiment, runs, inference, arguments.overrides)) + "\n")
+    print(path)
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -88,42 +92,22 @@ def timed(command: list[str]) -> dict[str, float]:
     return {"wall_seconds": wall, "cpu_seconds": cpu}
 
 
-def write_results(experiment: str, runs: list[dict[str, Any]], inference: dict[str, Any], overrides: list[str]) -> None:
-    machine = runs[0]["machine"]
-    hardware = re.sub(r"[^a-z0-9]+", "-", f"{machine['gpu'] or machine['cpu']} {machine['cores']} cores".lower()).strip(
-        "-"
-    )
-    path = RESULTS / f"recipe_{experiment}_{hardware}_{datetime.now(UTC):%Y-%m-%d}.md"
-    RESULTS.mkdir(exist_ok=True)
-    kept = {"experiment": experiment, "overrides": overrides, "runs": runs, "inference": inference}
-    path.with_suffix(".json").write_text(json.dumps(kept, indent=2) + "\n")
-    path.write_text("\n".join(report(experiment, runs, inference, overrides)) + "\n")
-    print(path)
-
-
 def report(experiment: str, runs: list[dict[str, Any]], inference: dict[str, Any], overrides: list[str]) -> list[str]:
     first = runs[0]
-    machine, versions = first["machine"], first["versions"]
     command = " ".join([f"python commands.py train experiment={experiment}", *overrides, "seed=S"])
-    commit = str(first["git_commit"])[:12] + (" with changes" if first["git_dirty"] else "")
+    rows = []
+    for run in runs:
+        tta, plain = (f"{100 * run[key]:.2f} %" for key in _ACCURACIES)
+        seconds = (f"{run[key]:.0f}" for key in ("wall_seconds", "cpu_seconds"))
+        rows.append([run["seed"], tta, plain, *seconds, run["weights_digest"][:12]])
     lines = [
         f"# The recipe `{experiment}`",
         "",
-        f"Command: `{command}`, alone on the machine.",
-        f"Machine: {machine['cpu']}, {machine['cores']} cores, GPU {machine['gpu']}.",
-        f"CPU flags: {' '.join(machine['flags'])}.",
-        f"Computed in {first['precision']}. Versions: {', '.join(f'{k} {v}' for k, v in versions.items())}.",
-        f"Commit {commit}. n = {len(runs)} seeds.",
+        *origin({**first, "command": command}),
+        f"Computed in {first['precision']}. n = {len(runs)} seeds.",
         "",
-        "| seed | test accuracy, TTA | plain | wall s | cpu s | weights SHA-256 |",
-        "| --- | --- | --- | --- | --- | --- |",
+        *table(["seed", "test accuracy, TTA", "plain", "wall s", "cpu s", "weights SHA-256"], rows),
     ]
-    for run in runs:
-        tta, plain = (f"{100 * run[key]:.2f} %" for key in _ACCURACIES)
-        lines.append(
-            f"| {run['seed']} | {tta} | {plain} | {run['wall_seconds']:.0f} | {run['cpu_seconds']:.0f} "
-            f"| {run['weights_digest'][:12]} |"
-        )
     lines += ["", *(spread(runs, key) for key in (*_ACCURACIES, "wall_seconds", "cpu_seconds"))]
     same = inference["right"] == round(first["test/accuracy_tta"] * inference["images"])
     lines += [

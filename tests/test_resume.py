@@ -60,16 +60,15 @@ def reference(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
     os.chdir(before)
 
 
-def send_signal_at(step: int, number: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
+def send_signal_at(step: int, sent: signal.Signals, monkeypatch: pytest.MonkeyPatch) -> None:
     """Let the run receive a signal while it computes the given step."""
     compute_loss = cifar10.model.Classifier._loss
 
     def signal_and_compute(self: Any, batch: Any, number: int) -> Any:
         if self.global_step == step:
-            os.kill(os.getpid(), number_of_signal)
+            os.kill(os.getpid(), sent)
         return compute_loss(self, batch, number)
 
-    number_of_signal = number
     monkeypatch.setattr(cifar10.model.Classifier, "_loss", signal_and_compute)
 
 
