@@ -36,11 +36,8 @@ from cifar10.data.module import ResidentData
 from cifar10.data.resident import TrainingBatches
 from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier
-from cifar10.progress import TrainingProgress
 from cifar10.run import open_run
-from cifar10.saving import SaveCheckpoints, StopOnSignal
-from cifar10.train import make_network
-from cifar10.trainer import make_trainer
+from cifar10.train import fit, make_network
 
 _STEPS = 100  # an epoch; each is short, so that what is around it shows
 _WARM_UP, _EPOCHS = 3, 9
@@ -152,21 +149,9 @@ class Stopwatch(pl.Callback):
 def run_ours(network: nn.Module, config: Config, data: DataSet) -> float:
     """Train as `train` does, but for the test; return seconds."""
     named = config.model_copy(update={"run_name": f"run{time.monotonic_ns()}"})
-    run, module, stopwatch = open_run(named, data, None), ResidentData(data, named), Stopwatch()
-    classifier = Classifier(network, named, run.identity(), module.steps_per_epoch)
-    progress = TrainingProgress(module.images_per_step, module.steps_per_epoch, _EPOCHS)
-
-    def after_epoch(trainer: pl.Trainer, history: list[dict[str, float]], is_saved: bool) -> None:
-        if is_saved:
-            run.record_epochs(history)
-        progress.show_epoch(trainer, history[-1])
-
-    saver = SaveCheckpoints(run.folder, named.training.monitor, named.training.save_every_seconds, after_epoch)
-    stopper = StopOnSignal(saver)
-    trainer = make_trainer(named, run.folder, [stopwatch, progress, saver, stopper])
-    run.begin(num_parameters=0, history=[])
-    with contextlib.redirect_stderr(io.StringIO()), stopper.listening():
-        trainer.fit(classifier, module)
+    run, stopwatch = open_run(named, data, None), Stopwatch()
+    with contextlib.redirect_stderr(io.StringIO()):
+        fit(network, run, callbacks=[stopwatch])
     run.tracker.finish("FINISHED")
     return stopwatch.seconds
 

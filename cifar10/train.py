@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -74,7 +75,10 @@ def test(trainer: pl.Trainer, classifier: Classifier, module: ResidentData, path
     return dict(classifier.test_scores)
 
 
-def _fit_and_test(network: nn.Module, run: Run, checkpoint: Checkpoint | None) -> Scores:
+def fit(
+    network: nn.Module, run: Run, checkpoint: Checkpoint | None = None, callbacks: Sequence[pl.Callback] = ()
+) -> tuple[pl.Trainer, Classifier, ResidentData]:
+    """Train `network` as `run` says, on from `checkpoint` if there is one, with further `callbacks`."""
     config, training = run.config, run.config.training
     module = ResidentData(run.data, config)
     classifier = Classifier(network, config, run.identity(), module.steps_per_epoch)
@@ -87,13 +91,18 @@ def _fit_and_test(network: nn.Module, run: Run, checkpoint: Checkpoint | None) -
 
     saver = SaveCheckpoints(run.folder, training.monitor, training.save_every_seconds, after_epoch)
     stopper = StopOnSignal(saver)
-    trainer = make_trainer(config, run.folder, [progress, saver, stopper])
+    trainer = make_trainer(config, run.folder, [*callbacks, progress, saver, stopper])
     run.begin(
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         history=checkpoint.history if checkpoint else [],
     )
     with stopper.listening():
         trainer.fit(classifier, module, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
+    return trainer, classifier, module
+
+
+def _fit_and_test(network: nn.Module, run: Run, checkpoint: Checkpoint | None) -> Scores:
+    trainer, classifier, module = fit(network, run, checkpoint)
     history = list(classifier.history)
     scores = test(trainer, classifier, module, run.folder / BEST)
     scores |= {key: value for key, value in history[-1].items() if key.startswith(("train/", "val/"))}
