@@ -110,7 +110,8 @@ class TrainingConfig(Section):
     devices: PositiveInt
     """Processes, each with its own device; on CPU they share the cores."""
     precision: Literal["auto", "fp32", "bf16", "fp16"]
-    """auto: bf16 where the hardware computes in it, else fp32."""
+    """auto: what is fastest. bf16 where a GPU computes in it, or a CPU with matrix units (AMX), or without our kernels
+    any CPU that has bf16 instructions; else fp32."""
     threads: PositiveInt | None
     """CPU threads of each process. null: PyTorch's choice, divided by the processes on CPU."""
     channels_last: bool
@@ -123,6 +124,9 @@ class TrainingConfig(Section):
     chunk_seconds: NonNegativeFloat = 0.0  # a default, for checkpoints that are older than this setting
     """Make optimizer steps for about this long between two visits of Lightning's callbacks, which cost about a
     millisecond. 0: they come at every step, as they also do with several devices, ema_decay or fp16."""
+    kernels: bool = False  # a default, likewise
+    """On a CPU, in fp32: convolve, normalise and activate with our own machine code. false: with PyTorch's. Results
+    differ by rounding."""
 
     @property
     def chunked(self) -> bool:

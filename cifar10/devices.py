@@ -23,6 +23,11 @@ def choose_device(name: str) -> torch.device:
     return torch.device("cpu" if kind == "cpu" else name)
 
 
+def has_matrix_units() -> bool:
+    """Whether this CPU multiplies bfloat16 matrices as such (Intel's AMX): many times as fast as float32 vectors."""
+    return hasattr(torch.cpu, "get_capabilities") and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+
+
 def computes_bf16(device: torch.device) -> bool:
     """Whether `device` multiplies bfloat16 itself; emulated, it is slower than float32."""
     if device.type == "cuda":

@@ -17,7 +17,7 @@ from cifar10.model import Classifier, Scores
 from cifar10.run import save_figures
 from cifar10.saving import prepare_folder, write_atomically
 from cifar10.train import test
-from cifar10.trainer import limit_threads, make_trainer
+from cifar10.trainer import make_trainer, prepare_cpu
 
 
 def evaluate(checkpoint_name: str, output: str | None = None) -> Scores:
@@ -38,7 +38,7 @@ def evaluate(checkpoint_name: str, output: str | None = None) -> Scores:
     if output:
         prepare_folder(folder)
     keep_memory_warm()
-    limit_threads(config.training)
+    prepare_cpu(config.training)
     data: DataSet = build(config.data_loading)
     if data.digest != checkpoint.data_digest:
         print(

@@ -22,7 +22,7 @@ from cifar10.model import Classifier, Scores
 from cifar10.progress import TrainingProgress
 from cifar10.run import Run, open_run, process_seconds
 from cifar10.saving import Interrupted, SaveCheckpoints, StopOnSignal
-from cifar10.trainer import limit_threads, make_trainer
+from cifar10.trainer import make_trainer, prepare_cpu
 
 
 def train(config: Config, resume: str | None = None) -> Scores:
@@ -40,7 +40,7 @@ def train(config: Config, resume: str | None = None) -> Scores:
         checkpoint = load_checkpoint(resolve_checkpoint(resume, config.models_dir, prefer=LAST))
         config = checkpoint.config
     keep_memory_warm()
-    limit_threads(config.training)
+    prepare_cpu(config.training)
     data: DataSet = build(config.data_loading)
     _refuse_unfit(config, data, checkpoint)
     network = make_network(config, data)

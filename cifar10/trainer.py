@@ -13,8 +13,10 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAverag
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from cifar10.config import Config, TrainingConfig
-from cifar10.devices import computes_bf16
+from cifar10.devices import computes_bf16, has_matrix_units
 from cifar10.errors import UserError
+from cifar10.kernels.machine_code import allow as allow_kernels
+from cifar10.kernels.machine_code import are_usable
 from cifar10.saving import AtomicCheckpointIO
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -51,15 +53,18 @@ def resolve_accelerator(training: TrainingConfig) -> Literal["cpu", "gpu"]:
 
 
 def resolve_precision(training: TrainingConfig) -> Precision:
-    """Return what the run computes in: bf16 where it is the hardware's own and nothing else was asked for."""
+    """Return what the run computes in: if nothing is asked for, what is fastest here."""
     if training.precision != "auto":
         return training.precision
     device = torch.device("cuda" if resolve_accelerator(training) == "gpu" else "cpu")
+    if device.type == "cpu" and training.kernels and are_usable():  # they save more than bf16 without matrix units
+        return "bf16" if has_matrix_units() else "fp32"
     return "bf16" if computes_bf16(device) else "fp32"
 
 
-def limit_threads(training: TrainingConfig) -> None:
-    """Give each process its share of the CPU: two processes with all threads each would fight."""
+def prepare_cpu(training: TrainingConfig) -> None:
+    """Choose kernels, and give each process its share of the CPU: two processes with all threads each would fight."""
+    allow_kernels(training.kernels)
     sharing = training.devices if resolve_accelerator(training) == "cpu" else 1
     if training.threads is not None or sharing > 1:
         torch.set_num_threads(training.threads or max(1, (os.cpu_count() or 1) // sharing))

@@ -10,6 +10,7 @@ import torch
 from pydantic import PositiveInt
 from torch import Tensor, nn
 
+from cifar10.kernels.convolution import Convolution3x3
 from cifar10.networks.normalize import Normalize
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # per stage; Table 1 of the paper
@@ -102,7 +103,10 @@ class Bottleneck(nn.Module):
 
 
 def _convolution(channels_in: int, channels_out: int, size: int, stride: int = 1) -> nn.Conv2d:
-    layer = nn.Conv2d(channels_in, channels_out, size, stride=stride, padding=size // 2, bias=False)
+    if size == 3 and stride == 1:
+        layer: nn.Conv2d = Convolution3x3(channels_in, channels_out)
+    else:
+        layer = nn.Conv2d(channels_in, channels_out, size, stride=stride, padding=size // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
 

@@ -19,12 +19,15 @@ from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
+from cifar10.kernels.convolution import Convolution3x3
+from cifar10.kernels.normalization import normalize_and_activate
 from cifar10.networks.normalize import Normalize
 
 _WHITEN_IMAGES = 5000  # enough for a 12 x 12 covariance
 _WHITEN_EPSILON = 5e-4  # keeps noise in the weakest directions from being blown up
 _SHIFT_GAIN = 2000**0.5  # a parameter behind a gain g learns g^2 times as fast, whatever the optimizer's rate is
 _NORM_MOMENTUM = 0.4  # weight of the newest batch in the running statistics
+_NORM_EPSILON = 1e-12
 
 
 class SpeedNet(nn.Module):
@@ -52,7 +55,6 @@ class SpeedNet(nn.Module):
         self.whiten = nn.Conv2d(3, whiten_width, whiten_size, bias=False)
         self.whiten.weight.requires_grad = False
         self.shift = nn.Parameter(torch.zeros(whiten_width))
-        self.activate = nn.GELU()
         self.groups = nn.Sequential(*map(ConvolutionGroup, [whiten_width, *widths], widths))
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
         with torch.no_grad():
@@ -60,8 +62,7 @@ class SpeedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
         patches = functional.conv2d(self.normalize(images), self.whiten.weight, self.shift * _SHIFT_GAIN)
-        features = self.activate(patches)
-        features = self.groups(features).amax(dim=(2, 3))  # (B, c)
+        features = self.groups(functional.silu(patches)).amax(dim=(2, 3))  # (B, c)
         logits: Tensor = self.head(features)
         return logits
 
@@ -86,40 +87,42 @@ class ConvolutionGroup(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int) -> None:
         super().__init__()
-        self.convolve1 = _identity_convolution(channels_in, channels_out)
-        self.pool = nn.MaxPool2d(2)
+        self.convolve1 = _identity_convolution(channels_in, channels_out, pooled=True)
         self.norm1 = ShiftNorm(channels_out)
         self.convolve2 = _identity_convolution(channels_out, channels_out)
         self.norm2 = ShiftNorm(channels_out)
-        self.activate = nn.GELU()
 
     def forward(self, features: Tensor) -> Tensor:  # (B, C_in, H, W) -> (B, C_out, H//2, W//2)
-        features = self.activate(self.norm1(self.pool(self.convolve1(features))))
-        features = self.activate(self.norm2(self.convolve2(features)))
+        features = self.norm1(self.convolve1(features))
+        features = self.norm2(self.convolve2(features))
         return features
 
 
-def _identity_convolution(channels_in: int, channels_out: int) -> nn.Conv2d:
-    layer = nn.Conv2d(channels_in, channels_out, kernel_size=3, padding="same", bias=False)
+def _identity_convolution(channels_in: int, channels_out: int, pooled: bool = False) -> Convolution3x3:
+    layer = Convolution3x3(channels_in, channels_out, pooled)
     nn.init.dirac_(layer.weight[: min(channels_in, channels_out)].data)
     return layer
 
 
-class ShiftNorm(nn.BatchNorm2d):
-    """Batch normalisation that learns what to add, fast, and not what to multiply with."""
+class ShiftNorm(nn.Module):
+    """Batch normalisation that learns what to add, fast, and not what to multiply with; then SiLU."""
+
+    running_mean: Tensor
+    running_var: Tensor
 
     def __init__(self, channels: int) -> None:
-        super().__init__(channels, eps=1e-12, momentum=_NORM_MOMENTUM)
-        self.weight.requires_grad = False
+        super().__init__()
+        self.shift = nn.Parameter(torch.zeros(channels))
+        self.register_buffer("running_mean", torch.zeros(channels))
+        self.register_buffer("running_var", torch.ones(channels))
 
     def forward(self, features: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
-        return functional.batch_norm(
+        return normalize_and_activate(
             features,
+            self.shift * _SHIFT_GAIN,
             self.running_mean,
             self.running_var,
-            self.weight,
-            self.bias * _SHIFT_GAIN,
             training=self.training,
             momentum=_NORM_MOMENTUM,
-            eps=self.eps,
+            epsilon=_NORM_EPSILON,
         )

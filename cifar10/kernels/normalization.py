@@ -1,0 +1,184 @@
+"""Batch normalisation with a shift and SiLU in one pass over the features each way, in float32, on a CPU.
+
+Forward: one reading for the statistics, one for the result. Backward: one reading for the sums, one for the gradient;
+what the activation needs is computed again from the input instead of being kept.
+
+Shapes: B images, C channels, maps of H x W, channels last; seen as B H W rows of C.
+"""
+
+import functools
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cifar10.kernels.machine_code import Integer, Kernel, Lanes, Program, are_usable, array
+from cifar10.kernels.tiles import lanes_for
+
+_ROWS = 256  # summed in float32 by one thread; their sums are added up in float64, whatever the number of threads
+
+
+def normalize_and_activate(
+    features: Tensor,
+    shift: Tensor,
+    running_mean: Tensor,
+    running_var: Tensor,
+    training: bool,
+    momentum: float,
+    epsilon: float,
+) -> Tensor:
+    """Return SiLU((features - mean) / sqrt(var + epsilon) + shift).
+
+    Args:
+        features: (B, C, H, W).
+        shift: (C,).
+        running_mean: (C,); in training moved towards this batch's mean, else used in its place.
+        running_var: (C,); likewise, unbiased.
+        training: Whether mean and variance are the batch's own.
+        momentum: Weight of the newest batch in the running statistics.
+        epsilon: Added to the variance.
+    """
+    if training and suits(features, shift):
+        results, mean, variance = _NormalizeActivate.apply(features, shift, epsilon)
+        num_rows = features.numel() // features.shape[1]
+        running_mean.lerp_(mean, momentum)
+        running_var.lerp_(variance * (num_rows / (num_rows - 1)), momentum)
+        return results  # type: ignore[no-any-return]
+    normalized = functional.batch_norm(
+        features, running_mean, running_var, None, shift, training=training, momentum=momentum, eps=epsilon
+    )
+    return functional.silu(normalized)
+
+
+def suits(features: Tensor, shift: Tensor) -> bool:
+    """Return whether a step of training on these can be made here."""
+    return (
+        torch.is_grad_enabled()
+        and features.device.type == "cpu"
+        and features.dtype == shift.dtype == torch.float32
+        and features.numel() > features.shape[1]
+        and features.is_contiguous(memory_format=torch.channels_last)
+        and lanes_for(features.shape[1]) > 0
+        and not torch.compiler.is_compiling()
+        and are_usable()
+    )
+
+
+class _NormalizeActivate(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx, features: Tensor, shift: Tensor, epsilon: float):  # type: ignore[no-untyped-def]
+        num_rows, channels = features.numel() // features.shape[1], features.shape[1]
+        sums = _empty_sums(num_rows, channels)
+        _moments_kernel(channels)(len(sums), features, sums, num_rows)
+        mean, square = sums.sum(dim=0, dtype=torch.float64) / num_rows
+        variance = (square - mean.square()).clamp_(min=0)
+        scale = (variance + epsilon).rsqrt()
+        vectors = torch.stack([scale, shift - mean * scale, shift.double()]).float()  # y = SiLU(scale x + offset)
+        results = torch.empty_like(features)
+        _result_kernel(channels)(num_rows, features, results, vectors)
+        ctx.save_for_backward(features, vectors)
+        ctx.mark_non_differentiable(*(statistics := (mean.float(), variance.float())))
+        return results, *statistics
+
+    @staticmethod
+    def backward(ctx, gradient: Tensor, *_: Tensor):  # type: ignore[no-untyped-def]
+        features, vectors = ctx.saved_tensors
+        gradient = gradient.contiguous(memory_format=torch.channels_last)
+        num_rows, channels = features.numel() // features.shape[1], features.shape[1]
+        sums = _empty_sums(num_rows, channels)
+        _gradient_sums_kernel(channels)(len(sums), features, gradient, vectors, sums, num_rows)
+        of_shift, along = sums.sum(dim=0, dtype=torch.float64)
+        vectors = torch.cat([vectors, torch.stack([of_shift, along]).float() * (vectors[0] / num_rows)])
+        of_features = torch.empty_like(features)
+        _gradient_kernel(channels)(num_rows, features, gradient, vectors, of_features)
+        return of_features, of_shift.float(), None
+
+
+def _empty_sums(num_rows: int, channels: int) -> Tensor:
+    """Return room for two sums over each block of rows, (blocks, 2, C)."""
+    return torch.empty(-(-num_rows // _ROWS), 2, channels)
+
+
+@functools.cache
+def _moments_kernel(channels: int) -> Kernel:
+    """Compile the sums of x and x^2. Called with features, sums, number of rows."""
+
+    def terms(program: Program, arguments: Sequence[Integer], offset: Integer, channel: Integer) -> list[Lanes]:
+        x = array(arguments[0]).load(offset)
+        return [x, x * x]
+
+    return _sums_kernel(channels, terms, sums=1, num_rows=2)
+
+
+@functools.cache
+def _gradient_sums_kernel(channels: int) -> Kernel:
+    """Compile the sums of dz and dz xhat. Called with features, gradient, vectors, sums, number of rows."""
+
+    def terms(program: Program, arguments: Sequence[Integer], offset: Integer, channel: Integer) -> list[Lanes]:
+        gradient, normalized = _through_activation(program, channels, arguments, offset, channel)
+        return [gradient, gradient * normalized]
+
+    return _sums_kernel(channels, terms, sums=3, num_rows=4)
+
+
+@functools.cache
+def _result_kernel(channels: int) -> Kernel:
+    """Compile SiLU(scale x + offset). Called with features, results, vectors."""
+
+    def emit(program: Program, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
+        features, results, vectors = (array(argument) for argument in arguments)
+        with program.loop(first, end) as row, program.loop(0, channels, program.num_lanes) as channel:
+            offset = row * channels + channel
+            z = features.load(offset) * vectors.load(channel) + vectors.load(channel + channels)
+            results.store(z * program.sigmoid(z), offset)
+
+    return Kernel(emit, num_arguments=3, num_lanes=lanes_for(channels))
+
+
+@functools.cache
+def _gradient_kernel(channels: int) -> Kernel:
+    """Compile scale dz - scale mean(dz) - scale mean(dz xhat) xhat. Called with features, gradient, vectors, result."""
+
+    def emit(program: Program, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
+        vectors, result = array(arguments[2]), array(arguments[3])
+        with program.loop(first, end) as row, program.loop(0, channels, program.num_lanes) as channel:
+            offset = row * channels + channel
+            gradient, normalized = _through_activation(program, channels, arguments, offset, channel)
+            scale, mean, along = (vectors.load(channel + channels * number) for number in (0, 3, 4))
+            result.store(gradient * scale - mean - normalized * along, offset)
+
+    return Kernel(emit, num_arguments=4, num_lanes=lanes_for(channels))
+
+
+def _through_activation(
+    program: Program, channels: int, arguments: Sequence[Integer], offset: Integer, channel: Integer
+) -> tuple[Lanes, Lanes]:
+    """Return dz = dy SiLU'(z), and xhat; arguments begin with features, gradient, vectors."""
+    features, gradient, vectors = (array(argument) for argument in arguments[:3])
+    z = features.load(offset) * vectors.load(channel) + vectors.load(channel + channels)
+    sigmoid = program.sigmoid(z)
+    slope = sigmoid + z * sigmoid * (program.constant(1.0) - sigmoid)
+    return gradient.load(offset) * slope, z - vectors.load(channel + channels * 2)
+
+
+def _sums_kernel(channels: int, terms, sums: int, num_rows: int) -> Kernel:  # type: ignore[no-untyped-def]
+    """Compile two sums over each block of rows; `sums` and `num_rows` are positions of arguments."""
+
+    def emit(program: Program, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
+        room, out = program.buffer(2 * channels // program.num_lanes), array(arguments[sums])
+        with program.loop(first, end) as block:
+            with program.loop(0, 2 * channels, program.num_lanes) as place:
+                room.store(program.constant(0.0), place)
+            start = block * _ROWS
+            with (
+                program.loop(start, program.least(start + _ROWS, arguments[num_rows])) as row,
+                program.loop(0, channels, program.num_lanes) as channel,
+            ):
+                for number, term in enumerate(terms(program, arguments, row * channels + channel, channel)):
+                    place = channel + channels * number
+                    room.store(room.load(place) + term, place)
+            with program.loop(0, 2 * channels, program.num_lanes) as place:
+                out.store(room.load(place), block * (2 * channels) + place)
+
+    return Kernel(emit, num_arguments=num_rows + 1, num_lanes=lanes_for(channels))

@@ -1,0 +1,126 @@
+"""Convolution by machine code: the library's results and gradients, from a quarter of the products."""
+
+import pytest
+import torch
+from torch import Tensor
+from torch.nn import functional
+
+from cifar10.kernels import convolution, machine_code
+from cifar10.kernels.convolution import Convolution3x3, suits
+from cifar10.kernels.tiles import Tiling
+
+needs_kernels = pytest.mark.skipif(not machine_code.are_usable(), reason="needs llvmlite and GNU's OpenMP")
+
+
+def make_layer(channels_in: int, channels_out: int, pooled: bool = False) -> Convolution3x3:
+    torch.manual_seed(0)
+    return Convolution3x3(channels_in, channels_out, pooled).to(memory_format=torch.channels_last)
+
+
+def make_features(channels: int, size: int, num_images: int = 3) -> Tensor:
+    features = torch.randn(num_images, channels, size, size, generator=torch.Generator().manual_seed(1))
+    return features.contiguous(memory_format=torch.channels_last).requires_grad_()
+
+
+def gradients(layer: Convolution3x3, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return results, and the gradients of features and weight for one random gradient of the results."""
+    results = layer(features)
+    towards = torch.randn(results.shape, generator=torch.Generator().manual_seed(2))
+    return results.detach(), *torch.autograd.grad(results, (features, layer.weight), towards)
+
+
+def exact(layer: Convolution3x3, features: Tensor) -> tuple[Tensor, ...]:
+    """Return the same by the library in double precision."""
+    features, weight = features.detach().double().requires_grad_(), layer.weight.detach().double().requires_grad_()
+    results = functional.conv2d(features, weight, padding=1)
+    results = functional.max_pool2d(results, 2) if layer.pooled else results
+    towards = torch.randn(results.shape, generator=torch.Generator().manual_seed(2)).double()
+    return results.detach(), *torch.autograd.grad(results, (features, weight), towards)
+
+
+def off_by(found: Tensor, expected: Tensor) -> float:
+    """Return the error as a part of what is expected, both as root mean squares."""
+    return float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
+
+
+@needs_kernels
+@pytest.mark.parametrize("pooled", [False, True])
+@pytest.mark.parametrize("size", [3, 4, 5, 6, 7, 8, 9, 13, 15, 16, 31, 32])
+def test_results_and_gradients_are_the_librarys(size: int, pooled: bool) -> None:
+    layer, features = make_layer(24, 32, pooled), make_features(24, size)
+    assert suits(features, layer.weight)
+    for found, expected in zip(gradients(layer, features), exact(layer, features), strict=True):
+        assert off_by(found, expected) < 3e-5
+
+
+@needs_kernels
+@pytest.mark.parametrize(("channels_in", "channels_out"), [(8, 8), (16, 8), (8, 48), (64, 16)])
+def test_any_multiple_of_eight_channels_will_do(channels_in: int, channels_out: int) -> None:
+    layer, features = make_layer(channels_in, channels_out), make_features(channels_in, 9)
+    for found, expected in zip(gradients(layer, features), exact(layer, features), strict=True):
+        assert off_by(found, expected) < 3e-5
+
+
+@needs_kernels
+@pytest.mark.parametrize("pooled", [False, True])
+def test_blocks_do_not_change_results(pooled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, features = make_layer(16, 16, pooled), make_features(16, 7, num_images=11)
+    whole = gradients(layer, features)
+    monkeypatch.setattr(convolution, "_BLOCK_BYTES", 1)
+    monkeypatch.setattr(convolution, "_BACKWARD_BLOCK_BYTES", 1)
+    monkeypatch.setattr(convolution, "_LEAST_ROWS", 3)  # four blocks, the last of two images
+    for found, expected in zip(gradients(layer, features), whole, strict=True):
+        assert off_by(found, expected) < 3e-5
+
+
+@needs_kernels
+def test_a_first_layer_needs_no_gradient_of_its_features() -> None:
+    layer, features = make_layer(16, 16, pooled=True), make_features(16, 8)
+    expected = gradients(layer, features)[2]
+    results = layer(features.detach())
+    towards = torch.randn(results.shape, generator=torch.Generator().manual_seed(2))
+    (found,) = torch.autograd.grad(results, (layer.weight,), towards)
+    assert torch.equal(found, expected)
+
+
+@needs_kernels
+def test_two_calls_give_the_same_bits() -> None:
+    layer, features = make_layer(64, 64, pooled=True), make_features(64, 15, num_images=40)
+    for first, second in zip(gradients(layer, features), gradients(layer, features), strict=True):
+        assert torch.equal(first, second)
+
+
+@needs_kernels
+@pytest.mark.parametrize(
+    ("channels_in", "channels_out", "size"), [(3, 16, 8), (16, 10, 8), (16, 16, 2), (16, 16, 65)], ids=str
+)
+def test_what_does_not_suit_goes_to_the_library(channels_in: int, channels_out: int, size: int) -> None:
+    layer, features = make_layer(channels_in, channels_out), make_features(channels_in, size)
+    assert not suits(features, layer.weight)
+    torch.testing.assert_close(layer(features), functional.conv2d(features, layer.weight, padding=1))
+
+
+@needs_kernels
+def test_inference_autocast_and_other_layouts_go_to_the_library() -> None:
+    layer, features = make_layer(16, 16), make_features(16, 8)
+    assert suits(features, layer.weight)
+    with torch.no_grad():
+        assert not suits(features, layer.weight)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not suits(features, layer.weight)
+    assert not suits(features.contiguous(), layer.weight)
+    assert not suits(features.double(), layer.weight)
+    machine_code.allow(False)
+    try:
+        assert not suits(features, layer.weight)
+    finally:
+        machine_code.allow(True)
+
+
+@pytest.mark.parametrize(
+    ("size", "pooled", "products"), [(31, True, 1600), (15, False, 441), (15, True, 324), (7, False, 81), (7, True, 64)]
+)
+def test_products_a_map_are_as_few_as_the_tiling_promises(size: int, pooled: bool, products: int) -> None:
+    tiling = Tiling(size, pooled)
+    assert tiling.positions * tiling.count**2 == products
+    assert products < 9 * tiling.num_results**2 / 3

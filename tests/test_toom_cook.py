@@ -1,0 +1,43 @@
+"""Fewer products for the same convolution: exact on paper, and close in float32."""
+
+import numpy as np
+import pytest
+
+from cifar10.kernels.toom_cook import LARGEST_TILE, TAPS, matrices
+
+TILES = range(1, LARGEST_TILE + 1)
+
+
+def correlate(inputs: np.ndarray, taps: np.ndarray) -> np.ndarray:
+    """Return the results of a filter over `inputs` (n, n), by the definition."""
+    size = len(inputs) - TAPS + 1
+    return np.array([[(inputs[y : y + TAPS, x : x + TAPS] * taps).sum() for x in range(size)] for y in range(size)])
+
+
+@pytest.mark.parametrize("num_results", TILES)
+def test_the_transforms_give_the_convolution(num_results: int) -> None:
+    results, taps, inputs = matrices(num_results)
+    random = np.random.default_rng(0)
+    window, filters = random.normal(size=(num_results + 2, num_results + 2)), random.normal(size=(TAPS, TAPS))
+    products = (taps @ filters @ taps.T) * (inputs @ window @ inputs.T)
+    np.testing.assert_allclose(results @ products @ results.T, correlate(window, filters), rtol=0, atol=1e-11)
+
+
+@pytest.mark.parametrize(("num_results", "bound"), [(2, 5e-7), (3, 2e-6), (4, 2e-6), (5, 4e-6), (6, 4e-6), (7, 4e-5)])
+def test_float32_rounds_no_more_than_is_said(num_results: int, bound: float) -> None:
+    results, taps, inputs = (matrix.astype(np.float32) for matrix in matrices(num_results))
+    random = np.random.default_rng(0)
+    channels, num_filters, length = 64, 16, num_results + 2
+    windows = random.normal(size=(channels, length, length)).astype(np.float32)
+    filters = random.normal(size=(num_filters, channels, TAPS, TAPS)).astype(np.float32)
+    tiles, transformed = inputs @ windows @ inputs.T, taps @ filters @ taps.T
+    found = results @ (tiles * transformed).sum(axis=1) @ results.T
+    exact = np.array([sum(correlate(windows[c], f[c]) for c in range(channels)) for f in filters.astype(float)])
+    assert np.sqrt(((found - exact) ** 2).mean() / (exact**2).mean()) < bound
+
+
+@pytest.mark.parametrize(("num_results", "num_pairs"), [(5, 2), (6, 3), (7, 3)])
+def test_points_of_opposite_sign_can_share_their_arithmetic(num_results: int, num_pairs: int) -> None:
+    rows = matrices(num_results)[0].T.astype(np.float32)
+    pairs = [(i, j) for i in range(len(rows)) for j in range(i) if (abs(rows[i]) == abs(rows[j])).all()]
+    assert len(pairs) == num_pairs
