@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+from cifar10.ranges import Fraction
 
 
 def _plain_name(name: str) -> str:

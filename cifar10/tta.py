@@ -4,15 +4,18 @@ The weights of six views follow the CIFAR speedruns (tysam-code/hlb-CIFAR10, Kel
 and its mirror count half, two diagonal shifts by one pixel and their mirrors the other half.
 """
 
+from typing import TYPE_CHECKING
+
 import torch
 from torch import Tensor, nn
 
-from cifar10.config import TTA
+if TYPE_CHECKING:
+    from cifar10.config import TTA
 
 _SHIFT = 1  # pixels
 
 
-def predict_probabilities(network: nn.Module, images: Tensor, tta: TTA) -> Tensor:
+def predict_probabilities(network: nn.Module, images: Tensor, tta: "TTA") -> Tensor:
     """Return class probabilities of `images`, averaged over the views that `tta` names.
 
     Args:
@@ -26,7 +29,7 @@ def predict_probabilities(network: nn.Module, images: Tensor, tta: TTA) -> Tenso
     return predict_plain_and_augmented(network, images, tta)[1]
 
 
-def predict_plain_and_augmented(network: nn.Module, images: Tensor, tta: TTA) -> tuple[Tensor, Tensor]:
+def predict_plain_and_augmented(network: nn.Module, images: Tensor, tta: "TTA") -> tuple[Tensor, Tensor]:
     """Return the probabilities of the images alone, and averaged over the views; arguments as above."""
     plain = _probabilities(network, images)
     if tta == "none":

@@ -9,14 +9,15 @@ Shapes: N images in the set, B in the batch, b of them asked for (a process's or
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar10.config import AugmentationConfig
+if TYPE_CHECKING:
+    from cifar10.config import AugmentationConfig
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 _FLIP_STREAM, _STEP_STREAM = 1, 2  # keep the two kinds of draws apart
@@ -58,7 +59,7 @@ class Augmentation:
         seed: Of every draw.
     """
 
-    def __init__(self, config: AugmentationConfig, num_images: int, image_size: int, fill: Tensor, seed: int) -> None:
+    def __init__(self, config: "AugmentationConfig", num_images: int, image_size: int, fill: Tensor, seed: int) -> None:
         self.config = config
         self.size = image_size
         self.seed = seed

@@ -6,15 +6,18 @@ off.
 """
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar10.config import AugmentationConfig
 from cifar10.data.augmentation import Augmentation, pack
 from cifar10.data.contract import Split
+
+if TYPE_CHECKING:
+    from cifar10.config import AugmentationConfig
 
 _ORDER_STREAM = 0
 
@@ -56,7 +59,7 @@ class TrainingBatches:
         self,
         split: Split,
         num_classes: int,
-        augmentation: AugmentationConfig,
+        augmentation: "AugmentationConfig",
         batch_size: int,
         seed: int,
         device: torch.device,

@@ -6,29 +6,27 @@ the same optimizer, because Lightning, schedules and checkpoints then have one t
 """
 
 from collections.abc import Callable
-from typing import Annotated, Any, cast
+from typing import Any, cast
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import Tensor, nn
 
 from cifar10.optimizers.roles import roles_of
+from cifar10.ranges import Fraction, NonNegativeFloat, PositiveFloat
 
 # Coefficients of the quintic p(x) = a x + b x^3 + c x^5, from the source above. A few rounds bring most singular values
 # from (0, 1] to about 0.7 .. 1.2, which trains as well as exactly 1 and needs matrix products only.
 _A, _B, _C = 3.4445, -4.7750, 2.0315
 _ROUNDS = 3
 
-Momentum = Annotated[float, Field(ge=0, lt=1)]
-
 
 def muon(
     network: nn.Module,
     lr: PositiveFloat,
-    momentum: Momentum = 0.6,
+    momentum: Fraction = 0.6,
     head_lr: PositiveFloat = 0.02,
     vector_lr: PositiveFloat = 0.053,
-    vector_momentum: Momentum = 0.85,
+    vector_momentum: Fraction = 0.85,
     weight_decay: NonNegativeFloat = 0.004,
     normalize_filters: bool = True,
 ) -> "Muon":
