@@ -248,7 +248,8 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         if not len(labels):
             return
-        plain, augmented = predict_plain_and_augmented(self.network, images, self.config.evaluation.tta)
+        evaluation = self.config.evaluation
+        plain, augmented = predict_plain_and_augmented(self.network, images, evaluation.tta, evaluation.tta_confidence)
         self._plain_tally.add(nll_loss(plain.clamp(min=_LEAST).log(), labels), plain, labels)
         self._augmented_tally.add(nll_loss(augmented.clamp(min=_LEAST).log(), labels), augmented, labels)
         num_classes = len(self.confusion)
