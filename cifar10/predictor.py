@@ -37,10 +37,10 @@ class Predictor:
     """Most images to compute at once."""
     tta: TTA
     """Test-time augmentation: the views that are averaged."""
-    tta_confidence: float = 0.0
-    """For mirror_translate_selective: images whose largest probability is below it get all six views."""
     origin: dict[str, str] = field(default_factory=dict)
     """Where the weights come from: checkpoint path, weights_digest, data_digest."""
+    tta_confidence: float = 0.0
+    """For mirror_translate_selective: images whose largest probability is below it get all six views."""
 
     @classmethod
     def from_checkpoint(
