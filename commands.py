@@ -40,7 +40,7 @@ def infer(
     format: Literal["table", "csv", "jsonl", "parquet"] | None = None,
     top_k: int = 1,
     batch_size: int | None = None,
-    tta: Literal["none", "mirror", "mirror_translate"] | None = None,
+    tta: Literal["none", "mirror", "mirror_translate", "mirror_translate_selective"] | None = None,
     device: str = "auto",
 ) -> int:
     """Say what is on the images of a folder.
@@ -52,7 +52,8 @@ def infer(
     --format=FORMAT          table, csv, jsonl or parquet  (by the suffix of FILE, else table)
     --top_k=N                how many classes to name for each image  (1)
     --batch_size=N           images per forward pass  (the checkpoint's)
-    --tta=VIEWS              none, mirror or mirror_translate: average over 1, 2 or 6 views  (the checkpoint's)
+    --tta=VIEWS              none, mirror or mirror_translate: average over 1, 2 or 6 views; or
+                             mirror_translate_selective: over 6 where the network is not sure  (the checkpoint's)
     --device=DEVICE          auto, cpu, cuda or cuda:N  (auto)
 
     A file that cannot be read becomes a row with the reason; the exit code is then 3.

@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-Fraction = Annotated[float, Field(ge=0, lt=1)]
+from cifar10.ranges import Fraction
 
 
 def _plain_name(name: str) -> str:
@@ -30,7 +30,10 @@ def _plain_name(name: str) -> str:
 
 RunName = Annotated[str, Field(max_length=120), AfterValidator(_plain_name)]
 """One plain folder name: letters, digits and . _ + - only."""
-TTA = Literal["none", "mirror", "mirror_translate"]
+Views = Literal["none", "mirror", "mirror_translate"]
+"""What is averaged: an image alone; with its mirror image; with both shifted along a diagonal by one pixel as well."""
+TTA = Literal[Views, "mirror_translate_selective"]
+"""selective: all six views of the images that the network is not sure of, one view of the others."""
 
 
 class Section(BaseModel):
@@ -152,7 +155,10 @@ class EvaluationConfig(Section):
     batch_size: PositiveInt
     """Images per forward pass, over all devices."""
     tta: TTA
-    """Test-time augmentation: views whose probabilities are averaged (1, 2 or 6 of them)."""
+    """Test-time augmentation: views whose probabilities are averaged (1, 2, 6, or 6 where one is not enough)."""
+    tta_confidence: Annotated[float, Field(ge=0, le=1)] = 0.7  # a default, for checkpoints that are older
+    """mirror_translate_selective asks for all views of an image whose largest probability is below this. A fixed bound,
+    not a share of the batch: what is said of an image must not depend on its neighbours."""
 
 
 class TrackingConfig(Section):

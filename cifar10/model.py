@@ -4,7 +4,7 @@ Shapes: B images in a micro-batch, K classes.
 """
 
 import time
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 import torch
@@ -12,10 +12,11 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 
-from cifar10.build import build
-from cifar10.config import Config
 from cifar10.data.resident import Batch, BatchStream
 from cifar10.tta import predict_plain_and_augmented
+
+if TYPE_CHECKING:
+    from cifar10.config import Config
 
 _STEP_STREAM = 3  # of the random numbers inside a network (dropout); see data/augmentation.py for the others
 
@@ -110,7 +111,9 @@ class Classifier(pl.LightningModule):
         steps_per_epoch: Optimizer steps; needed for training only.
     """
 
-    def __init__(self, network: nn.Module, config: Config, identity: dict[str, Any], steps_per_epoch: int = 0) -> None:
+    def __init__(
+        self, network: nn.Module, config: "Config", identity: dict[str, Any], steps_per_epoch: int = 0
+    ) -> None:
         super().__init__()
         self.automatic_optimization = not config.training.chunked
         self.steps_per_epoch = steps_per_epoch
@@ -134,6 +137,8 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and let the schedule move its rates at every step."""
+        from cifar10.build import build  # checks arguments with pydantic; what is above this line does without
+
         optimizer = build(self.config.optimizer, network=self.network, params=self.network.parameters())
         schedule = build(self.config.schedule)
         num_steps = self.steps_per_epoch * self.config.training.epochs
@@ -243,7 +248,8 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         if not len(labels):
             return
-        plain, augmented = predict_plain_and_augmented(self.network, images, self.config.evaluation.tta)
+        evaluation = self.config.evaluation
+        plain, augmented = predict_plain_and_augmented(self.network, images, evaluation.tta, evaluation.tta_confidence)
         self._plain_tally.add(nll_loss(plain.clamp(min=_LEAST).log(), labels), plain, labels)
         self._augmented_tally.add(nll_loss(augmented.clamp(min=_LEAST).log(), labels), augmented, labels)
         num_classes = len(self.confusion)

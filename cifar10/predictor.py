@@ -9,14 +9,14 @@ from typing import Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar10.config import TTA
+from cifar10.config import TTA, Views
 from cifar10.errors import Misuse
 
 
 class Engine(Protocol):
     """What computes. A new one is a new file in `cifar10/engines/`."""
 
-    def probabilities(self, pixels: NDArray[np.uint8], tta: TTA) -> NDArray[np.float32]:
+    def probabilities(self, pixels: NDArray[np.uint8], tta: Views) -> NDArray[np.float32]:
         """Return class probabilities (B, K), averaged over the views of `tta`, of `pixels` (B, S, S, 3)."""
         ...
 
@@ -39,6 +39,8 @@ class Predictor:
     """Test-time augmentation: the views that are averaged."""
     origin: dict[str, str] = field(default_factory=dict)
     """Where the weights come from: checkpoint path, weights_digest, data_digest."""
+    tta_confidence: float = 0.0
+    """For mirror_translate_selective: images whose largest probability is below it get all six views."""
 
     @classmethod
     def from_checkpoint(
@@ -82,6 +84,7 @@ class Predictor:
             image_size=checkpoint.image_size,
             batch_size=batch_size or evaluation.batch_size,
             tta=checked or evaluation.tta,
+            tta_confidence=evaluation.tta_confidence,
             origin=origin,
         )
 
@@ -92,14 +95,28 @@ class Predictor:
     @property
     def provenance(self) -> dict[str, str]:
         """All that an answer depends on beside the pixels."""
-        return {**self.origin, **self.engine.describe(), "tta": self.tta, "batch_size": str(self.batch_size)}
+        bound = {"tta_confidence": str(self.tta_confidence)} if self.tta == "mirror_translate_selective" else {}
+        asked = {"tta": self.tta, **bound, "batch_size": str(self.batch_size)}
+        return {**self.origin, **self.engine.describe(), **asked}
 
     def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return class probabilities, float32 (B, K), of RGB `pixels`, uint8 (B, S, S, 3). B may be 0."""
         assert pixels.dtype == np.uint8 and pixels.shape[1:] == (self.image_size, self.image_size, 3), pixels.shape
         parts = [pixels[start : start + self.batch_size] for start in range(0, len(pixels), self.batch_size)]
         nothing = np.empty((0, self.num_classes), np.float32)
-        return np.concatenate([nothing, *(self.engine.probabilities(part, self.tta) for part in parts)])
+        return np.concatenate([nothing, *(self._probabilities(part) for part in parts)])
+
+    def _probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Let the engine answer; in selective mode a second time, for the images of which it was not sure."""
+        if self.tta != "mirror_translate_selective":
+            return self.engine.probabilities(pixels, self.tta)
+        answers = self.engine.probabilities(pixels, "none")
+        unsure = answers.max(axis=1, initial=0) < self.tta_confidence
+        if not unsure.any():
+            return answers
+        answers = answers.copy()  # an engine may keep its own
+        answers[unsure] = self.engine.probabilities(pixels[unsure], "mirror_translate")
+        return answers
 
 
 def _checked_tta(tta: str | None) -> TTA | None:

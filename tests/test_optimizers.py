@@ -2,14 +2,16 @@
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cifar10.networks.simple_cnn import SimpleCNN
 from cifar10.networks.speed import SpeedNet
-from cifar10.optimizers.muon import muon, orthogonalize
+from cifar10.optimizers import muon as muon_module
+from cifar10.optimizers.muon import Muon, muon, orthogonalize
 from cifar10.optimizers.roles import roles_of
 from cifar10.optimizers.schedules import Constant, Cosine, Linear, OneCycle, Schedule
 from cifar10.optimizers.standard import adam, adamw, sgd
@@ -31,10 +33,112 @@ def test_orthogonalised_matrices_keep_directions_and_level_their_lengths() -> No
     for shape in ((16, 72), (72, 16)):
         matrix = torch.randn(*shape, generator=generator)
         u, _, v = torch.linalg.svd(matrix, full_matrices=False)
-        levelled = u.T @ orthogonalize(matrix, rounds=5) @ v.T
+        levelled = u.T @ orthogonalize(matrix[None], rounds=5)[0] @ v.T
         values = levelled.diag()
         assert float(values.min()) > 0.6 and float(values.max()) < 1.3
         assert float((levelled - values.diag()).abs().max()) < 1e-4
+
+
+def with_gradients(network: nn.Module) -> nn.Module:
+    """Give every learnable parameter of `network` the same gradient each time, in its own layout."""
+    generator = torch.Generator().manual_seed(1)
+    for parameter in network.parameters():
+        if parameter.requires_grad:
+            parameter.grad = torch.empty_like(parameter).copy_(torch.randn(parameter.shape, generator=generator))
+    return network
+
+
+def learnt(network: nn.Module, steps: int = 3, tensor_rate: bool = False) -> list[Tensor]:
+    """Return the parameters after some steps of Muon."""
+    optimizer = muon(network, lr=0.1)
+    for group in optimizer.param_groups:
+        group["lr"] = torch.tensor(group["lr"]) if tensor_rate else group["lr"]
+    for _ in range(steps):
+        optimizer.step()
+    return [parameter.detach().clone() for parameter in network.parameters()]
+
+
+def small_network(layout: torch.memory_format = torch.contiguous_format) -> nn.Module:
+    torch.manual_seed(0)
+    return with_gradients(SpeedNet(10, 32, widths=[32, 8, 8]).to(memory_format=layout))  # type: ignore[call-overload]
+
+
+def follow_by_hand(parameter: Tensor, group: dict[str, Any], buffer: Tensor) -> None:
+    """Make one step of Muon as its definition says it, one parameter at a time."""
+    assert parameter.grad is not None
+    gradient = parameter.grad + group["weight_decay"] * parameter
+    buffer.mul_(group["momentum"]).add_(gradient)
+    direction = gradient + group["momentum"] * buffer
+    if group["normalize"]:
+        parameter.mul_(len(parameter) ** 0.5 / parameter.norm())
+    if group["orthogonal"]:
+        x = direction.flatten(1) / direction.norm()
+        for _ in range(3):
+            gram = x @ x.T
+            x = 3.4445 * x + (-4.7750 * gram + 2.0315 * gram @ gram) @ x
+        direction = x.view_as(parameter)
+    parameter.sub_(group["lr"] * direction)
+
+
+def test_parameters_that_move_together_move_as_each_would_alone() -> None:
+    network = small_network()
+    groups = muon(network, lr=0.1).param_groups
+    with torch.no_grad():
+        for group in groups:
+            for parameter in group["params"]:
+                buffer = torch.zeros_like(parameter)
+                for _ in range(3):
+                    follow_by_hand(parameter, group, buffer)
+    for alone, together in zip(network.parameters(), learnt(small_network()), strict=True):
+        torch.testing.assert_close(alone.detach(), together, rtol=1e-4, atol=1e-5)
+
+
+def test_matrices_of_one_shape_computed_together_give_what_each_gives(monkeypatch: pytest.MonkeyPatch) -> None:
+    alone = learnt(small_network())
+    shapes: list[torch.Size] = []
+
+    def by_shape(matrices: list[Tensor]) -> list[list[int]]:
+        shapes.extend(matrix.shape for matrix in matrices)
+        return [
+            [i for i, other in enumerate(matrices) if other.shape == shape] for shape in {m.shape for m in matrices}
+        ]
+
+    monkeypatch.setattr(muon_module, "_together", by_shape)
+    for one, other in zip(alone, learnt(small_network()), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+    assert len(set(shapes)) < len(shapes) / 3  # some did share a shape: the claim is not empty
+
+
+def test_the_layout_of_filters_in_memory_does_not_change_a_step() -> None:
+    for one, other in zip(learnt(small_network()), learnt(small_network(torch.channels_last)), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-4, atol=1e-5)
+
+
+def test_a_rate_may_be_a_tensor() -> None:
+    for one, other in zip(learnt(small_network()), learnt(small_network(), tensor_rate=True), strict=True):
+        torch.testing.assert_close(one, other)
+
+
+def test_muon_remembers_one_buffer_a_parameter_so_that_older_checkpoints_fit() -> None:
+    network = small_network()
+    optimizer = muon(network, lr=0.1)
+    optimizer.step()
+    state = optimizer.state_dict()["state"]
+    shapes = [tuple(p.shape) for group in optimizer.param_groups for p in group["params"]]
+    assert [tuple(state[index]["momentum_buffer"].shape) for index in range(len(state))] == shapes
+    assert {key for entry in state.values() for key in entry} == {"momentum_buffer"}
+    assert [set(group) for group in optimizer.state_dict()["param_groups"]] == [
+        {"params", "lr", "momentum", "orthogonal", "normalize", "weight_decay"}
+    ] * 3
+
+
+def test_parameters_without_a_gradient_stay() -> None:
+    network = small_network()
+    idle = roles_of(network).filters[0]
+    idle.grad, before = None, idle.detach().clone()
+    learnt(network)
+    assert torch.equal(idle, before)
+    assert Muon([{"params": [idle], "orthogonal": True}]).step() is None  # a group may have none at all
 
 
 def test_a_muon_step_has_the_spectral_norm_of_its_rate() -> None:

@@ -2,6 +2,7 @@
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -54,6 +55,20 @@ def test_answers_are_those_of_the_test_pass(tta: TTA, channels_last: bool) -> No
     answers = predictor(tta, channels_last=channels_last).predict(images)
     assert answers.dtype == np.float32
     np.testing.assert_array_equal(answers, expected.numpy())
+
+
+def test_selective_answers_are_those_of_the_test_pass_whoever_is_asked_about_beside() -> None:
+    images = pixels(24)
+    tensors = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    with torch.inference_mode():
+        bound = float(network()(tensors).softmax(dim=1).amax(dim=1).quantile(0.25))
+        expected = predict_probabilities(network(), tensors, "mirror_translate_selective", bound).numpy()
+    asked = replace(predictor("mirror_translate_selective", batch_size=24), tta_confidence=bound)
+    np.testing.assert_allclose(asked.predict(images), expected, atol=1e-6)
+    one_by_one = np.concatenate([asked.predict(images[i : i + 1]) for i in range(24)])
+    np.testing.assert_allclose(one_by_one, expected, atol=1e-6)
+    assert asked.provenance["tta_confidence"] == str(bound)
+    assert (expected != predictor().predict(images)).any(axis=1).sum() == 6  # a quarter was asked again
 
 
 def test_bf16_answers_are_those_of_an_autocast_test_pass() -> None:
@@ -119,7 +134,7 @@ def test_precision_is_the_checkpoints_where_the_device_has_it(
 
 def test_a_checkpoint_decides_what_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     config = checkpoint("fp32").config
-    config.evaluation = SimpleNamespace(batch_size=77, tta="mirror")
+    config.evaluation = SimpleNamespace(batch_size=77, tta="mirror", tta_confidence=0.6)
     loaded = SimpleNamespace(
         path=Path("models/run/best.ckpt"),
         config=config,

@@ -6,9 +6,10 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from cifar10.config import AugmentationConfig
-from cifar10.data.augmentation import pack, unpack
+from cifar10.data.augmentation import Augmentation, pack, unpack
 from cifar10.data.contract import Split
 from cifar10.data.resident import EvaluationBatches, TrainingBatches
 
@@ -191,3 +192,94 @@ def test_order_is_numpys_and_stays_so() -> None:
     """A new version of a library must not silently change every recipe's numbers."""
     expected = np.random.default_rng([0, 0, 5]).permutation(24)
     assert make_batches().order(5).tolist() == expected.tolist()
+
+
+EVERYTHING: dict[str, Any] = {
+    "crop_padding": 2,
+    "flip": "random",
+    "cutout": 3,
+    "cutmix": 1.0,
+    "brightness": 0.3,
+    "contrast": 0.3,
+    "saturation": 0.3,
+}
+
+
+class Operations(TorchDispatchMode):
+    """Notes the operations that make a GPU wait for the host, or the host for a GPU."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.waits: list[str] = []
+
+    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
+        name = str(operation)
+        moves = "_to_copy" in name and (options or {}).get("device") is not None
+        if moves or any(part in name for part in ("_local_scalar_dense", "lift_fresh", "nonzero", "masked_select")):
+            self.waits.append(name)
+        return operation(*arguments, **(options or {}))
+
+
+@pytest.mark.parametrize("options", [{"crop_padding": 2, "flip": "alternating"}, EVERYTHING, {"mixup": 0.4}])
+def test_nothing_is_copied_or_waited_for_within_an_epoch(options: dict[str, Any]) -> None:
+    batches = iter(make_batches(**options))
+    next(batches)
+    with Operations() as operations:
+        assert len(list(batches)) == 2
+    assert operations.waits == []
+
+
+def test_waiting_would_be_noticed() -> None:
+    with Operations() as operations:
+        torch.tensor([1.0, 2.0]).sum().item()
+    assert len(operations.waits) == 2
+
+
+@pytest.mark.parametrize("first", [0, 2])
+def test_an_epoch_is_drawn_once_wherever_it_begins(first: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    draw, epochs = Augmentation.draw, []
+
+    def count(self: Augmentation, order: Any, epoch: int, num_steps: int) -> Any:
+        epochs.append(epoch)
+        return draw(self, order, epoch, num_steps)
+
+    monkeypatch.setattr(Augmentation, "draw", count)
+    images_of(make_batches(**EVERYTHING), epoch=4, first=first)
+    assert epochs == [4]
+
+
+def test_switching_one_change_on_leaves_the_draws_of_the_others() -> None:
+    order = np.arange(24)
+    draws = [
+        Augmentation(
+            AugmentationConfig.model_validate({**PLAIN, **options}), 24, SIZE, torch.zeros(3, dtype=torch.uint8), 0
+        ).draw(order, epoch=1, num_steps=3)
+        for options in ({"crop_padding": 2}, {"crop_padding": 2, "flip": "random", "cutout": 3, "mixup": 1.0})
+    ]
+    assert np.array_equal(draws[0].shift, draws[1].shift)
+    assert not np.array_equal(draws[0].flip, draws[1].flip)
+
+
+def test_colours_change_as_their_definition_says() -> None:
+    options = {"brightness": 0.3, "contrast": 0.4, "saturation": 0.5}
+    batches = make_batches(batch_size=24, **options)
+    plain, changed = images_of(make_batches(batch_size=24)).double(), images_of(batches).double()
+    draws = batches.augmentation.draw(batches.order(0), 0, 1)
+    brightness, contrast, saturation = torch.from_numpy(draws.colour).double().view(24, 3, 1, 1, 1).unbind(dim=1)
+    luma = torch.tensor([0.299, 0.587, 0.114], dtype=torch.float64).view(1, 3, 1, 1)
+    bright = plain * brightness
+    mean = (bright * luma).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
+    contrasted = mean + (bright - mean) * contrast
+    grey = (contrasted * luma).sum(dim=1, keepdim=True)
+    torch.testing.assert_close(changed, (grey + (contrasted - grey) * saturation).clamp(0, 255), rtol=1e-4, atol=1e-3)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("options", [{"crop_padding": 2, "flip": "alternating", "cutout": 3}, EVERYTHING])
+def test_a_gpu_gets_the_same_images(options: dict[str, Any]) -> None:
+    config = AugmentationConfig.model_validate({**PLAIN, **options})
+    cpu, gpu = (TrainingBatches(make_split(), 4, config, 8, 0, torch.device(kind)) for kind in ("cpu", "cuda"))
+    for (images, targets), (same, same_targets) in zip(cpu, gpu, strict=True):
+        torch.testing.assert_close(images, same.cpu())
+        torch.testing.assert_close(targets, same_targets.cpu())

@@ -33,6 +33,23 @@ def test_each_view_is_asked_once_and_rows_sum_to_one(tta: str, num_views: int) -
     torch.testing.assert_close(probabilities.sum(dim=1), torch.ones(5))
 
 
+def test_only_unsure_images_are_asked_again_and_then_get_all_views() -> None:
+    spy, images = Spy(), make_images()
+    plain, full = predict_plain_and_augmented(Spy(), images, "mirror_translate")
+    bound = float(plain.amax(dim=1).sort().values[2])  # two of five are below
+    unsure = plain.amax(dim=1) < bound
+    answers = predict_probabilities(spy, images, "mirror_translate_selective", bound)
+    assert [len(view) for view in spy.seen] == [5, 2, 2, 2, 2, 2]
+    torch.testing.assert_close(answers[unsure], full[unsure])
+    assert torch.equal(answers[~unsure], plain[~unsure])
+
+
+@pytest.mark.parametrize(("bound", "like"), [(0.0, "none"), (1.0, "mirror_translate")])
+def test_the_bounds_of_confidence_ask_for_one_view_of_all_or_for_six(bound: float, like: str) -> None:
+    answers = predict_probabilities(Spy(), make_images(), "mirror_translate_selective", bound)
+    torch.testing.assert_close(answers, predict_probabilities(Spy(), make_images(), like))  # type: ignore[arg-type]
+
+
 def test_mirrored_images_get_mirrored_answers() -> None:
     images = make_images()
     plain = predict_probabilities(Spy(), images, "mirror_translate")

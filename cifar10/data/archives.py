@@ -19,7 +19,6 @@ from pathlib import Path
 from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
-from omegaconf import OmegaConf
 
 from cifar10.constants import Archive
 from cifar10.data.contract import DataError
@@ -175,6 +174,8 @@ def has_own_remote(path: Path) -> bool:
     pointer = path.with_name(f"{path.name}.dvc")
     if not pointer.exists():
         return False
+    from omegaconf import OmegaConf  # here, since training on files that are at hand does without it
+
     remote = OmegaConf.select(OmegaConf.load(pointer), "outs[0].remote")
     ask = [sys.executable, "-m", "dvc", "config", f"remote.{remote}.url" if remote else "core.remote"]
     answer = subprocess.run(ask, check=False, cwd=path.parent, capture_output=True, text=True)

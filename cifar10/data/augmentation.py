@@ -1,25 +1,31 @@
-"""What happens to a training batch, folded into the one gather that fetches it.
+"""What happens to training images, folded into the one gather that fetches them.
 
 Pixels are kept packed, red, green, blue and nothing as one int32, so that moving a pixel is moving one number. A crop,
 a mirror image and a hole then only change which numbers are gathered. What changes colours or blends images follows in
-float. Every draw is made on the CPU for the whole batch, keyed by (seed, epoch, step): it depends neither on the device
-nor on how many processes share the batch.
+float.
 
-Shapes: N images in the set, B in the batch, b of them asked for (a process's or a micro-batch's share), H == W pixels.
+The choices for a whole epoch are drawn at once, on the CPU, keyed by (seed, epoch, position): they depend neither on
+the device nor on how many processes share a batch. They move to the device once; within an epoch nothing is copied to
+it, and nobody waits for it.
+
+Shapes: N images in the set, P of them in an epoch of S steps, B = P/S in a batch, b of them asked for (a process's or a
+micro-batch's share), H == W pixels.
 """
 
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar10.config import AugmentationConfig
+if TYPE_CHECKING:
+    from cifar10.config import AugmentationConfig
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
-_FLIP_STREAM, _STEP_STREAM = 1, 2  # keep the two kinds of draws apart
+# Each kind of choice has its own numbers: to switch one on or off does not change the others.
+_FIRST_FLIP, _FLIP, _SHIFT, _HOLE, _COLOUR, _PARTNER, _BLEND = 1, 10, 11, 12, 13, 14, 15
 
 
 def pack(images: Tensor) -> Tensor:
@@ -36,15 +42,35 @@ def unpack(packed: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Draws:
-    """The random choices for one batch; arrays have B entries."""
+    """The random choices for one epoch. What is switched off is all the same and costs next to nothing."""
 
-    flip: NDArray[np.bool_]
-    shift: NDArray[np.int64]  # (B, 2): rows, columns
-    hole: NDArray[np.int64]  # (B, 2): first row, first column of the cutout
-    colour: NDArray[np.float32]  # (B, 3): brightness, contrast, saturation factors
-    partner: NDArray[np.int64]  # position in the batch of the image to mix with
-    blend: float  # part of an image that stays its own
-    box: tuple[int, int, int, int]  # cutmix: first and past-last row, first and past-last column
+    flip: NDArray[np.bool_]  # (P,)
+    shift: NDArray[np.int16]  # (P, 2): rows, columns
+    hole: NDArray[np.int16]  # (P, 2): first row, first column of the cutout
+    colour: NDArray[np.float32]  # (P, 3): brightness, contrast, saturation factors
+    partner: NDArray[np.int64]  # (P,): position in the epoch of the image to mix with, of the same batch
+    blend: list[float]  # (S,): part of an image that stays its own
+    box: list[tuple[int, int, int, int]]  # (S,), cutmix: first and past-last row, first and past-last column
+
+
+@dataclass(frozen=True)
+class Plan:
+    """An epoch's choices on the device, as far as they can be told before the pixels are fetched."""
+
+    images: Tensor
+    """int64 (P,): which of the set they are."""
+    rows: Tensor
+    """(P, H): where each row of each image begins among all packed pixels."""
+    columns: Tensor
+    """(P, W): where in its row each pixel of the image comes from."""
+    hole: Tensor
+    """(P, 2)"""
+    colour: Tensor
+    """(P, 3)"""
+    partner: Tensor
+    """(P,)"""
+    blend: list[float]
+    box: list[tuple[int, int, int, int]]
 
 
 class Augmentation:
@@ -58,110 +84,161 @@ class Augmentation:
         seed: Of every draw.
     """
 
-    def __init__(self, config: AugmentationConfig, num_images: int, image_size: int, fill: Tensor, seed: int) -> None:
+    def __init__(self, config: "AugmentationConfig", num_images: int, image_size: int, fill: Tensor, seed: int) -> None:
         self.config = config
+        self.num_images = num_images
         self.size = image_size
         self.seed = seed
         self.fill = pack(fill.view(1, 3, 1, 1)).item()
         # Alternating: which images are mirrored in even epochs; in odd ones it is the others.
-        self.first_flips = np.random.default_rng([seed, _FLIP_STREAM]).random(num_images) < 0.5
+        self.first_flips = np.random.default_rng([seed, _FIRST_FLIP]).random(num_images) < 0.5
 
     @property
     def mixes(self) -> bool:
         """Whether targets become probabilities."""
         return self.config.mixup > 0 or self.config.cutmix > 0
 
-    def draw(self, indices: NDArray[np.int64], epoch: int, step: int) -> Draws:
-        """Choose for the batch of the images `indices`, (B,)."""
-        config, size, num = self.config, self.size, len(indices)
-        random = np.random.default_rng([self.seed, _STEP_STREAM, epoch, step])
-        coins = random.random(num) < 0.5
-        spread = np.array([config.brightness, config.contrast, config.saturation])
-        blend = random.beta(config.mixup, config.mixup) if config.mixup else 1.0
-        box = (0, 0, 0, 0)
-        if config.cutmix:
-            box = _random_box(random, size, area=1 - random.beta(config.cutmix, config.cutmix))
-            blend = 1 - (box[1] - box[0]) * (box[3] - box[2]) / size**2
+    @property
+    def recolours(self) -> bool:
+        """Whether colours change."""
+        return self.config.brightness > 0 or self.config.contrast > 0 or self.config.saturation > 0
+
+    def draw(self, order: NDArray[np.int64], epoch: int, num_steps: int) -> Draws:
+        """Choose for an epoch of the images `order`, (P,), in `num_steps` batches."""
+        config, num = self.config, len(order)
+        blend, box = self._draw_blends(epoch, num_steps)
         return Draws(
-            flip={
-                "none": np.zeros(num, dtype=bool),
-                "random": coins,
-                "alternating": self.first_flips[indices] ^ (epoch % 2 == 1),
-            }[config.flip],
-            shift=random.integers(-config.crop_padding, config.crop_padding + 1, size=(num, 2)),
-            hole=random.integers(0, size, size=(num, 2)) - config.cutout // 2,
-            colour=(1 + spread * random.uniform(-1, 1, size=(num, 3))).astype(np.float32),
-            partner=random.permutation(num),
-            blend=float(blend),
+            flip=self._draw_flips(order, epoch),
+            shift=self._draw_pairs(_SHIFT, epoch, num, -config.crop_padding, config.crop_padding + 1),
+            hole=self._draw_pairs(_HOLE, epoch, num, -(config.cutout // 2), self.size - config.cutout // 2)
+            if config.cutout
+            else np.zeros((num, 2), np.int16),
+            colour=self._draw_colours(epoch, num),
+            partner=self._draw_partners(epoch, num, num_steps),
+            blend=blend,
             box=box,
         )
 
-    def apply(self, packed: Tensor, indices: NDArray[np.int64], draws: Draws, part: slice) -> Tensor:
-        """Return the images at positions `part` of the batch, changed as drawn.
+    def plan(self, order: NDArray[np.int64], epoch: int, num_steps: int, device: torch.device) -> Plan:
+        """Draw for an epoch as `draw` does, and move what was drawn to `device`."""
+        draws = self.draw(order, epoch, num_steps)
+        # 32 bits are enough for most sets and make the gather's index half as long.
+        index = torch.int32 if self.num_images * self.size**2 < 2**31 else torch.int64
+        line = torch.arange(self.size, dtype=index, device=device)
+        images, shift, flip = (_moved(array, device) for array in (order, draws.shift, draws.flip))
+        rows = _reflect(line + shift[:, :1], self.size)
+        columns = _reflect(line + shift[:, 1:], self.size)
+        return Plan(
+            images=images,
+            rows=(images.to(index).unsqueeze(1) * self.size + rows) * self.size,
+            columns=torch.where(flip.unsqueeze(1), columns.flip(1), columns),
+            hole=_moved(draws.hole, device),
+            colour=_moved(draws.colour, device),
+            partner=_moved(draws.partner, device),
+            blend=draws.blend,
+            box=draws.box,
+        )
+
+    def apply(self, packed: Tensor, plan: Plan, step: int, part: slice) -> Tensor:
+        """Return the images at positions `part` of the epoch, changed as planned.
 
         Args:
             packed: int32 (N, H, W), the whole set.
-            indices: (B,), which of them make the batch.
-            draws: For the batch.
-            part: b positions of the batch.
+            plan: For the epoch.
+            step: The batch that they belong to.
+            part: b positions of that batch, counted from the beginning of the epoch.
 
         Returns:
-            uint8 (b, 3, H, W); float in 0..255 if colours change or images are mixed.
+            uint8 (b, 3, H, W); float in 0..255 if colours change or images are mixed by mixup.
         """
-        positions = np.arange(len(indices))[part]
-        images = self._gather(packed, indices, draws, positions)
+        images = self._gather(packed, plan, part)
         if not self.mixes:
             return images
-        partners = self._gather(packed, indices, draws, draws.partner[positions])
+        partners = self._gather(packed, plan, plan.partner[part])
         if self.config.mixup:
-            return images.float().mul_(draws.blend).add_(partners.float(), alpha=1 - draws.blend)
-        top, bottom, left, right = draws.box
-        images = images.clone(memory_format=torch.preserve_format)
+            blend = plan.blend[step]
+            return images.float().mul_(blend).add_(partners.float(), alpha=1 - blend)
+        top, bottom, left, right = plan.box[step]
         images[:, :, top:bottom, left:right] = partners[:, :, top:bottom, left:right]
         return images
 
-    def _gather(self, packed: Tensor, indices: NDArray[np.int64], draws: Draws, positions: NDArray[np.int64]) -> Tensor:
-        line = np.arange(self.size)
-        rows = _reflect(line + draws.shift[positions, :1], self.size)  # (b, H)
-        columns = _reflect(line + draws.shift[positions, 1:], self.size)  # (b, W)
-        columns = np.where(draws.flip[positions, None], columns[:, ::-1], columns)
-        device = packed.device
-        base = _tensor(indices[positions] * self.size**2, device).view(-1, 1, 1)
-        flat = base + _tensor(rows * self.size, device).unsqueeze(2) + _tensor(columns, device).unsqueeze(1)
-        pixels = packed.view(-1).index_select(0, flat.view(-1)).view(flat.shape)  # (b, H, W)
+    def _gather(self, packed: Tensor, plan: Plan, positions: slice | Tensor) -> Tensor:
+        index = plan.rows[positions].unsqueeze(2) + plan.columns[positions].unsqueeze(1)  # (b, H, W)
+        pixels = packed.view(-1).index_select(0, index.view(-1)).view(index.shape)
         if self.config.cutout:
-            pixels.masked_fill_(self._holes(draws.hole[positions], device), self.fill)
+            pixels.masked_fill_(self._holes(plan.hole[positions]), self.fill)
         images = unpack(pixels)
-        if self.config.brightness or self.config.contrast or self.config.saturation:
-            return _recolour(images.float(), _tensor(draws.colour[positions], device))
-        return images
+        return _recolour(images.float(), plan.colour[positions]) if self.recolours else images
 
-    def _holes(self, first: NDArray[np.int64], device: torch.device) -> Tensor:
-        line = np.arange(self.size)
-        inside = (line >= first[..., None]) & (line < first[..., None] + self.config.cutout)  # (b, 2, H)
-        return _tensor(inside[:, 0, :, None] & inside[:, 1, None, :], device)  # (b, H, W)
+    def _holes(self, first: Tensor) -> Tensor:  # (b, 2) -> bool (b, H, W)
+        line = torch.arange(self.size, device=first.device)
+        inside = (line >= first.unsqueeze(2)) & (line < first.unsqueeze(2) + self.config.cutout)  # (b, 2, H)
+        return inside[:, 0].unsqueeze(2) & inside[:, 1].unsqueeze(1)
+
+    # -- drawing -------------------------------------------------------------------------------------------------
+
+    def _random(self, kind: int, epoch: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, kind, epoch])
+
+    def _draw_flips(self, order: NDArray[np.int64], epoch: int) -> NDArray[np.bool_]:
+        if self.config.flip == "alternating":
+            return self.first_flips[order] ^ (epoch % 2 == 1)
+        if self.config.flip == "random":
+            return self._random(_FLIP, epoch).random(len(order)) < 0.5
+        return np.zeros(len(order), dtype=bool)
+
+    def _draw_pairs(self, kind: int, epoch: int, num: int, low: int, high: int) -> NDArray[np.int16]:
+        """Return (num, 2) whole numbers from [low, high)."""
+        return self._random(kind, epoch).integers(low, high, size=(num, 2), dtype=np.int16)
+
+    def _draw_colours(self, epoch: int, num: int) -> NDArray[np.float32]:
+        if not self.recolours:
+            return np.ones((num, 3), np.float32)
+        spread = np.array([self.config.brightness, self.config.contrast, self.config.saturation], np.float32)
+        return 1 + spread * (2 * self._random(_COLOUR, epoch).random((num, 3), dtype=np.float32) - 1)
+
+    def _draw_partners(self, epoch: int, num: int, num_steps: int) -> NDArray[np.int64]:
+        positions = np.arange(num)
+        if not self.mixes:
+            return positions
+        return self._random(_PARTNER, epoch).permuted(positions.reshape(num_steps, -1), axis=1).ravel()
+
+    def _draw_blends(self, epoch: int, num_steps: int) -> tuple[list[float], list[tuple[int, int, int, int]]]:
+        """Return for each step the part of an image that stays its own, and the box that does not."""
+        config, random = self.config, self._random(_BLEND, epoch)
+        if config.mixup:
+            return random.beta(config.mixup, config.mixup, size=num_steps).tolist(), [(0, 0, 0, 0)] * num_steps
+        if not config.cutmix:
+            return [1.0] * num_steps, [(0, 0, 0, 0)] * num_steps
+        areas = 1 - random.beta(config.cutmix, config.cutmix, size=num_steps)
+        boxes = [_random_box(random, self.size, area) for area in areas.tolist()]
+        return [1 - (bottom - top) * (right - left) / self.size**2 for top, bottom, left, right in boxes], boxes
 
 
-def _tensor(array: NDArray[Any], device: torch.device) -> Tensor:
-    return torch.from_numpy(np.ascontiguousarray(array)).to(device, non_blocking=True)
+def _moved(array: NDArray[Any], device: torch.device) -> Tensor:
+    """Return `array` on `device`; from pinned memory, so that nobody waits until it is there."""
+    tensor = torch.from_numpy(array)
+    return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
-def _reflect(positions: NDArray[np.int64], size: int) -> NDArray[np.int64]:
+def _reflect(positions: Tensor, size: int) -> Tensor:
     """Fold positions outside [0, size) back in, as a mirror at the border pixel does."""
     last = size - 1
-    folded: NDArray[np.int64] = last - np.abs(last - np.abs(positions))
-    return folded
+    return last - (last - positions.abs()).abs()
 
 
-def _recolour(images: Tensor, factors: Tensor) -> Tensor:  # float (b, 3, H, W), (b, 3) -> float (b, 3, H, W)
+def _recolour(images: Tensor, factors: Tensor) -> Tensor:  # float (b, 3, H, W), overwritten; (b, 3)
+    """Change brightness, then contrast around the mean grey, then saturation around each pixel's grey."""
     brightness, contrast, saturation = factors.view(-1, 3, 1, 1).split(1, dim=1)
-    images = images * brightness
-    luma = torch.tensor(_GREY, device=images.device).view(1, 3, 1, 1)
-    mean: Tensor = (images * luma).sum(dim=1, keepdim=True).mean(dim=(2, 3), keepdim=True)
-    images = mean + (images - mean) * contrast
-    grey = (images * luma).sum(dim=1, keepdim=True)
-    images = grey + (images - grey) * saturation
-    return images.clamp(0, 255)
+    mean = _grey(images).mean(dim=(2, 3), keepdim=True)
+    images.mul_(brightness * contrast).add_(brightness * mean * (1 - contrast))
+    grey = _grey(images)
+    return images.mul_(saturation).add_(grey * (1 - saturation)).clamp_(0, 255)
+
+
+def _grey(images: Tensor) -> Tensor:  # (b, 3, H, W) -> (b, 1, H, W)
+    red, green, blue = images.split(1, dim=1)
+    return (red * _GREY[0]).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2])
 
 
 def _random_box(random: np.random.Generator, size: int, area: float) -> tuple[int, int, int, int]:

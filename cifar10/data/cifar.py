@@ -5,7 +5,6 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import torch
-from pydantic import Field, NonNegativeInt
 from torch import Tensor
 
 from cifar10.constants import CIFAR10_ARCHIVE, CIFAR100_ARCHIVE, CLASS_ALIASES
@@ -13,8 +12,9 @@ from cifar10.data.archives import obtain
 from cifar10.data.contract import DataError, DataSet, Split, hold_out
 from cifar10.labels import ClassFolders
 from cifar10.nearest import did_you_mean
+from cifar10.ranges import Length, NonNegativeInt
 
-Root = Annotated[str, Field(min_length=1)]
+Root = Annotated[str, Length(1)]
 """Folder that holds, or will hold, the batches."""
 
 

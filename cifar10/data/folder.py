@@ -11,16 +11,15 @@ from typing import Annotated
 
 import psutil
 import torch
-from pydantic import Field, NonNegativeInt
 from tqdm import tqdm
 
-from cifar10.config import Fraction
 from cifar10.data.contract import DataError, DataSet, Split, hold_out
 from cifar10.decoding import decode_files
 from cifar10.image_search import find_images
 from cifar10.images import ImageError, silence_pillow
 from cifar10.labels import ClassFolders
 from cifar10.nearest import did_you_mean
+from cifar10.ranges import Fraction, Length, NonNegativeInt, Range
 
 _LOGGER = logging.getLogger(__name__)
 _LOOK_AHEAD = 256  # files
@@ -31,8 +30,8 @@ LabelledFile = tuple[Path, int]
 
 
 def folder(
-    root: Annotated[str, Field(min_length=1)],
-    image_size: Annotated[int, Field(ge=8, le=1024)],
+    root: Annotated[str, Length(1)],
+    image_size: Annotated[int, Range(ge=8, le=1024)],
     classes: list[str] | None,
     validation_fraction: Fraction,
     test_fraction: Fraction,

@@ -6,15 +6,18 @@ off.
 """
 
 from collections.abc import Callable, Iterator
+from typing import TYPE_CHECKING
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar10.config import AugmentationConfig
-from cifar10.data.augmentation import Augmentation, pack
+from cifar10.data.augmentation import Augmentation, Plan, pack
 from cifar10.data.contract import Split
+
+if TYPE_CHECKING:
+    from cifar10.config import AugmentationConfig
 
 _ORDER_STREAM = 0
 
@@ -56,7 +59,7 @@ class TrainingBatches:
         self,
         split: Split,
         num_classes: int,
-        augmentation: AugmentationConfig,
+        augmentation: "AugmentationConfig",
         batch_size: int,
         seed: int,
         device: torch.device,
@@ -65,11 +68,10 @@ class TrainingBatches:
         world_size: int = 1,
     ) -> None:
         size = split.images.shape[-1]
-        fill = split.images.float().mean(dim=(0, 2, 3)).round().to(torch.uint8)
-        self.packed = pack(split.images).to(device)  # int32 (N, H, W)
+        self.packed = pack(split.images.to(device))  # int32 (N, H, W)
         self.labels = split.labels.to(device)
-        self.augmentation = Augmentation(augmentation, len(split), size, fill, seed)
-        self.num_classes = num_classes
+        self.augmentation = Augmentation(augmentation, len(split), size, _mean_colour(split), seed)
+        self.classes = torch.arange(num_classes, device=device)
         self.batch_size = largest_batch(len(split), batch_size, parts * world_size)
         self.seed = seed
         self.parts = parts
@@ -100,27 +102,33 @@ class TrainingBatches:
     def __iter__(self) -> Iterator[Batch]:
         # The body runs at the first `next`, not at `iter`: Lightning calls `iter` before it knows where it resumes.
         epoch, first_batch = self.position()
-        order = self.order(epoch)
+        order = self.order(epoch)[: self.steps_per_epoch * self.batch_size]
+        plan = self.augmentation.plan(order, epoch, self.steps_per_epoch, self.labels.device)
+        labels = self.labels[plan.images]
         for number in range(first_batch, len(self)):
             step, part = divmod(number, self.parts)
-            indices = order[step * self.batch_size : (step + 1) * self.batch_size]
-            yield self._batch(indices, epoch, step, self._share(part))
+            yield self._batch(plan, labels, step, self._share(step, part))
 
-    def _share(self, part: int) -> slice:
-        """Return the positions within a batch that are this process's share of micro-batch `part`."""
+    def _share(self, step: int, part: int) -> slice:
+        """Return the positions within the epoch that are this process's share of micro-batch `part` of a batch."""
         length = self.batch_size // (self.parts * self.world_size)
-        start = (part * self.world_size + self.rank) * length
+        start = step * self.batch_size + (part * self.world_size + self.rank) * length
         return slice(start, start + length)
 
-    def _batch(self, indices: NDArray[np.int64], epoch: int, step: int, part: slice) -> Batch:
-        draws = self.augmentation.draw(indices, epoch, step)
-        images = self.augmentation.apply(self.packed, indices, draws, part)
-        labels = self.labels[torch.from_numpy(indices[part]).to(self.labels.device)]
+    def _batch(self, plan: Plan, labels: Tensor, step: int, share: slice) -> Batch:
+        images = self.augmentation.apply(self.packed, plan, step, share)
         if not self.augmentation.mixes:
-            return images, labels
-        partners = self.labels[torch.from_numpy(indices[draws.partner[part]]).to(self.labels.device)]
-        own, other = (torch.nn.functional.one_hot(x, self.num_classes).float() for x in (labels, partners))
-        return images, own * draws.blend + other * (1 - draws.blend)
+            return images, labels[share]
+        # Not one_hot: it looks at its values, and a GPU would be waited for.
+        own, other = ((x.unsqueeze(1) == self.classes).float() for x in (labels[share], labels[plan.partner[share]]))
+        blend = plan.blend[step]
+        return images, own * blend + other * (1 - blend)
+
+
+def _mean_colour(split: Split) -> Tensor:  # uint8 (3,)
+    """Return the mean of each channel: of integers, so that it does not depend on an order of summing."""
+    sums = split.images.sum(dim=(0, 2, 3), dtype=torch.int64)
+    return (sums.double() / (split.images.numel() / 3)).round().to(torch.uint8)
 
 
 class Chunks:

@@ -10,9 +10,9 @@ from typing import Annotated
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from pydantic import Field, NonNegativeInt, PositiveInt
 
 from cifar10.data.contract import DataSet, Split
+from cifar10.ranges import NonNegativeInt, PositiveInt, Range
 
 Field2D = NDArray[np.floating]
 """Signed distance to a figure's edge in units of its radius, (N, H, W); negative inside."""
@@ -86,8 +86,8 @@ _FIGURES = {
 
 
 def shapes(
-    image_size: Annotated[int, Field(ge=16, le=256)] = 32,
-    train_size: Annotated[int, Field(ge=10)] = 4000,
+    image_size: Annotated[int, Range(ge=16, le=256)] = 32,
+    train_size: Annotated[int, Range(ge=10)] = 4000,
     validation_size: NonNegativeInt = 500,
     test_size: PositiveInt = 1000,
     seed: NonNegativeInt = 0,

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cifar10.checkpoints import Checkpoint
-from cifar10.config import TTA
+from cifar10.config import Views
 from cifar10.devices import choose_device, computes_bf16
 from cifar10.tta import predict_probabilities
 
@@ -53,7 +53,7 @@ class TorchEngine:
         """Return what the answers depend on beside the weights."""
         return {"engine": f"torch {torch.__version__}", "device": str(self.device), "precision": self.precision}
 
-    def probabilities(self, pixels: NDArray[np.uint8], tta: TTA) -> NDArray[np.float32]:
+    def probabilities(self, pixels: NDArray[np.uint8], tta: Views) -> NDArray[np.float32]:
         """Return class probabilities (B, K) of `pixels`, uint8 (B, H, W, 3)."""
         images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(self.device)
         with torch.inference_mode(), self._autocast():

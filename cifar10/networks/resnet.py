@@ -7,11 +7,11 @@ convolution is 3 x 3 with stride 1 and nothing is pooled early.
 from typing import Literal
 
 import torch
-from pydantic import PositiveInt
 from torch import Tensor, nn
 
 from cifar10.kernels.convolution import Convolution3x3
 from cifar10.networks.normalize import Normalize
+from cifar10.ranges import PositiveInt
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # per stage; Table 1 of the paper
 

@@ -1,11 +1,9 @@
 """Three convolutions and a linear layer: the network to read first."""
 
-from typing import Annotated
-
-from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 
 from cifar10.networks.normalize import Normalize
+from cifar10.ranges import Fraction, PositiveInt
 
 
 class SimpleCNN(nn.Module):
@@ -23,7 +21,7 @@ class SimpleCNN(nn.Module):
         num_classes: PositiveInt,
         image_size: PositiveInt,
         width: PositiveInt = 32,
-        dropout: Annotated[float, Field(ge=0, lt=1)] = 0.1,
+        dropout: Fraction = 0.1,
     ) -> None:
         super().__init__()
         if image_size < 8:

@@ -15,13 +15,13 @@ Shapes: B images, K classes, widths (a, b, c). For 32-pixel images and 2-pixel p
 from typing import Annotated
 
 import torch
-from pydantic import Field, PositiveInt
 from torch import Tensor, nn
 from torch.nn import functional
 
 from cifar10.kernels.convolution import Convolution3x3
 from cifar10.kernels.normalization import normalize_and_activate
 from cifar10.networks.normalize import Normalize
+from cifar10.ranges import Length, PositiveInt, Range
 
 _WHITEN_IMAGES = 5000  # enough for a 12 x 12 covariance
 _WHITEN_EPSILON = 5e-4  # keeps noise in the weakest directions from being blown up
@@ -44,8 +44,8 @@ class SpeedNet(nn.Module):
         self,
         num_classes: PositiveInt,
         image_size: PositiveInt,
-        widths: Annotated[list[PositiveInt], Field(min_length=3, max_length=3)] = [64, 256, 256],  # noqa: B006
-        whiten_size: Annotated[int, Field(ge=1, le=5)] = 2,
+        widths: Annotated[list[PositiveInt], Length(3, 3)] = [64, 256, 256],  # noqa: B006
+        whiten_size: Annotated[int, Range(ge=1, le=5)] = 2,
     ) -> None:
         super().__init__()
         if image_size < 9 + whiten_size:

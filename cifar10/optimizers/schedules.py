@@ -4,11 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-from pydantic import Field
-
-Part = Annotated[float, Field(ge=0, le=1)]
-InnerPart = Annotated[float, Field(gt=0, lt=1)]
-WarmUp = Annotated[float, Field(ge=0, lt=1)]
+from cifar10.ranges import Fraction, Part, Range
 
 
 class Schedule(Protocol):
@@ -21,7 +17,7 @@ class Schedule(Protocol):
 class Constant:
     """Rise during `warmup`, then stay."""
 
-    warmup: WarmUp = 0.0
+    warmup: Fraction = 0.0
 
     def __call__(self, progress: float) -> float:
         return _warm_up(progress, self.warmup)
@@ -31,7 +27,7 @@ class Constant:
 class Linear:
     """Rise during `warmup`, then fall in a straight line to `final`."""
 
-    warmup: WarmUp = 0.0
+    warmup: Fraction = 0.0
     final: Part = 0.0
 
     def __call__(self, progress: float) -> float:
@@ -44,7 +40,7 @@ class Linear:
 class Cosine:
     """Rise during `warmup`, then fall along half a cosine wave to `final` (arXiv:1608.03983, without restarts)."""
 
-    warmup: WarmUp = 0.05
+    warmup: Fraction = 0.05
     final: Part = 0.0
 
     def __call__(self, progress: float) -> float:
@@ -57,7 +53,7 @@ class Cosine:
 class OneCycle:
     """Rise from `initial` to 1 at `peak` and fall to `final`, both along half a cosine wave (arXiv:1708.07120)."""
 
-    peak: InnerPart = 0.3
+    peak: Annotated[float, Range(gt=0, lt=1)] = 0.3
     initial: Part = 0.04
     final: Part = 1e-4
 

@@ -3,19 +3,18 @@
 from typing import Annotated, Any
 
 import torch
-from pydantic import Field, NonNegativeFloat, PositiveFloat
 from torch import nn
 
 from cifar10.optimizers.roles import roles_of
+from cifar10.ranges import Fraction, Length, NonNegativeFloat, PositiveFloat
 
-Betas = Annotated[list[Annotated[float, Field(ge=0, lt=1)]], Field(min_length=2, max_length=2)]
-Momentum = Annotated[float, Field(ge=0, lt=1)]
+Betas = Annotated[list[Fraction], Length(2, 2)]
 
 
 def sgd(
     network: nn.Module,
     lr: PositiveFloat,
-    momentum: Momentum = 0.9,
+    momentum: Fraction = 0.9,
     nesterov: bool = True,
     weight_decay: NonNegativeFloat = 5e-4,
 ) -> torch.optim.SGD:

@@ -1,0 +1,272 @@
+"""Those who race: our recipe or a record script, each in a process of its own that runs whenever it is told to.
+
+`gpu_race.py` starts it with its wishes as JSON and talks to it: a line on stdin is one run, and is answered by a line
+of JSON on stdout with seconds and accuracy. A process of its own, because record scripts compile at import, set global
+flags and keep what they compiled for the next run; so nobody is disturbed by what another has set or cached.
+
+The clock is one for all: device events around what the record scripts time themselves, which is measuring the first
+layer, training, and the last evaluation with test-time augmentation. Networks are made and compiled before, on a
+throwaway run, and the data set is on the device already. Where a script says `torch.cuda.Event`, it gets a `Stopwatch`,
+which adds up what the script measures.
+"""
+
+import ast
+import json
+import os
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+from typing import Any, ClassVar
+
+import measuring  # noqa: F401  (puts the package on the path)
+import torch
+from recipe_files import Values, make
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from cifar10.data.contract import Split
+from cifar10.data.resident import TrainingBatches
+from cifar10.memory import keep_memory_warm
+from cifar10.tta import predict_probabilities
+
+Run = Callable[[int], tuple[float, float]]
+"""Number of the run -> seconds and accuracy."""
+
+
+def main() -> None:
+    wishes: Values = json.loads(sys.argv[1])
+    answers = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)  # what a script prints must not be taken for an answer
+    keep_memory_warm()
+    run = record_script(wishes) if wishes.get("record") else OurRecipe(wishes).run
+    run(-1)  # a throwaway run: whatever is compiled or allocated only once
+    print(json.dumps({"ready": True}), file=answers, flush=True)
+    for number, _ in enumerate(sys.stdin):
+        seconds, accuracy = run(number)
+        print(json.dumps({"seconds": seconds, "accuracy": accuracy}), file=answers, flush=True)
+
+
+class Stopwatch:
+    """A device event, or a clock reading where there is no GPU; adds up all that is measured with it."""
+
+    total_ms: ClassVar[float] = 0.0
+
+    def __init__(self, **_: Any) -> None:
+        self._event = torch.cuda.Event(enable_timing=True) if torch.cuda.is_available() else None
+        self._seconds = 0.0
+
+    def record(self, *_: Any) -> None:
+        if self._event is not None:
+            self._event.record()
+        self._seconds = time.perf_counter()
+
+    def elapsed_time(self, end: "Stopwatch") -> float:
+        """Return milliseconds from this to `end`; the device must be through with both."""
+        both = self._event is not None and end._event is not None
+        ms = float(self._event.elapsed_time(end._event)) if both else 1000 * (end._seconds - self._seconds)
+        Stopwatch.total_ms += ms
+        return ms
+
+
+def wait(device: str) -> None:
+    if device == "cuda":
+        torch.cuda.synchronize()
+
+
+# -- ours ------------------------------------------------------------------------------------------------------------
+
+
+class OurRecipe:
+    """The recipe as `train` computes it, in a plain loop, as the record scripts are.
+
+    Args:
+        wishes: recipe (a configuration), device, data (a file), compile (torch.compile's mode, or None).
+    """
+
+    def __init__(self, wishes: Values) -> None:
+        self.recipe, self.device = wishes["recipe"], wishes["device"]
+        self.training = SimpleNamespace(**self.recipe["training"])
+        self.precision = torch.bfloat16 if self.device == "cuda" else torch.float32
+        prepare(self.device)
+        data = torch.load(wishes["data"], weights_only=True)
+        place = torch.device(self.device)
+        self.train_images, self.test_images, self.test_labels = (
+            data[key].to(place) for key in ("train_images", "test_images", "test_labels")
+        )
+        self.num_classes = len(data["class_names"])
+        self.split = Split(data["train_images"], data["train_labels"])
+        self.network = self._fresh(seed=0)
+        if wishes["compile"]:
+            self.network.compile(mode=wishes["compile"])
+
+    def _fresh(self, seed: int) -> nn.Module:
+        torch.manual_seed(seed)
+        size = self.train_images.shape[-1]
+        network: nn.Module = make(self.recipe["model"], num_classes=self.num_classes, image_size=size)
+        layout = torch.channels_last if self.training.channels_last else torch.contiguous_format
+        return network.to(self.device).to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+
+    def run(self, number: int) -> tuple[float, float]:
+        """Train and test once, from weights of its own; return seconds and accuracy."""
+        # Into the same tensors: a graph that was captured reads from where it was captured.
+        self.network.load_state_dict(self._fresh(seed=number + 1).state_dict())
+        batches = self._batches(seed=number + 1)
+        optimizer = make(self.recipe["optimizer"], network=self.network, params=self.network.parameters())
+        start, end = Stopwatch(), Stopwatch()
+        wait(self.device)
+        start.record()
+        self.network.fit_to(self.train_images)  # type: ignore[operator]
+        self._learn(batches, optimizer)
+        answers = self._answer()
+        end.record()
+        wait(self.device)
+        accuracy = (answers.argmax(dim=1) == self.test_labels).double().mean().item()
+        return start.elapsed_time(end) / 1000, accuracy
+
+    def _batches(self, seed: int) -> TrainingBatches:
+        augmentation: Any = SimpleNamespace(**self.recipe["augmentation"])
+        place = torch.device(self.device)
+        return TrainingBatches(
+            self.split, self.num_classes, augmentation, self.training.batch_size, seed, place, self.training.accumulate
+        )
+
+    def _learn(self, batches: TrainingBatches, optimizer: torch.optim.Optimizer) -> None:
+        """Make every step; nothing here waits for the device."""
+        schedule, parts = make(self.recipe["schedule"]), self.training.accumulate
+        highest = [group["lr"] for group in optimizer.param_groups]
+        num_steps, step = self.training.epochs * batches.steps_per_epoch, 0
+        self.network.train()
+        for epoch in range(self.training.epochs):
+            batches.seek(epoch, batch=0)
+            for number, (images, targets) in enumerate(batches, 1):
+                with self._autocast():
+                    logits = self.network(images)
+                loss = cross_entropy(logits.float(), targets, label_smoothing=self.training.label_smoothing)
+                (loss / parts).backward()
+                if number % parts:
+                    continue
+                for group, rate in zip(optimizer.param_groups, highest, strict=True):
+                    group["lr"] = rate * schedule(step / num_steps)
+                optimizer.step()
+                optimizer.zero_grad()
+                step += 1
+
+    @torch.no_grad()
+    def _answer(self) -> Tensor:
+        """Return the probabilities of the test images, in batches of one size: each size is compiled for."""
+        evaluation = SimpleNamespace(**self.recipe["evaluation"])
+        is_selective = evaluation.tta == "mirror_translate_selective"
+        size = min(evaluation.batch_size, len(self.test_images))
+        self.network.eval()
+        answers = self._views("none" if is_selective else evaluation.tta, torch.arange(len(self.test_images)), size)
+        if not is_selective:
+            return answers
+        unsure = (answers.amax(dim=1) < evaluation.tta_confidence).nonzero().flatten()  # the one wait for the device
+        return answers.index_copy(0, unsure, self._views("mirror_translate", unsure, size)) if len(unsure) else answers
+
+    def _views(self, views: Any, indices: Tensor, size: int) -> Tensor:
+        """Return the probabilities of the test images `indices`, in batches of `size`, the last one filled up."""
+        indices = indices.to(self.device)
+        filled = torch.cat([indices, indices[:1].expand(-len(indices) % size)])
+        with self._autocast():
+            parts = [predict_probabilities(self.network, self.test_images[part], views) for part in filled.split(size)]
+        return torch.cat(parts)[: len(indices)]
+
+    def _autocast(self) -> torch.autocast:
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
+
+
+def prepare(device: str) -> None:
+    """Let cuDNN try its kernels once a shape, and float32 products use tensor cores."""
+    if device == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.set_float32_matmul_precision("high")
+
+
+# -- records ---------------------------------------------------------------------------------------------------------
+
+
+def record_script(wishes: Values) -> Run:
+    """Return a run of the script at wishes["record"]: what its loop over runs calls, with the loop itself left out.
+
+    Everything before the loop is executed as if the script were started, in a scratch folder that holds the data in the
+    form in which the script would have stored them.
+    """
+    path = Path(wishes["record"]).absolute()
+    scratch = tempfile.mkdtemp(prefix="race_")
+    _store_data(torch.load(wishes["data"], weights_only=True), Path(scratch))
+    os.chdir(scratch)
+    sys.argv = [str(path)]  # scripts read their own text
+    module = ModuleType(f"record_{path.stem}")
+    sys.modules[module.__name__] = module  # torch.compile looks names up in the module that a function is from
+    namespace = module.__dict__
+    namespace.update(__file__=str(path), Stopwatch=Stopwatch)
+    before, call, counter = split_at_loop(path.read_text())
+    exec(compile(before, str(path), "exec"), namespace)
+    lap = compile(call, str(path), "eval")
+
+    def run(number: int) -> tuple[float, float]:
+        Stopwatch.total_ms = 0.0
+        result = eval(lap, namespace, {counter: number + 1})
+        wait(wishes["device"])
+        return Stopwatch.total_ms / 1000, accuracy_in(result, wishes["plain"])
+
+    return run
+
+
+class OwnClock(ast.NodeTransformer):
+    """Puts `Stopwatch` where a script says `torch.cuda.Event`; PyTorch's own uses of it are left alone."""
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        if ast.unparse(node) == "torch.cuda.Event":
+            return ast.copy_location(ast.Name("Stopwatch", ast.Load()), node)
+        return self.generic_visit(node)
+
+
+def split_at_loop(text: str) -> tuple[ast.Module, ast.Expression, str]:
+    """Part a record script where its `if __name__ == "__main__":` begins to loop over runs.
+
+    Returns:
+        All before that loop, the call of `main` inside it, and the name of the loop's counter.
+    """
+    tree = OwnClock().visit(ast.parse(text))
+    guard = next(
+        (node for node in tree.body if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)), None
+    )
+    if guard is None:
+        raise ValueError("the script has no `if __name__ == ...` block, so its loop over runs cannot be found")
+    for index, statement in enumerate(guard.body):
+        for node in ast.walk(statement):
+            loop = node.generators[0] if isinstance(node, ast.ListComp) else node
+            if isinstance(loop, ast.For | ast.comprehension) and "range(" in ast.unparse(loop.iter):
+                calls = [inner for inner in ast.walk(node) if isinstance(inner, ast.Call) and _is_main(inner)]
+                if calls:
+                    before = [*tree.body[: tree.body.index(guard)], *guard.body[:index]]
+                    return ast.Module(before, []), ast.Expression(calls[0]), ast.unparse(loop.target)
+    raise ValueError("the script has no loop over range(...) that calls main(...)")
+
+
+def _is_main(call: ast.Call) -> bool:
+    return isinstance(call.func, ast.Name) and call.func.id == "main"
+
+
+def accuracy_in(result: Any, plain: bool) -> float:
+    """Return the accuracy in what `main` returned: one with augmentation, or (plain, with augmentation, ...)."""
+    return float(result[0 if plain else 1]) if isinstance(result, tuple | list) else float(result)
+
+
+def _store_data(data: dict[str, Any], folder: Path) -> None:
+    """Write train.pt and test.pt as the record scripts' loaders do: uint8 (N, H, W, 3)."""
+    for name in ("cifar10", "cifar100"):
+        (folder / name).mkdir()
+        for split in ("train", "test"):
+            images = data[f"{split}_images"].permute(0, 2, 3, 1).contiguous()
+            content = {"images": images, "labels": data[f"{split}_labels"], "classes": data["class_names"]}
+            torch.save(content, folder / name / f"{split}.pt")
+
+
+if __name__ == "__main__":
+    main()
