@@ -1,5 +1,6 @@
 """What the benchmarks share: taking turns, ratios with their spread, and results that say where they come from."""
 
+import itertools
 import json
 import re
 import statistics
@@ -62,9 +63,9 @@ def write_results(name: str, title: str, body: Sequence[str], raw: Mapping[str, 
         body: Its lines, of Markdown.
         raw: Every single figure.
     """
-    computer, command = machine(), " ".join(["python", *sys.orig_argv[1:]])
-    place = {"command": command, "machine": computer, "versions": versions(), **code_state()}
-    path = RESULTS / f"{name}_{hardware(computer)}_{datetime.now(UTC):%Y-%m-%d}.md"
+    computer, command, date = machine(), " ".join(["python", *sys.orig_argv[1:]]), f"{datetime.now(UTC):%Y-%m-%d}"
+    place = {"command": command, "date": date, "machine": computer, "versions": versions(), **code_state()}
+    path = unused(RESULTS / f"{name}_{hardware(computer)}_{date}.md")
     text = "\n".join([f"# {title}", "", *origin(place), "", *body]) + "\n"
     RESULTS.mkdir(exist_ok=True)
     path.write_text(text)
@@ -72,6 +73,12 @@ def write_results(name: str, title: str, body: Sequence[str], raw: Mapping[str, 
     print(text)
     print(path, file=sys.stderr)
     return path
+
+
+def unused(path: Path) -> Path:
+    """Return `path`, or, if there is such a file, the same with a number behind it: results are added, never edited."""
+    numbered = (path.with_stem(f"{path.stem}_{number}") for number in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
 
 
 def origin(place: Mapping[str, Any]) -> list[str]:
