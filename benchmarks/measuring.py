@@ -3,18 +3,21 @@
 import itertools
 import json
 import re
+import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cifar10.provenance import code_state, machine, versions
 
+REPOSITORY = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -42,10 +45,24 @@ def wall_and_cpu(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def timed(command: Sequence[str], stdout: TextIO | int = sys.stderr) -> dict[str, float]:
+    """Run `command` from the repository; return wall_seconds and cpu_seconds of its processes."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, cwd=REPOSITORY, check=True, stdout=stdout)
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall_seconds": wall, "cpu_seconds": cpu}
+
+
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> str:
     """Return median and range of the ratios within each round."""
     ratios = [above / below for above, below in zip(numerators, denominators, strict=True)]
-    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    return spread(ratios, digits=3)
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Return median and range."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

@@ -20,9 +20,9 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from measuring import RESULTS, in_turn, ratio, table, write_results
+from measuring import REPOSITORY, RESULTS, in_turn, ratio, table, write_results
 from plain_port import project
-from recipe import REPOSITORY, run_training
+from recipe import run_training
 
 from cifar10.devices import computes_bf16
 
