@@ -94,7 +94,7 @@ def write_results(name: str, title: str, body: Sequence[str], raw: Mapping[str, 
 
 def unused(path: Path) -> Path:
     """Return `path`, or, if there is such a file, the same with a number behind it: results are added, never edited."""
-    numbered = (path.with_stem(f"{path.stem}_{number}") for number in itertools.count(2))
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
     return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
 
 

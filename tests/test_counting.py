@@ -9,6 +9,7 @@ from typing import Any
 import pytest
 import torch
 from counting import Calls, count_calls, count_flops, count_recipe
+from plain_port import Network
 from torch import Tensor
 
 from cifar10.build import build
@@ -53,6 +54,15 @@ def test_an_optimizer_step_costs_three_rounds_of_three_products_a_filter_bank() 
     banks = [(channels_out, channels_in * side**2) for _, channels_out, channels_in, side in CONVOLUTIONS]
     assert sum(3 * 2 * (2 * m * m * n + m**3) for m, n in banks) == OPTIMIZER
     assert count_recipe(load_config([])).optimizer_step == OPTIMIZER
+
+
+def test_the_port_of_the_public_recipe_computes_as_much_an_image_as_that_recipe() -> None:
+    network = Network().to("meta")
+    images = torch.empty(1, 3, 32, 32, device="meta")
+    assert count_flops(lambda: network(images)) == FORWARD  # ours has the layers of the public one
+    whole = count_flops(network(images).sum().backward)
+    without_shift = count_flops(network(images, learns_shift=False).sum().backward)
+    assert (whole, whole - without_shift) == (BACKWARD, flops_of(*CONVOLUTIONS[0]))
 
 
 def test_a_whole_run_is_the_sum_of_its_images() -> None:
