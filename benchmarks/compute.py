@@ -10,6 +10,7 @@ of processor beside it: achieved GFLOP/s are those of the whole process, imports
 
 import argparse
 import json
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -56,7 +57,7 @@ def count_recipes() -> Iterator[tuple[str, RecipeCost]]:
         try:
             yield name, count_recipe(load_config([f"experiment={name}"]))
         except ValueError as error:
-            print(f"{name} is left out: {error}")
+            print(f"{name} is left out: {error}", file=sys.stderr)
 
 
 def measure_limits(rounds: int) -> dict[str, float]:
