@@ -1,19 +1,23 @@
 """What the benchmarks share: taking turns, ratios with their spread, and results that say where they come from."""
 
+import itertools
 import json
 import re
+import resource
 import statistics
+import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cifar10.provenance import code_state, machine, versions
 
+REPOSITORY = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
 
 
@@ -41,10 +45,24 @@ def wall_and_cpu(work: Callable[[], object]) -> tuple[float, float]:
     return time.perf_counter() - wall, time.process_time() - cpu
 
 
+def timed(command: Sequence[str], stdout: TextIO | int = sys.stderr) -> dict[str, float]:
+    """Run `command` from the repository; return wall_seconds and cpu_seconds of its processes."""
+    before, started = resource.getrusage(resource.RUSAGE_CHILDREN), time.perf_counter()
+    subprocess.run(command, cwd=REPOSITORY, check=True, stdout=stdout)
+    wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
+    cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    return {"wall_seconds": wall, "cpu_seconds": cpu}
+
+
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> str:
     """Return median and range of the ratios within each round."""
     ratios = [above / below for above, below in zip(numerators, denominators, strict=True)]
-    return f"{statistics.median(ratios):.3f} ({min(ratios):.3f} to {max(ratios):.3f})"
+    return spread(ratios, digits=3)
+
+
+def spread(values: Sequence[float], digits: int = 2) -> str:
+    """Return median and range."""
+    return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
@@ -62,9 +80,9 @@ def write_results(name: str, title: str, body: Sequence[str], raw: Mapping[str, 
         body: Its lines, of Markdown.
         raw: Every single figure.
     """
-    computer, command = machine(), " ".join(["python", *sys.orig_argv[1:]])
-    place = {"command": command, "machine": computer, "versions": versions(), **code_state()}
-    path = RESULTS / f"{name}_{hardware(computer)}_{datetime.now(UTC):%Y-%m-%d}.md"
+    computer, command, date = machine(), " ".join(["python", *sys.orig_argv[1:]]), f"{datetime.now(UTC):%Y-%m-%d}"
+    place = {"command": command, "date": date, "machine": computer, "versions": versions(), **code_state()}
+    path = unused(RESULTS / f"{name}_{hardware(computer)}_{date}.md")
     text = "\n".join([f"# {title}", "", *origin(place), "", *body]) + "\n"
     RESULTS.mkdir(exist_ok=True)
     path.write_text(text)
@@ -72,6 +90,12 @@ def write_results(name: str, title: str, body: Sequence[str], raw: Mapping[str, 
     print(text)
     print(path, file=sys.stderr)
     return path
+
+
+def unused(path: Path) -> Path:
+    """Return `path`, or, if there is such a file, the same with a number behind it: results are added, never edited."""
+    numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
+    return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
 
 
 def origin(place: Mapping[str, Any]) -> list[str]:

@@ -10,20 +10,16 @@ must be equal.
 
 import argparse
 import json
-import os
 import shutil
 import statistics
-import subprocess
 import sys
 import tempfile
-import time
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from measuring import RESULTS, hardware, origin, table
+from measuring import REPOSITORY, RESULTS, hardware, origin, table, timed
 
-REPOSITORY = Path(__file__).parents[1]
 _ACCURACIES = ("test/accuracy_tta", "test/accuracy")
 
 
@@ -81,15 +77,6 @@ def run_inference(run: Path, root: Path, scratch: Path) -> dict[str, Any]:
     rows = [json.loads(line) for line in table.read_text().splitlines()]
     right = sum(Path(row["path"]).parts[0] == row["class_name"] for row in rows)
     return {"images": len(rows), "right": right, **seconds}
-
-
-def timed(command: list[str]) -> dict[str, float]:
-    """Run `command` from the repository; return wall seconds and its processor seconds."""
-    before, started = os.times(), time.monotonic()
-    subprocess.run(command, cwd=REPOSITORY, check=True, stdout=sys.stderr)
-    wall, after = time.monotonic() - started, os.times()
-    cpu = after.children_user + after.children_system - before.children_user - before.children_system
-    return {"wall_seconds": wall, "cpu_seconds": cpu}
 
 
 def report(experiment: str, runs: list[dict[str, Any]], inference: dict[str, Any], overrides: list[str]) -> list[str]:

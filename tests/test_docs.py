@@ -164,6 +164,24 @@ def test_the_picture_shows_functions_that_exist_and_is_up_to_date() -> None:
         assert not step.writes or f"<!-- writes  {step.writes} -->" in svg
 
 
+def test_the_picture_of_speed_shows_the_newest_results() -> None:
+    svg = (DOCS / "speed.svg").read_text()
+    ways = runpy.run_path(str(DOCS / "draw_speed.py"))["find_ways"]()
+    assert any(way.is_ours for way in ways)
+    for line in (line for way in ways for line in way.label().splitlines()):
+        assert f"<!-- {line} -->" in svg, "draw it anew: python docs/draw_speed.py"
+
+
+def test_each_figure_of_the_page_about_speed_has_its_file_or_its_script() -> None:
+    rows = [line for line in (DOCS / "speed.md").read_text().splitlines() if line.startswith("| P")]
+    assert [row.split("|")[1].strip() for row in rows] == [f"P{number}" for number in range(1, 14)]
+    for row in rows:
+        result = row.split("|")[4]
+        files = re.findall(r"<\.\./(benchmarks/results/[^>]+)>", result)
+        assert files or "not yet measured" in result, row
+        assert all((ROOT / file).exists() for file in files), row
+
+
 # -- the house ---------------------------------------------------------------------------------------------------
 
 

@@ -1,0 +1,142 @@
+"""How much faster than the plain port of the best public recipe is ours, on this CPU, start-up and test included?
+
+    python benchmarks/race_cpu.py [--seeds 0 1 2] [--steps 3] [--root data] [--overrides KEY=VALUE ...]
+
+Each round, in turn: a few steps of benchmarks/plain_port.py in a process of its own, in each precision that this CPU
+may be good at, from which its whole time is projected (start-up + eight epochs + six views of the test images); and a
+whole `python commands.py train experiment=fast` of one seed, of which the whole process counts. The port's faster
+precision is the one to beat. Its accuracy comes from the newest result of plain_port.py, one whole run of it.
+"""
+
+import argparse
+import json
+import statistics
+import subprocess
+import sys
+import tempfile
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import torch
+from measuring import REPOSITORY, RESULTS, in_turn, ratio, table, write_results
+from plain_port import project
+from recipe import run_training
+
+from cifar10.devices import computes_bf16
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    rates: dict[str, list[dict[str, Any]]] = {precision: [] for precision in arguments.precisions}
+    runs: list[dict[str, Any]] = []
+    with tempfile.TemporaryDirectory(prefix="race_") as scratch:
+        ways: dict[str, Callable[[], float]] = {
+            f"port {precision}": partial(run_port, arguments, precision, found) for precision, found in rates.items()
+        }
+        ways["ours"] = lambda: run_ours(arguments, Path(scratch), runs)
+        figures = in_turn(ways, rounds=len(arguments.seeds))
+    best = min(rates, key=lambda precision: statistics.median(figures[f"port {precision}"]))
+    accuracy = port_accuracy(best)
+    body = report(runs, rates[best], best, accuracy, arguments.overrides)
+    raw = {"wall_seconds": figures, "port_rates": rates, "port_whole_run": accuracy, "runs": runs}
+    write_results("race_cpu", "Ours against the plain port, whole runs on a CPU", body, raw)
+
+
+def parse_arguments() -> argparse.Namespace:
+    native = ["fp32", "bf16"] if computes_bf16(torch.device("cpu")) else ["fp32"]
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of ours, one a round")
+    parser.add_argument("--steps", type=int, default=3, help="of the port, measured in each round")
+    parser.add_argument("--root", type=Path, default=REPOSITORY / "data", help="holds cifar-10-batches-py")
+    parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=native, help="of the port")
+    parser.add_argument("--port", nargs="*", default=[], help="further words for plain_port.py, e.g. train-images=4000")
+    parser.add_argument("--overrides", nargs="*", default=[], help="given to our train as they are")
+    return parser.parse_args()
+
+
+def run_port(arguments: argparse.Namespace, precision: str, found: list[dict[str, Any]]) -> float:
+    """Measure the port's rates in a process of its own, keep them in `found`, and return its projected wall seconds."""
+    command = [sys.executable, str(Path(__file__).with_name("plain_port.py")), f"--steps={arguments.steps}"]
+    command += [f"--root={arguments.root.absolute()}", f"--precision={precision}"]
+    command += [f"--{word}" for word in arguments.port]
+    done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+    rates = json.loads(done.stdout)
+    found.append({**rates, "projected": project(rates)})
+    return float(found[-1]["projected"]["wall"])
+
+
+def run_ours(arguments: argparse.Namespace, scratch: Path, runs: list[dict[str, Any]]) -> float:
+    """Train the next seed, keep what the run says of itself in `runs`, and return its process's wall seconds."""
+    models = scratch / "models"
+    overrides = ["experiment=fast", f"data_loading.root={arguments.root.absolute()}", f"models_dir={models}"]
+    overrides += [f"tracking.uri=sqlite:///{scratch}/mlflow.db", f"tracking.artifacts={scratch}/artifacts"]
+    runs.append(run_training(arguments.seeds[len(runs)], [*overrides, *arguments.overrides], models))
+    return float(runs[-1]["wall_seconds"])
+
+
+def port_accuracy(precision: str) -> dict[str, Any] | None:
+    """Return the newest whole run of the port with all images, in `precision` if there is one."""
+    found = [json.loads(path.read_text()) for path in RESULTS.glob("plain_port_*.json")]
+    whole = [run for run in found if (run["train_images"], run["test_images"]) == (50_000, 10_000)]
+    whole.sort(key=lambda run: (run["precision"] == precision, run["date"]))
+    return whole[-1] if whole else None
+
+
+def report(
+    runs: list[dict[str, Any]],
+    rates: list[dict[str, Any]],
+    precision: str,
+    accuracy: dict[str, Any] | None,
+    overrides: list[str],
+) -> list[str]:
+    projected = {clock: [each["projected"][clock] for each in rates] for clock in ("wall", "cpu")}
+    ours = {clock: [run[f"{clock}_seconds"] for run in runs] for clock in ("wall", "cpu")}
+    head = ["seed", "ours, wall s", "cpu s", "accuracy, TTA", "plain", "port, projected wall s", "cpu s", "wall ratio"]
+    rows = [
+        [
+            run["seed"],
+            *(f"{ours[clock][number]:.0f}" for clock in ("wall", "cpu")),
+            *(f"{run[key]:.2%}" for key in ("test/accuracy_tta", "test/accuracy")),
+            *(f"{projected[clock][number]:.0f}" for clock in ("wall", "cpu")),
+            f"{ours['wall'][number] / projected['wall'][number]:.3f}",
+        ]
+        for number, run in enumerate(runs)
+    ]
+    command = " ".join(["python commands.py train experiment=fast", *overrides, "seed=S"])
+    return [
+        f"Ours: `{command}`, {runs[0]['precision']}.",
+        f"The port in {precision}, the faster of what was tried on this CPU: {describe(rates)}.",
+        "",
+        *table(head, rows),
+        "",
+        f"- wall, ours over the port: median {ratio(ours['wall'], projected['wall'])}, n = {len(runs)}",
+        f"- cpu, ours over the port: median {ratio(ours['cpu'], projected['cpu'])}",
+        f"- ours: mean {statistics.mean(run['test/accuracy_tta'] for run in runs):.2%} with test-time augmentation, "
+        f"{statistics.mean(run['test/accuracy'] for run in runs):.2%} plain",
+        f"- the port's accuracy: {describe_accuracy(accuracy)}",
+    ]
+
+
+def describe(rates: list[dict[str, Any]]) -> str:
+    """Return the port's medians in words."""
+    each = {name: statistics.median(r[name]["wall"] for r in rates) for name in ("start_up", "early_step", "late_step")}
+    tta = 1000 * statistics.median(r["tta_image"]["wall"] for r in rates)
+    return (
+        f"{each['start_up']:.1f} s to start, {each['early_step']:.2f} s a step of 2000 images while the first layer "
+        f"learns, {each['late_step']:.2f} s after that, {tta:.2f} ms a test image with six views"
+    )
+
+
+def describe_accuracy(run: dict[str, Any] | None) -> str:
+    if run is None:
+        return "not yet measured; python benchmarks/plain_port.py"
+    return (
+        f"{run['accuracy_tta']:.2%} with six views, {run['accuracy']:.2%} plain, in {run['wall']:.0f} s "
+        f"(one whole run, {run['precision']}, seed {run['seed']}, on {run['machine']['cpu']})"
+    )
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,165 @@
+"""Draw accuracy against time for every measured way to train on CIFAR-10. Reads benchmarks/results; writes speed.svg.
+
+python docs/draw_speed.py [FILE.svg | FILE.png]
+"""
+
+import json
+import statistics
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import matplotlib as mpl
+import numpy as np
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from matplotlib.ticker import FuncFormatter, NullFormatter, NullLocator
+
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
+_TARGET = 94.0  # percent
+_INK, _SOFT, _PAPER, _OURS, _PEERS = "#22303c", "#5f6f7d", "#ffffff", "#3a6ea5", "#d1603d"
+_MARKERS = "osD^vP"  # one a kind of hardware
+_LOWEST, _HIGHEST = 75.0, 97.5  # percent
+_GRADES = (75, 80, 85, 90, 92, 93, 94, 95, 96, 97)
+_TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # minutes
+
+
+class Way(NamedTuple):
+    """What one result file says of one way to train."""
+
+    name: str
+    hardware: str
+    minutes: float
+    """Wall time of the whole process, or what is projected for it; the mean of the seeds."""
+    accuracies: list[float]
+    """Percent of the test images, with test-time augmentation where there is any; one a seed."""
+    plain: float | None
+    """Percent of the images alone; the mean of the seeds."""
+    is_ours: bool
+    is_projected: bool
+
+    def label(self) -> str:
+        """Return what stands beside the marker."""
+        seeds = len(self.accuracies)
+        time = "projected" if self.is_projected else f"{seeds} seed{'s' * (seeds != 1)}"
+        return f"{self.name}\n{statistics.mean(self.accuracies):.2f} %, {self.minutes:.3g} min ({time})"
+
+
+def find_ways(results: Path = RESULTS) -> list[Way]:
+    """Return every way that a file of `results` has timed and scored on CIFAR-10, the newest file of each kind."""
+    newest: dict[tuple[str, str], Way] = {}
+    for path in sorted(results.glob("*.json"), key=lambda path: (path.stem.rpartition("_")[2], path.stem)):
+        for way in _read(path.stem, json.loads(path.read_text())):
+            newest[way.name, way.hardware] = way
+    return sorted(newest.values(), key=lambda way: way.minutes)
+
+
+def _read(stem: str, result: dict[str, Any]) -> Iterator[Way]:
+    """Yield what the result file `stem` says; nothing if it answers another question, or is of a trial."""
+    runs = result.get("runs", [])
+    if stem.startswith("recipe_") and not result["overrides"] and runs[0]["data_name"] == "cifar10":
+        minutes = statistics.mean(run["wall_seconds"] for run in runs) / 60
+        accuracies = [100 * run["test/accuracy_tta"] for run in runs]
+        plain = 100 * statistics.mean(run["test/accuracy"] for run in runs)
+        yield Way(f"experiment={result['experiment']}", _hardware(runs[0]), minutes, accuracies, plain, True, False)
+    if stem.startswith("plain_port_") and (result["train_images"], result["test_images"]) == (50_000, 10_000):
+        accuracy, plain = 100 * result["accuracy_tta"], 100 * result["accuracy"]
+        yield Way("airbench94, plain port", _hardware(result), result["wall"] / 60, [accuracy], plain, False, False)
+    if stem.startswith("usual_pipeline_full_"):
+        accuracy = 100 * result["accuracy"]
+        name = "ResNet-18, Lightning + torchvision, to the end"
+        yield Way(name, _hardware(result), result["seconds"] / 60, [accuracy], accuracy, False, False)
+    elif stem.startswith("usual_pipeline_"):
+        minutes = statistics.median(result["seconds_to_target"]["usual"]) / 60
+        name = "ResNet-18, Lightning + torchvision"
+        yield Way(name, _hardware(result), minutes, [_TARGET], _TARGET, False, True)
+
+
+def _hardware(result: dict[str, Any]) -> str:
+    machine = result["machine"]
+    if machine["gpu"]:
+        return str(machine["gpu"])
+    best = [flag for flag in ("amx_bf16", "avx512_bf16", "avx512f", "avx2", "asimd") if flag in machine["flags"]]
+    return " ".join(f"{machine['cores']} cores, {machine['cpu']}, {(best or ['plain'])[0]}".split())
+
+
+def draw(ways: list[Way]) -> Figure:
+    """Return the picture."""
+    figure = Figure(figsize=(9.0, 5.0), facecolor=_PAPER, layout="constrained")
+    axes = figure.add_subplot()
+    markers = dict(zip(sorted({way.hardware for way in ways}), _MARKERS, strict=False))
+    for way in ways:
+        _draw_way(axes, way, markers[way.hardware])
+    for hardware, marker in markers.items():
+        axes.plot([], [], marker, color=_SOFT, label=hardware)
+    _draw_frame(axes, ways)
+    return figure
+
+
+def _draw_way(axes: Axes, way: Way, marker: str) -> None:
+    colour = _OURS if way.is_ours else _PEERS
+    accuracy = statistics.mean(way.accuracies)
+    if way.plain is not None and way.plain != accuracy:
+        axes.plot([way.minutes] * 2, [way.plain, accuracy], color=colour, linewidth=1, alpha=0.6, zorder=2)
+        axes.plot(way.minutes, way.plain, "_", color=colour, markersize=8, zorder=2)
+    face = _PAPER if way.is_projected else colour
+    axes.plot(way.minutes, accuracy, marker, color=colour, markerfacecolor=face, markersize=8, zorder=3)
+    axes.annotate(  # ours above, others below what there is to see, so that equal times do not collide
+        way.label(),
+        (way.minutes, accuracy if way.is_ours else min(accuracy, way.plain or accuracy)),
+        xytext=(0, 9 if way.is_ours else -9),
+        textcoords="offset points",
+        ha="center",
+        va="bottom" if way.is_ours else "top",
+        bbox={"facecolor": _PAPER, "edgecolor": "none", "pad": 1.0},
+        zorder=3,
+        fontsize=8.5,
+        color=_INK,
+        linespacing=1.3,
+    )
+
+
+def _height(accuracy: Any) -> Any:
+    """Return where an accuracy stands: equally far apart are those between which the errors halve."""
+    return -np.log(np.maximum(100 - accuracy, 1e-3))
+
+
+def _accuracy(height: Any) -> Any:
+    """Undo `_height`."""
+    return 100 - np.exp(-height)
+
+
+def _draw_frame(axes: Axes, ways: list[Way]) -> None:
+    axes.axhline(_TARGET, color=_INK, linewidth=0.9, linestyle=(0, (4, 4)), zorder=2)
+    axes.set_yscale("function", functions=(_height, _accuracy))
+    axes.set_ylim(_LOWEST, _HIGHEST)
+    axes.set_yticks(_GRADES)
+    axes.set_xscale("log")
+    times = [way.minutes for way in ways] or [1.0]
+    axes.set_xlim(min(times) / 4, max(times) * 4)  # room for the words at the ends
+    axes.set_xticks([tick for tick in _TICKS if axes.get_xlim()[0] <= tick <= axes.get_xlim()[1]])
+    axes.xaxis.set_major_formatter(FuncFormatter(lambda minutes, _: f"{minutes:g}"))
+    axes.xaxis.set_minor_locator(NullLocator())
+    axes.yaxis.set_minor_formatter(NullFormatter())
+    axes.set_xlabel("minutes of the whole process, wall", color=_INK)
+    axes.set_ylabel("test accuracy, %", color=_INK)
+    axes.tick_params(colors=_SOFT)
+    axes.grid(axis="y", color="#e6ebf0", linewidth=0.8, zorder=0)
+    axes.plot([], [], color=_OURS, linewidth=4, label="ours")
+    axes.plot([], [], color=_PEERS, linewidth=4, label="others, run by our scripts")
+    axes.plot([], [], "_", color=_SOFT, markersize=8, label="of the image alone, without test-time augmentation")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.spines[["left", "bottom"]].set_color("#c4ced8")
+    axes.legend(loc="lower right", fontsize=8.5, frameon=False, labelcolor=_INK)
+
+
+def main() -> None:
+    """Save the picture beside this script, or as the file that is named; the same results give the same bytes."""
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("speed.svg")
+    mpl.rcParams["svg.hashsalt"] = "speed"
+    draw(find_ways()).savefig(target, dpi=100, metadata={"Date": None} if target.suffix == ".svg" else None)
+
+
+if __name__ == "__main__":
+    main()

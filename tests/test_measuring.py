@@ -1,0 +1,29 @@
+"""What the benchmarks share: turns, ratios, and results that are never overwritten."""
+
+from pathlib import Path
+
+from measuring import in_turn, ratio, unused
+
+
+def test_each_round_begins_with_another_way() -> None:
+    order: list[str] = []
+
+    def way(name: str) -> float:
+        order.append(name)
+        return float(len(order))
+
+    figures = in_turn({"a": lambda: way("a"), "b": lambda: way("b")}, rounds=3)
+    assert order == ["a", "b", "b", "a", "a", "b"]
+    assert figures == {"a": [1.0, 4.0, 5.0], "b": [2.0, 3.0, 6.0]}
+
+
+def test_a_ratio_compares_within_each_round() -> None:
+    # The machine was half as fast in the second round: medians of all would tell of a difference that there is not.
+    assert ratio([2.0, 4.0, 3.0], [1.0, 2.0, 1.0]) == "2.000 (2.000 to 3.000)"
+
+
+def test_a_result_takes_a_name_that_no_other_has(tmp_path: Path) -> None:
+    assert unused(tmp_path / "a_2026-01-01.md").name == "a_2026-01-01.md"
+    for name in ("a_2026-01-01.md", "a_2026-01-01-2.md"):
+        assert unused(tmp_path / "a_2026-01-01.md").name == name
+        (tmp_path / name).touch()
