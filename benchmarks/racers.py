@@ -65,8 +65,10 @@ class Stopwatch:
 
     def elapsed_time(self, end: "Stopwatch") -> float:
         """Return milliseconds from this to `end`; the device must be through with both."""
-        both = self._event is not None and end._event is not None
-        ms = float(self._event.elapsed_time(end._event)) if both else 1000 * (end._seconds - self._seconds)
+        if self._event is not None and end._event is not None:
+            ms = float(self._event.elapsed_time(end._event))
+        else:
+            ms = 1000 * (end._seconds - self._seconds)
         Stopwatch.total_ms += ms
         return ms
 
@@ -107,7 +109,7 @@ class OurRecipe:
         size = self.train_images.shape[-1]
         network: nn.Module = make(self.recipe["model"], num_classes=self.num_classes, image_size=size)
         layout = torch.channels_last if self.training.channels_last else torch.contiguous_format
-        return network.to(self.device).to(memory_format=layout)  # type: ignore[call-overload, no-any-return]
+        return network.to(self.device).to(memory_format=layout)
 
     def run(self, number: int) -> tuple[float, float]:
         """Train and test once, from weights of its own; return seconds and accuracy."""

@@ -111,7 +111,9 @@ class TrainingConfig(Section):
     """Stop after this many epochs without a better `monitor`."""
     accelerator: Literal["auto", "cpu", "gpu"]
     devices: PositiveInt
-    """Processes, each with its own device; on CPU they share the cores."""
+    """Processes on each machine, each with its own device; on CPU they share the cores."""
+    num_nodes: PositiveInt = 1  # a default, for checkpoints that are older than this setting
+    """Machines. More than one are started by torchrun, and all see the same `models_dir`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     """auto: what is fastest. bf16 where a GPU computes in it, or a CPU with matrix units (AMX), or without our kernels
     any CPU that has bf16 instructions; else fp32."""
@@ -119,8 +121,9 @@ class TrainingConfig(Section):
     """CPU threads of each process. null: PyTorch's choice, divided by the processes on CPU."""
     channels_last: bool
     """Lay images out as (B, H, W, C) in memory; faster for convolutions nearly everywhere."""
-    compile: bool
-    """torch.compile the network. Slower on the CPUs measured; try it on a GPU."""
+    compile: bool | Literal["graphs"]
+    """torch.compile the network. Slower on the CPUs measured; try it on a GPU. graphs: for a GPU, also try several
+    kernels for each shape and replay the step as a CUDA graph, as speedrun records do; it takes minutes to begin."""
     save_every_seconds: PositiveFloat | None
     """Save `last.ckpt` when this much time has passed since the last save, within an epoch or at its end. null: at the
     end of each epoch. The best epoch by `monitor` and the last one are saved in any case."""
@@ -132,18 +135,22 @@ class TrainingConfig(Section):
     differ by rounding."""
 
     @property
+    def num_processes(self) -> int:
+        """Processes on all machines together."""
+        return self.devices * self.num_nodes
+
+    @property
     def chunked(self) -> bool:
         """Whether one call of Lightning makes many optimizer steps."""
-        every_step_needs_lightning = self.devices > 1 or self.ema_decay is not None or self.precision == "fp16"
+        every_step_needs_lightning = self.num_processes > 1 or self.ema_decay is not None or self.precision == "fp16"
         return self.chunk_seconds > 0 and not every_step_needs_lightning
 
     @model_validator(mode="after")
     def _rules_between_settings(self) -> "TrainingConfig":
-        if self.batch_size % (self.accumulate * self.devices):
-            raise ValueError(
-                f"batch_size={self.batch_size} must be divisible by accumulate * devices = "
-                f"{self.accumulate * self.devices}"
-            )
+        num_shares = self.accumulate * self.num_processes
+        if self.batch_size % num_shares:
+            factors = "accumulate * devices" + (" * num_nodes" if self.num_nodes > 1 else "")
+            raise ValueError(f"batch_size={self.batch_size} must be divisible by {factors} = {num_shares}")
         if self.early_stopping is not None and self.monitor is None:
             raise ValueError("early_stopping needs a monitor: set training.monitor=val/accuracy or val/loss")
         return self

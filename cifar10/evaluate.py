@@ -31,9 +31,8 @@ def evaluate(checkpoint_name: str, output: str | None = None) -> Scores:
         UserError: The checkpoint, its data or the folder are not as needed.
     """
     checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
-    config = checkpoint.config.model_copy(
-        update={"training": checkpoint.config.training.model_copy(update={"devices": 1, "accumulate": 1})}
-    )
+    alone = checkpoint.config.training.model_copy(update={"devices": 1, "num_nodes": 1, "accumulate": 1})
+    config = checkpoint.config.model_copy(update={"training": alone})
     folder = Path(output) if output else checkpoint.path.absolute().parent
     if output:
         prepare_folder(folder)

@@ -28,10 +28,11 @@ Scores = dict[str, float]
 
 
 class Tally:
-    """Sums over the images seen since the last `clear`.
+    """Sums over the images seen since the last `clear`, added up one batch after the other in double precision.
 
-    Counting would wait for the device and take a tenth of a millisecond, so batches are kept as they come and counted
-    many at a time. They are added up one after the other in double precision: the sum does not depend on when.
+    Nobody waits for the device. On a CPU, where counting would take a tenth of a millisecond a batch, batches are kept
+    as they come and counted many at a time. On a GPU they are counted there at once: what a captured graph has put out
+    is overwritten by the next batch.
 
     No buffers: data-parallel training overwrites those with the ones of process zero.
     """
@@ -41,23 +42,24 @@ class Tally:
 
     def clear(self) -> None:
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._loss, self._correct, self._images = 0.0, 0, 0
+        self._sums = torch.zeros(2, dtype=torch.float64)  # of losses, and of images that were right
+        self._images = 0
 
     def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Take note of a batch: its mean `loss`, and `logits` (B, K), whose largest should be that of `targets`."""
         self._pending.append((loss.detach(), logits.detach(), targets))
-        if len(self._pending) >= _MOST_PENDING:
+        if len(self._pending) >= _MOST_PENDING or loss.is_cuda:
             self._count()
 
     def sums(self) -> list[float]:
-        """Return summed loss, images that were right, and images."""
+        """Return summed loss, images that were right, and images. This waits for the device."""
         self._count()
-        return [self._loss, float(self._correct), float(self._images)]
+        return [*self._sums.tolist(), float(self._images)]
 
     def restore(self, sums: list[float]) -> None:
         """Go on from what `sums` has returned."""
         self.clear()
-        self._loss, self._correct, self._images = float(sums[0]), int(sums[1]), int(sums[2])
+        self._sums, self._images = torch.tensor(sums[:2], dtype=torch.float64), int(sums[2])
 
     def means(self, strategy: Any) -> Scores:
         """Return loss and accuracy over all processes."""
@@ -71,13 +73,15 @@ class Tally:
     def _count(self) -> None:
         if not self._pending:
             return
-        losses = torch.stack([loss for loss, _, _ in self._pending]).tolist()
-        for (_, logits, _), loss in zip(self._pending, losses, strict=True):
-            self._loss += loss * len(logits)
-            self._images += len(logits)
+        losses = [loss.double() * len(logits) for loss, logits, _ in self._pending]
         predicted = torch.cat([logits.argmax(dim=1) for _, logits, _ in self._pending])
         labels = torch.cat([y if y.ndim == 1 else y.argmax(dim=1) for _, _, y in self._pending])
-        self._correct += int((predicted == labels).sum())
+        if self._sums.device != predicted.device:  # once after `clear`
+            self._sums = self._sums.to(predicted.device)
+        for loss in losses:
+            self._sums[0].add_(loss)
+        self._sums[1].add_((predicted == labels).sum())
+        self._images += len(predicted)
         self._pending = []
 
 
@@ -125,7 +129,7 @@ class Classifier(pl.LightningModule):
         self.confusion = torch.zeros(0)
         """int64 (K, K) after a test: images of class [row] taken for class [column], with test-time augmentation."""
         if config.training.compile:
-            network.compile()
+            network.compile(mode="max-autotune" if config.training.compile == "graphs" else None)
         self.test_scores: Scores = {}
         """Filled by a test; exact, where Lightning's own copies are rounded to float32."""
         self._validation_scores: Scores = {}

@@ -107,13 +107,20 @@ class Run:
         self.tracker.log_file(self.folder / BEST, "checkpoints")
 
 
+def is_first_process() -> bool:
+    """Whether this is the one process of the run that writes and speaks."""
+    # torchrun sets both; Lightning sets LOCAL_RANK only for the processes that it starts itself.
+    return os.environ.get("RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0"
+
+
 def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None) -> Run:
     """Make the run's folder and open its record, or, with a `checkpoint`, go on with those it came from.
 
     Raises:
-        UserError: The folder cannot be written or holds another run, or tracking is required and impossible.
+        UserError: The folder cannot be written or holds another run, tracking is required and impossible, or the run
+            needs a name.
     """
-    is_first = os.environ.get("LOCAL_RANK", "0") == "0" and os.environ.get("RANK", "0") == "0"
+    is_first = is_first_process()
     folder = checkpoint.path.absolute().parent if checkpoint else Path(config.models_dir) / _run_name(config)
     if not is_first:
         return Run(config, data, folder, NoTracker(), is_first)
@@ -150,8 +157,10 @@ def _run_name(config: Config) -> str:
     """Return the run's name, the same in all its processes."""
     data_name, model_name = (part.target.rsplit(".", 1)[1].lower() for part in (config.data_loading, config.model))
     name = config.run_name or f"{data_name}-{model_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if config.training.devices == 1:
+    if config.training.num_processes == 1:
         return name
+    if config.run_name is None and "RANK" in os.environ:  # torchrun: each process would look at its own clock
+        raise UserError("several processes started by torchrun must agree on a name: set run_name=NAME")
     return os.environ.setdefault(_RUN_NAME_VARIABLE, name)
 
 

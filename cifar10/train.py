@@ -1,6 +1,5 @@
 """The walk of `train`: configuration -> data -> network -> fit -> test on the best checkpoint -> scores."""
 
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,7 +19,7 @@ from cifar10.errors import UserError
 from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier, Scores
 from cifar10.progress import TrainingProgress
-from cifar10.run import Run, open_run, process_seconds
+from cifar10.run import Run, is_first_process, open_run, process_seconds
 from cifar10.saving import Interrupted, SaveCheckpoints, StopOnSignal
 from cifar10.trainer import make_trainer, prepare_cpu
 
@@ -148,5 +147,5 @@ def _announce(scores: Scores, run: Run) -> None:
 
 
 def _say(text: str) -> None:
-    if os.environ.get("LOCAL_RANK", "0") == "0":
+    if is_first_process():
         print(text, file=sys.stderr, flush=True)

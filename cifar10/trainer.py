@@ -85,11 +85,14 @@ def make_trainer(config: Config, folder: Path, callbacks: list[Callback]) -> pl.
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
+    if resolve_accelerator(training) == "gpu" and resolve_precision(training) != "fp32":
+        torch.set_float32_matmul_precision("high")  # the rest in TF32: who asks for bf16 can do without 13 bits more
     return pl.Trainer(
         default_root_dir=folder,
         accelerator=resolve_accelerator(training),
         devices=training.devices,
-        strategy="ddp" if training.devices > 1 else "auto",
+        num_nodes=training.num_nodes,
+        strategy="ddp" if training.num_processes > 1 else "auto",
         precision=_LIGHTNING_PRECISION[resolve_precision(training)],
         max_epochs=training.epochs,
         accumulate_grad_batches=1 if training.chunked else training.accumulate,  # in chunks, Classifier does both

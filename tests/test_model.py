@@ -44,6 +44,30 @@ def test_mixed_labels_count_by_their_larger_part() -> None:
     assert tally.own_means() == {"loss": 1.0, "accuracy": 0.5}
 
 
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_gpu_counts_what_a_cpu_counts_and_keeps_no_batch() -> None:
+    batches, tally = some_batches(10), Tally()
+    for batch in batches:
+        tally.add(*(tensor.cuda() for tensor in batch))
+        assert not tally._pending
+    assert tally.sums() == pytest.approx(sums_when_asked(batches, after=set()))
+
+
+def test_counting_waits_for_no_device_until_sums_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*_: object) -> None:
+        raise AssertionError("waited")
+
+    for read in ("tolist", "item", "cpu", "numpy", "__int__", "__float__", "__bool__"):
+        monkeypatch.setattr(Tensor, read, refuse)
+    tally = Tally()
+    for batch in some_batches(_MOST_PENDING + 1):
+        tally.add(*batch)
+    assert len(tally._pending) == 1  # it has counted
+    with pytest.raises(AssertionError, match="waited"):
+        tally.sums()
+
+
 def test_restored_sums_go_on() -> None:
     batches = some_batches(7)
     first, second = Tally(), Tally()

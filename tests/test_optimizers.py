@@ -60,7 +60,7 @@ def learnt(network: nn.Module, steps: int = 3, tensor_rate: bool = False) -> lis
 
 def small_network(layout: torch.memory_format = torch.contiguous_format) -> nn.Module:
     torch.manual_seed(0)
-    return with_gradients(SpeedNet(10, 32, widths=[32, 8, 8]).to(memory_format=layout))  # type: ignore[call-overload]
+    return with_gradients(SpeedNet(10, 32, widths=[32, 8, 8]).to(memory_format=layout))
 
 
 def follow_by_hand(parameter: Tensor, group: dict[str, Any], buffer: Tensor) -> None:

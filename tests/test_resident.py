@@ -6,12 +6,12 @@ import numpy as np
 import pytest
 import torch
 from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from cifar10.config import AugmentationConfig
 from cifar10.data.augmentation import Augmentation, pack, unpack
 from cifar10.data.contract import Split
 from cifar10.data.resident import EvaluationBatches, TrainingBatches
+from tests.operations import Operations
 
 CPU = torch.device("cpu")
 PLAIN: dict[str, object] = {
@@ -205,21 +205,6 @@ EVERYTHING: dict[str, Any] = {
 }
 
 
-class Operations(TorchDispatchMode):
-    """Notes the operations that make a GPU wait for the host, or the host for a GPU."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.waits: list[str] = []
-
-    def __torch_dispatch__(self, operation: Any, types: Any, arguments: Any = (), options: Any = None) -> Any:
-        name = str(operation)
-        moves = "_to_copy" in name and (options or {}).get("device") is not None
-        if moves or any(part in name for part in ("_local_scalar_dense", "lift_fresh", "nonzero", "masked_select")):
-            self.waits.append(name)
-        return operation(*arguments, **(options or {}))
-
-
 @pytest.mark.parametrize("options", [{"crop_padding": 2, "flip": "alternating"}, EVERYTHING, {"mixup": 0.4}])
 def test_nothing_is_copied_or_waited_for_within_an_epoch(options: dict[str, Any]) -> None:
     batches = iter(make_batches(**options))
@@ -261,7 +246,7 @@ def test_switching_one_change_on_leaves_the_draws_of_the_others() -> None:
 
 
 def test_colours_change_as_their_definition_says() -> None:
-    options = {"brightness": 0.3, "contrast": 0.4, "saturation": 0.5}
+    options: dict[str, Any] = {"brightness": 0.3, "contrast": 0.4, "saturation": 0.5}
     batches = make_batches(batch_size=24, **options)
     plain, changed = images_of(make_batches(batch_size=24)).double(), images_of(batches).double()
     draws = batches.augmentation.draw(batches.order(0), 0, 1)

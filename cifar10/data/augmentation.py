@@ -238,7 +238,8 @@ def _recolour(images: Tensor, factors: Tensor) -> Tensor:  # float (b, 3, H, W),
 
 def _grey(images: Tensor) -> Tensor:  # (b, 3, H, W) -> (b, 1, H, W)
     red, green, blue = images.split(1, dim=1)
-    return (red * _GREY[0]).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2])
+    grey: Tensor = (red * _GREY[0]).add_(green, alpha=_GREY[1]).add_(blue, alpha=_GREY[2])
+    return grey
 
 
 def _random_box(random: np.random.Generator, size: int, area: float) -> tuple[int, int, int, int]:

@@ -20,7 +20,7 @@ class ResidentData(pl.LightningDataModule):
     def images_per_step(self) -> int:
         """Images per optimizer step, over all processes and parts: fewer than configured if there are not as many."""
         training = self.config.training
-        return largest_batch(len(self.data.train), training.batch_size, training.accumulate * training.devices)
+        return largest_batch(len(self.data.train), training.batch_size, training.accumulate * training.num_processes)
 
     @property
     def steps_per_epoch(self) -> int:
