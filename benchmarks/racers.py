@@ -29,6 +29,7 @@ from torch.nn.functional import cross_entropy
 
 from cifar10.data.contract import Split
 from cifar10.data.resident import TrainingBatches
+from cifar10.data.resizing import pixels_at, resize
 from cifar10.memory import keep_memory_warm
 from cifar10.tta import predict_probabilities
 
@@ -140,10 +141,12 @@ class OurRecipe:
         schedule, parts = make(self.recipe["schedule"]), self.training.accumulate
         highest = [group["lr"] for group in optimizer.param_groups]
         num_steps, step = self.training.epochs * batches.steps_per_epoch, 0
+        stages = [SimpleNamespace(**stage) for stage in self.training.resizing]
         self.network.train()
         for epoch in range(self.training.epochs):
             batches.seek(epoch, batch=0)
-            for number, (images, targets) in enumerate(batches, 1):
+            for number, (originals, targets) in enumerate(batches, 1):
+                images = resize(originals, pixels_at(step / num_steps, stages, originals.shape[-1]))
                 with self._autocast():
                     logits = self.network(images)
                 loss = cross_entropy(logits.float(), targets, label_smoothing=self.training.label_smoothing)

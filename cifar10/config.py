@@ -92,6 +92,15 @@ class AugmentationConfig(Section):
         return self
 
 
+class ResizingStage(Section):
+    """A part of training in which images are smaller."""
+
+    until: Annotated[float, Field(gt=0, lt=1)]
+    """Progress of training at which it ends, as a part of all steps."""
+    scale: Annotated[float, Field(gt=0, lt=1)]
+    """Side of the images, as a part of their own."""
+
+
 class TrainingConfig(Section):
     """How long and how to learn."""
 
@@ -101,6 +110,8 @@ class TrainingConfig(Section):
     accumulate: PositiveInt
     """Parts a batch is split into, one after the other, to save memory. Divides batch_size."""
     label_smoothing: Fraction
+    resizing: list[ResizingStage] = []  # a default, for checkpoints that are older than this setting
+    """Learn from smaller images at first, which cost less: stages one after the other, then images as they are."""
     gradient_clip: PositiveFloat | None
     """Largest allowed 2-norm of the whole gradient."""
     ema_decay: Fraction | None
@@ -151,6 +162,9 @@ class TrainingConfig(Section):
         if self.batch_size % num_shares:
             factors = "accumulate * devices" + (" * num_nodes" if self.num_nodes > 1 else "")
             raise ValueError(f"batch_size={self.batch_size} must be divisible by {factors} = {num_shares}")
+        ends = [stage.until for stage in self.resizing]
+        if ends != sorted(set(ends)):
+            raise ValueError(f"resizing: each stage must end after the one before it, not until={ends}")
         if self.early_stopping is not None and self.monitor is None:
             raise ValueError("early_stopping needs a monitor: set training.monitor=val/accuracy or val/loss")
         return self

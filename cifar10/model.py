@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 
 from cifar10.data.resident import Batch, BatchStream
+from cifar10.data.resizing import pixels_at, resize
 from cifar10.tta import predict_plain_and_augmented
 
 if TYPE_CHECKING:
@@ -160,10 +161,17 @@ class Classifier(pl.LightningModule):
         """Return the mean loss of micro-batch `number` of the epoch, and count it."""
         images, targets = batch
         self._seed(number)
-        logits = self.network(images).float()  # (B, K)
+        logits = self.network(self._resize(images, number)).float()  # (B, K)
         loss = cross_entropy(logits, targets, label_smoothing=self.config.training.label_smoothing)
         self._training_tally.add(loss, logits.detach(), targets)
         return loss
+
+    def _resize(self, images: Tensor, number: int) -> Tensor:
+        """Return the images of micro-batch `number` in the size that this part of training learns from."""
+        training = self.config.training
+        step = self.current_epoch * self.steps_per_epoch + number // training.accumulate
+        progress = step / max(1, self.steps_per_epoch * training.epochs)
+        return resize(images, pixels_at(progress, training.resizing, images.shape[-1]))
 
     def _seed(self, number: int) -> None:
         """Key the random numbers inside the network by position, so that a resumed run draws the same ones."""

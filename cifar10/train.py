@@ -15,6 +15,7 @@ from cifar10.checkpoints import Checkpoint, load_checkpoint
 from cifar10.config import Config
 from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
+from cifar10.data.resizing import scaled
 from cifar10.errors import UserError
 from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier, Scores
@@ -122,6 +123,14 @@ def _refuse_unfit(config: Config, data: DataSet, checkpoint: Checkpoint | None) 
             f"training.monitor={config.training.monitor} needs validation images: set the validation size of "
             "data_loading above 0, or training.monitor=null"
         )
+    for stage in config.training.resizing:
+        pixels = scaled(data.image_size, stage)
+        try:
+            build(config.model, num_classes=data.num_classes, image_size=pixels)
+        except ValueError as error:
+            raise UserError(
+                f"training.resizing asks for images of {pixels} pixels: {error}; set training.resizing=[]"
+            ) from error
 
 
 def _close_early(run: Run, error: BaseException) -> None:

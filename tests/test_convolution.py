@@ -12,6 +12,11 @@ from cifar10.kernels.tiles import Tiling
 needs_kernels = pytest.mark.skipif(not machine_code.are_usable(), reason="needs llvmlite and GNU's OpenMP")
 
 
+@pytest.fixture(autouse=True)
+def small_batches_too(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "_LEAST_IMAGES", 1)
+
+
 def make_layer(channels_in: int, channels_out: int, pooled: bool = False) -> Convolution3x3:
     torch.manual_seed(0)
     return Convolution3x3(channels_in, channels_out, pooled).to(memory_format=torch.channels_last)
@@ -84,6 +89,14 @@ def test_a_first_layer_needs_no_gradient_of_its_features() -> None:
 
 
 @needs_kernels
+def test_inference_is_the_forward_pass_of_training() -> None:
+    layer, features = make_layer(16, 16, pooled=True), make_features(16, 8)
+    expected = gradients(layer, features)[0]
+    with torch.no_grad():
+        assert torch.equal(layer(features), expected)
+
+
+@needs_kernels
 def test_two_calls_give_the_same_bits() -> None:
     layer, features = make_layer(64, 64, pooled=True), make_features(64, 15, num_images=40)
     for first, second in zip(gradients(layer, features), gradients(layer, features), strict=True):
@@ -101,15 +114,16 @@ def test_what_does_not_suit_goes_to_the_library(channels_in: int, channels_out: 
 
 
 @needs_kernels
-def test_inference_autocast_and_other_layouts_go_to_the_library() -> None:
+def test_few_images_autocast_and_other_layouts_go_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, features = make_layer(16, 16), make_features(16, 8)
     assert suits(features, layer.weight)
-    with torch.no_grad():
-        assert not suits(features, layer.weight)
     with torch.autocast("cpu", torch.bfloat16):
         assert not suits(features, layer.weight)
     assert not suits(features.contiguous(), layer.weight)
     assert not suits(features.double(), layer.weight)
+    monkeypatch.setattr(convolution, "_LEAST_IMAGES", len(features) + 1)
+    assert not suits(features, layer.weight)
+    monkeypatch.setattr(convolution, "_LEAST_IMAGES", 1)
     machine_code.allow(False)
     try:
         assert not suits(features, layer.weight)

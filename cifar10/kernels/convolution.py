@@ -28,6 +28,7 @@ from cifar10.kernels.toom_cook import TAPS, matrices
 # Small blocks stay in the cache, large ones make better matrix products: measured on two cores with 36 MB.
 _BLOCK_BYTES = 8 * 2**20  # of transformed tiles, forward
 _BACKWARD_BLOCK_BYTES = 16 * 2**20
+_LEAST_IMAGES = 32  # with fewer, products have few rows, and the library is as fast
 _LARGEST_MAP = 64  # pixels: a plane of it must fit on a thread's stack
 _LEAST_ROWS = 128  # of a matrix product: with fewer, the library is slower
 _PADDING = 48  # floats between the tiles of two positions: without it their rows would share cache lines
@@ -36,7 +37,7 @@ _PADDING = 48  # floats between the tiles of two positions: without it their row
 class Convolution3x3(nn.Conv2d):
     """A 3 x 3 convolution with a margin of zeros, without stride and bias; pooled, the largest of each 2 x 2 results.
 
-    Where a step of training can be made here, it is; else the library does the same.
+    Where it can be done here it is; else the library does the same.
     """
 
     def __init__(self, channels_in: int, channels_out: int, pooled: bool = False) -> None:
@@ -52,10 +53,9 @@ class Convolution3x3(nn.Conv2d):
 
 
 def suits(features: Tensor, weight: Tensor) -> bool:
-    """Return whether a step of training on these can be made here."""
+    """Return whether these can be convolved here, and faster than by the library."""
     return (
-        torch.is_grad_enabled()
-        and weight.requires_grad
+        len(features) >= _LEAST_IMAGES
         and features.device.type == "cpu"
         and features.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
@@ -64,6 +64,7 @@ def suits(features: Tensor, weight: Tensor) -> bool:
         and lanes_for(weight.shape[0]) > 0
         and lanes_for(weight.shape[1]) > 0
         and not torch.compiler.is_compiling()
+        and not torch.jit.is_tracing()
         and are_usable()
     )
 

@@ -6,7 +6,10 @@ https://arxiv.org/abs/2404.00498, and the work it builds on):
 - the first layer is not learnt: it decorrelates ("whitens") small patches, as measured on the training images;
 - each further convolution starts as the identity on as many channels as it has inputs;
 - normalisation has no learnt scale and forgets quickly, since there are only some hundred steps;
-- shifts (what is added after whitening and normalisation) learn much faster than the rest.
+- shifts (what is added after normalisation) learn much faster than the rest.
+
+What those scripts add after whitening, and learn in the first epochs, is left out: without it nothing before the first
+3 x 3 convolution learns, and no gradient need go there (docs/speed.md has what that costs and saves).
 
 Shapes: B images, K classes, widths (a, b, c). For 32-pixel images and 2-pixel patches:
 (B, 3, 32, 32) -> whiten (B, 24, 31, 31) -> (B, a, 15, 15) -> (B, b, 7, 7) -> (B, c, 3, 3) -> (B, c) -> (B, K).
@@ -54,15 +57,14 @@ class SpeedNet(nn.Module):
         self.normalize = Normalize()
         self.whiten = nn.Conv2d(3, whiten_width, whiten_size, bias=False)
         self.whiten.weight.requires_grad = False
-        self.shift = nn.Parameter(torch.zeros(whiten_width))
         self.groups = nn.Sequential(*map(ConvolutionGroup, [whiten_width, *widths], widths))
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
         with torch.no_grad():
             self.head.weight /= self.head.weight.std() * widths[-1]  # small: the first answers are nearly even
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
-        patches = functional.conv2d(self.normalize(images), self.whiten.weight, self.shift * _SHIFT_GAIN)
-        features = self.groups(functional.silu(patches)).amax(dim=(2, 3))  # (B, c)
+        features = functional.silu(self.whiten(self.normalize(images)))
+        features = self.groups(features).amax(dim=(2, 3))  # (B, c)
         logits: Tensor = self.head(features)
         return logits
 
