@@ -23,6 +23,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cifar10.build import build
 from cifar10.config import Component, Config
+from cifar10.data.resizing import pixels_at
 from cifar10.tta import predict_plain_and_augmented
 
 Costs = Mapping[Any, Callable[..., int]]
@@ -130,10 +131,11 @@ class RecipeCost:
     """FLOPs of a recipe's parts."""
 
     forward_image: int
+    """Of the size that they have in the data set."""
     backward_image: int
     optimizer_step: int
     test_image: int
-    """With all views of test-time augmentation."""
+    """With all views of test-time augmentation, which some recipes ask for only where one is not enough."""
     training: int
     """Of the whole run: all optimizer steps."""
     validation: int
@@ -150,26 +152,37 @@ def count_recipe(config: Config, costs: Costs | None = None) -> RecipeCost:
     network: nn.Module = build(config.model, num_classes=sizes.num_classes, image_size=sizes.image_size).to(_META)
     optimizer = build(config.optimizer, network=network, params=network.parameters())
     batch_size = min(training.batch_size, sizes.train)
-    images = torch.empty(batch_size, 3, sizes.image_size, sizes.image_size, dtype=torch.uint8, device=_META)
     labels = torch.empty(batch_size, dtype=torch.int64, device=_META)
-    losses: list[Tensor] = []
 
-    def forward() -> None:
-        losses.append(cross_entropy(network(images).float(), labels, label_smoothing=training.label_smoothing))
+    def both_ways(pixels: int) -> tuple[int, int]:
+        losses: list[Tensor] = []
 
-    forward_image = count_flops(forward, costs) // batch_size
-    backward_image = count_flops(losses[0].backward, costs) // batch_size
+        def forward() -> None:
+            logits = network(_images(batch_size, pixels)).float()
+            losses.append(cross_entropy(logits, labels, label_smoothing=training.label_smoothing))
+
+        return count_flops(forward, costs) // batch_size, count_flops(losses[0].backward, costs) // batch_size
+
+    num_steps = training.epochs * (sizes.train // batch_size)
+    sides = [pixels_at(step / num_steps, training.resizing, sizes.image_size) for step in range(num_steps)]
+    each = {side: both_ways(side) for side in sorted({*sides, sizes.image_size})}
+    forward_image, backward_image = each[sizes.image_size]
     optimizer_step = count_flops(optimizer.step, costs)
     network.eval()
+    views: Any = config.evaluation.tta.removesuffix("_selective")  # which images need them all, only data can tell
     with torch.no_grad():
-        views = count_flops(lambda: predict_plain_and_augmented(network, images, config.evaluation.tta), costs)
-    steps = training.epochs * (sizes.train // batch_size)
+        images = _images(batch_size, sizes.image_size)
+        test_image = count_flops(lambda: predict_plain_and_augmented(network, images, views), costs) // batch_size
     return RecipeCost(
         forward_image,
         backward_image,
         optimizer_step,
-        test_image=views // batch_size,
-        training=steps * (batch_size * (forward_image + backward_image) + optimizer_step),
+        test_image,
+        training=sum(batch_size * sum(each[side]) + optimizer_step for side in sides),
         validation=training.epochs * sizes.validation * forward_image,
-        test=sizes.test * (views // batch_size),
+        test=sizes.test * test_image,
     )
+
+
+def _images(num_images: int, pixels: int) -> Tensor:
+    return torch.empty(num_images, 3, pixels, pixels, dtype=torch.uint8, device=_META)

@@ -94,6 +94,8 @@ class TrainingProgress(ProgressBar):
 
     def _pace(self, trainer: pl.Trainer) -> str:
         done = self._images_done(trainer)
+        if done == self._first_image:  # a run that was cut off between the last step of an epoch and its end
+            return "no step since the resume"
         rate = (done - self._first_image) / max(time.monotonic() - self._started_at, 1e-9)
-        left = (self.num_images - done) / max(rate, 1e-9)
+        left = (self.num_images - done) / rate
         return f"{rate:,.0f} images/s, {int(left) // 60}:{int(left) % 60:02d} left"

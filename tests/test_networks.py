@@ -18,6 +18,7 @@ NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "resnet34": lambda: ResNet(10, 32, depth=34, width=8),
     "resnet50": lambda: ResNet(10, 32, depth=50, width=8),
     "speed": lambda: SpeedNet(10, 32, widths=[16, 32, 32]),
+    "speed, deep": lambda: SpeedNet(10, 32, widths=[16, 32, 32], depth=3),
 }
 
 

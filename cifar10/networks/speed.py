@@ -1,4 +1,4 @@
-"""The default: as much CIFAR accuracy per second as six convolutions can give.
+"""The default: as much CIFAR accuracy per second as six convolutions can give, or nine.
 
 The ideas are those of the CIFAR speedruns (Keller Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU",
 https://arxiv.org/abs/2404.00498, and the work it builds on):
@@ -34,13 +34,14 @@ _NORM_EPSILON = 1e-12
 
 
 class SpeedNet(nn.Module):
-    """Whitening, three groups of two 3 x 3 convolutions, global max-pooling, linear head.
+    """Whitening, three groups of 3 x 3 convolutions, global max-pooling, linear head.
 
     Args:
         num_classes: K.
         image_size: H = W in pixels, at least 9 + whiten_size.
         widths: Channels of the three groups.
         whiten_size: Side of the whitened patches in pixels.
+        depth: Convolutions in a group; 3 adds one beside a shortcut, for more accuracy at a higher price.
     """
 
     def __init__(
@@ -49,6 +50,7 @@ class SpeedNet(nn.Module):
         image_size: PositiveInt,
         widths: Annotated[list[PositiveInt], Length(3, 3)] = [64, 256, 256],  # noqa: B006
         whiten_size: Annotated[int, Range(ge=1, le=5)] = 2,
+        depth: Annotated[int, Range(ge=2, le=3)] = 2,
     ) -> None:
         super().__init__()
         if image_size < 9 + whiten_size:
@@ -57,7 +59,8 @@ class SpeedNet(nn.Module):
         self.normalize = Normalize()
         self.whiten = nn.Conv2d(3, whiten_width, whiten_size, bias=False)
         self.whiten.weight.requires_grad = False
-        self.groups = nn.Sequential(*map(ConvolutionGroup, [whiten_width, *widths], widths))
+        sides = zip([whiten_width, *widths], widths, strict=False)
+        self.groups = nn.Sequential(*(ConvolutionGroup(before, after, depth) for before, after in sides))
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
         with torch.no_grad():
             self.head.weight /= self.head.weight.std() * widths[-1]  # small: the first answers are nearly even
@@ -85,19 +88,23 @@ class SpeedNet(nn.Module):
 
 
 class ConvolutionGroup(nn.Module):
-    """Convolve, halve, normalise, activate; convolve, normalise, activate."""
+    """Convolve, halve, normalise, activate; convolve, normalise, activate; of depth 3, once more, and add both."""
 
-    def __init__(self, channels_in: int, channels_out: int) -> None:
+    def __init__(self, channels_in: int, channels_out: int, depth: int) -> None:
         super().__init__()
         self.convolve1 = _identity_convolution(channels_in, channels_out, pooled=True)
         self.norm1 = ShiftNorm(channels_out)
         self.convolve2 = _identity_convolution(channels_out, channels_out)
         self.norm2 = ShiftNorm(channels_out)
+        self.depth = depth
+        if depth == 3:
+            self.convolve3 = _identity_convolution(channels_out, channels_out)
+            self.norm3 = ShiftNorm(channels_out)
 
     def forward(self, features: Tensor) -> Tensor:  # (B, C_in, H, W) -> (B, C_out, H//2, W//2)
-        features = self.norm1(self.convolve1(features))
-        features = self.norm2(self.convolve2(features))
-        return features
+        halved = self.norm1(self.convolve1(features))
+        features = self.norm2(self.convolve2(halved))
+        return halved + self.norm3(self.convolve3(features)) if self.depth == 3 else features
 
 
 def _identity_convolution(channels_in: int, channels_out: int, pooled: bool = False) -> Convolution3x3:

@@ -1,0 +1,157 @@
+"""How much faster than PyTorch's are our own CPU kernels, layer by layer and in a whole step, and how far off?
+
+    python benchmarks/kernels.py [--rounds 7] [--images 500]
+
+Each layer of the default network, forward and backward, by the library and by cifar10/kernels, in turn, in float32; the
+error is the largest of results and gradients against the library in float64, as a part of the exact ones, both as root
+mean squares. Then whole training steps, loss and optimizer included, at the sizes of the default recipe's two stages.
+"""
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from measuring import in_turn, ratio, table, write_results
+from torch import Tensor, nn
+from torch.nn import functional
+
+from cifar10.build import build
+from cifar10.compose import load_config
+from cifar10.kernels import machine_code
+from cifar10.kernels.convolution import Convolution3x3
+from cifar10.memory import keep_memory_warm
+from cifar10.networks.speed import ShiftNorm
+
+_CONVOLUTIONS = [
+    (24, 64, 31, True),
+    (64, 64, 15, False),
+    (64, 256, 15, True),
+    (256, 256, 7, False),
+    (256, 256, 7, True),
+    (256, 256, 3, False),
+]
+"""The default network's at 32 pixels: channels in, channels out, pixels a side, whether pooled."""
+_NORMS = [(64, 15), (256, 7), (256, 3)]
+_STEP_SIZES = (24, 32)
+_ERROR_IMAGES = 50
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--images", type=int, default=500, help="a batch of them")
+    arguments = parser.parse_args()
+    keep_memory_warm()
+    if not machine_code.are_usable():
+        raise SystemExit("there are no kernels here: they need llvmlite, and PyTorch with GNU's OpenMP")
+    layers = {name: measure_layer(make, arguments) for name, make in layers_of_network().items()}
+    steps = {f"step at {pixels} pixels": measure_step(pixels, arguments) for pixels in _STEP_SIZES}
+    head = ["what", "library, us an image", "ours", "ours / library", "error, library", "error, ours"]
+    rows = [line(name, found) for name, found in {**layers, **steps}.items()]
+    text = [
+        f"Forward and backward together, batches of {arguments.images} images, {torch.get_num_threads()} threads. "
+        f"Medians of {arguments.rounds} rounds, in brackets the range.",
+        "",
+        *table(head, rows),
+        "",
+        "Errors of pooled layers are those of the few squares whose largest pixel is another one after rounding.",
+    ]
+    write_results("kernels", "Our CPU kernels against the library's", text, {"layers": layers, "steps": steps})
+
+
+def layers_of_network() -> dict[str, Callable[[], tuple[nn.Module, tuple[int, int, int]]]]:
+    """Return name -> a function that makes a layer and says what its features are shaped like."""
+    layers: dict[str, Callable[[], tuple[nn.Module, tuple[int, int, int]]]] = {}
+    for number, (before, after, side, pooled) in enumerate(_CONVOLUTIONS, 1):
+        name = f"convolution {number}: {before} to {after} channels, {side} pixels{', pooled' if pooled else ''}"
+        layers[name] = lambda a=before, b=after, s=side, p=pooled: (Convolution3x3(a, b, p), (a, s, s))  # type: ignore[misc]
+    for channels, side in _NORMS:
+        name = f"normalise and activate: {channels} channels, {side} pixels"
+        layers[name] = lambda c=channels, s=side: (ShiftNorm(c), (c, s, s))  # type: ignore[misc]
+    return layers
+
+
+def measure_layer(make: Callable[[], tuple[nn.Module, tuple[int, int, int]]], arguments: Any) -> dict[str, Any]:
+    """Return microseconds an image of each round, and the errors."""
+    torch.manual_seed(0)
+    layer, shape = make()
+    layer = layer.to(memory_format=torch.channels_last).train()
+    features = functional.silu(torch.randn(arguments.images, *shape))
+    features = features.contiguous(memory_format=torch.channels_last).requires_grad_()
+    gradient = torch.randn_like(layer(features))
+    learnt = [features, *layer.parameters()]
+
+    def both_ways() -> None:
+        torch.autograd.grad(layer(features), learnt, gradient)
+
+    return {**compare(both_ways, arguments), **errors(layer, features.detach(), gradient)}
+
+
+def measure_step(pixels: int, arguments: Any) -> dict[str, Any]:
+    """Return microseconds an image of each round, for a step of the default network and optimizer."""
+    torch.manual_seed(0)
+    config = load_config([])
+    network = build(config.model, num_classes=10, image_size=pixels).to(memory_format=torch.channels_last)
+    optimizer = build(config.optimizer, network=network, params=network.parameters())
+    images = torch.randint(0, 256, (arguments.images, 3, pixels, pixels), dtype=torch.uint8)
+    images = images.contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(arguments.images) % 10
+    network.fit_to(images)
+
+    def step() -> None:
+        functional.cross_entropy(network(images), labels, label_smoothing=0.2).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return compare(step, arguments)
+
+
+def compare(work: Callable[[], object], arguments: Any) -> dict[str, Any]:
+    """Return microseconds an image, by the library and by our kernels, of each round."""
+
+    def timed(kernels: bool) -> float:
+        machine_code.allow(kernels)
+        work()  # compiled, and memory at hand
+        started = time.perf_counter()
+        work()
+        return 1e6 * (time.perf_counter() - started) / arguments.images
+
+    figures = in_turn({"library": lambda: timed(False), "ours": lambda: timed(True)}, arguments.rounds)
+    machine_code.allow(True)
+    return dict(figures)
+
+
+def errors(layer: nn.Module, features: Tensor, gradient: Tensor) -> dict[str, float]:
+    """Return the largest of the errors of results and of each gradient, by the library and by our kernels."""
+
+    def everything(dtype: torch.dtype, kernels: bool) -> list[Tensor]:
+        machine_code.allow(kernels)
+        given = features[:_ERROR_IMAGES].to(dtype).requires_grad_()
+        layer.to(dtype)
+        results = layer(given)
+        found = [results, *torch.autograd.grad(results, [given, *layer.parameters()], gradient[: len(given)].to(dtype))]
+        machine_code.allow(True)
+        return [tensor.detach().double() for tensor in found]
+
+    exact = everything(torch.float64, kernels=False)
+    found = {name: everything(torch.float32, kernels) for name, kernels in (("library", False), ("ours", True))}
+    return {
+        f"{name}_error": max(
+            float(((own - true).square().mean() / true.square().mean()).sqrt())
+            for own, true in zip(tensors, exact, strict=True)
+        )
+        for name, tensors in found.items()
+    }
+
+
+def line(name: str, found: dict[str, Any]) -> list[str]:
+    medians = (f"{statistics.median(found[way]):.0f}" for way in ("library", "ours"))
+    off = (f"{found[key]:.0e}" if key in found else "" for key in ("library_error", "ours_error"))
+    return [name, *medians, ratio(found["ours"], found["library"]), *off]
+
+
+if __name__ == "__main__":
+    main()
