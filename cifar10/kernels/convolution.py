@@ -29,7 +29,7 @@ from cifar10.kernels.toom_cook import TAPS, matrices
 _BLOCK_BYTES = 8 * 2**20  # of transformed tiles, forward
 _BACKWARD_BLOCK_BYTES = 16 * 2**20
 _LEAST_IMAGES = 32  # with fewer, products have few rows, and the library is as fast
-_LARGEST_MAP = 64  # pixels: a plane of it must fit on a thread's stack
+_SMALLEST_MAP, _LARGEST_MAP = 2, 64  # pixels; a plane of the largest must fit on a thread's stack
 _LEAST_ROWS = 128  # of a matrix product: with fewer, the library is slower
 _PADDING = 48  # floats between the tiles of two positions: without it their rows would share cache lines
 
@@ -59,7 +59,7 @@ def suits(features: Tensor, weight: Tensor) -> bool:
         and features.device.type == "cpu"
         and features.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and 2 < features.shape[2] == features.shape[3] <= _LARGEST_MAP
+        and _SMALLEST_MAP <= features.shape[2] == features.shape[3] <= _LARGEST_MAP
         and features.is_contiguous(memory_format=torch.channels_last)
         and lanes_for(weight.shape[0]) > 0
         and lanes_for(weight.shape[1]) > 0

@@ -27,7 +27,6 @@ _CONTRACT = ("contract",)  # a product and a sum may become one instruction, whi
 _ALIGNMENT = 4  # bytes; PyTorch aligns tensors, not the rows in them
 LINE_BYTES = 64  # of the cache
 
-
 _allowed = True
 
 
@@ -45,7 +44,10 @@ def are_usable() -> bool:
 @functools.cache
 def _can_run() -> bool:
     """Return whether there is a compiler, and an OpenMP of GNU's kind in this process, as in PyTorch for Linux."""
-    process = ctypes.CDLL(None)
+    try:
+        process = ctypes.CDLL(None)
+    except (OSError, TypeError):  # Windows has no such handle
+        return False
     return binding is not None and all(hasattr(process, name) for name in _OPENMP)
 
 
