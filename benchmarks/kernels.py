@@ -117,7 +117,7 @@ def compare(work: Callable[[], object], arguments: Any) -> dict[str, Any]:
         work()  # compiled, and memory at hand
         started = time.perf_counter()
         work()
-        return 1e6 * (time.perf_counter() - started) / arguments.images
+        return 1e6 * (time.perf_counter() - started) / int(arguments.images)
 
     figures = in_turn({"library": lambda: timed(False), "ours": lambda: timed(True)}, arguments.rounds)
     machine_code.allow(True)

@@ -64,7 +64,6 @@ def suits(features: Tensor, weight: Tensor) -> bool:
         and lanes_for(weight.shape[0]) > 0
         and lanes_for(weight.shape[1]) > 0
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
         and are_usable()
     )
 

@@ -61,7 +61,6 @@ def suits(features: Tensor, shift: Tensor) -> bool:
         and features.is_contiguous(memory_format=torch.channels_last)
         and lanes_for(features.shape[1]) > 0
         and not torch.compiler.is_compiling()
-        and not torch.jit.is_tracing()
         and are_usable()
     )
 
