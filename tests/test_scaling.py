@@ -26,9 +26,13 @@ def free_port() -> int:
 
 
 def start(torchrun: list[str], settings: list[str], folder: Path) -> "subprocess.Popen[str]":
-    """Start processes of a run in `folder` as torchrun does."""
+    """Start processes of a run in `folder` as torchrun does.
+
+    One thread each: left alone, a process takes its share of its machine, and sums of floats depend on their number.
+    """
+    settings = ["training.threads=1", *settings]
     command = [sys.executable, "-m", "torch.distributed.run", *torchrun, str(COMMANDS), "train", *TINY, *settings]
-    local = {**os.environ, "OMP_NUM_THREADS": "1", "GLOO_SOCKET_IFNAME": "lo"}
+    local = {**os.environ, "GLOO_SOCKET_IFNAME": "lo"}
     return subprocess.Popen(command, cwd=folder, env=local, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
 
 
