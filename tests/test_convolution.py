@@ -7,7 +7,7 @@ from torch.nn import functional
 
 from cifar10.kernels import convolution, machine_code
 from cifar10.kernels.convolution import Convolution3x3, suits
-from cifar10.kernels.tiles import Tiling
+from cifar10.kernels.tiling import Tiling
 
 needs_kernels = pytest.mark.skipif(not machine_code.are_usable(), reason="needs llvmlite and GNU's OpenMP")
 

@@ -6,7 +6,8 @@ import pytest
 import torch
 
 from cifar10.kernels import machine_code
-from cifar10.kernels.machine_code import Integer, Kernel, Program, are_usable, array, byte_array
+from cifar10.kernels.machine_code import Kernel, are_usable
+from cifar10.kernels.program import Integer, Program, array, byte_array
 
 pytestmark = pytest.mark.skipif(not are_usable(), reason="needs llvmlite and PyTorch with GNU's OpenMP")
 

@@ -15,14 +15,9 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cifar10.kernels.machine_code import are_usable
-from cifar10.kernels.tiles import (
-    Tiling,
-    input_gradient_kernel,
-    input_kernel,
-    lanes_for,
-    result_gradient_kernel,
-    result_kernel,
-)
+from cifar10.kernels.program import lanes_for
+from cifar10.kernels.tiles import input_gradient_kernel, input_kernel, result_gradient_kernel, result_kernel
+from cifar10.kernels.tiling import Tiling
 from cifar10.kernels.toom_cook import TAPS, matrices
 
 # Small blocks stay in the cache, large ones make better matrix products: measured on two cores with 36 MB.

@@ -7,14 +7,17 @@ Shapes: B images, C channels, maps of H x W, channels last; seen as B H W rows o
 """
 
 import functools
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cifar10.kernels.machine_code import Integer, Kernel, Lanes, Program, are_usable, array
-from cifar10.kernels.tiles import lanes_for
+from cifar10.kernels.machine_code import Kernel, are_usable
+from cifar10.kernels.program import Integer, Lanes, Program, array, lanes_for
+
+Terms = Callable[[Program, Sequence[Integer], Integer, Integer], list[Lanes]]
+"""Writes what one element adds to two sums, given a kernel's arguments, the element's offset and its channel."""
 
 _ROWS = 256  # summed in float32 by one thread; their sums are added up in float64, whatever the number of threads
 
@@ -162,7 +165,7 @@ def _through_activation(
     return gradient.load(offset) * slope, z - vectors.load(channel + channels * 2)
 
 
-def _sums_kernel(channels: int, terms, sums: int, num_rows: int) -> Kernel:  # type: ignore[no-untyped-def]
+def _sums_kernel(channels: int, terms: Terms, sums: int, num_rows: int) -> Kernel:
     """Compile two sums over each block of rows; `sums` and `num_rows` are positions of arguments."""
 
     def emit(program: Program, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:

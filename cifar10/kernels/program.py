@@ -1,0 +1,254 @@
+"""What small vector programs are written with: each call adds an instruction, and Python's loops unroll.
+
+Everything is float32 in memory but for bytes; `Lanes` are neighbouring numbers that one instruction works on. What a
+program becomes, and how it runs, is `machine_code`'s.
+"""
+
+import struct
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any, TypeVar
+
+try:
+    from llvmlite import ir
+except ImportError:  # another kind of machine, perhaps: nothing will be written
+    ir = None
+
+_CONTRACT = ("contract",)  # a product and a sum may become one instruction, which rounds once
+_ALIGNMENT = 4  # bytes; PyTorch aligns tensors, not the rows in them
+LINE_BYTES = 64  # of the cache
+
+
+class Integer:
+    """A whole number known when the program runs: a loop's counter, an argument, an offset."""
+
+    def __init__(self, program: "Program", value: Any) -> None:
+        self.program = program
+        self.value = value
+
+    def __add__(self, other: "Integer | int") -> "Integer":
+        return Integer(self.program, self.program.builder.add(self.value, self.program.integer(other).value))
+
+    def __mul__(self, other: "Integer | int") -> "Integer":
+        return Integer(self.program, self.program.builder.mul(self.value, self.program.integer(other).value))
+
+
+class Lanes:
+    """Some neighbouring float32 numbers in a register."""
+
+    def __init__(self, program: "Program", value: Any) -> None:
+        self.program = program
+        self.value = value
+
+    def __add__(self, other: "Lanes | float") -> "Lanes":
+        return self._apply("fadd", other)
+
+    def __sub__(self, other: "Lanes | float") -> "Lanes":
+        return self._apply("fsub", other)
+
+    def __mul__(self, other: "Lanes | float") -> "Lanes":
+        return self._apply("fmul", other)
+
+    def __truediv__(self, other: "Lanes | float") -> "Lanes":
+        return self._apply("fdiv", other)
+
+    def exceeds(self, other: "Lanes") -> Any:
+        """Return where self > other, or either is not a number: a mask for `Program.choose`."""
+        return self.program.builder.fcmp_unordered(">", self.value, other.value)
+
+    def _apply(self, instruction: str, other: "Lanes | float") -> "Lanes":
+        other = other if isinstance(other, Lanes) else self.program.constant(other)
+        emit = getattr(self.program.builder, instruction)
+        return Lanes(self.program, emit(self.value, other.value, flags=_CONTRACT))
+
+
+class WholeLanes:
+    """As many neighbouring 32-bit whole numbers."""
+
+    def __init__(self, program: "Program", value: Any) -> None:
+        self.program = program
+        self.value = value
+
+    def equals(self, number: int) -> Any:
+        """Return where they are `number`: a mask for `Program.choose`."""
+        return self.program.builder.icmp_signed("==", self.value, self.program.whole(number).value)
+
+
+AnyLanes = TypeVar("AnyLanes", Lanes, WholeLanes)
+
+
+class Array:
+    """float32 numbers in memory, from an address on."""
+
+    def __init__(self, program: "Program", pointer: Any) -> None:
+        self.program = program
+        self.pointer = pointer
+
+    def load(self, offset: Integer | int) -> Lanes:
+        """Return the numbers from `offset` on."""
+        value = self.program.builder.load(self._address(offset))
+        value.align = _ALIGNMENT
+        return Lanes(self.program, value)
+
+    def prefetch(self, offset: Integer) -> None:
+        """Bring what lies at `offset` into the cache; it need not exist."""
+        number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        builder = self.program.builder
+        function = declare(builder.module, "llvm.prefetch.p0i8", kind)
+        builder.call(function, [builder.bitcast(self._address(offset), byte), number(0), number(3), number(1)])
+
+    def store(self, lanes: Lanes, offset: Integer | int) -> None:
+        """Write numbers to `offset` and the places after it."""
+        self.program.builder.store(lanes.value, self._address(offset)).align = _ALIGNMENT
+
+    def stream(self, lanes: Lanes, offset: Integer | int) -> None:
+        """Write past the caches, a whole line at a time; the address must be a multiple of its 64 bytes.
+
+        Plain writing reads the line first, which here takes longer than everything else.
+        """
+        assert 4 * lanes.program.num_lanes == LINE_BYTES
+        builder = self.program.builder
+        instruction = builder.store(lanes.value, self._address(offset))
+        instruction.align = LINE_BYTES
+        instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
+
+    def _address(self, offset: Integer | int) -> Any:
+        builder = self.program.builder
+        address = builder.gep(self.pointer, [self.program.integer(offset).value])
+        return builder.bitcast(address, self.program.lanes_type.as_pointer())
+
+
+class ByteArray:
+    """uint8 numbers in memory, from an address on; in registers they are 32 bits wide."""
+
+    def __init__(self, program: "Program", pointer: Any) -> None:
+        self.program = program
+        self.pointer = pointer
+
+    def load(self, offset: Integer) -> WholeLanes:
+        """Return as many numbers from `offset` on as there are lanes."""
+        value = self.program.builder.load(self._address(offset))
+        value.align = 1
+        return WholeLanes(self.program, self.program.builder.zext(value, self.program.whole_type))
+
+    def store(self, lanes: WholeLanes, offset: Integer) -> None:
+        """Write the low byte of each number."""
+        low = self.program.builder.trunc(lanes.value, self._type)
+        self.program.builder.store(low, self._address(offset)).align = 1
+
+    @property
+    def _type(self) -> Any:
+        return ir.VectorType(ir.IntType(8), self.program.num_lanes)
+
+    def _address(self, offset: Integer) -> Any:
+        return self.program.builder.bitcast(
+            self.program.builder.gep(self.pointer, [offset.value]), self._type.as_pointer()
+        )
+
+
+class Program:
+    """What is being written: instructions for a range of items, of which each thread takes an equal share.
+
+    Args:
+        builder: Positioned where the next instruction goes.
+        num_lanes: Numbers that an instruction works on.
+    """
+
+    def __init__(self, builder: Any, num_lanes: int) -> None:
+        self.builder = builder
+        self.num_lanes = num_lanes
+        self.lanes_type = ir.VectorType(ir.FloatType(), num_lanes)
+        self.whole_type = ir.VectorType(ir.IntType(32), num_lanes)
+
+    def integer(self, value: Integer | int) -> Integer:
+        return value if isinstance(value, Integer) else Integer(self, ir.IntType(64)(value))
+
+    def least(self, one: Integer, other: Integer) -> Integer:
+        is_less = self.builder.icmp_signed("<", one.value, other.value)
+        return Integer(self, self.builder.select(is_less, one.value, other.value))
+
+    def constant(self, value: float) -> Lanes:
+        """Return lanes that all hold `value`."""
+        return Lanes(self, ir.Constant(self.lanes_type, [_as_float32(value)] * self.num_lanes))
+
+    def whole(self, value: int) -> WholeLanes:
+        """Return whole lanes that all hold `value`."""
+        return WholeLanes(self, ir.Constant(self.whole_type, [value] * self.num_lanes))
+
+    def choose(self, mask: Any, chosen: AnyLanes, otherwise: AnyLanes) -> AnyLanes:
+        return type(chosen)(self, self.builder.select(mask, chosen.value, otherwise.value))
+
+    def buffer(self, length: int) -> Array:
+        """Return room for `length` lanes, on each thread's own stack."""
+        with self.builder.goto_entry_block():
+            room = self.builder.alloca(self.lanes_type, size=length)
+            room.align = 64
+            pointer = self.builder.bitcast(room, ir.FloatType().as_pointer())
+        return Array(self, pointer)
+
+    def sigmoid(self, x: Lanes) -> Lanes:
+        """Return 1 / (1 + exp(-x)), to within some units in the last place."""
+        return self.constant(1.0) / (self._exp(self.constant(0.0) - x) + 1.0)
+
+    def _exp(self, x: Lanes) -> Lanes:
+        """Return e^x = 2^k e^r with whole k and |r| <= ln(2) / 2; k goes straight into the exponent bits."""
+        x = self._intrinsic("llvm.minnum", x, self.constant(88.0))
+        x = self._intrinsic("llvm.maxnum", x, self.constant(-87.0))
+        k = self._intrinsic("llvm.rint", x * 1.44269504089)
+        r = x - k * 0.693359375 - k * -2.12194440e-4  # ln(2) in two parts, so that the first product is exact
+        series = self.constant(1 / 5040)
+        for factorial in (720, 120, 24, 6, 2, 1, 1):  # the Taylor series: its error is below float32's here
+            series = series * r + 1 / factorial
+        power = self.builder.add(self.builder.fptosi(k.value, self.whole_type), self.whole(127).value)
+        power = self.builder.shl(power, self.whole(23).value)
+        return series * Lanes(self, self.builder.bitcast(power, self.lanes_type))
+
+    def _intrinsic(self, name: str, *operands: Lanes) -> Lanes:
+        kind = ir.FunctionType(self.lanes_type, [self.lanes_type] * len(operands))
+        function = declare(self.builder.module, f"{name}.v{self.num_lanes}f32", kind)
+        return Lanes(self, self.builder.call(function, [operand.value for operand in operands]))
+
+    @contextmanager
+    def loop(self, start: Integer | int, end: Integer | int, step: int = 1) -> Iterator[Integer]:
+        """Repeat the instructions written inside `with` for a counter from `start` up to before `end`."""
+        builder, before = self.builder, self.builder.block
+        head, body, after = (builder.append_basic_block(name) for name in ("head", "body", "after"))
+        builder.branch(head)
+        builder.position_at_end(head)
+        counter = builder.phi(ir.IntType(64))
+        counter.add_incoming(self.integer(start).value, before)
+        builder.cbranch(builder.icmp_signed("<", counter, self.integer(end).value), body, after)
+        builder.position_at_end(body)
+        yield Integer(self, counter)
+        counter.add_incoming(builder.add(counter, self.integer(step).value), builder.block)
+        builder.branch(head)
+        builder.position_at_end(after)
+
+
+def array(argument: Integer) -> Array:
+    """Return what lies at the address that a kernel was called with."""
+    pointer = argument.program.builder.inttoptr(argument.value, ir.FloatType().as_pointer())
+    return Array(argument.program, pointer)
+
+
+def byte_array(argument: Integer) -> ByteArray:
+    """Return the bytes at the address that a kernel was called with."""
+    pointer = argument.program.builder.inttoptr(argument.value, ir.IntType(8).as_pointer())
+    return ByteArray(argument.program, pointer)
+
+
+def lanes_for(channels: int) -> int:
+    """Return how many channels to work on at once; 0 if their number fits none."""
+    return next((lanes for lanes in (16, 8) if channels % lanes == 0), 0)
+
+
+def declare(module: Any, name: str, kind: Any) -> Any:
+    """Return a function of LLVM's own or of this process, to be called from `module`."""
+    return module.globals.get(name) or ir.Function(module, kind, name)
+
+
+def _as_float32(value: float) -> float:
+    """Round: llvmlite writes constants with all of Python's digits, and LLVM takes only those a float32 has."""
+    rounded: float = struct.unpack("f", struct.pack("f", value))[0]
+    return rounded
