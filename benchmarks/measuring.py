@@ -80,9 +80,9 @@ def write_results(name: str, title: str, body: Sequence[str], raw: Mapping[str, 
         body: Its lines, of Markdown.
         raw: Every single figure.
     """
-    computer, command, date = machine(), " ".join(["python", *sys.orig_argv[1:]]), f"{datetime.now(UTC):%Y-%m-%d}"
-    place = {"command": command, "date": date, "machine": computer, "versions": versions(), **code_state()}
-    path = unused(RESULTS / f"{name}_{hardware(computer)}_{date}.md")
+    computer, command, time_made = machine(), " ".join(["python", *sys.orig_argv[1:]]), now()
+    place = {"command": command, "made": time_made, "machine": computer, "versions": versions(), **code_state()}
+    path = result_path(name, computer, time_made)
     text = "\n".join([f"# {title}", "", *origin(place), "", *body]) + "\n"
     RESULTS.mkdir(exist_ok=True)
     path.write_text(text)
@@ -92,8 +92,17 @@ def write_results(name: str, title: str, body: Sequence[str], raw: Mapping[str, 
     return path
 
 
-def unused(path: Path) -> Path:
-    """Return `path`, or, if there is such a file, the same with a number behind it: results are added, never edited."""
+def now() -> str:
+    """Return the time, UTC, as results state it."""
+    return f"{datetime.now(UTC):%Y-%m-%dT%H:%M:%SZ}"
+
+
+def result_path(name: str, computer: Mapping[str, Any], time_made: str) -> Path:
+    """Return results/NAME_HARDWARE_DATE.md, or, if there is such a file, the same with a number behind it.
+
+    Results are added, never edited.
+    """
+    path = RESULTS / f"{name}_{hardware(computer)}_{time_made[:10]}.md"
     numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
     return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
 

@@ -17,6 +17,7 @@ import argparse
 import json
 import pickle
 import statistics
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -124,6 +125,7 @@ class Port:
             for images, labels in self.batches(self.augment(epoch)):
                 self.step(images, labels, step, num_steps)
                 step += 1
+            print(f"epoch {epoch + 1} of {epochs}", file=sys.stderr, flush=True)
 
     def augment(self, epoch: int) -> Tensor:
         """Return all images shifted at random by up to two pixels, mirrored every second epoch: (N, 3, 32, 32)."""

@@ -40,7 +40,8 @@ def main() -> None:
     best = min(rates, key=lambda precision: statistics.median(figures[f"port {precision}"]))
     accuracy = port_accuracy(best)
     body = report(runs, rates[best], best, accuracy, arguments.overrides)
-    raw = {"wall_seconds": figures, "port_rates": rates, "port_whole_run": accuracy, "runs": runs}
+    raw = {"experiment": "fast", "overrides": arguments.overrides, "runs": runs}
+    raw |= {"wall_seconds": figures, "port_rates": rates, "port_whole_run": accuracy}
     write_results("race_cpu", "Ours against the plain port, whole runs on a CPU", body, raw)
 
 
@@ -80,7 +81,7 @@ def port_accuracy(precision: str) -> dict[str, Any] | None:
     """Return the newest whole run of the port with all images, in `precision` if there is one."""
     found = [json.loads(path.read_text()) for path in RESULTS.glob("plain_port_*.json")]
     whole = [run for run in found if (run["train_images"], run["test_images"]) == (50_000, 10_000)]
-    whole.sort(key=lambda run: (run["precision"] == precision, run["date"]))
+    whole.sort(key=lambda run: (run["precision"] == precision, run.get("made", "")))
     return whole[-1] if whole else None
 
 

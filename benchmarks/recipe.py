@@ -14,11 +14,10 @@ import shutil
 import statistics
 import sys
 import tempfile
-from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
 
-from measuring import REPOSITORY, RESULTS, hardware, origin, table, timed
+from measuring import REPOSITORY, now, origin, result_path, table, timed
 
 _ACCURACIES = ("test/accuracy_tta", "test/accuracy")
 
@@ -38,8 +37,9 @@ def main() -> None:
         inference = run_inference(models / f"seed{arguments.seeds[0]}", arguments.root.absolute(), Path(scratch))
         if arguments.keep is not None:
             shutil.copytree(models, arguments.keep, dirs_exist_ok=True)
-    path = RESULTS / f"recipe_{arguments.experiment}_{hardware(runs[0]['machine'])}_{datetime.now(UTC):%Y-%m-%d}.md"
-    kept = {"experiment": arguments.experiment, "overrides": arguments.overrides, "runs": runs, "inference": inference}
+    kept = {"made": now(), "experiment": arguments.experiment, "overrides": arguments.overrides}
+    kept |= {"runs": runs, "inference": inference}
+    path = result_path(f"recipe_{arguments.experiment}", runs[0]["machine"], kept["made"])
     path.with_suffix(".json").write_text(json.dumps(kept, indent=2) + "\n")
     path.write_text("\n".join(report(arguments.experiment, runs, inference, arguments.overrides)) + "\n")
     print(path)

@@ -49,16 +49,22 @@ class Way(NamedTuple):
 def find_ways(results: Path = RESULTS) -> list[Way]:
     """Return every way that a file of `results` has timed and scored on CIFAR-10, the newest file of each kind."""
     newest: dict[tuple[str, str], Way] = {}
-    for path in sorted(results.glob("*.json"), key=lambda path: (path.stem.rpartition("_")[2], path.stem)):
-        for way in _read(path.stem, json.loads(path.read_text())):
+    found = [(path.stem, json.loads(path.read_text())) for path in results.glob("*.json")]
+    for stem, result in sorted(found, key=lambda pair: _time_of(*pair)):
+        for way in _read(stem, result):
             newest[way.name, way.hardware] = way
     return sorted(newest.values(), key=lambda way: way.minutes)
+
+
+def _time_of(stem: str, result: dict[str, Any]) -> str:
+    """Return when a result was made; of the first ones, only their file names know, and only the day."""
+    return str(result.get("made", stem.rpartition("_")[2]))
 
 
 def _read(stem: str, result: dict[str, Any]) -> Iterator[Way]:
     """Yield what the result file `stem` says; nothing if it answers another question, or is of a trial."""
     runs = result.get("runs", [])
-    if stem.startswith("recipe_") and not result["overrides"] and runs[0]["data_name"] == "cifar10":
+    if stem.startswith(("recipe_", "race_cpu_")) and not result["overrides"] and runs[0]["data_name"] == "cifar10":
         minutes = statistics.mean(run["wall_seconds"] for run in runs) / 60
         accuracies = [100 * run["test/accuracy_tta"] for run in runs]
         plain = 100 * statistics.mean(run["test/accuracy"] for run in runs)

@@ -2,7 +2,9 @@
 
 from pathlib import Path
 
-from measuring import in_turn, ratio, unused
+import measuring
+import pytest
+from measuring import in_turn, ratio, result_path
 
 
 def test_each_round_begins_with_another_way() -> None:
@@ -22,8 +24,10 @@ def test_a_ratio_compares_within_each_round() -> None:
     assert ratio([2.0, 4.0, 3.0], [1.0, 2.0, 1.0]) == "2.000 (2.000 to 3.000)"
 
 
-def test_a_result_takes_a_name_that_no_other_has(tmp_path: Path) -> None:
-    assert unused(tmp_path / "a_2026-01-01.md").name == "a_2026-01-01.md"
-    for name in ("a_2026-01-01.md", "a_2026-01-01-2.md"):
-        assert unused(tmp_path / "a_2026-01-01.md").name == name
-        (tmp_path / name).touch()
+def test_a_result_takes_a_name_that_no_other_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(measuring, "RESULTS", tmp_path)
+    computer = {"cpu": "Some (R) CPU", "gpu": None, "cores": 2}
+    for name in ("a_some-r-cpu-2-cores_2026-01-01.md", "a_some-r-cpu-2-cores_2026-01-01-2.md"):
+        path = result_path("a", computer, "2026-01-01T12:00:00Z")
+        assert path.name == name
+        path.touch()
