@@ -9,7 +9,6 @@ of processor beside it: achieved GFLOP/s are those of the whole process, imports
 """
 
 import argparse
-import json
 import sys
 import time
 from collections.abc import Callable, Iterator
@@ -18,13 +17,12 @@ from typing import Any
 
 import torch
 from counting import RecipeCost, count_flops, count_recipe
-from measuring import RESULTS, table, write_results
+from measuring import newest_runs, table, write_results
 
 from cifar10.compose import load_config
 from cifar10.conf_folder import options
 from cifar10.devices import computes_bf16
 from cifar10.memory import keep_memory_warm
-from cifar10.provenance import machine
 
 _LAYERS = [(24, 64, 31), (64, 64, 15), (64, 256, 15), (256, 256, 7), (256, 256, 7), (256, 256, 3)]
 """The default network's 3 x 3 convolutions: channels in, channels out, pixels a side."""
@@ -106,17 +104,14 @@ def best_seconds(work: Callable[[], object], rounds: int) -> float:
 
 
 def find_results(name: str, cost: RecipeCost) -> list[dict[str, Any]]:
-    """Return the runs of recipe.py on this kind of processor, as conf/experiment has them now."""
-    here = machine()
-    found = []
-    for path in sorted(RESULTS.glob(f"recipe_{name}_*.json")):
-        result = json.loads(path.read_text())
-        for run in result["runs"] if not result["overrides"] else []:
-            if (run["machine"]["cpu"], run["machine"]["cores"]) == (here["cpu"], here["cores"]):
-                rate = cost.whole_run / run["wall_seconds"]
-                keys = {key: run[key] for key in ("seed", "precision", "wall_seconds", "cpu_seconds", "git_commit")}
-                found.append({"recipe": name, "file": path.name, **keys, "flops_a_second": rate})
-    return found
+    """Return the newest runs of a recipe on this kind of processor; they are taken to be as conf/experiment has it."""
+    file, runs = newest_runs(name)
+    keys = ("seed", "precision", "wall_seconds", "cpu_seconds", "git_commit")
+    return [
+        {"recipe": name, "file": file, **{key: run[key] for key in keys}}
+        | {"flops_a_second": cost.whole_run / run["wall_seconds"]}
+        for run in runs
+    ]
 
 
 def recipe_lines(recipes: dict[str, RecipeCost], limits: dict[str, float]) -> list[str]:
@@ -155,7 +150,7 @@ def achieved_lines(achieved: list[dict[str, Any]], limits: dict[str, float]) -> 
         precision = "bf16" if run["precision"] == "bf16" else "fp32"
         parts = (run["flops_a_second"] / limits[f"{precision} {kind}"] for kind in ("matrix product", "convolution"))
         shares = (f"{part:.0%}" for part in parts)
-        link = f"[{Path(run['file']).stem}]({run['file'].replace('.json', '.md')})"
+        link = f"[{Path(run['file']).stem}]({run['file']})"
         rows.append([run["recipe"], run["seed"], f"{run['flops_a_second'] / _GIGA:,.1f}", *shares, link])
     head = ["recipe", "seed", "GFLOP/s, whole process", "of the matrix limit", "of the convolution limit", "result"]
     return ["What runs on this kind of processor achieved:", "", *table(head, rows)]

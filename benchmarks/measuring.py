@@ -107,6 +107,25 @@ def result_path(name: str, computer: Mapping[str, Any], time_made: str) -> Path:
     return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
 
 
+def newest_runs(experiment: str) -> tuple[str, list[dict[str, Any]]]:
+    """Return the runs of the newest result of a recipe on this kind of processor, and the name of its table.
+
+    Args:
+        experiment: A file of conf/experiment; only runs without overrides count.
+
+    Returns:
+        "" and nothing, if there is none.
+    """
+    here, found = machine(), []
+    for path in [*RESULTS.glob(f"recipe_{experiment}_*.json"), *RESULTS.glob("race_cpu_*.json")]:
+        result = json.loads(path.read_text())
+        there = result["runs"][0]["machine"]
+        is_here = (there["cpu"], there["cores"]) == (here["cpu"], here["cores"])
+        if is_here and result["experiment"] == experiment and not result["overrides"]:
+            found.append((result.get("made", ""), path.with_suffix(".md").name, result["runs"]))
+    return max(found)[1:] if found else ("", [])
+
+
 def origin(place: Mapping[str, Any]) -> list[str]:
     """Return the lines that say where figures come from."""
     computer = place["machine"]

@@ -22,9 +22,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measuring import RESULTS, in_turn, spread, table, write_results
-
-from cifar10.provenance import machine
+from measuring import in_turn, newest_runs, spread, table, write_results
 
 _BATCH_SIZE = 20
 _BACKENDS = ("none", "mlflow")
@@ -104,12 +102,8 @@ def report(
 
 def default_epoch() -> tuple[float, str] | None:
     """Return the seconds of an epoch of the default recipe on this kind of processor, and the result it is from."""
-    here = machine()
-    for path in sorted(RESULTS.glob("recipe_fast_*.json"), reverse=True):
-        run = json.loads(path.read_text())["runs"][0]
-        if run["machine"]["cpu"] == here["cpu"] and run["machine"]["cores"] == here["cores"]:
-            return run["wall_seconds"] / run["epochs"], path.with_suffix(".md").name
-    return None
+    file, runs = newest_runs("fast")
+    return (runs[0]["wall_seconds"] / runs[0]["epochs"], file) if runs else None
 
 
 def measure(backend: str, words: list[str]) -> dict[str, Any]:
