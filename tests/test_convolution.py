@@ -14,7 +14,7 @@ needs_kernels = pytest.mark.skipif(not machine_code.are_usable(), reason="needs 
 
 @pytest.fixture(autouse=True)
 def small_batches_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convolution, "_LEAST_IMAGES", 1)
+    monkeypatch.setattr(convolution, "LEAST_IMAGES", 1)
 
 
 def make_layer(channels_in: int, channels_out: int, pooled: bool = False) -> Convolution3x3:
@@ -121,9 +121,9 @@ def test_few_images_autocast_and_other_layouts_go_to_the_library(monkeypatch: py
         assert not suits(features, layer.weight)
     assert not suits(features.contiguous(), layer.weight)
     assert not suits(features.double(), layer.weight)
-    monkeypatch.setattr(convolution, "_LEAST_IMAGES", len(features) + 1)
+    monkeypatch.setattr(convolution, "LEAST_IMAGES", len(features) + 1)
     assert not suits(features, layer.weight)
-    monkeypatch.setattr(convolution, "_LEAST_IMAGES", 1)
+    monkeypatch.setattr(convolution, "LEAST_IMAGES", 1)
     machine_code.allow(False)
     try:
         assert not suits(features, layer.weight)

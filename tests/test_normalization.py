@@ -29,7 +29,7 @@ def run(features: Tensor, training: bool = True) -> list[Tensor]:
 @pytest.mark.parametrize(("num_images", "channels", "size"), [(4, 16, 2), (5, 8, 7), (3, 64, 15), (40, 256, 3)])
 def test_results_gradients_and_statistics_are_the_librarys(num_images: int, channels: int, size: int) -> None:
     features = make_features(num_images, channels, size)
-    assert suits(features, torch.zeros(channels))
+    assert suits(features, torch.zeros(channels), training=True)
     found = run(features)
     machine_code.allow(False)
     try:
@@ -52,14 +52,25 @@ def test_the_number_of_threads_does_not_change_a_bit() -> None:
     assert all(torch.equal(one, other) for one, other in zip(alone, together, strict=True))
 
 
-def test_outside_of_training_the_running_statistics_count_and_stay() -> None:
-    results, _, _, mean, variance = run(make_features(2, 16, 4), training=False)
-    assert torch.equal(mean, torch.zeros(16)) and torch.equal(variance, torch.ones(16))
-    features = make_features(2, 16, 4).detach() / (1 + 1e-5) ** 0.5
-    torch.testing.assert_close(
-        results, torch.nn.functional.silu(features + torch.linspace(-1, 1, 16).view(1, -1, 1, 1))
-    )
+@pytest.mark.parametrize("num_images", [2, 40])  # by the library, and by the kernel
+def test_outside_of_training_the_running_statistics_count_and_stay(num_images: int) -> None:
+    features, shift = make_features(num_images, 16, 4).detach(), torch.linspace(-1, 1, 16)
+    mean, variance = torch.linspace(1, 3, 16), torch.linspace(4, 9, 16)
+    before = mean.clone(), variance.clone()
+    with torch.no_grad():
+        assert suits(features, shift, training=False) == (num_images == 40)
+        results = normalize_and_activate(features, shift, mean, variance, False, momentum=0.4, epsilon=1e-5)
+    assert torch.equal(mean, before[0]) and torch.equal(variance, before[1])
+    mean, variance, shift = (vector.view(-1, 1, 1) for vector in (mean, variance + 1e-5, shift))
+    torch.testing.assert_close(results, torch.nn.functional.silu((features - mean) / variance.sqrt() + shift))
+
+
+def test_what_wants_gradients_outside_of_training_goes_to_the_library() -> None:
+    features = make_features(40, 16, 4)
+    assert not suits(features, torch.zeros(16), training=False)
+    results = normalize_and_activate(features, torch.zeros(16), torch.zeros(16), torch.ones(16), False, 0.4, 1e-5)
+    assert results.grad_fn is not None
 
 
 def test_one_number_a_channel_has_no_variance_and_goes_to_the_library() -> None:
-    assert not suits(make_features(1, 16, 1), torch.zeros(16))
+    assert not suits(make_features(1, 16, 1), torch.zeros(16), training=True)

@@ -14,7 +14,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cifar10.kernels.machine_code import are_usable
+from cifar10.kernels.machine_code import LEAST_IMAGES, are_usable
 from cifar10.kernels.program import lanes_for
 from cifar10.kernels.tiles import input_gradient_kernel, input_kernel, result_gradient_kernel, result_kernel
 from cifar10.kernels.tiling import Tiling
@@ -23,7 +23,6 @@ from cifar10.kernels.toom_cook import TAPS, matrices
 # Small blocks stay in the cache, large ones make better matrix products: measured on two cores with 36 MB.
 _BLOCK_BYTES = 8 * 2**20  # of transformed tiles, forward
 _BACKWARD_BLOCK_BYTES = 16 * 2**20
-_LEAST_IMAGES = 32  # with fewer, products have few rows, and the library is as fast
 _SMALLEST_MAP, _LARGEST_MAP = 2, 64  # pixels; a plane of the largest must fit on a thread's stack
 _LEAST_ROWS = 128  # of a matrix product: with fewer, the library is slower
 _PADDING = 48  # floats between the tiles of two positions: without it their rows would share cache lines
@@ -50,7 +49,7 @@ class Convolution3x3(nn.Conv2d):
 def suits(features: Tensor, weight: Tensor) -> bool:
     """Return whether these can be convolved here, and faster than by the library."""
     return (
-        len(features) >= _LEAST_IMAGES
+        len(features) >= LEAST_IMAGES
         and features.device.type == "cpu"
         and features.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")

@@ -19,6 +19,8 @@ try:
 except ImportError:  # another kind of machine, perhaps: the library's own operators do the work
     binding = ir = None
 
+LEAST_IMAGES = 32  # to work on: with fewer, the library is as fast, or less can be saved than compiling takes
+
 _OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
 
 _allowed = True

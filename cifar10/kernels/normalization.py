@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cifar10.kernels.machine_code import Kernel, are_usable
+from cifar10.kernels.machine_code import LEAST_IMAGES, Kernel, are_usable
 from cifar10.kernels.program import Integer, Lanes, Program, array, lanes_for
 
 Terms = Callable[[Program, Sequence[Integer], Integer, Integer], list[Lanes]]
@@ -42,22 +42,26 @@ def normalize_and_activate(
         momentum: Weight of the newest batch in the running statistics.
         epsilon: Added to the variance.
     """
-    if training and suits(features, shift):
-        results, mean, variance = _NormalizeActivate.apply(features, shift, epsilon)
-        num_rows = features.numel() // features.shape[1]
-        running_mean.lerp_(mean, momentum)
-        running_var.lerp_(variance * (num_rows / (num_rows - 1)), momentum)
-        return results  # type: ignore[no-any-return]
-    normalized = functional.batch_norm(
-        features, running_mean, running_var, None, shift, training=training, momentum=momentum, eps=epsilon
-    )
-    return functional.silu(normalized)
+    num_rows = features.numel() // features.shape[1]
+    if not suits(features, shift, training):
+        normalized = functional.batch_norm(
+            features, running_mean, running_var, None, shift, training=training, momentum=momentum, eps=epsilon
+        )
+        return functional.silu(normalized)
+    if not training:
+        scale = (running_var + epsilon).rsqrt()
+        vectors = torch.stack([scale, shift - running_mean * scale])
+        return _activate(features, vectors)
+    results, mean, variance = _NormalizeActivate.apply(features, shift, epsilon)
+    running_mean.lerp_(mean, momentum)
+    running_var.lerp_(variance * (num_rows / (num_rows - 1)), momentum)
+    return results  # type: ignore[no-any-return]
 
 
-def suits(features: Tensor, shift: Tensor) -> bool:
-    """Return whether a step of training on these can be made here."""
+def suits(features: Tensor, shift: Tensor, training: bool) -> bool:
+    """Return whether this can be done here: a step of training, or an evaluation that wants no gradients."""
     return (
-        torch.is_grad_enabled()
+        (training or (not torch.is_grad_enabled() and len(features) >= LEAST_IMAGES))
         and features.device.type == "cpu"
         and features.dtype == shift.dtype == torch.float32
         and features.numel() > features.shape[1]
@@ -66,6 +70,13 @@ def suits(features: Tensor, shift: Tensor) -> bool:
         and not torch.compiler.is_compiling()
         and are_usable()
     )
+
+
+def _activate(features: Tensor, vectors: Tensor) -> Tensor:
+    """Return SiLU(scale x + offset), scale and offset being the first two of `vectors`, (>= 2, C)."""
+    results, channels = torch.empty_like(features), features.shape[1]
+    _result_kernel(channels)(features.numel() // channels, features, results, vectors)
+    return results
 
 
 class _NormalizeActivate(torch.autograd.Function):
@@ -78,8 +89,7 @@ class _NormalizeActivate(torch.autograd.Function):
         variance = (square - mean.square()).clamp_(min=0)
         scale = (variance + epsilon).rsqrt()
         vectors = torch.stack([scale, shift - mean * scale, shift.double()]).float()  # y = SiLU(scale x + offset)
-        results = torch.empty_like(features)
-        _result_kernel(channels)(num_rows, features, results, vectors)
+        results = _activate(features, vectors)
         ctx.save_for_backward(features, vectors)
         ctx.mark_non_differentiable(*(statistics := (mean.float(), variance.float())))
         return results, *statistics
