@@ -22,7 +22,6 @@ from cifar10.build import build
 from cifar10.compose import load_config
 from cifar10.kernels import machine_code
 from cifar10.kernels.convolution import Convolution3x3
-from cifar10.kernels.patches import convolve_and_activate
 from cifar10.memory import keep_memory_warm
 from cifar10.networks.speed import ShiftNorm
 
@@ -53,8 +52,7 @@ def main() -> None:
     head = ["what", "library, us an image", "ours", "ours / library", "error, library", "error, ours"]
     rows = [line(name, found) for name, found in {**layers, **steps}.items()]
     text = [
-        f"Forward and backward together where nothing else is said, batches of {arguments.images} images, "
-        f"{torch.get_num_threads()} threads. "
+        f"Forward and backward together, batches of {arguments.images} images, {torch.get_num_threads()} threads. "
         f"Medians of {arguments.rounds} rounds, in brackets the range.",
         "",
         *table(head, rows),
@@ -70,24 +68,10 @@ def layers_of_network() -> dict[str, Callable[[], tuple[nn.Module, tuple[int, in
     for number, (before, after, side, pooled) in enumerate(_CONVOLUTIONS, 1):
         name = f"convolution {number}: {before} to {after} channels, {side} pixels{', pooled' if pooled else ''}"
         layers[name] = lambda a=before, b=after, s=side, p=pooled: (Convolution3x3(a, b, p), (a, s, s))  # type: ignore[misc]
-    layers["whiten and activate: 3 to 24 channels, 32 pixels, forward only"] = lambda: (Whitening(), (3, 32, 32))
     for channels, side in _NORMS:
         name = f"normalise and activate: {channels} channels, {side} pixels"
         layers[name] = lambda c=channels, s=side: (ShiftNorm(c), (c, s, s))  # type: ignore[misc]
     return layers
-
-
-class Whitening(nn.Module):
-    """The first layer, which learns nothing."""
-
-    filters: Tensor
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.register_buffer("filters", torch.randn(24, 3, 2, 2) / 12**0.5)
-
-    def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, 24, H - 1, W - 1)
-        return convolve_and_activate(images, self.filters)
 
 
 def measure_layer(make: Callable[[], tuple[nn.Module, tuple[int, int, int]]], arguments: Any) -> dict[str, Any]:
@@ -96,22 +80,14 @@ def measure_layer(make: Callable[[], tuple[nn.Module, tuple[int, int, int]]], ar
     layer, shape = make()
     layer = layer.to(memory_format=torch.channels_last).train()
     features = functional.silu(torch.randn(arguments.images, *shape))
-    features = features.contiguous(memory_format=torch.channels_last)
+    features = features.contiguous(memory_format=torch.channels_last).requires_grad_()
     gradient = torch.randn_like(layer(features))
+    learnt = [features, *layer.parameters()]
 
     def both_ways() -> None:
-        results_and_gradients(layer, features, gradient)
+        torch.autograd.grad(layer(features), learnt, gradient)
 
-    return {**compare(both_ways, arguments), **errors(layer, features, gradient)}
-
-
-def results_and_gradients(layer: nn.Module, features: Tensor, gradient: Tensor) -> list[Tensor]:
-    """Return the results, and the gradients of the features and of what the layer learns; none, if that is nothing."""
-    learnt = [features.detach().requires_grad_(), *layer.parameters()]
-    if len(learnt) == 1:
-        return [layer(features)]
-    results = layer(learnt[0])
-    return [results, *torch.autograd.grad(results, learnt, gradient)]
+    return {**compare(both_ways, arguments), **errors(layer, features.detach(), gradient)}
 
 
 def measure_step(pixels: int, arguments: Any) -> dict[str, Any]:
@@ -153,9 +129,10 @@ def errors(layer: nn.Module, features: Tensor, gradient: Tensor) -> dict[str, fl
 
     def everything(dtype: torch.dtype, kernels: bool) -> list[Tensor]:
         machine_code.allow(kernels)
-        given = features[:_ERROR_IMAGES].to(dtype)
+        given = features[:_ERROR_IMAGES].to(dtype).requires_grad_()
         layer.to(dtype)
-        found = results_and_gradients(layer, given, gradient[: len(given)].to(dtype))
+        results = layer(given)
+        found = [results, *torch.autograd.grad(results, [given, *layer.parameters()], gradient[: len(given)].to(dtype))]
         machine_code.allow(True)
         return [tensor.detach().double() for tensor in found]
 

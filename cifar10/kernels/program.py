@@ -90,13 +90,6 @@ class Array:
         value.align = _ALIGNMENT
         return Lanes(self.program, value)
 
-    def spread(self, offset: Integer) -> Lanes:
-        """Return lanes that all hold the number at `offset`."""
-        builder, lanes_type = self.program.builder, self.program.lanes_type
-        number = builder.load(builder.gep(self.pointer, [offset.value]))
-        alone = builder.insert_element(ir.Constant(lanes_type, ir.Undefined), number, ir.IntType(32)(0))
-        return Lanes(self.program, builder.shuffle_vector(alone, alone, self.program.whole(0).value))
-
     def prefetch(self, offset: Integer) -> None:
         """Bring what lies at `offset` into the cache; it need not exist."""
         number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
