@@ -160,7 +160,7 @@ def test_normalised_filters_have_norm_one_on_average() -> None:
     network(torch.randint(0, 256, (8, 3, 32, 32))).square().mean().backward()
     optimizer.step()
     for filters in roles_of(network).filters:
-        assert float(filters.norm()) == pytest.approx(math.sqrt(len(filters)), rel=1e-4)
+        assert float(filters.detach().norm()) == pytest.approx(math.sqrt(len(filters)), rel=1e-4)
 
 
 @pytest.mark.parametrize("make", [sgd, adam, adamw])
