@@ -61,7 +61,10 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--device", choices=["cuda", "cpu"], default="cuda")
     parser.add_argument("--compile", type=_mode, default="max-autotune", help="torch.compile's mode for ours, or none")
     parser.add_argument("--tiny", action="store_true", help="few images and channels, one epoch: to see that it works")
-    return parser.parse_args(words)
+    arguments = parser.parse_args(words)
+    if arguments.device == "cuda" and not torch.cuda.is_available():
+        parser.error("PyTorch finds no GPU here; --device cpu --tiny --compile none goes the same way, without figures")
+    return arguments
 
 
 def _named_path(text: str) -> tuple[str, str]:

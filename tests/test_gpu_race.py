@@ -113,6 +113,13 @@ def test_the_stopwatch_adds_up_what_is_measured() -> None:
     assert Stopwatch.total_ms == pytest.approx(2 * once)
 
 
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_without_a_gpu_it_says_what_works_instead(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        parse_arguments(["--root", "data"])
+    assert "finds no GPU here; --device cpu --tiny --compile none" in capsys.readouterr().err
+
+
 def test_a_record_that_is_not_there_is_refused_before_anything_runs(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         parse_arguments(["--root", "data", "--record", "airbench=/no/such/script.py"])
