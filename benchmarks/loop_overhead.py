@@ -1,14 +1,18 @@
 """What does the whole set-up (Lightning, callbacks, checkpoints, MLflow) cost a step, over a bare PyTorch loop?
 
-    python benchmarks/loop_overhead.py [--rounds 7] [--cases fast width=4 width=32 width=96]
+    python benchmarks/loop_overhead.py [--cases fast width=4 width=32 width=96]
 
-Trains the same network on the same batches of the built-in shapes in four ways, in turn and in one process: a plain
-loop of a dozen lines; `train`'s own Trainer, callbacks and MLflow record, in chunks of steps; the same, but Lightning
-takes each step (training.chunk_seconds=0); and Lightning's default set-up around the same step: its own loop, progress
-bar and checkpoint after each epoch, loss and accuracy logged at each step. Time runs from some epoch to the end of the
-last: what begins a run is paid once, and is not the question here. One case is the recipe of experiment=fast, in steps
-of its own 2,000 images; the others are small networks in steps of some milliseconds, so that what is around them shows.
-All four ways must end with the same weights.
+Trains the same network on the same batches of the built-in shapes twice at once, in turn: an epoch in a plain loop of a
+dozen lines, an epoch in one of three set-ups, and so on to the end. The set-ups are `train`'s own Trainer, callbacks
+and MLflow record, in chunks of steps; the same, but Lightning takes each step (training.chunk_seconds=0); and
+Lightning's default set-up around the same step: its own loop, progress bar and checkpoint after each epoch, loss and
+accuracy logged at each step. Each epoch of a set-up, all that ends or begins an epoch included, is divided by the mean
+of the bare epochs before and after it, so that a machine whose pace changes slowly changes both. The first and the last
+epoch, which begin and end a run, do not count. MLflow's own thread works at times while the bare loop has its turn;
+tracking_cost.py has what it costs.
+
+One case is the recipe of experiment=fast, in steps of its own 2,000 images; the others are small networks in steps of
+some milliseconds, so that what is around them shows. Both loops must end with the same weights.
 """
 
 import argparse
@@ -17,12 +21,13 @@ import io
 import statistics
 import tempfile
 import time
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytorch_lightning as pl
 import torch
-from measuring import in_turn, ratio, table, write_results
+from measuring import median_interval, table, write_results
 from pytorch_lightning.callbacks import ModelCheckpoint
 from pytorch_lightning.loggers import CSVLogger
 from torch import nn
@@ -40,95 +45,111 @@ from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier
 from cifar10.run import open_run
 from cifar10.train import fit, make_network
-from cifar10.trainer import resolve_precision
+from cifar10.trainer import prepare_cpu, resolve_precision
 
-_SHAPES = ("data_loading=shapes", "data_loading.validation_size=0", "data_loading.test_size=10")
+_SHAPES = ("data_loading=shapes", "data_loading.validation_size=0", "data_loading.test_size=10", "training.resizing=[]")
 _SMALL = (
     "data_loading.image_size=16",
     "data_loading.train_size=2000",
     "model=simple_cnn",
     "model.dropout=0.0",
     "training.batch_size=20",
-    "training.resizing=[]",
-    "training.epochs=9",
+    "training.epochs=42",
     "optimizer=sgd",
 )
-
-
-class Case(NamedTuple):
-    """What is trained, and from which epoch on it is timed."""
-
-    overrides: tuple[str, ...]
-    warm_up: int
-
-    def measured_steps(self, config: Config, data: DataSet) -> int:
-        return (config.training.epochs - self.warm_up) * (len(data.train) // config.training.batch_size)
-
-
 _CASES = {
-    # The first half of the epochs has smaller images, as in the recipe; the whole ones are timed.
-    "fast": Case(("experiment=fast", "data_loading.train_size=4000", "training.epochs=6"), warm_up=3),
-    **{f"width={width}": Case((*_SMALL, f"model.width={width}"), warm_up=3) for width in (4, 32, 96)},
+    "fast": ("experiment=fast", "data_loading.train_size=4000", "training.epochs=22"),
+    **{f"width={width}": (*_SMALL, f"model.width={width}") for width in (4, 32, 96)},
 }
+_SET_UPS = ("chunks", "stepwise", "default")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--cases", nargs="+", choices=list(_CASES), default=list(_CASES), help="width: of simple_cnn")
+    parser.add_argument("--overrides", nargs="*", default=[], help="of every case; after the script's own")
     arguments = parser.parse_args()
     keep_memory_warm()
-    raw = {name: measure(_CASES[name], arguments.rounds) for name in arguments.cases}
-    head = ["case", "bare loop, ms a step"]
-    head += [column for way in _WAYS for column in (f"{way} / bare", "microseconds more")]
+    raw = {name: measure((*_CASES[name], *arguments.overrides)) for name in arguments.cases}
     rows = [
-        [name, f"{statistics.median(figures['bare']):.2f}", *(cell for way in _WAYS for cell in compare(figures, way))]
-        for name, figures in raw.items()
+        [name, set_up, len(turns.ratios), f"{statistics.median(turns.bare):.2f}", *turns.medians()]
+        for name, case in raw.items()
+        for set_up, turns in case.items()
     ]
-    title = "What the set-up costs a step, over a bare loop"
-    body = [f"Medians of {arguments.rounds} rounds, in brackets the range.", "", *table(head, rows)]
-    write_results("loop_overhead", title, body, {"milliseconds_a_step": raw})
+    head = ["case", "set-up", "epochs", "bare loop, ms a step", "set-up / bare", "microseconds more a step"]
+    body = ["Medians, in brackets their 95 % interval.", "", *table(head, rows)]
+    figures = {
+        name: {set_up: {"bare_ms": turns.bare, "ms": turns.other} for set_up, turns in case.items()}
+        for name, case in raw.items()
+    }
+    write_results("loop_overhead", "What the set-up costs a step, over a bare loop", body, {"cases": figures})
 
 
-_WAYS = ("chunks", "stepwise", "default")
+class TakeTurns(pl.Callback):
+    """Lets a bare loop train an epoch before each of Lightning's, and takes the time of both.
+
+    Args:
+        epochs: Trains an epoch whenever it is asked for its next item.
+        steps: Of an epoch.
+    """
+
+    def __init__(self, epochs: Iterator[None], steps: int) -> None:
+        self.bare: list[float] = []
+        """Milliseconds a step of each epoch."""
+        self.other: list[float] = []
+        """The same for Lightning's epochs, but the last."""
+        self._epochs = epochs
+        self._steps = steps
+        self._resumed: float | None = None
+
+    def on_train_epoch_start(self, *_: Any) -> None:
+        stopped = time.perf_counter()
+        if self._resumed is not None:
+            self.other.append(1000 * (stopped - self._resumed) / self._steps)
+        next(self._epochs)
+        self._resumed = time.perf_counter()
+        self.bare.append(1000 * (self._resumed - stopped) / self._steps)
+
+    @property
+    def ratios(self) -> list[float]:
+        return [other / bare for other, bare in self._pairs()]
+
+    def medians(self) -> tuple[str, str]:
+        """Return ratio and difference, the latter in microseconds a step, with their intervals."""
+        differences = [1000 * (other - bare) for other, bare in self._pairs()]
+        return median_interval(self.ratios, 3), median_interval(differences, 0)
+
+    def _pairs(self) -> Iterator[tuple[float, float]]:
+        """Yield Lightning's time of each epoch but the first and the last, and the bare loop's around it."""
+        for number, other in enumerate(self.other[1:], start=1):
+            yield other, (self.bare[number] + self.bare[number + 1]) / 2
 
 
-def compare(figures: dict[str, list[float]], way: str) -> tuple[str, str]:
-    """Return the ratio to the bare loop, and the median difference in microseconds."""
-    differences = [1000 * (ours - bare) for ours, bare in zip(figures[way], figures["bare"], strict=True)]
-    return ratio(figures[way], figures["bare"]), f"{statistics.median(differences):.0f}"
-
-
-def measure(case: Case, rounds: int) -> dict[str, list[float]]:
-    """Return milliseconds a step of each way in each round."""
+def measure(overrides: tuple[str, ...]) -> dict[str, TakeTurns]:
+    """Return the times of each set-up beside those of the bare loop."""
+    measured = {}
     with tempfile.TemporaryDirectory() as folder:
         tracked = [f"tracking.uri=sqlite:///{folder}/mlflow.db", f"tracking.artifacts={folder}", f"models_dir={folder}"]
-        config = load_config([*case.overrides, *_SHAPES, *tracked])
+        config = load_config([*_SHAPES, *overrides, *tracked])
         stepwise = config.model_copy(update={"training": config.training.model_copy(update={"chunk_seconds": 0.0})})
+        prepare_cpu(config.training)
         data: DataSet = build(config.data_loading)
-        digests: set[str] = set()
-
-        def timed(way: Any, *arguments: Any) -> float:
-            network = make_network(config, data)
-            seconds: float = way(network, data, case.warm_up, *arguments)
-            digests.add(digest_of(network.state_dict()))
-            return 1000 * seconds / case.measured_steps(config, data)
-
-        figures: dict[str, list[float]] = in_turn(
-            {
-                "bare": lambda: timed(run_bare, config),
-                "chunks": lambda: timed(run_ours, config),
-                "stepwise": lambda: timed(run_ours, stepwise),
-                "default": lambda: timed(run_default, stepwise, Path(folder)),
-            },
-            rounds,
-        )
-    assert len(digests) == 1, "the four ways have not learnt the same"
-    return dict(figures)
+        for set_up in _SET_UPS:
+            bare, other = make_network(config, data), make_network(config, data)
+            turns = TakeTurns(bare_epochs(bare, data, config), len(data.train) // config.training.batch_size)
+            if set_up == "default":
+                run_default(other, data, stepwise, Path(folder), turns)
+            else:
+                run_ours(other, data, config if set_up == "chunks" else stepwise, turns)
+            assert digest_of(bare.state_dict()) == digest_of(other.state_dict()), (
+                "the two loops differ in what they learn"
+            )
+            measured[set_up] = turns
+    return measured
 
 
-def run_bare(network: nn.Module, data: DataSet, warm_up: int, config: Config) -> float:
-    """Train in a plain loop; return seconds."""
+def bare_epochs(network: nn.Module, data: DataSet, config: Config) -> Iterator[None]:
+    """Train in a plain loop, an epoch for each item."""
     training, smoothing = config.training, config.training.label_smoothing
     batches = TrainingBatches(
         data.train, data.num_classes, config.augmentation, training.batch_size, config.seed, torch.device("cpu")
@@ -137,10 +158,8 @@ def run_bare(network: nn.Module, data: DataSet, warm_up: int, config: Config) ->
     optimizer = build(config.optimizer, network=network, params=network.parameters())
     schedule = build(config.schedule)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step / num_steps))
-    step, started = 0, 0.0
+    step = 0
     for epoch in range(training.epochs):
-        if epoch == warm_up:
-            started = time.perf_counter()
         batches.seek(epoch, batch=0)
         for images, labels in batches:
             pixels = pixels_at(step / num_steps, training.resizing, images.shape[-1])
@@ -152,32 +171,16 @@ def run_bare(network: nn.Module, data: DataSet, warm_up: int, config: Config) ->
             optimizer.zero_grad()
             scheduler.step()
             step += 1
-    return time.perf_counter() - started
+        yield
 
 
-class Stopwatch(pl.Callback):
-    """Measures from the end of the warm-up to the end of training."""
-
-    def __init__(self, warm_up: int) -> None:
-        self.warm_up = warm_up
-        self.seconds = 0.0
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
-        if trainer.current_epoch == self.warm_up:
-            self._started = time.perf_counter()
-
-    def on_train_end(self, *_: Any) -> None:
-        self.seconds = time.perf_counter() - self._started
-
-
-def run_ours(network: nn.Module, data: DataSet, warm_up: int, config: Config) -> float:
-    """Train as `train` does, but for the test; return seconds."""
+def run_ours(network: nn.Module, data: DataSet, config: Config, turns: TakeTurns) -> None:
+    """Train as `train` does, but for the test."""
     named = config.model_copy(update={"run_name": f"run{time.monotonic_ns()}"})
-    run, stopwatch = open_run(named, data, None), Stopwatch(warm_up)
+    run = open_run(named, data, None)
     with contextlib.redirect_stderr(io.StringIO()):
-        fit(network, run, callbacks=[stopwatch])
+        fit(network, run, callbacks=[turns])
     run.tracker.finish("FINISHED")
-    return stopwatch.seconds
 
 
 class Usual(Classifier):
@@ -202,9 +205,9 @@ class UsualData(ResidentData):
         return []
 
 
-def run_default(network: nn.Module, data: DataSet, warm_up: int, config: Config, folder: Path) -> float:
-    """Train in Lightning's default set-up; return seconds."""
-    module, stopwatch = UsualData(data, config), Stopwatch(warm_up)
+def run_default(network: nn.Module, data: DataSet, config: Config, folder: Path, turns: TakeTurns) -> None:
+    """Train in Lightning's default set-up."""
+    module = UsualData(data, config)
     classifier = Usual(network, config, {"class_names": list(data.class_names)}, module.steps_per_epoch)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         trainer = pl.Trainer(
@@ -213,14 +216,13 @@ def run_default(network: nn.Module, data: DataSet, warm_up: int, config: Config,
             devices=1,
             max_epochs=config.training.epochs,
             logger=CSVLogger(folder),
-            callbacks=[stopwatch, ModelCheckpoint(save_last=True)],
+            callbacks=[turns, ModelCheckpoint(save_last=True)],
             use_distributed_sampler=False,
             enable_model_summary=False,
             precision="bf16-mixed" if resolve_precision(config.training) == "bf16" else "32-true",
             log_every_n_steps=50,
         )
         trainer.fit(classifier, module)
-    return stopwatch.seconds
 
 
 if __name__ == "__main__":

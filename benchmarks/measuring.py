@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import math
 import re
 import resource
 import statistics
@@ -63,6 +64,18 @@ def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> str:
 def spread(values: Sequence[float], digits: int = 2) -> str:
     """Return median and range."""
     return f"{statistics.median(values):.{digits}f} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def median_interval(values: Sequence[float], digits: int) -> str:
+    """Return the median and the ends of its 95 % interval: two of the sorted values, however they are distributed.
+
+    The median lies below the k-th of n values with the probability of fewer than k heads in n throws of a coin.
+    """
+    ordered, n = sorted(values), len(values)
+    tails = itertools.accumulate(math.comb(n, heads) / 2**n for heads in range(n))
+    outside = sum(tail <= 0.025 for tail in tails)  # values at each end that the interval can do without
+    low, high = (ordered[outside - 1], ordered[-outside]) if outside else (-math.inf, math.inf)
+    return f"{statistics.median(ordered):.{digits}f} ({low:.{digits}f} to {high:.{digits}f})"
 
 
 def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:

@@ -1,11 +1,13 @@
 """Convolution by machine code: the library's results and gradients, from a quarter of the products."""
 
+from collections.abc import Iterator
+
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cifar10.kernels import convolution, machine_code
+from cifar10.kernels import convolution, machine_code, products
 from cifar10.kernels.convolution import Convolution3x3, suits
 from cifar10.kernels.tiling import Tiling
 
@@ -66,16 +68,63 @@ def test_any_multiple_of_eight_channels_will_do(channels_in: int, channels_out: 
         assert off_by(found, expected) < 3e-5
 
 
+@pytest.fixture
+def forget_kernels() -> Iterator[None]:
+    """Compile anew, before and after what a test changes."""
+    kernels = (convolution._forward_kernel, convolution._backward_kernel)
+    for kernel in kernels:
+        kernel.cache_clear()
+    yield
+    for kernel in kernels:
+        kernel.cache_clear()
+
+
 @needs_kernels
+@pytest.mark.parametrize("num_images", [1, 11, 50])
 @pytest.mark.parametrize("pooled", [False, True])
-def test_blocks_do_not_change_results(pooled: bool, monkeypatch: pytest.MonkeyPatch) -> None:
-    layer, features = make_layer(16, 16, pooled), make_features(16, 7, num_images=11)
-    whole = gradients(layer, features)
-    monkeypatch.setattr(convolution, "_BLOCK_BYTES", 1)
-    monkeypatch.setattr(convolution, "_BACKWARD_BLOCK_BYTES", 1)
-    monkeypatch.setattr(convolution, "_LEAST_ROWS", 3)  # four blocks, the last of two images
-    for found, expected in zip(gradients(layer, features), whole, strict=True):
+@pytest.mark.parametrize("most_bytes", [0, 1e9], ids=["beyond the cache", "in the cache"])
+def test_blocks_do_not_change_results(
+    most_bytes: float, pooled: bool, num_images: int, monkeypatch: pytest.MonkeyPatch, forget_kernels: None
+) -> None:
+    monkeypatch.setattr(convolution, "_MOST_BYTES", most_bytes)
+    monkeypatch.setattr(convolution, "_MANY_TILES", 40)
+    layer, features = make_layer(16, 32, pooled), make_features(16, 9, num_images)
+    for found, expected in zip(gradients(layer, features), exact(layer, features), strict=True):
         assert off_by(found, expected) < 3e-5
+
+
+@needs_kernels
+@pytest.mark.parametrize("wide", [False, True])
+@pytest.mark.parametrize("channels", [(24, 64), (64, 24), (8, 48), (80, 112)], ids=str)
+def test_panels_of_any_width_give_the_same(
+    channels: tuple[int, int], wide: bool, monkeypatch: pytest.MonkeyPatch, forget_kernels: None
+) -> None:
+    monkeypatch.setattr(products, "has_wide_registers", lambda: wide)
+    layer, features = make_layer(*channels), make_features(channels[0], 7)
+    for found, expected in zip(gradients(layer, features), exact(layer, features), strict=True):
+        assert off_by(found, expected) < 3e-5
+
+
+@pytest.mark.parametrize("tiles", [1, 4, 9, 16, 25, 36, 49, 64, 81, 100, 121, 144])
+@pytest.mark.parametrize("least", [24, 96])
+def test_a_block_is_not_much_longer_than_it_must_be(tiles: int, least: int) -> None:
+    length = convolution._block_length(tiles, least)
+    assert length * tiles >= least
+    assert length <= -(-least // tiles) + 3
+
+
+@needs_kernels
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_threads_do_not_change_results(threads: int) -> None:
+    layer, features = make_layer(16, 16), make_features(16, 7, num_images=50)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        found = gradients(layer, features)
+    finally:
+        torch.set_num_threads(before)
+    for one, other in zip(found, exact(layer, features), strict=True):
+        assert off_by(one, other) < 3e-5
 
 
 @needs_kernels

@@ -47,6 +47,12 @@ def _can_run() -> bool:
     return binding is not None and all(hasattr(process, name) for name in _OPENMP)
 
 
+@functools.cache
+def has_wide_registers() -> bool:
+    """Return whether there are 32 registers of 16 numbers (AVX-512), and not 16 of 8 or less."""
+    return binding is not None and bool(binding.get_host_cpu_features().get("avx512f"))
+
+
 Emit = Callable[[Program, Integer, Integer, Sequence[Integer]], None]
 """Writes a program for the items from one number up to before another, given what `Kernel` is called with."""
 
@@ -61,20 +67,26 @@ class Kernel:
     """
 
     def __init__(self, emit: Emit, num_arguments: int, num_lanes: int = 16) -> None:
-        self._address = _compile(emit, num_arguments, num_lanes)
-        self._task = ctypes.c_int64 * (num_arguments + 1)
+        self._address, self._room_length = _compile(emit, num_arguments, num_lanes)
+        self._task = ctypes.c_int64 * (3 + num_arguments)
         self._run = ctypes.CDLL(None).GOMP_parallel
         self._run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
         self._run.restype = None
 
     def __call__(self, num_items: int, *arguments: Tensor | int) -> None:
-        numbers = (x.data_ptr() if isinstance(x, Tensor) else x for x in arguments)
-        task = self._task(num_items, *numbers)
-        self._run(self._address, ctypes.addressof(task), torch.get_num_threads(), 0)
+        num_threads = torch.get_num_threads()
+        rooms = torch.empty(num_threads * self._room_length) if self._room_length else 0
+        numbers = (x.data_ptr() if isinstance(x, Tensor) else x for x in (rooms, *arguments))
+        task = self._task(num_items, 4 * self._room_length, *numbers)
+        self._run(self._address, ctypes.addressof(task), num_threads, 0)
 
 
-def _compile(emit: Emit, num_arguments: int, num_lanes: int) -> int:
-    """Return the address of a function that takes a pointer to (number of items, arguments...), as OpenMP wants it."""
+def _compile(emit: Emit, num_arguments: int, num_lanes: int) -> tuple[int, int]:
+    """Return the address of a function, and what room it wants for each thread, in float32 numbers.
+
+    The function takes a pointer, as OpenMP wants it, to the number of items, the bytes between two threads' rooms, the
+    first room's address, and the arguments.
+    """
     engine, machine = _engine()
     module = ir.Module()
     whole, number = ir.IntType(64), ir.IntType(32)
@@ -85,12 +97,12 @@ def _compile(emit: Emit, num_arguments: int, num_lanes: int) -> int:
         builder.sext(builder.call(declare(module, asked, ir.FunctionType(number, [])), []), whole)
         for asked in _OPENMP[1:]
     )
-    items, *arguments = (
-        builder.load(builder.gep(function.args[0], [whole(position)])) for position in range(num_arguments + 1)
+    items, pace, rooms, *arguments = (
+        builder.load(builder.gep(function.args[0], [whole(position)])) for position in range(3 + num_arguments)
     )
     first = builder.sdiv(builder.mul(items, thread), num_threads)
     end = builder.sdiv(builder.mul(items, builder.add(thread, whole(1))), num_threads)
-    program = Program(builder, num_lanes)
+    program = Program(builder, num_lanes, thread, room=builder.add(rooms, builder.mul(pace, thread)))
     emit(program, Integer(program, first), Integer(program, end), [Integer(program, x) for x in arguments])
     program.builder.ret_void()
     compiled = binding.parse_assembly(str(module))
@@ -102,8 +114,7 @@ def _compile(emit: Emit, num_arguments: int, num_lanes: int) -> int:
     passes.getModulePassManager().run(compiled, passes)
     engine.add_module(compiled)
     engine.finalize_object()
-    address: int = engine.get_function_address(name)
-    return address
+    return engine.get_function_address(name), program.room_length
 
 
 _NUMBERS = iter(range(10**9))

@@ -13,8 +13,9 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
+from cifar10.kernels.arrays import array, buffer
 from cifar10.kernels.machine_code import LEAST_IMAGES, Kernel, are_usable
-from cifar10.kernels.program import Integer, Lanes, Program, array, lanes_for
+from cifar10.kernels.program import Integer, Lanes, Program, lanes_for
 
 Terms = Callable[[Program, Sequence[Integer], Integer, Integer], list[Lanes]]
 """Writes what one element adds to two sums, given a kernel's arguments, the element's offset and its channel."""
@@ -118,7 +119,7 @@ def _moments_kernel(channels: int) -> Kernel:
     """Compile the sums of x and x^2. Called with features, sums, number of rows."""
 
     def terms(program: Program, arguments: Sequence[Integer], offset: Integer, channel: Integer) -> list[Lanes]:
-        x = array(arguments[0]).load(offset)
+        x = array(arguments[0], program).load(offset)
         return [x, x * x]
 
     return _sums_kernel(channels, terms, sums=1, num_rows=2)
@@ -140,7 +141,7 @@ def _result_kernel(channels: int) -> Kernel:
     """Compile SiLU(scale x + offset). Called with features, results, vectors."""
 
     def emit(program: Program, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
-        features, results, vectors = (array(argument) for argument in arguments)
+        features, results, vectors = (array(argument, program) for argument in arguments)
         with program.loop(first, end) as row, program.loop(0, channels, program.num_lanes) as channel:
             offset = row * channels + channel
             z = features.load(offset) * vectors.load(channel) + vectors.load(channel + channels)
@@ -154,7 +155,7 @@ def _gradient_kernel(channels: int) -> Kernel:
     """Compile scale dz - scale mean(dz) - scale mean(dz xhat) xhat. Called with features, gradient, vectors, result."""
 
     def emit(program: Program, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
-        vectors, result = array(arguments[2]), array(arguments[3])
+        vectors, result = array(arguments[2], program), array(arguments[3], program)
         with program.loop(first, end) as row, program.loop(0, channels, program.num_lanes) as channel:
             offset = row * channels + channel
             gradient, normalized = _through_activation(program, channels, arguments, offset, channel)
@@ -168,7 +169,7 @@ def _through_activation(
     program: Program, channels: int, arguments: Sequence[Integer], offset: Integer, channel: Integer
 ) -> tuple[Lanes, Lanes]:
     """Return dz = dy SiLU'(z), and xhat; arguments begin with features, gradient, vectors."""
-    features, gradient, vectors = (array(argument) for argument in arguments[:3])
+    features, gradient, vectors = (array(argument, program) for argument in arguments[:3])
     z = features.load(offset) * vectors.load(channel) + vectors.load(channel + channels)
     sigmoid = program.sigmoid(z)
     slope = sigmoid + z * sigmoid * (program.constant(1.0) - sigmoid)
@@ -179,7 +180,7 @@ def _sums_kernel(channels: int, terms: Terms, sums: int, num_rows: int) -> Kerne
     """Compile two sums over each block of rows; `sums` and `num_rows` are positions of arguments."""
 
     def emit(program: Program, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
-        room, out = program.buffer(2 * channels // program.num_lanes), array(arguments[sums])
+        room, out = buffer(program, 2 * channels // program.num_lanes), array(arguments[sums], program)
         with program.loop(first, end) as block:
             with program.loop(0, 2 * channels, program.num_lanes) as place:
                 room.store(program.constant(0.0), place)

@@ -5,15 +5,18 @@ Shapes: b images, square maps of H pixels and C channels, channels last: (b, H, 
 
 from collections.abc import Iterator
 
-from cifar10.kernels.program import ByteArray, Integer, Lanes, Program, array
+from cifar10.kernels.arrays import ByteArray, array, buffer
+from cifar10.kernels.program import Integer, Lanes, Program
 from cifar10.kernels.tiling import Tiling
 
 
 class Maps:
     """Some channels of one image's map in memory."""
 
-    def __init__(self, argument: Integer, size: int, channels: int, image: Integer, channel: Integer) -> None:
-        self.memory = array(argument)
+    def __init__(
+        self, program: Program, address: Integer, size: int, channels: int, image: Integer, channel: Integer
+    ) -> None:
+        self.memory = array(address, program)
         self.size = size
         self._channels = channels
         self._first = image * (size**2 * channels) + channel
@@ -34,7 +37,7 @@ class Plane:
         self._width = width
         self._start = start
         self.side = (tiling.count - 1) * tiling.side + width
-        self.memory = program.buffer(self.side**2)
+        self.memory = buffer(program, self.side**2)
 
     def clear(self) -> None:
         with self.program.loop(0, self.side**2) as pixel:

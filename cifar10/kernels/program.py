@@ -1,11 +1,11 @@
 """What small vector programs are written with: each call adds an instruction, and Python's loops unroll.
 
-Everything is float32 in memory but for bytes; `Lanes` are neighbouring numbers that one instruction works on. What a
-program becomes, and how it runs, is `machine_code`'s.
+Everything is float32 in memory but for bytes (see `arrays`); `Lanes` are neighbouring numbers that one instruction
+works on. What a program becomes, and how it runs, is `machine_code`'s.
 """
 
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -15,7 +15,6 @@ except ImportError:  # another kind of machine, perhaps: nothing will be written
     ir = None
 
 _CONTRACT = ("contract",)  # a product and a sum may become one instruction, which rounds once
-_ALIGNMENT = 4  # bytes; PyTorch aligns tensors, not the rows in them
 LINE_BYTES = 64  # of the cache
 
 
@@ -28,6 +27,9 @@ class Integer:
 
     def __add__(self, other: "Integer | int") -> "Integer":
         return Integer(self.program, self.program.builder.add(self.value, self.program.integer(other).value))
+
+    def __sub__(self, other: "Integer | int") -> "Integer":
+        return Integer(self.program, self.program.builder.sub(self.value, self.program.integer(other).value))
 
     def __mul__(self, other: "Integer | int") -> "Integer":
         return Integer(self.program, self.program.builder.mul(self.value, self.program.integer(other).value))
@@ -77,89 +79,29 @@ class WholeLanes:
 AnyLanes = TypeVar("AnyLanes", Lanes, WholeLanes)
 
 
-class Array:
-    """float32 numbers in memory, from an address on."""
-
-    def __init__(self, program: "Program", pointer: Any) -> None:
-        self.program = program
-        self.pointer = pointer
-
-    def load(self, offset: Integer | int) -> Lanes:
-        """Return the numbers from `offset` on."""
-        value = self.program.builder.load(self._address(offset))
-        value.align = _ALIGNMENT
-        return Lanes(self.program, value)
-
-    def prefetch(self, offset: Integer) -> None:
-        """Bring what lies at `offset` into the cache; it need not exist."""
-        number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
-        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
-        builder = self.program.builder
-        function = declare(builder.module, "llvm.prefetch.p0i8", kind)
-        builder.call(function, [builder.bitcast(self._address(offset), byte), number(0), number(3), number(1)])
-
-    def store(self, lanes: Lanes, offset: Integer | int) -> None:
-        """Write numbers to `offset` and the places after it."""
-        self.program.builder.store(lanes.value, self._address(offset)).align = _ALIGNMENT
-
-    def stream(self, lanes: Lanes, offset: Integer | int) -> None:
-        """Write past the caches, a whole line at a time; the address must be a multiple of its 64 bytes.
-
-        Plain writing reads the line first, which here takes longer than everything else.
-        """
-        assert 4 * lanes.program.num_lanes == LINE_BYTES
-        builder = self.program.builder
-        instruction = builder.store(lanes.value, self._address(offset))
-        instruction.align = LINE_BYTES
-        instruction.set_metadata("nontemporal", builder.module.add_metadata([ir.IntType(32)(1)]))
-
-    def _address(self, offset: Integer | int) -> Any:
-        builder = self.program.builder
-        address = builder.gep(self.pointer, [self.program.integer(offset).value])
-        return builder.bitcast(address, self.program.lanes_type.as_pointer())
-
-
-class ByteArray:
-    """uint8 numbers in memory, from an address on; in registers they are 32 bits wide."""
-
-    def __init__(self, program: "Program", pointer: Any) -> None:
-        self.program = program
-        self.pointer = pointer
-
-    def load(self, offset: Integer) -> WholeLanes:
-        """Return as many numbers from `offset` on as there are lanes."""
-        value = self.program.builder.load(self._address(offset))
-        value.align = 1
-        return WholeLanes(self.program, self.program.builder.zext(value, self.program.whole_type))
-
-    def store(self, lanes: WholeLanes, offset: Integer) -> None:
-        """Write the low byte of each number."""
-        low = self.program.builder.trunc(lanes.value, self._type)
-        self.program.builder.store(low, self._address(offset)).align = 1
-
-    @property
-    def _type(self) -> Any:
-        return ir.VectorType(ir.IntType(8), self.program.num_lanes)
-
-    def _address(self, offset: Integer) -> Any:
-        return self.program.builder.bitcast(
-            self.program.builder.gep(self.pointer, [offset.value]), self._type.as_pointer()
-        )
-
-
 class Program:
     """What is being written: instructions for a range of items, of which each thread takes an equal share.
 
     Args:
         builder: Positioned where the next instruction goes.
         num_lanes: Numbers that an instruction works on.
+        thread: Number of the thread that runs it.
+        room: Address of memory for this thread alone.
     """
 
-    def __init__(self, builder: Any, num_lanes: int) -> None:
+    def __init__(self, builder: Any, num_lanes: int, thread: Any, room: Any) -> None:
         self.builder = builder
         self.num_lanes = num_lanes
+        self.thread = Integer(self, thread)
+        self.room_length = 0
+        """float32 numbers that all rooms of a thread take."""
+        self._room = room
         self.lanes_type = ir.VectorType(ir.FloatType(), num_lanes)
         self.whole_type = ir.VectorType(ir.IntType(32), num_lanes)
+
+    def with_lanes(self, num_lanes: int) -> "Program":
+        """Return the same program, going on with another number of lanes; its rooms are asked for here."""
+        return Program(self.builder, num_lanes, self.thread.value, self._room)
 
     def integer(self, value: Integer | int) -> Integer:
         return value if isinstance(value, Integer) else Integer(self, ir.IntType(64)(value))
@@ -179,13 +121,11 @@ class Program:
     def choose(self, mask: Any, chosen: AnyLanes, otherwise: AnyLanes) -> AnyLanes:
         return type(chosen)(self, self.builder.select(mask, chosen.value, otherwise.value))
 
-    def buffer(self, length: int) -> Array:
-        """Return room for `length` lanes, on each thread's own stack."""
-        with self.builder.goto_entry_block():
-            room = self.builder.alloca(self.lanes_type, size=length)
-            room.align = 64
-            pointer = self.builder.bitcast(room, ir.FloatType().as_pointer())
-        return Array(self, pointer)
+    def room(self, length: int) -> Integer:
+        """Return the address of room for `length` numbers, which this thread has for itself during a call."""
+        address, floats = Integer(self, self._room) + 4 * self.room_length, LINE_BYTES // 4
+        self.room_length += -(-length // floats) * floats
+        return address
 
     def sigmoid(self, x: Lanes) -> Lanes:
         """Return 1 / (1 + exp(-x)), to within some units in the last place."""
@@ -225,17 +165,33 @@ class Program:
         builder.branch(head)
         builder.position_at_end(after)
 
-
-def array(argument: Integer) -> Array:
-    """Return what lies at the address that a kernel was called with."""
-    pointer = argument.program.builder.inttoptr(argument.value, ir.FloatType().as_pointer())
-    return Array(argument.program, pointer)
-
-
-def byte_array(argument: Integer) -> ByteArray:
-    """Return the bytes at the address that a kernel was called with."""
-    pointer = argument.program.builder.inttoptr(argument.value, ir.IntType(8).as_pointer())
-    return ByteArray(argument.program, pointer)
+    def fold(
+        self,
+        start: Integer | int,
+        end: Integer | int,
+        initial: Sequence[Lanes],
+        body: Callable[[Integer, list[Lanes]], list[Lanes]],
+        step: int = 1,
+    ) -> list[Lanes]:
+        """Return what `body` makes of `initial`, again and again, for a counter from `start` up to before `end`."""
+        builder, before = self.builder, self.builder.block
+        head, inside, after = (builder.append_basic_block(name) for name in ("head", "inside", "after"))
+        builder.branch(head)
+        builder.position_at_end(head)
+        counter = builder.phi(ir.IntType(64))
+        counter.add_incoming(self.integer(start).value, before)
+        carried = [builder.phi(self.lanes_type) for _ in initial]
+        for phi, lanes in zip(carried, initial, strict=True):
+            phi.add_incoming(lanes.value, before)
+        builder.cbranch(builder.icmp_signed("<", counter, self.integer(end).value), inside, after)
+        builder.position_at_end(inside)
+        results = body(Integer(self, counter), [Lanes(self, phi) for phi in carried])
+        counter.add_incoming(builder.add(counter, ir.IntType(64)(step)), builder.block)
+        for phi, lanes in zip(carried, results, strict=True):
+            phi.add_incoming(lanes.value, builder.block)
+        builder.branch(head)
+        builder.position_at_end(after)
+        return [Lanes(self, phi) for phi in carried]
 
 
 def lanes_for(channels: int) -> int:

@@ -5,7 +5,8 @@ from typing import Protocol
 
 import numpy as np
 
-from cifar10.kernels.program import Array, Integer, Lanes, Program
+from cifar10.kernels.arrays import Array
+from cifar10.kernels.program import Integer, Lanes, Program
 from cifar10.kernels.toom_cook import Matrix
 
 
