@@ -52,7 +52,7 @@ def off_by(found: Tensor, expected: Tensor) -> float:
 
 @needs_kernels
 @pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("size", [2, 3, 4, 5, 6, 7, 8, 9, 13, 15, 16, 31, 32])
+@pytest.mark.parametrize("size", [2, 3, 4, 5, 6, 7, 8, 9, 13, 15, 16, 31, 32, 64])
 def test_results_and_gradients_are_the_librarys(size: int, pooled: bool) -> None:
     layer, features = make_layer(24, 32, pooled), make_features(24, size)
     assert suits(features, layer.weight)
