@@ -152,18 +152,8 @@ class Program:
     @contextmanager
     def loop(self, start: Integer | int, end: Integer | int, step: int = 1) -> Iterator[Integer]:
         """Repeat the instructions written inside `with` for a counter from `start` up to before `end`."""
-        builder, before = self.builder, self.builder.block
-        head, body, after = (builder.append_basic_block(name) for name in ("head", "body", "after"))
-        builder.branch(head)
-        builder.position_at_end(head)
-        counter = builder.phi(ir.IntType(64))
-        counter.add_incoming(self.integer(start).value, before)
-        builder.cbranch(builder.icmp_signed("<", counter, self.integer(end).value), body, after)
-        builder.position_at_end(body)
-        yield Integer(self, counter)
-        counter.add_incoming(builder.add(counter, self.integer(step).value), builder.block)
-        builder.branch(head)
-        builder.position_at_end(after)
+        with self._repeat(start, end, step, []) as (counter, *_):
+            yield counter
 
     def fold(
         self,
@@ -174,24 +164,32 @@ class Program:
         step: int = 1,
     ) -> list[Lanes]:
         """Return what `body` makes of `initial`, again and again, for a counter from `start` up to before `end`."""
+        with self._repeat(start, end, step, initial) as (counter, carried, results):
+            results += body(counter, carried)
+        return carried
+
+    @contextmanager
+    def _repeat(
+        self, start: Integer | int, end: Integer | int, step: int, initial: Sequence[Lanes]
+    ) -> Iterator[tuple[Integer, list[Lanes], list[Lanes]]]:
+        """Yield a counter, lanes that are `initial` at first, and a list for what they are the next time."""
         builder, before = self.builder, self.builder.block
-        head, inside, after = (builder.append_basic_block(name) for name in ("head", "inside", "after"))
+        head, body, after = (builder.append_basic_block(name) for name in ("head", "body", "after"))
         builder.branch(head)
         builder.position_at_end(head)
         counter = builder.phi(ir.IntType(64))
         counter.add_incoming(self.integer(start).value, before)
-        carried = [builder.phi(self.lanes_type) for _ in initial]
-        for phi, lanes in zip(carried, initial, strict=True):
-            phi.add_incoming(lanes.value, before)
-        builder.cbranch(builder.icmp_signed("<", counter, self.integer(end).value), inside, after)
-        builder.position_at_end(inside)
-        results = body(Integer(self, counter), [Lanes(self, phi) for phi in carried])
-        counter.add_incoming(builder.add(counter, ir.IntType(64)(step)), builder.block)
-        for phi, lanes in zip(carried, results, strict=True):
-            phi.add_incoming(lanes.value, builder.block)
+        carried = [Lanes(self, builder.phi(self.lanes_type)) for _ in initial]
+        builder.cbranch(builder.icmp_signed("<", counter, self.integer(end).value), body, after)
+        builder.position_at_end(body)
+        results: list[Lanes] = []
+        yield Integer(self, counter), carried, results
+        for lanes, first, following in zip(carried, initial, results, strict=True):
+            lanes.value.add_incoming(first.value, before)
+            lanes.value.add_incoming(following.value, builder.block)
+        counter.add_incoming(builder.add(counter, self.integer(step).value), builder.block)
         builder.branch(head)
         builder.position_at_end(after)
-        return [Lanes(self, phi) for phi in carried]
 
 
 def lanes_for(channels: int) -> int:
