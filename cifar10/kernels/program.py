@@ -165,7 +165,7 @@ class Program:
     ) -> list[Lanes]:
         """Return what `body` makes of `initial`, again and again, for a counter from `start` up to before `end`."""
         with self._repeat(start, end, step, initial) as (counter, carried, results):
-            results += body(counter, carried)
+            results.extend(body(counter, carried))
         return carried
 
     @contextmanager
