@@ -86,7 +86,7 @@ class Program:
         builder: Positioned where the next instruction goes.
         num_lanes: Numbers that an instruction works on.
         thread: Number of the thread that runs it.
-        room: Address of memory for this thread alone.
+        room: Address of memory for this thread alone; None if there is none to be had.
     """
 
     def __init__(self, builder: Any, num_lanes: int, thread: Any, room: Any) -> None:
@@ -100,8 +100,8 @@ class Program:
         self.whole_type = ir.VectorType(ir.IntType(32), num_lanes)
 
     def with_lanes(self, num_lanes: int) -> "Program":
-        """Return the same program, going on with another number of lanes; its rooms are asked for here."""
-        return Program(self.builder, num_lanes, self.thread.value, self._room)
+        """Return the same program, going on with another number of lanes; rooms can be asked for here only."""
+        return Program(self.builder, num_lanes, self.thread.value, room=None)
 
     def integer(self, value: Integer | int) -> Integer:
         return value if isinstance(value, Integer) else Integer(self, ir.IntType(64)(value))
@@ -123,6 +123,7 @@ class Program:
 
     def room(self, length: int) -> Integer:
         """Return the address of room for `length` numbers, which this thread has for itself during a call."""
+        assert self._room is not None, "two programs would give away the same room"
         address, floats = Integer(self, self._room) + 4 * self.room_length, LINE_BYTES // 4
         self.room_length += -(-length // floats) * floats
         return address
