@@ -1,4 +1,4 @@
-"""What does the whole set-up (Lightning, callbacks, checkpoints, MLflow) cost a step, over a bare PyTorch loop?
+"""What does the whole set-up (Lightning, callbacks, checkpoints, MLflow) cost, over a bare PyTorch loop?
 
     python benchmarks/loop_overhead.py [--cases fast width=4 width=32 width=96]
 
@@ -6,10 +6,13 @@ Trains the same network on the same batches of the built-in shapes twice at once
 dozen lines, an epoch in one of three set-ups, and so on to the end. The set-ups are `train`'s own Trainer, callbacks
 and MLflow record, in chunks of steps; the same, but Lightning takes each step (training.chunk_seconds=0); and
 Lightning's default set-up around the same step: its own loop, progress bar and checkpoint after each epoch, loss and
-accuracy logged at each step. Each epoch of a set-up, all that ends or begins an epoch included, is divided by the mean
-of the bare epochs before and after it, so that a machine whose pace changes slowly changes both. The first and the last
-epoch, which begin and end a run, do not count. MLflow's own thread works at times while the bare loop has its turn;
-tracking_cost.py has what it costs.
+accuracy logged at each step.
+
+A set-up's epoch has two parts: its steps, and what follows the last of them (scores, history, checkpoint, and MLflow,
+whose thread is waited for, so that none of its work falls into the bare loop's turn). Both are divided by the mean of
+the bare epochs before and after, so that a machine whose pace changes slowly changes all of it. Epochs here are short,
+so that they alternate often; what an epoch of the recipe costs follows from both parts and its number of steps. The
+first and the last epoch, which begin and end a run, do not count.
 
 One case is the recipe of experiment=fast, in steps of its own 2,000 images; the others are small networks in steps of
 some milliseconds, so that what is around them shows. Both loops must end with the same weights.
@@ -18,10 +21,12 @@ some milliseconds, so that what is around them shows. Both loops must end with t
 import argparse
 import contextlib
 import io
+import itertools
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -42,6 +47,7 @@ from cifar10.data.module import ResidentData
 from cifar10.data.resident import TrainingBatches
 from cifar10.data.resizing import pixels_at, resize
 from cifar10.memory import keep_memory_warm
+from cifar10.mlflow_tracker import MLflowTracker
 from cifar10.model import Classifier
 from cifar10.run import open_run
 from cifar10.train import fit, make_network
@@ -61,6 +67,8 @@ _CASES = {
     "fast": ("experiment=fast", "data_loading.train_size=4000", "training.epochs=22"),
     **{f"width={width}": (*_SMALL, f"model.width={width}") for width in (4, 32, 96)},
 }
+_EPOCH = {"fast": 25}
+"""Steps of an epoch of CIFAR-10, where it is not the one that is trained here."""
 _SET_UPS = ("chunks", "stepwise", "default")
 
 
@@ -71,18 +79,28 @@ def main() -> None:
     arguments = parser.parse_args()
     keep_memory_warm()
     raw = {name: measure((*_CASES[name], *arguments.overrides)) for name in arguments.cases}
+    head = ["case", "set-up", "epochs", "bare loop, ms a step", "step / bare step", "microseconds more a step"]
+    head += ["ms at an epoch's end", "steps an epoch", "epoch / bare epoch"]
     rows = [
-        [name, set_up, len(turns.ratios), f"{statistics.median(turns.bare):.2f}", *turns.medians()]
+        [name, set_up, *turns.row(_EPOCH.get(name, turns.steps))]
         for name, case in raw.items()
         for set_up, turns in case.items()
     ]
-    head = ["case", "set-up", "epochs", "bare loop, ms a step", "set-up / bare", "microseconds more a step"]
     body = ["Medians, in brackets their 95 % interval.", "", *table(head, rows)]
-    figures = {
-        name: {set_up: {"bare_ms": turns.bare, "ms": turns.other} for set_up, turns in case.items()}
-        for name, case in raw.items()
-    }
-    write_results("loop_overhead", "What the set-up costs a step, over a bare loop", body, {"cases": figures})
+    figures = {name: {set_up: vars(turns.times) for set_up, turns in case.items()} for name, case in raw.items()}
+    write_results("loop_overhead", "What the set-up costs, over a bare loop", body, {"cases": figures})
+
+
+@dataclass
+class Times:
+    """Milliseconds, an item an epoch."""
+
+    bare: list[float] = field(default_factory=list)
+    """A step of the bare loop."""
+    step: list[float] = field(default_factory=list)
+    """A step of the set-up."""
+    end: list[float] = field(default_factory=list)
+    """From the set-up's last step to its next epoch; none for its last epoch."""
 
 
 class TakeTurns(pl.Callback):
@@ -94,35 +112,41 @@ class TakeTurns(pl.Callback):
     """
 
     def __init__(self, epochs: Iterator[None], steps: int) -> None:
-        self.bare: list[float] = []
-        """Milliseconds a step of each epoch."""
-        self.other: list[float] = []
-        """The same for Lightning's epochs, but the last."""
+        self.times = Times()
+        self.steps = steps
+        self.settle: Callable[[], object] = lambda: None
+        """Returns once nothing of the set-up's epoch goes on any more."""
         self._epochs = epochs
-        self._steps = steps
-        self._resumed: float | None = None
+        self._resumed = self._last_step = 0.0
 
-    def on_train_epoch_start(self, *_: Any) -> None:
+    def on_train_epoch_start(self, trainer: pl.Trainer, *_: Any) -> None:
+        if trainer.current_epoch > 0:
+            self.settle()
+            self.times.step.append(1000 * (self._last_step - self._resumed) / self.steps)
+            self.times.end.append(1000 * (time.perf_counter() - self._last_step))
         stopped = time.perf_counter()
-        if self._resumed is not None:
-            self.other.append(1000 * (stopped - self._resumed) / self._steps)
         next(self._epochs)
         self._resumed = time.perf_counter()
-        self.bare.append(1000 * (self._resumed - stopped) / self._steps)
+        self.times.bare.append(1000 * (self._resumed - stopped) / self.steps)
 
-    @property
-    def ratios(self) -> list[float]:
-        return [other / bare for other, bare in self._pairs()]
+    def on_train_batch_end(self, *_: Any) -> None:
+        self._last_step = time.perf_counter()
 
-    def medians(self) -> tuple[str, str]:
-        """Return ratio and difference, the latter in microseconds a step, with their intervals."""
-        differences = [1000 * (other - bare) for other, bare in self._pairs()]
-        return median_interval(self.ratios, 3), median_interval(differences, 0)
-
-    def _pairs(self) -> Iterator[tuple[float, float]]:
-        """Yield Lightning's time of each epoch but the first and the last, and the bare loop's around it."""
-        for number, other in enumerate(self.other[1:], start=1):
-            yield other, (self.bare[number] + self.bare[number + 1]) / 2
+    def row(self, steps: int) -> list[object]:
+        """Return the medians, as the table has them, and what an epoch of so many `steps` would cost."""
+        times = self.times
+        bare = [(before + after) / 2 for before, after in itertools.pairwise(times.bare)][1:]
+        step, end = times.step[1:], times.end[1:]
+        whole = [own + last / steps for own, last in zip(step, end, strict=True)]
+        return [
+            len(bare),
+            f"{statistics.median(bare):.2f}",
+            median_interval([own / plain for own, plain in zip(step, bare, strict=True)], 3),
+            median_interval([1000 * (own - plain) for own, plain in zip(step, bare, strict=True)], 0),
+            median_interval(end, 1),
+            steps,
+            median_interval([own / plain for own, plain in zip(whole, bare, strict=True)], 3),
+        ]
 
 
 def measure(overrides: tuple[str, ...]) -> dict[str, TakeTurns]:
@@ -178,6 +202,8 @@ def run_ours(network: nn.Module, data: DataSet, config: Config, turns: TakeTurns
     """Train as `train` does, but for the test."""
     named = config.model_copy(update={"run_name": f"run{time.monotonic_ns()}"})
     run = open_run(named, data, None)
+    assert isinstance(run.tracker, MLflowTracker)
+    turns.settle = run.tracker.flush
     with contextlib.redirect_stderr(io.StringIO()):
         fit(network, run, callbacks=[turns])
     run.tracker.finish("FINISHED")

@@ -103,6 +103,12 @@ class MLflowTracker:
         """Send a file into the run's artifacts."""
         self._send(lambda: self.client.log_artifact(self.run_id, str(path), folder or None))
 
+    def flush(self) -> None:
+        """Return once everything has been sent, or tried; after a minute at the latest."""
+        done = threading.Event()
+        self._send(done.set)
+        done.wait(_CLOSE_SECONDS)
+
     def finish(self, status: str) -> None:
         """Send what waits, close the run as FINISHED, FAILED or KILLED, and say so if something was lost."""
         if self._monitor is not None:

@@ -82,6 +82,15 @@ def test_an_absent_server_ends_a_run_that_requires_it(tmp_path: Path) -> None:
         open_tracker(make_config(tmp_path, uri=uri, required=True), "run")
 
 
+def test_what_was_flushed_is_in_the_store(store: Path) -> None:
+    tracker = open_tracker(make_config(store), "run")
+    assert isinstance(tracker, MLflowTracker)
+    tracker.log_history(HISTORY)
+    tracker.flush()
+    assert len(tracker.client.get_metric_history(tracker.run_id, "train/loss")) == len(HISTORY)
+    tracker.finish("FINISHED")
+
+
 def test_a_store_that_dies_is_named_and_training_hears_nothing(
     store: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
 ) -> None:
