@@ -182,12 +182,13 @@ def bare_epochs(network: nn.Module, data: DataSet, config: Config) -> Iterator[N
     optimizer = build(config.optimizer, network=network, params=network.parameters())
     schedule = build(config.schedule)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step / num_steps))
+    in_bf16 = resolve_precision(training) == "bf16"  # once: it asks for GPUs, which takes a quarter of a millisecond
     step = 0
     for epoch in range(training.epochs):
         batches.seek(epoch, batch=0)
         for images, labels in batches:
             pixels = pixels_at(step / num_steps, training.resizing, images.shape[-1])
-            with torch.autocast("cpu", torch.bfloat16, enabled=resolve_precision(training) == "bf16"):
+            with torch.autocast("cpu", torch.bfloat16, enabled=in_bf16):
                 logits = network(resize(images, pixels)).float()
                 loss = cross_entropy(logits, labels, label_smoothing=smoothing)
             loss.backward()
