@@ -20,6 +20,18 @@ from cifar10.provenance import code_state, machine, versions
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"
+_PROCESSOR_TIMES = Path("/proc/stat")
+
+
+def _processor_times() -> list[int]:
+    """Return how long all processors were in each state since boot; the eighth is what a virtual machine's host kept."""
+    try:
+        return [int(field) for field in _PROCESSOR_TIMES.read_text().splitlines()[0].split()[1:9]]
+    except OSError:  # not Linux
+        return []
+
+
+_AT_START = _processor_times()
 
 
 def in_turn(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -146,9 +158,15 @@ def origin(place: Mapping[str, Any]) -> list[str]:
     return [
         f"Command: `{place['command']}`, alone on the machine.",
         f"Machine: {computer['cpu']}, {computer['cores']} cores, GPU {computer['gpu']}.",
-        f"CPU flags: {' '.join(computer['flags'])}.",
+        f"CPU flags: {' '.join(computer['flags'])}.{_stolen()}",
         f"Versions: {', '.join(f'{key} {value}' for key, value in place['versions'].items())}. Commit {commit}.",
     ]
+
+
+def _stolen() -> str:
+    passed = [now - before for now, before in zip(_processor_times(), _AT_START, strict=True)]
+    share = passed[7] / max(sum(passed), 1) if passed else 0.0
+    return f" The host kept {share:.1%} of the processors' time for others." if passed else ""
 
 
 def hardware(computer: Mapping[str, Any]) -> str:

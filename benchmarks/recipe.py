@@ -34,7 +34,8 @@ def main() -> None:
         ]
         common += [f"tracking.uri=sqlite:///{scratch}/mlflow.db", f"tracking.artifacts={scratch}/artifacts"]
         runs = [run_training(seed, [*common, *arguments.overrides], models) for seed in arguments.seeds]
-        inference = run_inference(models / f"seed{arguments.seeds[0]}", arguments.root.absolute(), Path(scratch))
+        checkpoint = models / f"seed{arguments.seeds[0]}" / "best.ckpt"
+        inference = run_inference(arguments.experiment, checkpoint, arguments.root.absolute(), Path(scratch))
         if arguments.keep is not None:
             shutil.copytree(models, arguments.keep, dirs_exist_ok=True)
     kept = {"made": now(), "experiment": arguments.experiment, "overrides": arguments.overrides}
@@ -47,8 +48,8 @@ def main() -> None:
 
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--experiment", default="fast", help="a file of conf/experiment for CIFAR-10")
-    parser.add_argument("--root", type=Path, default=REPOSITORY / "data", help="holds cifar-10-batches-py")
+    parser.add_argument("--experiment", default="fast", help="a file of conf/experiment")
+    parser.add_argument("--root", type=Path, default=REPOSITORY / "data", help="holds cifar-10-batches-py, or cifar-100-python")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--overrides", nargs="*", default=[], help="given to train as they are")
     parser.add_argument("--keep", type=Path, default=None, help="copy the runs' folders here")
@@ -63,14 +64,15 @@ def run_training(seed: int, overrides: list[str], models: Path) -> dict[str, Any
     return {**facts, **seconds}
 
 
-def run_inference(run: Path, root: Path, scratch: Path) -> dict[str, Any]:
-    """Classify the exported test images; return accuracy and the process's seconds."""
+def run_inference(experiment: str, checkpoint: Path, root: Path, scratch: Path) -> dict[str, Any]:
+    """Classify the exported test images of the experiment's data; return accuracy and the process's seconds."""
     link = scratch / "root"
     link.mkdir()
     for folder in root.glob("cifar-*"):
         (link / folder.name).symlink_to(folder)
-    timed([sys.executable, "commands.py", "data", "--export_images", f"data_loading.root={link}"])
-    images, checkpoint = link / "test", run / "best.ckpt"
+    data = [f"experiment={experiment}", f"data_loading.root={link}"]
+    timed([sys.executable, "commands.py", "data", "--export_images", *data])
+    images = link / "test"
     table = scratch / "predictions.jsonl"
     command = [sys.executable, "commands.py", "infer", f"--test_dir={images}", f"--checkpoint_name={checkpoint}"]
     seconds = timed([*command, f"--output={table}"])

@@ -31,3 +31,18 @@ def test_a_result_takes_a_name_that_no_other_has(tmp_path: Path, monkeypatch: py
         path = result_path("a", computer, "2026-01-01T12:00:00Z")
         assert path.name == name
         path.touch()
+
+
+def test_a_result_says_what_the_host_took(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    place = {
+        "command": "x",
+        "git_commit": "abc",
+        "git_dirty": False,
+        "machine": {"cpu": "CPU", "cores": 2, "gpu": None, "flags": []},
+        "versions": {},
+    }
+    times = tmp_path / "stat"
+    times.write_text("cpu  160 0 10 10 0 0 0 20 0 0\n")
+    monkeypatch.setattr(measuring, "_PROCESSOR_TIMES", times)
+    monkeypatch.setattr(measuring, "_AT_START", [80, 0, 10, 0, 0, 0, 0, 10])
+    assert "The host kept 10.0% of the processors' time" in "\n".join(measuring.origin(place))
