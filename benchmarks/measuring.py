@@ -24,7 +24,7 @@ _PROCESSOR_TIMES = Path("/proc/stat")
 
 
 def _processor_times() -> list[int]:
-    """Return how long all processors were in each state since boot; the eighth is what a virtual machine's host kept."""
+    """Return how long processors were in each state since boot; the eighth is what a virtual machine's host kept."""
     try:
         return [int(field) for field in _PROCESSOR_TIMES.read_text().splitlines()[0].split()[1:9]]
     except OSError:  # not Linux

@@ -49,7 +49,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--experiment", default="fast", help="a file of conf/experiment")
-    parser.add_argument("--root", type=Path, default=REPOSITORY / "data", help="holds cifar-10-batches-py, or cifar-100-python")
+    parser.add_argument("--root", type=Path, default=REPOSITORY / "data", help="holds the CIFAR files")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--overrides", nargs="*", default=[], help="given to train as they are")
     parser.add_argument("--keep", type=Path, default=None, help="copy the runs' folders here")
