@@ -6,18 +6,23 @@ Runs `python commands.py train experiment=NAME` once a seed, each in a process o
 writes accuracy, wall and processor time with machine and versions to results/recipe_NAME_<hardware>_<date>.{json,md}.
 Then it exports the test images as PNG and lets `infer` classify them with the first seed's checkpoint: the accuracies
 must be equal.
+
+With --keep, a call that has died may be made again: runs that have ended are not trained anew, and one that has not is
+resumed, which leads to the same weights.
 """
 
 import argparse
 import json
-import shutil
 import statistics
 import sys
 import tempfile
+import time
 from pathlib import Path
 from typing import Any
 
 from measuring import REPOSITORY, now, origin, result_path, table, timed
+
+from cifar10.provenance import code_state
 
 _ACCURACIES = ("test/accuracy_tta", "test/accuracy")
 
@@ -25,19 +30,18 @@ _ACCURACIES = ("test/accuracy_tta", "test/accuracy")
 def main() -> None:
     arguments = parse_arguments()
     with tempfile.TemporaryDirectory(prefix="recipe_") as scratch:
-        models = Path(scratch) / "models"
-        common = [
-            f"experiment={arguments.experiment}",
+        models = (arguments.keep or Path(scratch) / "models").absolute()
+        words = [f"experiment={arguments.experiment}", *arguments.overrides]
+        places = [
             f"data_loading.root={arguments.root.absolute()}",
             f"models_dir={models}",
+            f"tracking.uri=sqlite:///{models}/mlflow.db",
+            f"tracking.artifacts={models}/artifacts",
             "tracking.system_metrics=false",
         ]
-        common += [f"tracking.uri=sqlite:///{scratch}/mlflow.db", f"tracking.artifacts={scratch}/artifacts"]
-        runs = [run_training(seed, [*common, *arguments.overrides], models) for seed in arguments.seeds]
+        runs = [run_training(seed, words, places, models) for seed in arguments.seeds]
         checkpoint = models / f"seed{arguments.seeds[0]}" / "best.ckpt"
         inference = run_inference(arguments.experiment, checkpoint, arguments.root.absolute(), Path(scratch))
-        if arguments.keep is not None:
-            shutil.copytree(models, arguments.keep, dirs_exist_ok=True)
     kept = {"made": now(), "experiment": arguments.experiment, "overrides": arguments.overrides}
     kept |= {"runs": runs, "inference": inference}
     path = result_path(f"recipe_{arguments.experiment}", runs[0]["machine"], kept["made"])
@@ -52,16 +56,44 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--root", type=Path, default=REPOSITORY / "data", help="holds the CIFAR files")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2])
     parser.add_argument("--overrides", nargs="*", default=[], help="given to train as they are")
-    parser.add_argument("--keep", type=Path, default=None, help="copy the runs' folders here")
+    parser.add_argument("--keep", type=Path, default=None, help="folder for the runs, and to find them again")
     return parser.parse_args()
 
 
-def run_training(seed: int, overrides: list[str], models: Path) -> dict[str, Any]:
-    """Train once; return the run's own scores and the whole process's wall and processor seconds."""
+def run_training(seed: int, words: list[str], places: list[str], models: Path) -> dict[str, Any]:
+    """Train once, or go on where a call that died has stopped; return the run's scores and the seconds of all calls.
+
+    A call that died counts until its last checkpoint, for what came after is done again; nobody knows its processor
+    time, which is None then.
+    """
     name = f"seed{seed}"
-    seconds = timed([sys.executable, "commands.py", "train", *overrides, f"seed={seed}", f"run_name={name}"])
-    facts = json.loads((models / name / "scores.json").read_text())
-    return {**facts, **seconds}
+    record, checkpoint = models / f"{name}.json", models / name / "last.ckpt"
+    made_by = {"words": words, "code": code_state()["code_digest"]}
+    kept = json.loads(record.read_text()) if record.exists() else {"made_by": made_by, "calls": []}
+    if kept["made_by"] != made_by:
+        sys.exit(f"{record} is of other code or another recipe; choose another folder with --keep")
+    if "run" not in kept:
+        calls = [call if "wall_seconds" in call else _cut_off(call, checkpoint) for call in kept["calls"]]
+        is_begun = checkpoint.exists()
+        kept["calls"] = [*calls, {"started": time.time()}]
+        models.mkdir(parents=True, exist_ok=True)
+        record.write_text(json.dumps(kept))
+        command = ["--resume", str(checkpoint)] if is_begun else [*words, *places, f"seed={seed}", f"run_name={name}"]
+        kept["calls"] = [*calls, timed([sys.executable, "commands.py", "train", *command])]
+        facts = json.loads((models / name / "scores.json").read_text())
+        kept["run"] = {**facts, **{key: _sum(kept["calls"], key) for key in ("wall_seconds", "cpu_seconds")}}
+        record.write_text(json.dumps(kept))
+    return {**kept["run"], "calls": len(kept["calls"])}
+
+
+def _cut_off(call: dict[str, float], checkpoint: Path) -> dict[str, float | None]:
+    saved = checkpoint.stat().st_mtime if checkpoint.exists() else 0.0
+    return {"wall_seconds": max(0.0, saved - call["started"]), "cpu_seconds": None}
+
+
+def _sum(calls: list[dict[str, Any]], key: str) -> float | None:
+    values = [call[key] for call in calls]
+    return None if None in values else sum(values)
 
 
 def run_inference(experiment: str, checkpoint: Path, root: Path, scratch: Path) -> dict[str, Any]:
@@ -87,17 +119,18 @@ def report(experiment: str, runs: list[dict[str, Any]], inference: dict[str, Any
     rows = []
     for run in runs:
         tta, plain = (f"{100 * run[key]:.2f} %" for key in _ACCURACIES)
-        seconds = (f"{run[key]:.0f}" for key in ("wall_seconds", "cpu_seconds"))
-        rows.append([run["seed"], tta, plain, *seconds, run["weights_digest"][:12]])
+        seconds = ("unknown" if run[key] is None else f"{run[key]:.0f}" for key in ("wall_seconds", "cpu_seconds"))
+        rows.append([run["seed"], tta, plain, *seconds, run["calls"], run["weights_digest"][:12]])
     lines = [
         f"# The recipe `{experiment}`",
         "",
         *origin({**first, "command": command}),
         f"Computed in {first['precision']}. n = {len(runs)} seeds.",
         "",
-        *table(["seed", "test accuracy, TTA", "plain", "wall s", "cpu s", "weights SHA-256"], rows),
+        *table(["seed", "test accuracy, TTA", "plain", "wall s", "cpu s", "calls", "weights SHA-256"], rows),
     ]
-    lines += ["", *(spread(runs, key) for key in (*_ACCURACIES, "wall_seconds", "cpu_seconds"))]
+    figures = (*_ACCURACIES, "wall_seconds", "cpu_seconds")
+    lines += ["", *(spread(runs, key) for key in figures if all(run[key] is not None for run in runs))]
     same = inference["right"] == round(first["test/accuracy_tta"] * inference["images"])
     lines += [
         "",
