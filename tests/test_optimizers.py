@@ -184,7 +184,7 @@ def test_loss_falls_on_a_small_problem(make: object) -> None:
         loss = nn.functional.cross_entropy(network(images), labels)
         loss.backward()
         optimizer.step()
-        losses.append(float(loss))
+        losses.append(loss.item())
     assert losses[-1] < 0.7 * losses[0]
 
 
