@@ -70,10 +70,8 @@ def run_port(arguments: argparse.Namespace, precision: str, found: list[dict[str
 
 def run_ours(arguments: argparse.Namespace, scratch: Path, runs: list[dict[str, Any]]) -> float:
     """Train the next seed, keep what the run says of itself in `runs`, and return its process's wall seconds."""
-    models = scratch / "models"
-    overrides = ["experiment=fast", f"data_loading.root={arguments.root.absolute()}", f"models_dir={models}"]
-    overrides += [f"tracking.uri=sqlite:///{scratch}/mlflow.db", f"tracking.artifacts={scratch}/artifacts"]
-    runs.append(run_training(arguments.seeds[len(runs)], [*overrides, *arguments.overrides], models))
+    words = ["experiment=fast", *arguments.overrides]
+    runs.append(run_training(arguments.seeds[len(runs)], words, arguments.root, scratch / "models"))
     return float(runs[-1]["wall_seconds"])
 
 

@@ -32,14 +32,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory(prefix="recipe_") as scratch:
         models = (arguments.keep or Path(scratch) / "models").absolute()
         words = [f"experiment={arguments.experiment}", *arguments.overrides]
-        places = [
-            f"data_loading.root={arguments.root.absolute()}",
-            f"models_dir={models}",
-            f"tracking.uri=sqlite:///{models}/mlflow.db",
-            f"tracking.artifacts={models}/artifacts",
-            "tracking.system_metrics=false",
-        ]
-        runs = [run_training(seed, words, places, models) for seed in arguments.seeds]
+        runs = [run_training(seed, words, arguments.root, models) for seed in arguments.seeds]
         checkpoint = models / f"seed{arguments.seeds[0]}" / "best.ckpt"
         inference = run_inference(arguments.experiment, checkpoint, arguments.root.absolute(), Path(scratch))
     kept = {"made": now(), "experiment": arguments.experiment, "overrides": arguments.overrides}
@@ -60,16 +53,21 @@ def parse_arguments() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def run_training(seed: int, words: list[str], places: list[str], models: Path) -> dict[str, Any]:
-    """Train once, or go on where a call that died has stopped; return the run's scores and the seconds of all calls.
+def run_training(seed: int, words: list[str], root: Path, models: Path) -> dict[str, Any]:
+    """Train in `models` once, or go on where a call that died has stopped.
 
     A call that died counts until its last checkpoint, for what came after is done again; nobody knows its processor
     time, which is None then.
+
+    Returns:
+        The run's scores, how many calls it took, and their wall_seconds and cpu_seconds together.
     """
     name = f"seed{seed}"
     record, checkpoint = models / f"{name}.json", models / name / "last.ckpt"
     made_by = {"words": words, "code": code_state()["code_digest"]}
-    kept = json.loads(record.read_text()) if record.exists() else {"made_by": made_by, "calls": []}
+    kept: dict[str, Any] = {"made_by": made_by, "calls": []}
+    if record.exists():
+        kept = json.loads(record.read_text())
     if kept["made_by"] != made_by:
         sys.exit(f"{record} is of other code or another recipe; choose another folder with --keep")
     if "run" not in kept:
@@ -78,6 +76,8 @@ def run_training(seed: int, words: list[str], places: list[str], models: Path) -
         kept["calls"] = [*calls, {"started": time.time()}]
         models.mkdir(parents=True, exist_ok=True)
         record.write_text(json.dumps(kept))
+        places = [f"data_loading.root={root.absolute()}", f"models_dir={models}"]
+        places += [f"tracking.uri=sqlite:///{models}/mlflow.db", f"tracking.artifacts={models}/artifacts"]
         command = ["--resume", str(checkpoint)] if is_begun else [*words, *places, f"seed={seed}", f"run_name={name}"]
         kept["calls"] = [*calls, timed([sys.executable, "commands.py", "train", *command])]
         facts = json.loads((models / name / "scores.json").read_text())
