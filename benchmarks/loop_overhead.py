@@ -9,8 +9,8 @@ Lightning's default set-up around the same step: its own loop, progress bar and 
 accuracy logged at each step.
 
 A set-up's epoch has two parts: its steps, and what follows the last of them (scores, history, checkpoint, and MLflow,
-whose thread is waited for, so that none of its work falls into the bare loop's turn). Both are divided by the mean of
-the bare epochs before and after, so that a machine whose pace changes slowly changes all of it. Epochs here are short,
+whose thread is waited for, so that none of its work falls into the bare loop's turn). Ratios are to the mean of the
+bare epochs before and after, so that a machine whose pace changes slowly changes both. Epochs here are short,
 so that they alternate often; what an epoch of the recipe costs follows from both parts and its number of steps. The
 first and the last epoch, which begin and end a run, do not count.
 

@@ -22,7 +22,9 @@ from typing import Any
 
 from measuring import REPOSITORY, now, origin, result_path, table, timed
 
-from cifar10.provenance import code_state
+from cifar10.compose import load_config
+from cifar10.provenance import code_digest
+from cifar10.saving import write_atomically
 
 _ACCURACIES = ("test/accuracy_tta", "test/accuracy")
 
@@ -64,7 +66,7 @@ def run_training(seed: int, words: list[str], root: Path, models: Path) -> dict[
     """
     name = f"seed{seed}"
     record, checkpoint = models / f"{name}.json", models / name / "last.ckpt"
-    made_by = {"words": words, "code": code_state()["code_digest"]}
+    made_by = {"config": load_config(words).plain(), "code": code_digest()}
     kept: dict[str, Any] = {"made_by": made_by, "calls": []}
     if record.exists():
         kept = json.loads(record.read_text())
@@ -72,18 +74,22 @@ def run_training(seed: int, words: list[str], root: Path, models: Path) -> dict[
         sys.exit(f"{record} is of other code or another recipe; choose another folder with --keep")
     if "run" not in kept:
         calls = [call if "wall_seconds" in call else _cut_off(call, checkpoint) for call in kept["calls"]]
-        is_begun = checkpoint.exists()
+        is_begun = bool(calls) and checkpoint.exists()
         kept["calls"] = [*calls, {"started": time.time()}]
         models.mkdir(parents=True, exist_ok=True)
-        record.write_text(json.dumps(kept))
+        _write(record, kept)
         places = [f"data_loading.root={root.absolute()}", f"models_dir={models}"]
         places += [f"tracking.uri=sqlite:///{models}/mlflow.db", f"tracking.artifacts={models}/artifacts"]
         command = ["--resume", str(checkpoint)] if is_begun else [*words, *places, f"seed={seed}", f"run_name={name}"]
         kept["calls"] = [*calls, timed([sys.executable, "commands.py", "train", *command])]
         facts = json.loads((models / name / "scores.json").read_text())
         kept["run"] = {**facts, **{key: _sum(kept["calls"], key) for key in ("wall_seconds", "cpu_seconds")}}
-        record.write_text(json.dumps(kept))
+        _write(record, kept)
     return {**kept["run"], "calls": len(kept["calls"])}
+
+
+def _write(record: Path, kept: dict[str, Any]) -> None:
+    write_atomically(record, lambda temporary: temporary.write_text(json.dumps(kept)))
 
 
 def _cut_off(call: dict[str, float], checkpoint: Path) -> dict[str, float | None]:

@@ -8,13 +8,14 @@ from typing import Any
 import pytest
 import recipe
 
+from cifar10.compose import load_config
 from cifar10.provenance import code_digest
 
 WORDS = ["experiment=demo"]
 
 
 def keep(models: Path, **record: Any) -> None:
-    made_by = {"words": WORDS, "code": code_digest()}
+    made_by = {"config": load_config(WORDS).plain(), "code": code_digest()}
     (models / "seed0.json").write_text(json.dumps({"made_by": made_by, **record}))
 
 
@@ -48,3 +49,15 @@ def test_runs_of_another_recipe_do_not_count(tmp_path: Path) -> None:
     keep(tmp_path, calls=[{}], run={"seed": 0})
     with pytest.raises(SystemExit, match="another recipe"):
         recipe.run_training(0, ["experiment=best"], tmp_path, tmp_path)
+
+
+def test_a_run_that_nothing_is_known_of_is_not_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def timed(command: list[str]) -> dict[str, float]:
+        assert "--resume" not in command, "train itself would refuse the folder, and say so"
+        return {"wall_seconds": 5.0, "cpu_seconds": 9.0}
+
+    monkeypatch.setattr(recipe, "timed", timed)
+    (tmp_path / "seed0").mkdir()
+    (tmp_path / "seed0" / "last.ckpt").touch()
+    (tmp_path / "seed0" / "scores.json").write_text('{"seed": 0}')
+    assert recipe.run_training(0, WORDS, tmp_path, tmp_path)["calls"] == 1
