@@ -187,7 +187,7 @@ def bare_epochs(network: nn.Module, data: DataSet, config: Config) -> Iterator[N
     optimizer = build(config.optimizer, network=network, params=network.parameters())
     schedule = build(config.schedule)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step / num_steps))
-    in_bf16 = resolve_precision(training) == "bf16"  # once: it asks for GPUs, which takes a quarter of a millisecond
+    in_bf16 = resolve_precision(training) == "bf16"  # once: it asks for GPUs, which takes time
     step = 0
     for epoch in range(training.epochs):
         batches.seek(epoch, batch=0)
