@@ -10,7 +10,7 @@ from cifar10.compose import load_config
 from cifar10.networks.normalize import Normalize
 from cifar10.networks.resnet import ResNet
 from cifar10.networks.simple_cnn import SimpleCNN
-from cifar10.networks.speed import SpeedNet
+from cifar10.networks.speed import ConvolutionGroup, SpeedNet
 
 NETWORKS: dict[str, Callable[[], nn.Module]] = {
     "simple_cnn": lambda: SimpleCNN(10, 32, width=8),
@@ -103,3 +103,13 @@ def test_the_default_model_has_the_size_its_file_says() -> None:
     assert config.model.target.endswith("SpeedNet")
     learnt = sum(p.numel() for p in SpeedNet(10, 32, widths=config.model.arguments["widths"]).parameters())
     assert round(learnt / 1e6, 2) == 1.97
+
+
+def test_a_shortcut_is_added_before_the_last_activation_of_a_deep_group() -> None:
+    torch.manual_seed(0)
+    group, features = ConvolutionGroup(8, 8, depth=3), torch.randn(4, 8, 12, 12)
+    group.norm3.shift.data.normal_(std=0.01)
+    halved = group.norm1(group.convolve1(features))
+    third = group.convolve3(group.norm2(group.convolve2(halved)))
+    normalized = torch.nn.functional.batch_norm(third, None, None, None, group.norm3.shift * 2000**0.5, training=True)
+    torch.testing.assert_close(group(features), torch.nn.functional.silu(normalized + halved), rtol=1e-4, atol=1e-4)

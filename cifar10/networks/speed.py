@@ -88,7 +88,10 @@ class SpeedNet(nn.Module):
 
 
 class ConvolutionGroup(nn.Module):
-    """Convolve, halve, normalise, activate; convolve, normalise, activate; of depth 3, once more, and add both."""
+    """Convolve, halve, normalise, activate; convolve, normalise, activate.
+
+    Of depth 3: convolve and normalise once more, add what came out of the first activation, and activate the sum.
+    """
 
     def __init__(self, channels_in: int, channels_out: int, depth: int) -> None:
         super().__init__()
@@ -104,7 +107,7 @@ class ConvolutionGroup(nn.Module):
     def forward(self, features: Tensor) -> Tensor:  # (B, C_in, H, W) -> (B, C_out, H//2, W//2)
         halved = self.norm1(self.convolve1(features))
         features = self.norm2(self.convolve2(halved))
-        return halved + self.norm3(self.convolve3(features)) if self.depth == 3 else features
+        return self.norm3(self.convolve3(features), shortcut=halved) if self.depth == 3 else features
 
 
 def _identity_convolution(channels_in: int, channels_out: int, pooled: bool = False) -> Convolution3x3:
@@ -114,7 +117,10 @@ def _identity_convolution(channels_in: int, channels_out: int, pooled: bool = Fa
 
 
 class ShiftNorm(nn.Module):
-    """Batch normalisation that learns what to add, fast, and not what to multiply with; then SiLU."""
+    """Batch normalisation that learns what to add, fast, and not what to multiply with; then SiLU.
+
+    What comes by a shortcut is added before the activation.
+    """
 
     running_mean: Tensor
     running_var: Tensor
@@ -125,7 +131,7 @@ class ShiftNorm(nn.Module):
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
 
-    def forward(self, features: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H, W)
+    def forward(self, features: Tensor, shortcut: Tensor | None = None) -> Tensor:  # (B, C, H, W), both -> the same
         return normalize_and_activate(
             features,
             self.shift * _SHIFT_GAIN,
@@ -134,4 +140,5 @@ class ShiftNorm(nn.Module):
             training=self.training,
             momentum=_NORM_MOMENTUM,
             epsilon=_NORM_EPSILON,
+            shortcut=shortcut,
         )
