@@ -39,6 +39,42 @@ def test_orthogonalised_matrices_keep_directions_and_level_their_lengths() -> No
         assert float((levelled - values.diag()).abs().max()) < 1e-4
 
 
+@pytest.mark.parametrize("shape", [(3, 16, 72), (2, 8, 200), (1, 20, 40)])
+@pytest.mark.parametrize("rank", [2, 8])
+@pytest.mark.parametrize("rounds", [1, 3])
+def test_rounds_in_terms_of_the_gram_matrix_come_to_the_same(
+    shape: tuple[int, int, int], rank: int, rounds: int
+) -> None:
+    generator = torch.Generator().manual_seed(0)
+    count, rows, columns = shape
+    matrices = torch.randn(count, rows, rank, generator=generator) @ torch.randn(rank, columns, generator=generator)
+    matrices = matrices + 1e-3 * torch.randn(shape, generator=generator)  # some directions hardly matter
+    matrices = matrices / matrices.norm(dim=(1, 2), keepdim=True)
+    exact = muon_module._by_rounds(matrices.double(), rounds)
+    torch.testing.assert_close(muon_module._by_gram(matrices.double(), rounds), exact, rtol=1e-9, atol=1e-9)
+    own, plain = ((way(matrices, rounds) - exact).abs().max() for way in (muon_module._by_gram, muon_module._by_rounds))
+    assert own < 4 * plain + 1e-6
+
+
+@pytest.mark.parametrize(
+    ("shape", "way"), [((1, 8, 16), "_by_gram"), ((1, 16, 8), "_by_gram"), ((1, 8, 15), "_by_rounds")]
+)
+def test_long_matrices_are_orthogonalised_by_their_gram_matrix(
+    shape: tuple[int, int, int], way: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[str] = []
+    for name in ("_by_gram", "_by_rounds"):
+
+        def note(x: Tensor, rounds: int, name: str = name) -> Tensor:
+            taken.append(name)
+            return x
+
+        monkeypatch.setattr(muon_module, name, note)
+    orthogonalize(torch.ones(shape))
+    orthogonalize(torch.ones(shape).bfloat16())  # too coarse for the squares of small numbers
+    assert taken == [way, "_by_rounds"]
+
+
 def with_gradients(network: nn.Module) -> nn.Module:
     """Give every learnable parameter of `network` the same gradient each time, in its own layout."""
     generator = torch.Generator().manual_seed(1)
