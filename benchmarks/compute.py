@@ -1,11 +1,12 @@
 """How much arithmetic is each recipe, what can this machine do at most, and how near do the results come?
 
-    python benchmarks/compute.py [--rounds 7]
+    python benchmarks/compute.py [--rounds 7] [--passes 5]
 
 Counts the FLOPs of every recipe in conf/experiment exactly, without a clock (see counting.py: matrix products and
 convolutions, optimizer, validation, test and its views included). Then measures what this machine reaches in matrix
-products, in the default network's convolutions and in moving memory, and sets the results of recipe.py on the same kind
-of processor beside it: achieved GFLOP/s are those of the whole process, imports and data included.
+products, in the default network's convolutions and in moving memory, each in several passes some seconds apart, since
+clocks and neighbours change; and sets the results of recipe.py on the same kind of processor beside it: achieved
+GFLOP/s are those of the whole process, imports and data included.
 """
 
 import argparse
@@ -34,16 +35,19 @@ _GIGA, _TERA = 1e9, 1e12
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--rounds", type=int, default=7, help="of each measurement; the best counts")
+    parser.add_argument("--rounds", type=int, default=7, help="of each measurement in a pass; the best counts")
+    parser.add_argument("--passes", type=int, default=5, help="through all measurements; the best counts")
     arguments = parser.parse_args()
     keep_memory_warm()
     recipes = dict(count_recipes())
-    limits = measure_limits(arguments.rounds)
+    passes = [measure_limits(arguments.rounds) for _ in range(arguments.passes)]
+    limits = {name: max(found[name] for found in passes) for name in passes[0]}
     achieved = [entry for name, cost in recipes.items() for entry in find_results(name, cost)]
     body = [*recipe_lines(recipes, limits), "", *limit_lines(limits), "", *achieved_lines(achieved, limits)]
     raw = {
         "recipes": {name: {**vars(cost), "whole_run": cost.whole_run} for name, cost in recipes.items()},
         "limits": limits,
+        "passes": passes,
         "achieved": achieved,
     }
     write_results("compute", "Arithmetic of the recipes, and the limits of the machine", body, raw)
