@@ -6,6 +6,7 @@ kernel of ours runs there. A kernel that is called past the dispatcher counts fo
 off, or register it as an operator and say in `costs` what it takes.
 """
 
+import functools
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -23,7 +24,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 
 from cifar10.build import build
 from cifar10.config import Component, Config
+from cifar10.data.resident import Batch
 from cifar10.data.resizing import pixels_at
+from cifar10.optimizers.schedules import Constant
+from cifar10.selection import Selection
 from cifar10.tta import predict_plain_and_augmented
 
 Costs = Mapping[Any, Callable[..., int]]
@@ -131,7 +135,7 @@ class RecipeCost:
     """FLOPs of a recipe's parts."""
 
     forward_image: int
-    """Of the size that they have in the data set."""
+    """Of the main network, and of the size that images have in the data set."""
     backward_image: int
     optimizer_step: int
     test_image: int
@@ -149,40 +153,67 @@ class RecipeCost:
 def count_recipe(config: Config, costs: Costs | None = None) -> RecipeCost:
     """Return what the run that `config` describes costs, on the library's path of every layer."""
     sizes, training = sizes_of(config.data_loading), config.training
-    network: nn.Module = build(config.model, num_classes=sizes.num_classes, image_size=sizes.image_size).to(_META)
-    optimizer = build(config.optimizer, network=network, params=network.parameters())
+    shapes = {"num_classes": sizes.num_classes, "image_size": sizes.image_size}
+    network: nn.Module = build(config.model, **shapes).to(_META)
+    optimizer = _optimizer_for(network, config)
+    selection: Selection = build(config.selection, **shapes)
+    selection.begin(_META, lambda small: _optimizer_for(small, config), Constant())
     batch_size = min(training.batch_size, sizes.train)
-    labels = torch.empty(batch_size, dtype=torch.int64, device=_META)
+    steps_per_epoch = sizes.train // batch_size
+    num_steps = training.epochs * steps_per_epoch
 
-    def both_ways(pixels: int) -> tuple[int, int]:
+    @functools.cache
+    def choosing(pixels: int, number: int) -> tuple[int, int]:
+        """Return the FLOPs of choosing from batch `number` of an epoch, and how many images are chosen."""
+        chosen: list[Batch] = []
+
+        def choose() -> None:
+            chosen.append(selection.choose(_batch(batch_size, pixels), number, 0.0, training.label_smoothing))
+
+        return count_flops(choose, costs), len(chosen[0][0])
+
+    @functools.cache
+    def learning(pixels: int, num_images: int) -> tuple[int, int]:
+        """Return the FLOPs of the network's way forward and back."""
+        images, labels = _batch(num_images, pixels)
         losses: list[Tensor] = []
 
         def forward() -> None:
-            logits = network(_images(batch_size, pixels)).float()
+            logits = network(images).float()
             losses.append(cross_entropy(logits, labels, label_smoothing=training.label_smoothing))
 
-        return count_flops(forward, costs) // batch_size, count_flops(losses[0].backward, costs) // batch_size
+        return count_flops(forward, costs), count_flops(losses[0].backward, costs)
 
-    num_steps = training.epochs * (sizes.train // batch_size)
-    sides = [pixels_at(step / num_steps, training.resizing, sizes.image_size) for step in range(num_steps)]
-    each = {side: both_ways(side) for side in sorted({*sides, sizes.image_size})}
-    forward_image, backward_image = each[sizes.image_size]
+    def step(number: int) -> int:
+        """Return the FLOPs of step `number` of the run, without the optimizer's."""
+        pixels = pixels_at(number / num_steps, training.resizing, sizes.image_size)
+        to_choose, num_chosen = choosing(pixels, number % steps_per_epoch)
+        return to_choose + sum(learning(pixels, num_chosen))
+
+    forward_image, backward_image = (flops // batch_size for flops in learning(sizes.image_size, batch_size))
     optimizer_step = count_flops(optimizer.step, costs)
+    all_steps = sum(step(number) + optimizer_step for number in range(num_steps))
     network.eval()
     views: Any = config.evaluation.tta.removesuffix("_selective")  # which images need them all, only data can tell
     with torch.no_grad():
-        images = _images(batch_size, sizes.image_size)
+        images, _ = _batch(batch_size, sizes.image_size)
         test_image = count_flops(lambda: predict_plain_and_augmented(network, images, views), costs) // batch_size
     return RecipeCost(
         forward_image,
         backward_image,
         optimizer_step,
         test_image,
-        training=sum(batch_size * sum(each[side]) + optimizer_step for side in sides),
+        training=all_steps,
         validation=training.epochs * sizes.validation * forward_image,
         test=sizes.test * test_image,
     )
 
 
-def _images(num_images: int, pixels: int) -> Tensor:
-    return torch.empty(num_images, 3, pixels, pixels, dtype=torch.uint8, device=_META)
+def _optimizer_for(network: nn.Module, config: Config) -> torch.optim.Optimizer:
+    optimizer: torch.optim.Optimizer = build(config.optimizer, network=network, params=network.parameters())
+    return optimizer
+
+
+def _batch(num_images: int, pixels: int) -> Batch:
+    images = torch.empty(num_images, 3, pixels, pixels, dtype=torch.uint8, device=_META)
+    return images, torch.empty(num_images, dtype=torch.int64, device=_META)

@@ -220,7 +220,8 @@ class Usual(Classifier):
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         images, labels = batch
-        logits = self.network(self._resize(images, batch_idx)).float()
+        pixels = pixels_at(self._progress(batch_idx), self.config.training.resizing, images.shape[-1])
+        logits = self.network(resize(images, pixels)).float()
         loss = cross_entropy(logits, labels, label_smoothing=self.config.training.label_smoothing)
         self.log("train_loss", loss, prog_bar=True)
         self.log("train_accuracy", (logits.argmax(dim=1) == labels).float().mean(), prog_bar=True)

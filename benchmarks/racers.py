@@ -31,6 +31,7 @@ from cifar10.data.contract import Split
 from cifar10.data.resident import TrainingBatches
 from cifar10.data.resizing import pixels_at, resize
 from cifar10.memory import keep_memory_warm
+from cifar10.selection import Selection
 from cifar10.tta import predict_probabilities
 
 Run = Callable[[int], tuple[float, float]]
@@ -101,33 +102,47 @@ class OurRecipe:
         )
         self.num_classes = len(data["class_names"])
         self.split = Split(data["train_images"], data["train_labels"])
-        self.network = self._fresh(seed=0)
+        self.network, self.selection = self._fresh(seed=0)
         if wishes["compile"]:
-            self.network.compile(mode=wishes["compile"])
+            for network in (self.network, *self.selection.networks):
+                network.compile(mode=wishes["compile"])
 
-    def _fresh(self, seed: int) -> nn.Module:
+    def _fresh(self, seed: int) -> tuple[nn.Module, Selection]:
+        """Return a network that has learnt nothing, and what chooses the images that it will learn from."""
         torch.manual_seed(seed)
-        size = self.train_images.shape[-1]
-        network: nn.Module = make(self.recipe["model"], num_classes=self.num_classes, image_size=size)
+        shapes = {"num_classes": self.num_classes, "image_size": self.train_images.shape[-1]}
+        network: nn.Module = make(self.recipe["model"], **shapes)
+        selection: Selection = make(self.recipe["selection"], **shapes)
         layout = torch.channels_last if self.training.channels_last else torch.contiguous_format
-        return network.to(self.device).to(memory_format=layout)
+        for each in (network, *selection.networks):
+            each.to(self.device).to(memory_format=layout)
+        return network, selection
 
     def run(self, number: int) -> tuple[float, float]:
         """Train and test once, from weights of its own; return seconds and accuracy."""
         # Into the same tensors: a graph that was captured reads from where it was captured.
-        self.network.load_state_dict(self._fresh(seed=number + 1).state_dict())
+        fresh, fresh_selection = self._fresh(seed=number + 1)
+        networks = [self.network, *self.selection.networks]
+        for old, new in zip(networks, [fresh, *fresh_selection.networks], strict=True):
+            old.load_state_dict(new.state_dict())
         batches = self._batches(seed=number + 1)
-        optimizer = make(self.recipe["optimizer"], network=self.network, params=self.network.parameters())
+        optimizer = self._optimizer_for(self.network)
+        self.selection.begin(torch.device(self.device), self._optimizer_for, make(self.recipe["schedule"]))
         start, end = Stopwatch(), Stopwatch()
         wait(self.device)
         start.record()
-        self.network.fit_to(self.train_images)  # type: ignore[operator]
+        for network in networks:
+            network.fit_to(self.train_images)  # type: ignore[operator]
         self._learn(batches, optimizer)
         answers = self._answer()
         end.record()
         wait(self.device)
         accuracy = (answers.argmax(dim=1) == self.test_labels).double().mean().item()
         return start.elapsed_time(end) / 1000, accuracy
+
+    def _optimizer_for(self, network: nn.Module) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = make(self.recipe["optimizer"], network=network, params=network.parameters())
+        return optimizer
 
     def _batches(self, seed: int) -> TrainingBatches:
         augmentation: Any = SimpleNamespace(**self.recipe["augmentation"])
@@ -145,16 +160,18 @@ class OurRecipe:
         self.network.train()
         for epoch in range(self.training.epochs):
             batches.seek(epoch, batch=0)
-            for number, (originals, targets) in enumerate(batches, 1):
-                images = resize(originals, pixels_at(step / num_steps, stages, originals.shape[-1]))
+            for number, (originals, all_targets) in enumerate(batches, 1):
+                progress, smoothing = step / num_steps, self.training.label_smoothing
+                batch = resize(originals, pixels_at(progress, stages, originals.shape[-1])), all_targets
                 with self._autocast():
+                    images, targets = self.selection.choose(batch, number - 1, progress, smoothing)
                     logits = self.network(images)
-                loss = cross_entropy(logits.float(), targets, label_smoothing=self.training.label_smoothing)
+                loss = cross_entropy(logits.float(), targets, label_smoothing=smoothing)
                 (loss / parts).backward()
                 if number % parts:
                     continue
                 for group, rate in zip(optimizer.param_groups, highest, strict=True):
-                    group["lr"] = rate * schedule(step / num_steps)
+                    group["lr"] = rate * schedule(progress)
                 optimizer.step()
                 optimizer.zero_grad()
                 step += 1

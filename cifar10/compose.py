@@ -32,6 +32,7 @@ from cifar10.validation import Problem, problems_of, shown, validate
 PROVIDED: Mapping[str, Collection[str]] = {
     "data_loading": (),
     "model": ("num_classes", "image_size"),
+    "selection": ("num_classes", "image_size"),
     "optimizer": ("network", "params"),
     "schedule": (),
 }

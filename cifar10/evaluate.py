@@ -13,9 +13,10 @@ from cifar10.checkpoints import Checkpoint, load_checkpoint
 from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
 from cifar10.memory import keep_memory_warm
-from cifar10.model import Classifier, Scores
+from cifar10.model import Classifier
 from cifar10.run import save_figures
 from cifar10.saving import prepare_folder, write_atomically
+from cifar10.tally import Scores
 from cifar10.train import test
 from cifar10.trainer import make_trainer, prepare_cpu
 

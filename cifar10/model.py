@@ -14,76 +14,23 @@ from torch.nn.functional import cross_entropy, nll_loss
 
 from cifar10.data.resident import Batch, BatchStream
 from cifar10.data.resizing import pixels_at, resize
+from cifar10.selection import All, Selection
+from cifar10.tally import Scores, Tally
 from cifar10.tta import predict_plain_and_augmented
 
 if TYPE_CHECKING:
-    from cifar10.config import Config
+    from cifar10.config import Component, Config
 
 _STEP_STREAM = 3  # of the random numbers inside a network (dropout); see data/augmentation.py for the others
 
 _MASK = 2**64 - 1
-_MOST_PENDING = 64  # batches
 _LEAST = 1e-12  # probability, so that its logarithm stays finite
 
-Scores = dict[str, float]
 
+def _build(component: "Component", **provided: Any) -> Any:
+    from cifar10.build import build  # checks arguments with pydantic; what a plain loop needs of this does without
 
-class Tally:
-    """Sums over the images seen since the last `clear`, added up one batch after the other in double precision.
-
-    Nobody waits for the device. On a CPU, where counting would take a tenth of a millisecond a batch, batches are kept
-    as they come and counted many at a time. On a GPU they are counted there at once: what a captured graph has put out
-    is overwritten by the next batch.
-
-    No buffers: data-parallel training overwrites those with the ones of process zero.
-    """
-
-    def __init__(self) -> None:
-        self.clear()
-
-    def clear(self) -> None:
-        self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._sums = torch.zeros(2, dtype=torch.float64)  # of losses, and of images that were right
-        self._images = 0
-
-    def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Take note of a batch: its mean `loss`, and `logits` (B, K), whose largest should be that of `targets`."""
-        self._pending.append((loss.detach(), logits.detach(), targets))
-        if len(self._pending) >= _MOST_PENDING or loss.is_cuda:
-            self._count()
-
-    def sums(self) -> list[float]:
-        """Return summed loss, images that were right, and images. This waits for the device."""
-        self._count()
-        return [*self._sums.tolist(), float(self._images)]
-
-    def restore(self, sums: list[float]) -> None:
-        """Go on from what `sums` has returned."""
-        self.clear()
-        self._sums, self._images = torch.tensor(sums[:2], dtype=torch.float64), int(sums[2])
-
-    def means(self, strategy: Any) -> Scores:
-        """Return loss and accuracy over all processes."""
-        sums = torch.tensor(self.sums(), dtype=torch.float64, device=strategy.root_device)
-        return _means(strategy.reduce(sums, reduce_op="sum").tolist())
-
-    def own_means(self) -> Scores:
-        """Return loss and accuracy of this process."""
-        return _means(self.sums())
-
-    def _count(self) -> None:
-        if not self._pending:
-            return
-        losses = [loss.double() * len(logits) for loss, logits, _ in self._pending]
-        predicted = torch.cat([logits.argmax(dim=1) for _, logits, _ in self._pending])
-        labels = torch.cat([y if y.ndim == 1 else y.argmax(dim=1) for _, _, y in self._pending])
-        if self._sums.device != predicted.device:  # once after `clear`
-            self._sums = self._sums.to(predicted.device)
-        for loss in losses:
-            self._sums[0].add_(loss)
-        self._sums[1].add_((predicted == labels).sum())
-        self._images += len(predicted)
-        self._pending = []
+    return build(component, **provided)
 
 
 def mix(*numbers: int) -> int:
@@ -101,11 +48,6 @@ def mix(*numbers: int) -> int:
     return state >> 1
 
 
-def _means(sums: list[float]) -> Scores:
-    loss, correct, images = sums
-    return {"loss": loss / max(images, 1), "accuracy": correct / max(images, 1)}
-
-
 class Classifier(pl.LightningModule):
     """A network and how it learns.
 
@@ -114,15 +56,22 @@ class Classifier(pl.LightningModule):
         config: The run.
         identity: What checkpoints say of themselves beside weights and configuration; plain values only.
         steps_per_epoch: Optimizer steps; needed for training only.
+        selection: Which images of a batch to learn from; None: all.
     """
 
     def __init__(
-        self, network: nn.Module, config: "Config", identity: dict[str, Any], steps_per_epoch: int = 0
+        self,
+        network: nn.Module,
+        config: "Config",
+        identity: dict[str, Any],
+        steps_per_epoch: int = 0,
+        selection: Selection | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = not config.training.chunked
         self.steps_per_epoch = steps_per_epoch
         self.network = network
+        self.selection = selection or All()
         self.config = config
         self.identity = identity
         self.history: list[Scores] = []
@@ -130,10 +79,12 @@ class Classifier(pl.LightningModule):
         self.confusion = torch.zeros(0)
         """int64 (K, K) after a test: images of class [row] taken for class [column], with test-time augmentation."""
         if config.training.compile:
-            network.compile(mode="max-autotune" if config.training.compile == "graphs" else None)
+            for module in (network, *self.selection.networks):
+                module.compile(mode="max-autotune" if config.training.compile == "graphs" else None)
         self.test_scores: Scores = {}
         """Filled by a test; exact, where Lightning's own copies are rounded to float32."""
         self._validation_scores: Scores = {}
+        self._selection_state: dict[str, Any] = {}
         self._training_tally = Tally()
         self._validation_tally = Tally()
         self._epoch_started = time.monotonic()
@@ -142,13 +93,20 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and let the schedule move its rates at every step."""
-        from cifar10.build import build  # checks arguments with pydantic; what is above this line does without
-
-        optimizer = build(self.config.optimizer, network=self.network, params=self.network.parameters())
-        schedule = build(self.config.schedule)
+        optimizer, schedule = self._optimizer_for(self.network), _build(self.config.schedule)
         num_steps = self.steps_per_epoch * self.config.training.epochs
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(min(step / num_steps, 1.0)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
+
+    def _optimizer_for(self, network: nn.Module) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = _build(self.config.optimizer, network=network, params=network.parameters())
+        return optimizer
+
+    def on_fit_start(self) -> None:
+        """Let the selection begin where the checkpoint, if there is one, has left it."""
+        self.selection.begin(self.device, self._optimizer_for, _build(self.config.schedule))
+        if self._selection_state:
+            self.selection.load_state_dict(self._selection_state)
 
     def training_step(self, batch: Batch | BatchStream, batch_idx: int) -> Tensor | None:
         """Learn from one micro-batch, or from as many as a chunk takes out of a stream of them."""
@@ -158,20 +116,22 @@ class Classifier(pl.LightningModule):
         return self._loss(batch, batch_idx)
 
     def _loss(self, batch: Batch, number: int) -> Tensor:
-        """Return the mean loss of micro-batch `number` of the epoch, and count it."""
+        """Return the mean loss of what is learnt from micro-batch `number` of the epoch, and count it."""
         images, targets = batch
+        training, progress = self.config.training, self._progress(number)
         self._seed(number)
-        logits = self.network(self._resize(images, number)).float()  # (B, K)
-        loss = cross_entropy(logits, targets, label_smoothing=self.config.training.label_smoothing)
+        images = resize(images, pixels_at(progress, training.resizing, images.shape[-1]))
+        images, targets = self.selection.choose((images, targets), number, progress, training.label_smoothing)
+        logits = self.network(images).float()  # (B, K)
+        loss = cross_entropy(logits, targets, label_smoothing=training.label_smoothing)
         self._training_tally.add(loss, logits.detach(), targets)
         return loss
 
-    def _resize(self, images: Tensor, number: int) -> Tensor:
-        """Return the images of micro-batch `number` in the size that this part of training learns from."""
+    def _progress(self, number: int) -> float:
+        """Return the part of all optimizer steps that is done at micro-batch `number` of the epoch."""
         training = self.config.training
         step = self.current_epoch * self.steps_per_epoch + number // training.accumulate
-        progress = step / max(1, self.steps_per_epoch * training.epochs)
-        return resize(images, pixels_at(progress, training.resizing, images.shape[-1]))
+        return step / max(1, self.steps_per_epoch * training.epochs)
 
     def _seed(self, number: int) -> None:
         """Key the random numbers inside the network by position, so that a resumed run draws the same ones."""
@@ -282,7 +242,9 @@ class Classifier(pl.LightningModule):
         """Let the checkpoint explain itself, in plain values."""
         checkpoint["cifar10"] = {**self.identity, "config": self.config.plain(), "history": self.history}
         checkpoint["cifar10_tally"] = self._training_tally.sums()
+        checkpoint["cifar10_selection"] = self.selection.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = list(checkpoint["cifar10"]["history"])
         self._training_tally.restore(checkpoint["cifar10_tally"])
+        self._selection_state = checkpoint.get("cifar10_selection", {})  # older checkpoints have none

@@ -25,9 +25,9 @@ from cifar10.config import Config
 from cifar10.data.contract import DataSet
 from cifar10.errors import UserError
 from cifar10.figures import confusion_matrix, learning_curves
-from cifar10.model import Scores
 from cifar10.provenance import code_state, machine, versions
 from cifar10.saving import prepare_folder, write_atomically
+from cifar10.tally import Scores
 from cifar10.tracking import NoTracker, Tracker, open_tracker
 from cifar10.trainer import resolve_precision
 

@@ -24,7 +24,8 @@ from cifar10.checkpoint_names import BEST, LAST
 from cifar10.checkpoints import read_checkpoint
 from cifar10.destination import sync_folder
 from cifar10.errors import UserError
-from cifar10.model import Classifier, Scores
+from cifar10.model import Classifier
+from cifar10.tally import Scores
 
 _SIGNALS = (signal.SIGINT, signal.SIGTERM)
 

@@ -18,10 +18,12 @@ from cifar10.data.module import ResidentData
 from cifar10.data.resizing import scaled
 from cifar10.errors import UserError
 from cifar10.memory import keep_memory_warm
-from cifar10.model import Classifier, Scores
+from cifar10.model import Classifier
 from cifar10.progress import TrainingProgress
 from cifar10.run import Run, is_first_process, open_run, process_seconds
 from cifar10.saving import Interrupted, SaveCheckpoints, StopOnSignal
+from cifar10.selection import Selection
+from cifar10.tally import Scores
 from cifar10.trainer import make_trainer, prepare_cpu
 
 
@@ -60,10 +62,23 @@ def make_network(config: Config, data: DataSet) -> nn.Module:
     """Build the network, its first weights drawn by the seed, and let it measure the training images."""
     torch.manual_seed(config.seed)
     network: nn.Module = build(config.model, num_classes=data.num_classes, image_size=data.image_size)
+    _fit_to_data(network, config, data)
+    return network
+
+
+def make_selection(config: Config, data: DataSet) -> Selection:
+    """Build what chooses the images to learn from, likewise."""
+    torch.manual_seed(config.seed)
+    selection: Selection = build(config.selection, num_classes=data.num_classes, image_size=data.image_size)
+    for network in selection.networks:
+        _fit_to_data(network, config, data)
+    return selection
+
+
+def _fit_to_data(network: nn.Module, config: Config, data: DataSet) -> None:
     network.fit_to(data.train.images)  # type: ignore[operator]
     if config.training.channels_last:
-        network = network.to(memory_format=torch.channels_last)
-    return network
+        network.to(memory_format=torch.channels_last)
 
 
 def test(trainer: pl.Trainer, classifier: Classifier, module: ResidentData, path: Path) -> Scores:
@@ -81,7 +96,8 @@ def fit(
     """Train `network` as `run` says, on from `checkpoint` if there is one, with further `callbacks`."""
     config, training = run.config, run.config.training
     module = ResidentData(run.data, config)
-    classifier = Classifier(network, config, run.identity(), module.steps_per_epoch)
+    selection = make_selection(config, run.data)
+    classifier = Classifier(network, config, run.identity(), module.steps_per_epoch, selection)
     progress = TrainingProgress(module.images_per_step, module.steps_per_epoch, training.epochs)
 
     def after_epoch(trainer: pl.Trainer, history: list[Scores], is_saved: bool) -> None:
@@ -123,14 +139,14 @@ def _refuse_unfit(config: Config, data: DataSet, checkpoint: Checkpoint | None) 
             f"training.monitor={config.training.monitor} needs validation images: set the validation size of "
             "data_loading above 0, or training.monitor=null"
         )
-    for stage in config.training.resizing:
-        pixels = scaled(data.image_size, stage)
+    sizes = [(data.image_size, f"choose another model than {config.model.target} and selection=all")]
+    sizes += [(scaled(data.image_size, stage), "set training.resizing=[]") for stage in config.training.resizing]
+    for pixels, advice in sizes:
         try:
-            build(config.model, num_classes=data.num_classes, image_size=pixels)
+            for component in (config.model, config.selection):
+                build(component, num_classes=data.num_classes, image_size=pixels)
         except ValueError as error:
-            raise UserError(
-                f"training.resizing asks for images of {pixels} pixels: {error}; set training.resizing=[]"
-            ) from error
+            raise UserError(f"training would need images of {pixels} pixels: {error}; {advice}") from error
 
 
 def _close_early(run: Run, error: BaseException) -> None:

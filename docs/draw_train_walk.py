@@ -60,7 +60,7 @@ STEPS = [
         "Classifier(network, config, identity)",
         "cifar10.model.Classifier",
         "LightningModule",
-        "Loss, counting, optimizer and schedule.",
+        "Which images of a batch count; loss, counting,\noptimizer and schedule.",
     ),
     Step(
         "make_trainer(config, folder, callbacks)",

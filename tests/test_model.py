@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cifar10.model import _MOST_PENDING, Tally, mix
+from cifar10.model import mix
+from cifar10.tally import _MOST_PENDING, Tally
 
 Noted = tuple[Tensor, Tensor, Tensor]
 

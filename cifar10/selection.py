@@ -1,0 +1,145 @@
+"""Which images of a batch are learnt from: all of them, or those that a small network beside the main one finds hard.
+
+What is already known teaches little and costs as much. The main network would need its whole way forward to say which
+images are hard; a much smaller one is asked instead, which need not learn from every batch to keep up. Keller Jordan's
+airbench96_faster (https://github.com/KellerJordan/cifar10-airbench) chooses so; the idea of a small network for it is
+older ("Selection via Proxy", https://arxiv.org/abs/1906.11829).
+
+Shapes: B images in a micro-batch, K classes.
+"""
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
+from typing import Annotated, Any, Protocol
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+
+from cifar10.data.resident import Batch
+from cifar10.networks.speed import SpeedNet
+from cifar10.optimizers.schedules import Schedule
+from cifar10.ranges import Length, PositiveInt, Range
+
+_LOSS_SCALE = 1024.0  # keeps gradients in float16 from vanishing; a power of two changes no bit of larger types
+
+State = dict[str, Any]
+
+
+class Selection(Protocol):
+    """Chooses what is learnt from; may learn to choose."""
+
+    networks: Sequence[nn.Module]
+    """What it asks."""
+
+    def begin(
+        self, device: torch.device, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer], schedule: Schedule
+    ) -> None:
+        """Get ready to learn on `device`, as the main network learns."""
+
+    def choose(self, batch: Batch, number: int, progress: float, label_smoothing: float) -> Batch:
+        """Return what to learn from of micro-batch `number` of an epoch, at `progress` of all steps in [0, 1]."""
+
+    def state_dict(self) -> State:
+        """Return what a checkpoint must hold for a resumed run to choose the same; tensors and plain values."""
+
+    def load_state_dict(self, state: State) -> None:
+        """Go on from what `state_dict` has returned; after `begin`."""
+
+
+class All:
+    """Learn from every image."""
+
+    networks = ()
+
+    def begin(
+        self, device: torch.device, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer], schedule: Schedule
+    ) -> None:
+        pass
+
+    def choose(self, batch: Batch, number: int, progress: float, label_smoothing: float) -> Batch:
+        return batch
+
+    def state_dict(self) -> State:
+        return {}
+
+    def load_state_dict(self, state: State) -> None:
+        pass
+
+
+class Hardest:
+    """Learn from the images of each micro-batch that a small network has the largest loss on.
+
+    The small network is a `SpeedNet` of its own, and learns from every few micro-batches' chosen images, with an
+    optimizer and a schedule like the main network's. Several processes choose from their own shares and share its
+    gradients.
+
+    Args:
+        num_classes: K.
+        image_size: H = W in pixels.
+        part: Of each micro-batch to learn from.
+        every: Micro-batches between two that the small network learns from.
+        widths: Channels of its three groups.
+    """
+
+    def __init__(
+        self,
+        num_classes: PositiveInt,
+        image_size: PositiveInt,
+        part: Annotated[float, Range(gt=0, lt=1)] = 0.5,
+        every: PositiveInt = 4,
+        widths: Annotated[list[PositiveInt], Length(3, 3)] = [32, 64, 64],  # noqa: B006
+    ) -> None:
+        self.network = SpeedNet(num_classes, image_size, widths)
+        self.networks = [self.network]
+        self.part = part
+        self.every = every
+
+    def begin(
+        self, device: torch.device, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer], schedule: Schedule
+    ) -> None:
+        self.network.to(device).train()
+        self._optimizer, self._schedule = make_optimizer(self.network), schedule
+        self._highest_rates = [group["lr"] for group in self._optimizer.param_groups]
+
+    def choose(self, batch: Batch, number: int, progress: float, label_smoothing: float) -> Batch:
+        images, targets = batch
+        with torch.no_grad():
+            logits = self.network(images).float()
+            losses = cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)  # (B,)
+        hardest = losses.topk(self.num_chosen(len(images))).indices.sort().values
+        images, targets = images[hardest], targets[hardest]
+        if number % self.every == 0:
+            self._learn(images, targets, progress, label_smoothing)
+        return images, targets
+
+    def num_chosen(self, num_images: int) -> int:
+        """Return how many of so many images are learnt from."""
+        return max(1, round(self.part * num_images))
+
+    def state_dict(self) -> State:
+        return {"network": self.network.state_dict(), "optimizer": self._optimizer.state_dict()}
+
+    def load_state_dict(self, state: State) -> None:
+        self.network.load_state_dict(state["network"])
+        self._optimizer.load_state_dict(state["optimizer"])
+
+    def _learn(self, images: Tensor, targets: Tensor, progress: float, label_smoothing: float) -> None:
+        loss = cross_entropy(self.network(images).float(), targets, label_smoothing=label_smoothing)
+        (_LOSS_SCALE * loss).backward()
+        gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
+        torch._foreach_div_(gradients, _LOSS_SCALE)
+        if torch.distributed.is_available() and torch.distributed.is_initialized():
+            for gradient in gradients:
+                torch.distributed.all_reduce(gradient)
+            torch._foreach_div_(gradients, float(torch.distributed.get_world_size()))
+        for group, highest in zip(self._optimizer.param_groups, self._highest_rates, strict=True):
+            group["lr"] = highest * self._schedule(progress)
+        with _without_autocast(images.device.type):
+            self._optimizer.step()
+        self._optimizer.zero_grad()
+
+
+def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
+    is_known = torch.amp.is_autocast_available(device_type)  # "meta" is not, where costs are counted
+    return torch.autocast(device_type, enabled=False) if is_known else nullcontext()
