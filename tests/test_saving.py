@@ -37,6 +37,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
     assert os.listdir(tmp_path) == ["last.ckpt"]
 
 
+@pytest.mark.slow
 def test_killed_while_writing_the_file_is_whole(tmp_path: Path) -> None:
     target = tmp_path / "last.ckpt"
     for delay in (0.0, 0.01, 0.02, 0.03):

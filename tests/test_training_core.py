@@ -4,6 +4,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 ROOT = Path(__file__).resolve().parent.parent
 
 TRAIN_BARE = """
@@ -64,6 +66,7 @@ except ModuleNotFoundError:
 """
 
 
+@pytest.mark.slow
 def test_the_core_trains_without_the_packages_around_it() -> None:
     done = subprocess.run(
         [sys.executable, "-c", TRAIN_BARE], cwd=ROOT, capture_output=True, text=True, check=False, timeout=100
