@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import json
 import pkgutil
 import pydoc
 import re
@@ -170,6 +171,23 @@ def test_the_picture_of_speed_shows_the_newest_results() -> None:
     assert any(way.is_ours for way in ways)
     for line in (line for way in ways for line in way.label().splitlines()):
         assert f"<!-- {line} -->" in svg, "draw it anew: python docs/draw_speed.py"
+
+
+@pytest.mark.parametrize("days", [("21", "22"), ("22", "21")])
+def test_the_picture_of_speed_takes_what_was_measured_before_what_was_projected(
+    days: tuple[str, str], tmp_path: Path
+) -> None:
+    find_ways = runpy.run_path(str(DOCS / "draw_speed.py"))["find_ways"]
+    machine = {"cpu": "a processor", "cores": 2, "gpu": None, "flags": ["avx2"]}
+    scores = {"accuracy": 0.93, "accuracy_tta": 0.94}
+    run = {"data_name": "cifar10", "wall_seconds": 60, "test/accuracy": 0.9, "test/accuracy_tta": 0.95}
+    race = {"experiment": "fast", "overrides": [], "runs": [run | {"machine": machine}], "machine": machine}
+    race |= {"port_whole_run": scores, "wall_seconds": {"port fp32": [900], "port bf16": [600], "ours": [60]}}
+    (tmp_path / f"race_cpu_2026-11-{days[0]}.json").write_text(json.dumps(race))
+    assert [(way.minutes, way.is_projected) for way in find_ways(tmp_path)] == [(1, False), (10, True)]
+    whole = {"train_images": 50_000, "test_images": 10_000, "wall": 1200, "machine": machine, **scores}
+    (tmp_path / f"plain_port_2026-11-{days[1]}.json").write_text(json.dumps(whole))
+    assert [(way.minutes, way.is_projected) for way in find_ways(tmp_path)] == [(1, False), (20, False)]
 
 
 def test_each_figure_of_the_page_about_speed_has_its_file_or_its_script() -> None:

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import cifar10.model
+from cifar10.build import build
 from cifar10.checkpoints import load_checkpoint
 from cifar10.compose import ConfigError, load_config
 from cifar10.config import Config
@@ -238,10 +239,7 @@ def test_choosing_is_counted() -> None:
     result: list[Tensor] = []
     forward = count_flops(lambda: result.append(selection.network(images)))
     backward = count_flops(result[0].sum().backward)
-    config = load_config(words).optimizer
-    from cifar10.build import build
-
-    optimizer = build(config, network=selection.network, params=selection.network.parameters())
+    optimizer = build(load_config(words).optimizer, network=selection.network, params=selection.network.parameters())
     own_step = count_flops(optimizer.step)
     main_image = whole.forward_image + whole.backward_image
     # Of eight batches, the first and the fifth are learnt from.
