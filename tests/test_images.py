@@ -86,10 +86,10 @@ def test_a_png_with_any_one_byte_changed_is_refused() -> None:
 def test_bombs_are_refused_before_they_take_time_or_memory() -> None:
     bomb = png_bomb(20_000, 20_000)
     tracemalloc.start()
-    started = time.perf_counter()
+    started = time.process_time()
     with pytest.raises(ImageError, match="too large"):
         decode_image(bomb)
-    seconds = time.perf_counter() - started
+    seconds = time.process_time() - started
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert seconds < 0.2 and peak < 64 * 2**20
