@@ -1,7 +1,9 @@
 """How much sooner does the default recipe reach 94 % than the usual Lightning + torchvision pipeline with ResNet-18?
 
     python benchmarks/usual_pipeline.py [--root data] [--rounds 3] [--steps 4] [--epochs-to-target 30]
-    python benchmarks/usual_pipeline.py --full         # trains the usual pipeline to the end, where there is a GPU
+    python benchmarks/usual_pipeline.py --full [--precision 32-true] [--keep FOLDER]    # trains the usual to the end
+
+With --keep, a call that was stopped goes on after its last whole epoch when the same is typed again.
 
 The usual pipeline is that of Lightning's own tutorial "CIFAR10 ~94% Baseline"
 (https://github.com/Lightning-AI/tutorials, lightning_examples/cifar10-baseline): torchvision's CIFAR10 with
@@ -49,6 +51,7 @@ from cifar10.train import fit, make_network
 _TRAIN_IMAGES, _TUTORIAL_EPOCHS, _BATCH_SIZE = 45_000, 30, 256
 _WARM_UP = 2  # steps of the usual pipeline that do not count
 _WAYS = ("usual", "ours")
+_QUIET = {"enable_progress_bar": False, "enable_checkpointing": False}
 
 
 def main() -> None:
@@ -58,7 +61,10 @@ def main() -> None:
         print(json.dumps(measure(arguments)))
     elif arguments.full:
         result = train_fully(arguments)
-        line = f"Test accuracy {result['accuracy']:.2%} after {result['epochs']} epochs, {result['seconds']:.0f} s."
+        line = (
+            f"Test accuracy {result['accuracy']:.2%} after {result['epochs']} epochs of batches of "
+            f"{result['batch_size']} in {result['precision']}, {result['seconds']:.0f} s."
+        )
         write_results("usual_pipeline_full", "The usual pipeline, trained to the end", [line], result)
     else:
         compare(arguments)
@@ -73,6 +79,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--epochs-to-target", type=int, default=_TUTORIAL_EPOCHS, help="of the usual pipeline")
     parser.add_argument("--overrides", nargs="*", default=[], help="given to our configuration")
     parser.add_argument("--full", action="store_true", help="train the usual pipeline for --epochs-to-target")
+    parser.add_argument("--precision", default="32-true", help="of --full, as Lightning names it")
+    parser.add_argument("--keep", type=Path, default=None, help="folder for the checkpoint of --full")
     parser.add_argument("--one", choices=_WAYS, default=None, help=argparse.SUPPRESS)
     return parser.parse_args()
 
@@ -158,7 +166,10 @@ class UsualModel(pl.LightningModule):
 
 
 class Stopwatch(pl.Callback):
-    """Measures from the end of step `first`, 0 for the beginning, to the end of training; knows nothing of epochs."""
+    """Measures from the end of step `first`, 0 for the beginning, to the end of training; knows nothing of epochs.
+
+    What a resumed training took before its checkpoint counts.
+    """
 
     def __init__(self, first: int) -> None:
         self.first = first
@@ -172,7 +183,14 @@ class Stopwatch(pl.Callback):
             self._started = time.perf_counter(), time.process_time()
 
     def on_train_end(self, *_: Any) -> None:
-        self.wall, self.cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
+        self.wall, self.cpu = self.state_dict().values()
+
+    def state_dict(self) -> dict[str, float]:
+        wall, cpu = time.perf_counter() - self._started[0], time.process_time() - self._started[1]
+        return {"wall": self.wall + wall, "cpu": self.cpu + cpu}
+
+    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+        self.wall, self.cpu = state_dict["wall"], state_dict["cpu"]
 
 
 def usual_loader(root: Path, is_train: bool, batch_size: int) -> DataLoader[Any]:
@@ -184,8 +202,8 @@ def usual_loader(root: Path, is_train: bool, batch_size: int) -> DataLoader[Any]
     return DataLoader(part, batch_size, shuffle=is_train, num_workers=(os.cpu_count() or 2) // 2)
 
 
-def usual_trainer(folder: str, **options: Any) -> pl.Trainer:
-    return pl.Trainer(default_root_dir=folder, logger=False, enable_checkpointing=False, devices=1, **options)
+def usual_trainer(folder: str | Path, **options: Any) -> pl.Trainer:
+    return pl.Trainer(default_root_dir=folder, logger=False, devices=1, **options)
 
 
 def measure_usual(arguments: argparse.Namespace) -> dict[str, float]:
@@ -193,7 +211,7 @@ def measure_usual(arguments: argparse.Namespace) -> dict[str, float]:
     stopwatch, steps = Stopwatch(_WARM_UP), _WARM_UP + arguments.steps
     loader = usual_loader(arguments.root, True, arguments.batch_size)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = usual_trainer(folder, max_steps=steps, callbacks=[stopwatch], enable_progress_bar=False)
+        trainer = usual_trainer(folder, max_steps=steps, callbacks=[stopwatch], **_QUIET)
         trainer.fit(UsualModel(_TUTORIAL_EPOCHS * len(loader)), loader)
     return {"images": arguments.steps * arguments.batch_size, "wall": stopwatch.wall, "cpu": stopwatch.cpu}
 
@@ -216,17 +234,21 @@ def measure_ours(arguments: argparse.Namespace) -> dict[str, float]:
 
 
 def train_fully(arguments: argparse.Namespace) -> dict[str, Any]:
-    """Train the usual pipeline as the tutorial does, test it, and return accuracy and wall seconds of the fit."""
+    """Train the usual pipeline as the tutorial does, or go on; test it, and return accuracy and the fit's seconds."""
     loader, epochs = usual_loader(arguments.root, True, arguments.batch_size), arguments.epochs_to_target
-    model = UsualModel(epochs * len(loader))
-    with tempfile.TemporaryDirectory() as folder:
-        trainer = usual_trainer(folder, max_epochs=epochs)
-        started = time.perf_counter()
-        trainer.fit(model, loader)
-        seconds = time.perf_counter() - started
+    facts = {"epochs": epochs, "batch_size": arguments.batch_size, "precision": arguments.precision}
+    model, stopwatch = UsualModel(epochs * len(loader)), Stopwatch(0)
+    with tempfile.TemporaryDirectory() as scratch:
+        folder = arguments.keep or Path(scratch)
+        name = "usual_" + "_".join(map(str, facts.values()))
+        saving = pl.callbacks.ModelCheckpoint(folder, name, enable_version_counter=False, save_on_train_epoch_end=True)
+        checkpoint = folder / f"{name}.ckpt"
+        callbacks = [stopwatch, saving]
+        trainer = usual_trainer(folder, max_epochs=epochs, callbacks=callbacks, precision=arguments.precision)
+        trainer.fit(model, loader, ckpt_path=checkpoint if checkpoint.exists() else None)
         trainer.test(model, usual_loader(arguments.root, False, 1000), verbose=False)
     accuracy = torch.cat(model.right).double().mean().item()
-    return {"accuracy": accuracy, "seconds": seconds, "epochs": epochs, "batch_size": arguments.batch_size}
+    return {"accuracy": accuracy, "seconds": stopwatch.wall, "cpu_seconds": stopwatch.cpu, **facts}
 
 
 if __name__ == "__main__":
