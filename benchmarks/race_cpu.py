@@ -1,10 +1,10 @@
 """How much faster than the plain port of the best public recipe is ours, on this CPU, start-up and test included?
 
-    python benchmarks/race_cpu.py [--seeds 0 1 2] [--steps 3] [--root data] [--overrides KEY=VALUE ...]
+    python benchmarks/race_cpu.py [--experiment fast] [--seeds 0 1 2] [--steps 3] [--root data] [--overrides K=V ...]
 
 Each round, in turn: a few steps of benchmarks/plain_port.py in a process of its own, in each precision that this CPU
 may be good at, from which its whole time is projected (start-up + eight epochs + six views of the test images); and a
-whole `python commands.py train experiment=fast` of one seed, of which the whole process counts. The port's faster
+whole `python commands.py train experiment=NAME` of one seed, of which the whole process counts. The port's faster
 precision is the one to beat. Its accuracy comes from the newest result of plain_port.py, one whole run of it.
 """
 
@@ -39,8 +39,9 @@ def main() -> None:
         figures = in_turn(ways, rounds=len(arguments.seeds))
     best = min(rates, key=lambda precision: statistics.median(figures[f"port {precision}"]))
     accuracy = port_accuracy(best)
-    body = report(runs, rates[best], best, accuracy, arguments.overrides)
-    raw = {"experiment": "fast", "overrides": arguments.overrides, "runs": runs}
+    words = [f"experiment={arguments.experiment}", *arguments.overrides]
+    body = report(runs, rates[best], best, accuracy, words)
+    raw = {"experiment": arguments.experiment, "overrides": arguments.overrides, "runs": runs}
     raw |= {"wall_seconds": figures, "port_rates": rates, "port_whole_run": accuracy}
     write_results("race_cpu", "Ours against the plain port, whole runs on a CPU", body, raw)
 
@@ -48,6 +49,7 @@ def main() -> None:
 def parse_arguments() -> argparse.Namespace:
     native = ["fp32", "bf16"] if computes_bf16(torch.device("cpu")) else ["fp32"]
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--experiment", default="fast", help="a file of conf/experiment, for CIFAR-10")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="of ours, one a round")
     parser.add_argument("--steps", type=int, default=3, help="of the port, measured in each round")
     parser.add_argument("--root", type=Path, default=REPOSITORY / "data", help="holds cifar-10-batches-py")
@@ -70,7 +72,7 @@ def run_port(arguments: argparse.Namespace, precision: str, found: list[dict[str
 
 def run_ours(arguments: argparse.Namespace, scratch: Path, runs: list[dict[str, Any]]) -> float:
     """Train the next seed, keep what the run says of itself in `runs`, and return its process's wall seconds."""
-    words = ["experiment=fast", *arguments.overrides]
+    words = [f"experiment={arguments.experiment}", *arguments.overrides]
     runs.append(run_training(arguments.seeds[len(runs)], words, arguments.root, scratch / "models"))
     return float(runs[-1]["wall_seconds"])
 
@@ -88,7 +90,7 @@ def report(
     rates: list[dict[str, Any]],
     precision: str,
     accuracy: dict[str, Any] | None,
-    overrides: list[str],
+    words: list[str],
 ) -> list[str]:
     projected = {clock: [each["projected"][clock] for each in rates] for clock in ("wall", "cpu")}
     ours = {clock: [run[f"{clock}_seconds"] for run in runs] for clock in ("wall", "cpu")}
@@ -103,7 +105,7 @@ def report(
         ]
         for number, run in enumerate(runs)
     ]
-    command = " ".join(["python commands.py train experiment=fast", *overrides, "seed=S"])
+    command = " ".join(["python commands.py train", *words, "seed=S"])
     return [
         f"Ours: `{command}`, {runs[0]['precision']}.",
         f"The port in {precision}, the faster of what was tried on this CPU: {describe(rates)}.",

@@ -105,7 +105,7 @@ class OurRecipe:
         self.network, self.selection = self._fresh(seed=0)
         if wishes["compile"]:
             for network in (self.network, *self.selection.networks):
-                network.compile(mode=wishes["compile"])
+                network.compile(mode=wishes["compile"], dynamic=False)  # code for each size of images, not for any
 
     def _fresh(self, seed: int) -> tuple[nn.Module, Selection]:
         """Return a network that has learnt nothing, and what chooses the images that it will learn from."""

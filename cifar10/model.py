@@ -4,6 +4,7 @@ Shapes: B images in a micro-batch, K classes.
 """
 
 import time
+from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
@@ -78,9 +79,7 @@ class Classifier(pl.LightningModule):
         """One entry per finished epoch."""
         self.confusion = torch.zeros(0)
         """int64 (K, K) after a test: images of class [row] taken for class [column], with test-time augmentation."""
-        if config.training.compile:
-            for module in (network, *self.selection.networks):
-                module.compile(mode="max-autotune" if config.training.compile == "graphs" else None)
+        self._compiled = self._compile() if config.training.compile else None
         self.test_scores: Scores = {}
         """Filled by a test; exact, where Lightning's own copies are rounded to float32."""
         self._validation_scores: Scores = {}
@@ -90,6 +89,20 @@ class Classifier(pl.LightningModule):
         self._epoch_started = time.monotonic()
 
     # -- learning ------------------------------------------------------------------------------------------------
+
+    def _compile(self) -> Callable[[Tensor], Tensor]:
+        """Return the network's way forward for learning, compiled, and compile what selects.
+
+        Learning has few sizes of images, and each deserves code of its own: code for any size would be slow.
+        Evaluation has batches of many lengths, and goes on as it is.
+        """
+        options: dict[str, Any] = {"dynamic": False}
+        if self.config.training.compile == "graphs":
+            options["mode"] = "max-autotune"
+        for module in self.selection.networks:
+            module.compile(**options)
+        compiled: Callable[[Tensor], Tensor] = torch.compile(self.network.forward, **options)
+        return compiled
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and let the schedule move its rates at every step."""
@@ -122,7 +135,7 @@ class Classifier(pl.LightningModule):
         self._seed(number)
         images = resize(images, pixels_at(progress, training.resizing, images.shape[-1]))
         images, targets = self.selection.choose((images, targets), number, progress, training.label_smoothing)
-        logits = self.network(images).float()  # (B, K)
+        logits = (self._compiled or self.network)(images).float()  # (B, K)
         loss = cross_entropy(logits, targets, label_smoothing=training.label_smoothing)
         self._training_tally.add(loss, logits.detach(), targets)
         return loss

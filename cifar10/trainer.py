@@ -57,7 +57,8 @@ def resolve_precision(training: TrainingConfig) -> Precision:
     if training.precision != "auto":
         return training.precision
     device = torch.device("cuda" if resolve_accelerator(training) == "gpu" else "cpu")
-    if device.type == "cpu" and training.kernels and are_usable():  # they save more than bf16 without matrix units
+    has_kernels = training.kernels and not training.compile and are_usable()
+    if device.type == "cpu" and has_kernels:  # they save more than bf16 without matrix units
         return "bf16" if has_matrix_units() else "fp32"
     return "bf16" if computes_bf16(device) else "fp32"
 
