@@ -3,7 +3,9 @@
     python benchmarks/usual_pipeline.py [--root data] [--rounds 3] [--steps 4] [--epochs-to-target 30]
     python benchmarks/usual_pipeline.py --full [--precision 32-true] [--keep FOLDER]    # trains the usual to the end
 
-With --keep, a call that was stopped goes on after its last whole epoch when the same is typed again.
+--full asks for accuracy only: memory is kept and laid out channels last, which saves a third of the time and is not how
+the usual pipeline is timed. With --keep, a call that was stopped goes on after its last whole epoch when the same is
+typed again.
 
 The usual pipeline is that of Lightning's own tutorial "CIFAR10 ~94% Baseline"
 (https://github.com/Lightning-AI/tutorials, lightning_examples/cifar10-baseline): torchvision's CIFAR10 with
@@ -237,7 +239,9 @@ def train_fully(arguments: argparse.Namespace) -> dict[str, Any]:
     """Train the usual pipeline as the tutorial does, or go on; test it, and return accuracy and the fit's seconds."""
     loader, epochs = usual_loader(arguments.root, True, arguments.batch_size), arguments.epochs_to_target
     facts = {"epochs": epochs, "batch_size": arguments.batch_size, "precision": arguments.precision}
+    keep_memory_warm()
     model, stopwatch = UsualModel(epochs * len(loader)), Stopwatch(0)
+    model.to(memory_format=torch.channels_last)
     with tempfile.TemporaryDirectory() as scratch:
         folder = arguments.keep or Path(scratch)
         name = "usual_" + "_".join(map(str, facts.values()))
