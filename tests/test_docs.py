@@ -2,6 +2,7 @@
 
 import ast
 import functools
+import itertools
 import json
 import pkgutil
 import pydoc
@@ -188,6 +189,29 @@ def test_the_picture_of_speed_takes_what_was_measured_before_what_was_projected(
     whole = {"train_images": 50_000, "test_images": 10_000, "wall": 1200, "machine": machine, **scores}
     (tmp_path / f"plain_port_2026-11-{days[1]}.json").write_text(json.dumps(whole))
     assert [(way.minutes, way.is_projected) for way in find_ways(tmp_path)] == [(1, False), (20, False)]
+
+
+def test_the_picture_of_speed_takes_the_usual_accuracy_from_its_newest_whole_run(tmp_path: Path) -> None:
+    find_ways = runpy.run_path(str(DOCS / "draw_speed.py"))["find_ways"]
+    machine = {"cpu": "a processor", "cores": 2, "gpu": None, "flags": ["avx2"]}
+    rates = {"made": "2026-11-21", "machine": machine, "seconds_to_target": {"usual": [600], "ours": [60]}}
+    (tmp_path / "usual_pipeline_a.json").write_text(json.dumps(rates))
+    [way] = find_ways(tmp_path)
+    assert (way.minutes, way.accuracies, way.is_projected) == (10, [94.0], True)
+    for day, accuracy in (("2026-11-23", 0.875), ("2026-11-22", 0.5)):
+        whole = {"made": day, "machine": machine, "accuracy": accuracy, "seconds": 6000}
+        (tmp_path / f"usual_pipeline_full_{day}.json").write_text(json.dumps(whole))
+    [way] = find_ways(tmp_path)
+    assert (way.minutes, way.accuracies, way.is_projected) == (10, [87.5], True)
+
+
+def test_labels_of_the_picture_of_speed_keep_out_of_each_others_place() -> None:
+    drawing = runpy.run_path(str(DOCS / "draw_speed.py"))
+    ways = [drawing["Way"](f"way {minutes}", "here", minutes, [94.0], 93.0, True, False) for minutes in (5.0, 5.5, 6.0)]
+    [axes] = drawing["draw"](ways).axes
+    boxes = [text.get_window_extent() for text in axes.texts if text.get_text()]
+    assert len(boxes) == len(ways)
+    assert not any(box.overlaps(other) for box, other in itertools.combinations(boxes, 2))
 
 
 def test_each_figure_of_the_page_about_speed_has_its_file_or_its_script() -> None:
