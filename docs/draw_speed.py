@@ -147,7 +147,8 @@ def _draw_labels(axes: Axes, ways: list[Way]) -> None:
     """Write what each marker stands for: ours above, others below what there is to see, further off if need be."""
     taken = [_place(axes, way) for way in ways]
     for way in ways:
-        side, accuracy = (1, max(way.accuracies)) if way.is_ours else (-1, min([*way.accuracies, way.plain or 100]))
+        mean = statistics.mean(way.accuracies)
+        side, accuracy = (1, mean) if way.is_ours else (-1, min(mean, way.plain or mean))
         where: dict[str, Any] = {"xy": (way.minutes, accuracy), "textcoords": "offset points"}
         for distance in itertools.count(_NEAR, _FURTHER):
             label = axes.annotate(
