@@ -198,8 +198,8 @@ def test_the_picture_of_speed_takes_the_usual_accuracy_from_its_newest_whole_run
     (tmp_path / "usual_pipeline_a.json").write_text(json.dumps(rates))
     [way] = find_ways(tmp_path)
     assert (way.minutes, way.accuracies, way.is_projected) == (10, [94.0], True)
-    for day, accuracy in (("2026-11-23", 0.875), ("2026-11-22", 0.5)):
-        whole = {"made": day, "machine": machine, "accuracy": accuracy, "seconds": 6000}
+    for day, accuracy, epochs in (("2026-11-23", 0.875, 30), ("2026-11-22", 0.5, 30), ("2026-11-24", 0.25, 1)):
+        whole = {"made": day, "machine": machine, "accuracy": accuracy, "epochs": epochs, "seconds": 6000}
         (tmp_path / f"usual_pipeline_full_{day}.json").write_text(json.dumps(whole))
     [way] = find_ways(tmp_path)
     assert (way.minutes, way.accuracies, way.is_projected) == (10, [87.5], True)
