@@ -3,8 +3,8 @@
     python benchmarks/usual_pipeline.py [--root data] [--rounds 3] [--steps 4] [--epochs-to-target 30]
     python benchmarks/usual_pipeline.py --full [--precision 32-true] [--keep FOLDER]    # trains the usual to the end
 
---full asks for accuracy only: memory is kept and laid out channels last, which saves a third of the time and is not how
-the usual pipeline is timed. With --keep, a call that was stopped goes on after its last whole epoch when the same is
+--full asks for accuracy only: memory is kept and laid out channels last to save time, which is not how the usual
+pipeline is timed. With --keep, a call that was stopped goes on after its last whole epoch when the same is
 typed again.
 
 The usual pipeline is that of Lightning's own tutorial "CIFAR10 ~94% Baseline"
