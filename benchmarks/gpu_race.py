@@ -1,6 +1,6 @@
 """Who is first at the same accuracy on this GPU: a recipe of ours, or the record scripts?
 
-    python benchmarks/gpu_race.py --root data --record airbench94=A/airbench94_muon.py --record hiverge=H/cifar10.py
+    python benchmarks/gpu_race.py --root data --experiment speedrun --record hiverge=H/cifar10.py --record NAME=PATH
     python benchmarks/gpu_race.py --root data --experiment best --record airbench96=A/airbench96_faster.py
     python benchmarks/gpu_race.py --root data --data cifar100 --experiment cifar100_fast --plain --record NAME=PATH
 

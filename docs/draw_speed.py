@@ -24,7 +24,7 @@ _USUAL_EPOCHS = 30  # of the usual pipeline; see benchmarks/usual_pipeline.py
 _INK, _SOFT, _PAPER, _OURS, _PEERS = "#22303c", "#5f6f7d", "#ffffff", "#3a6ea5", "#d1603d"
 _LOWEST, _HIGHEST = 75.0, 98.0  # percent
 _NEAR, _FURTHER = 9, 27  # points between a marker and its label, and to the next place for one
-_RADIUS = 6  # pixels around a marker
+_RADIUS = 8  # pixels around a marker
 _GRADES = (75, 80, 85, 90, 92, 93, 94, 95, 96, 97)
 _TICKS = (0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000)  # minutes
 
@@ -142,7 +142,7 @@ def _draw_way(axes: Axes, way: Way) -> None:
         axes.plot([way.minutes] * 2, [way.plain, accuracy], color=colour, linewidth=1, alpha=0.6, zorder=2)
         axes.plot(way.minutes, way.plain, "_", color=colour, markersize=8, zorder=2)
     face = _PAPER if way.is_projected else colour
-    axes.plot(way.minutes, accuracy, "o", color=colour, markerfacecolor=face, markersize=8, zorder=3)
+    axes.plot(way.minutes, accuracy, "o", color=colour, markerfacecolor=face, markersize=8, zorder=4)
 
 
 def _draw_labels(axes: Axes, ways: list[Way]) -> None:
