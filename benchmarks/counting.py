@@ -28,6 +28,7 @@ from cifar10.data.resident import Batch
 from cifar10.data.resizing import pixels_at
 from cifar10.optimizers.schedules import Constant
 from cifar10.selection import Selection
+from cifar10.targets import MODEL, OPTIMIZER, SELECTION
 from cifar10.tta import predict_plain_and_augmented
 
 Costs = Mapping[Any, Callable[..., int]]
@@ -154,9 +155,9 @@ def count_recipe(config: Config, costs: Costs | None = None) -> RecipeCost:
     """Return what the run that `config` describes costs, on the library's path of every layer."""
     sizes, training = sizes_of(config.data_loading), config.training
     shapes = {"num_classes": sizes.num_classes, "image_size": sizes.image_size}
-    network: nn.Module = build(config.model, **shapes).to(_META)
+    network: nn.Module = build(MODEL, config.model, **shapes).to(_META)
     optimizer = _optimizer_for(network, config)
-    selection: Selection = build(config.selection, **shapes)
+    selection: Selection = build(SELECTION, config.selection, **shapes)
     selection.begin(_META, lambda small: _optimizer_for(small, config), Constant())
     batch_size = min(training.batch_size, sizes.train)
     steps_per_epoch = sizes.train // batch_size
@@ -210,7 +211,7 @@ def count_recipe(config: Config, costs: Costs | None = None) -> RecipeCost:
 
 
 def _optimizer_for(network: nn.Module, config: Config) -> torch.optim.Optimizer:
-    optimizer: torch.optim.Optimizer = build(config.optimizer, network=network, params=network.parameters())
+    optimizer: torch.optim.Optimizer = build(OPTIMIZER, config.optimizer, network=network, params=network.parameters())
     return optimizer
 
 

@@ -24,6 +24,7 @@ from cifar10.kernels import machine_code
 from cifar10.kernels.convolution import Convolution3x3
 from cifar10.memory import keep_memory_warm
 from cifar10.networks.speed import ShiftNorm
+from cifar10.targets import MODEL, OPTIMIZER
 
 _CONVOLUTIONS = [
     (24, 64, 31, True),
@@ -94,8 +95,8 @@ def measure_step(pixels: int, arguments: Any) -> dict[str, Any]:
     """Return microseconds an image of each round, for a step of the default network and optimizer."""
     torch.manual_seed(0)
     config = load_config([])
-    network = build(config.model, num_classes=10, image_size=pixels).to(memory_format=torch.channels_last)
-    optimizer = build(config.optimizer, network=network, params=network.parameters())
+    network = build(MODEL, config.model, num_classes=10, image_size=pixels).to(memory_format=torch.channels_last)
+    optimizer = build(OPTIMIZER, config.optimizer, network=network, params=network.parameters())
     images = torch.randint(0, 256, (arguments.images, 3, pixels, pixels), dtype=torch.uint8)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(arguments.images) % 10

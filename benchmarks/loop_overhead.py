@@ -50,6 +50,7 @@ from cifar10.memory import keep_memory_warm
 from cifar10.mlflow_tracker import MLflowTracker
 from cifar10.model import Classifier
 from cifar10.run import open_run
+from cifar10.targets import DATA, OPTIMIZER, SCHEDULE
 from cifar10.train import fit, make_network
 from cifar10.trainer import prepare_cpu, resolve_precision
 
@@ -162,7 +163,7 @@ def measure(overrides: tuple[str, ...]) -> dict[str, TakeTurns]:
         config = load_config([*_SHAPES, *overrides, *tracked])
         stepwise = config.model_copy(update={"training": config.training.model_copy(update={"chunk_seconds": 0.0})})
         prepare_cpu(config.training)
-        data: DataSet = build(config.data_loading)
+        data: DataSet = build(DATA, config.data_loading)
         for set_up in _SET_UPS:
             bare, other = make_network(config, data), make_network(config, data)
             turns = TakeTurns(bare_epochs(bare, data, config), len(data.train) // config.training.batch_size)
@@ -184,8 +185,8 @@ def bare_epochs(network: nn.Module, data: DataSet, config: Config) -> Iterator[N
         data.train, data.num_classes, config.augmentation, training.batch_size, config.seed, torch.device("cpu")
     )
     num_steps = training.epochs * batches.steps_per_epoch
-    optimizer = build(config.optimizer, network=network, params=network.parameters())
-    schedule = build(config.schedule)
+    optimizer = build(OPTIMIZER, config.optimizer, network=network, params=network.parameters())
+    schedule = build(SCHEDULE, config.schedule)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step / num_steps))
     in_bf16 = resolve_precision(training) == "bf16"  # once: it asks for GPUs, which takes time
     step = 0

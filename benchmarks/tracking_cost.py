@@ -114,12 +114,13 @@ def measure(backend: str, words: list[str]) -> dict[str, Any]:
     from cifar10.data.contract import DataSet
     from cifar10.memory import keep_memory_warm
     from cifar10.run import open_run
+    from cifar10.targets import DATA
     from cifar10.train import fit, make_network
 
     keep_memory_warm()
     with tempfile.TemporaryDirectory() as folder:
         config = load_config([*words, f"models_dir={folder}", f"tracking.backend={backend}"])
-        data: DataSet = build(config.data_loading)
+        data: DataSet = build(DATA, config.data_loading)
         network = make_network(config, data)
         marks = [clocks()]
         run = open_run(config, data, None)

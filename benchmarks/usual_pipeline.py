@@ -49,6 +49,7 @@ from cifar10.constants import CIFAR10_MEAN, CIFAR10_STD
 from cifar10.data.contract import DataSet, Split
 from cifar10.memory import keep_memory_warm
 from cifar10.run import open_run
+from cifar10.targets import DATA
 from cifar10.train import fit, make_network
 
 _TRAIN_IMAGES, _TUTORIAL_EPOCHS, _BATCH_SIZE = 45_000, 30, 256
@@ -239,7 +240,7 @@ def measure_ours(arguments: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         words = [f"data_loading.root={arguments.root}", f"models_dir={folder}", "tracking=none", "training.epochs=2"]
         config = load_config([f"experiment={arguments.experiment}", *arguments.overrides, *words])
-        published: DataSet = build(config.data_loading)
+        published: DataSet = build(DATA, config.data_loading)
         images = arguments.steps * config.training.batch_size
         few = published.train.take(torch.arange(images))
         nothing = Split(few.images[:0], few.labels[:0])

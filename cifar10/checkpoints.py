@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from cifar10.build import build
 from cifar10.config import Config
 from cifar10.errors import CheckpointError
+from cifar10.targets import MODEL
 
 FORMAT = 1
 
@@ -89,7 +90,7 @@ class Checkpoint:
         Raises:
             CheckpointError: The weights do not fit the configuration.
         """
-        network: nn.Module = build(self.config.model, num_classes=self.num_classes, image_size=self.image_size)
+        network: nn.Module = build(MODEL, self.config.model, num_classes=self.num_classes, image_size=self.image_size)
         try:
             network.load_state_dict(self.weights)
         except RuntimeError as error:

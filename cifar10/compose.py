@@ -5,7 +5,7 @@ values are forced in, and the schema finds those that should not be there: all f
 """
 
 import threading
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -21,22 +21,14 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import MarkedYAMLError
 
-from cifar10.build import argument_names, complete, component_problems, locate
+from cifar10.build import argument_names, complete, component_problems
 from cifar10.conf_folder import CONF, settings
 from cifar10.config import Component, Config
 from cifar10.errors import Misuse
 from cifar10.nearest import nearest
 from cifar10.overrides import parse_overrides
+from cifar10.targets import ROLES, Role
 from cifar10.validation import Problem, problems_of, shown, validate
-
-PROVIDED: Mapping[str, Collection[str]] = {
-    "data_loading": (),
-    "model": ("num_classes", "image_size"),
-    "selection": ("num_classes", "image_size"),
-    "optimizer": ("network", "params"),
-    "schedule": (),
-}
-"""The components of a Config, and the arguments of each that the program supplies."""
 
 _COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, MarkedYAMLError)
 _hydra_is_global = threading.Lock()
@@ -105,7 +97,7 @@ def checked(composition: Composition) -> Config:
     if problems:
         raise ConfigError([str(problem) for problem in problems])
     config = validate(Config, values)
-    components = {name: complete(getattr(config, name), provided) for name, provided in PROVIDED.items()}
+    components = {name: complete(role, getattr(config, name)) for name, role in ROLES.items()}
     return config.model_copy(update=components)
 
 
@@ -116,10 +108,10 @@ def _wrong_values(values: Mapping[str, Any]) -> Iterator[Problem]:
         yield from problems_of(error, values, _known_keys(values))
     except ValueError as error:  # json.dumps: a value that is no plain value
         yield Problem("", str(error))
-    for name, provided in PROVIDED.items():
+    for name, role in ROLES.items():
         section = values.get(name)
         if isinstance(section, dict) and isinstance(section.get("_target_"), str):
-            problems = component_problems(Component.model_validate(section), provided)
+            problems = component_problems(role, Component.model_validate(section))
             yield from (problem.within(name) for problem in problems)
 
 
@@ -128,15 +120,15 @@ def _known_keys(values: Mapping[str, Any]) -> Iterator[str]:
     for name, setting in Config.model_fields.items():
         section = setting.annotation
         yield name
-        if name in PROVIDED:
-            yield from (f"{name}.{argument}" for argument in _component_keys(values.get(name), PROVIDED[name]))
+        if name in ROLES:
+            yield from (f"{name}.{argument}" for argument in _component_keys(ROLES[name], values.get(name)))
         elif isinstance(section, type) and issubclass(section, BaseModel):
             yield from (f"{name}.{key}" for key in section.model_fields)
 
 
-def _component_keys(section: Any, provided: Collection[str]) -> list[str]:
+def _component_keys(role: Role, section: Any) -> list[str]:
     try:
-        return argument_names(locate(section["_target_"]), provided)
+        return argument_names(role.locate(section["_target_"]), role.provided)
     except (Misuse, KeyError, TypeError, AttributeError):
         return []
 

@@ -11,6 +11,7 @@ from cifar10.build import build
 from cifar10.compose import load_config
 from cifar10.data.contract import DataSet
 from cifar10.infer import Summary, infer
+from cifar10.targets import DATA
 from cifar10.train import train
 
 _IMAGES_PER_CLASS = 10
@@ -24,7 +25,7 @@ def demo() -> None:
     _headline("1/3  train and test: python commands.py train experiment=demo")
     scores = train(config)
     _headline(f"2/3  draw images to classify: {_IMAGES}/")
-    num_images = _draw_images(build(config.data_loading), _IMAGES)
+    num_images = _draw_images(build(DATA, config.data_loading), _IMAGES)
     predictions = Path(config.models_dir) / name / "predictions.csv"
     _headline(
         f"3/3  classify them: python commands.py infer --test_dir {_IMAGES} --checkpoint_name {name} "

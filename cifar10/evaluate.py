@@ -17,6 +17,7 @@ from cifar10.model import Classifier
 from cifar10.run import save_figures
 from cifar10.saving import prepare_folder, write_atomically
 from cifar10.tally import Scores
+from cifar10.targets import DATA
 from cifar10.train import test
 from cifar10.trainer import make_trainer, prepare_cpu
 
@@ -39,7 +40,7 @@ def evaluate(checkpoint_name: str, output: str | None = None) -> Scores:
         prepare_folder(folder)
     keep_memory_warm()
     prepare_cpu(config.training)
-    data: DataSet = build(config.data_loading)
+    data: DataSet = build(DATA, config.data_loading)
     if data.digest != checkpoint.data_digest:
         print(
             f"warning: these are not the data of the training run (SHA-256 {data.digest[:12]} now, "

@@ -10,6 +10,7 @@ from cifar10.build import build
 from cifar10.config import Component, Config
 from cifar10.data.contract import DataSet, Split
 from cifar10.data.export import export_images as export
+from cifar10.targets import DATA
 
 DEFAULT_ROOT = "data"
 
@@ -24,12 +25,12 @@ def fetch(config: Config, export_images: bool = False) -> None:
     Raises:
         UserError: The data cannot be had, or the images cannot be written.
     """
-    data: DataSet = build(config.data_loading)
+    data: DataSet = build(DATA, config.data_loading)
     print(describe(data), flush=True)
     if export_images:
         root = Path(config.data_loading.arguments.get("root", DEFAULT_ROOT))
         whole = _nothing_held_out(config.data_loading)
-        export(data if whole is None else build(whole), root)
+        export(data if whole is None else build(DATA, whole), root)
 
 
 def describe(data: DataSet) -> str:

@@ -17,6 +17,7 @@ from cifar10.data.resident import Batch, BatchStream
 from cifar10.data.resizing import pixels_at, resize
 from cifar10.selection import All, Selection
 from cifar10.tally import Scores, Tally
+from cifar10.targets import OPTIMIZER, SCHEDULE, Role
 from cifar10.tta import predict_plain_and_augmented
 
 if TYPE_CHECKING:
@@ -28,10 +29,10 @@ _MASK = 2**64 - 1
 _LEAST = 1e-12  # probability, so that its logarithm stays finite
 
 
-def _build(component: "Component", **provided: Any) -> Any:
+def _build(role: Role, component: "Component", **provided: Any) -> Any:
     from cifar10.build import build  # checks arguments with pydantic; what a plain loop needs of this does without
 
-    return build(component, **provided)
+    return build(role, component, **provided)
 
 
 def mix(*numbers: int) -> int:
@@ -106,18 +107,20 @@ class Classifier(pl.LightningModule):
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         """Build the optimizer and let the schedule move its rates at every step."""
-        optimizer, schedule = self._optimizer_for(self.network), _build(self.config.schedule)
+        optimizer, schedule = self._optimizer_for(self.network), _build(SCHEDULE, self.config.schedule)
         num_steps = self.steps_per_epoch * self.config.training.epochs
         scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(min(step / num_steps, 1.0)))
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def _optimizer_for(self, network: nn.Module) -> torch.optim.Optimizer:
-        optimizer: torch.optim.Optimizer = _build(self.config.optimizer, network=network, params=network.parameters())
+        optimizer: torch.optim.Optimizer = _build(
+            OPTIMIZER, self.config.optimizer, network=network, params=network.parameters()
+        )
         return optimizer
 
     def on_fit_start(self) -> None:
         """Let the selection begin where the checkpoint, if there is one, has left it."""
-        self.selection.begin(self.device, self._optimizer_for, _build(self.config.schedule))
+        self.selection.begin(self.device, self._optimizer_for, _build(SCHEDULE, self.config.schedule))
         if self._selection_state:
             self.selection.load_state_dict(self._selection_state)
 

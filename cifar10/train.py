@@ -24,6 +24,7 @@ from cifar10.run import Run, is_first_process, open_run, process_seconds
 from cifar10.saving import Interrupted, SaveCheckpoints, StopOnSignal
 from cifar10.selection import Selection
 from cifar10.tally import Scores
+from cifar10.targets import DATA, MODEL, SELECTION
 from cifar10.trainer import make_trainer, prepare_cpu
 
 
@@ -43,7 +44,7 @@ def train(config: Config, resume: str | None = None) -> Scores:
         config = checkpoint.config
     keep_memory_warm()
     prepare_cpu(config.training)
-    data: DataSet = build(config.data_loading)
+    data: DataSet = build(DATA, config.data_loading)
     _refuse_unfit(config, data, checkpoint)
     network = make_network(config, data)
     run = open_run(config, data, checkpoint)
@@ -61,7 +62,7 @@ def train(config: Config, resume: str | None = None) -> Scores:
 def make_network(config: Config, data: DataSet) -> nn.Module:
     """Build the network, its first weights drawn by the seed, and let it measure the training images."""
     torch.manual_seed(config.seed)
-    network: nn.Module = build(config.model, num_classes=data.num_classes, image_size=data.image_size)
+    network: nn.Module = build(MODEL, config.model, num_classes=data.num_classes, image_size=data.image_size)
     _fit_to_data(network, config, data)
     return network
 
@@ -69,7 +70,7 @@ def make_network(config: Config, data: DataSet) -> nn.Module:
 def make_selection(config: Config, data: DataSet) -> Selection:
     """Build what chooses the images to learn from, likewise."""
     torch.manual_seed(config.seed)
-    selection: Selection = build(config.selection, num_classes=data.num_classes, image_size=data.image_size)
+    selection: Selection = build(SELECTION, config.selection, num_classes=data.num_classes, image_size=data.image_size)
     for network in selection.networks:
         _fit_to_data(network, config, data)
     return selection
@@ -143,8 +144,8 @@ def _refuse_unfit(config: Config, data: DataSet, checkpoint: Checkpoint | None) 
     sizes += [(scaled(data.image_size, stage), "set training.resizing=[]") for stage in config.training.resizing]
     for pixels, advice in sizes:
         try:
-            for component in (config.model, config.selection):
-                build(component, num_classes=data.num_classes, image_size=pixels)
+            for role, component in ((MODEL, config.model), (SELECTION, config.selection)):
+                build(role, component, num_classes=data.num_classes, image_size=pixels)
         except ValueError as error:
             raise UserError(f"training would need images of {pixels} pixels: {error}; {advice}") from error
 

@@ -38,7 +38,7 @@ STEPS = [
         "conf/ and the words become one configuration.\nEvery mistake is told here, all at once.",
     ),
     Step(
-        "build(config.data_loading)",
+        "build(DATA, config.data_loading)",
         "cifar10.build.build",
         "DataSet: three splits, class_names, digest",
         "Data are fetched if need be, and checked by their hashes.",

@@ -1,14 +1,15 @@
 """What may be built, with which arguments, and what is said when it may not."""
 
+import dataclasses
 import math
 from typing import Annotated, Any, Literal
 
 import pytest
 from pydantic import Field, PositiveInt
 
-from cifar10 import build as build_module
-from cifar10.build import BuildError, build, complete, component_problems
+from cifar10.build import build, complete, component_problems
 from cifar10.config import Component
+from cifar10.targets import OPTIMIZER, ROLES, BuildError, Role
 
 
 class Network:
@@ -41,12 +42,9 @@ def other_names(params: list[int]) -> list[int]:
     return params
 
 
-PROVIDED = ("num_classes", "image_size")
-
-
-@pytest.fixture(autouse=True)
-def this_file_is_trusted(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(build_module, "TRUSTED_PREFIXES", (*build_module.TRUSTED_PREFIXES, f"{__name__}."))
+ANY = Role((f"{__name__}.", "cifar10.networks."), "a part of this test", lambda target: True)
+FED = dataclasses.replace(ANY, provided=("network", "params"))
+SIZED = dataclasses.replace(ANY, provided=("num_classes", "image_size"))
 
 
 def component(target: str, **arguments: Any) -> Component:
@@ -55,24 +53,24 @@ def component(target: str, **arguments: Any) -> Component:
 
 
 def told(part: Component) -> list[str]:
-    return [str(problem) for problem in component_problems(part, PROVIDED)]
+    return [str(problem) for problem in component_problems(SIZED, part)]
 
 
 def test_a_target_gets_its_arguments_and_what_the_caller_provides() -> None:
-    network = build(component("Network", width=8, stem="large"), num_classes=10, image_size=32)
+    network = build(SIZED, component("Network", width=8, stem="large"), num_classes=10, image_size=32)
     assert network.arguments["width"] == 8
     assert network.arguments["stem"] == "large"
     assert network.arguments["num_classes"] == 10
 
 
 def test_a_list_arrives_as_the_tuple_that_the_hint_names() -> None:
-    network = build(component("Network", width=8, rates=[1, 0.5]), num_classes=10, image_size=32)
+    network = build(SIZED, component("Network", width=8, rates=[1, 0.5]), num_classes=10, image_size=32)
     assert network.arguments["rates"] == (1.0, 0.5)
 
 
 def test_what_is_provided_reaches_only_those_who_have_a_parameter_for_it() -> None:
-    assert build(component("other_names"), network="unused", params=[1, 2]) == [1, 2]
-    assert build(component("takes_anything", number=1), network="used") == (1, {"network": "used"})
+    assert build(FED, component("other_names"), network="unused", params=[1, 2]) == [1, 2]
+    assert build(ANY, component("takes_anything", number=1), network="used") == (1, {"network": "used"})
 
 
 @pytest.mark.parametrize(
@@ -93,11 +91,12 @@ def test_what_is_provided_reaches_only_those_who_have_a_parameter_for_it() -> No
         "cifar10.",
     ],
 )
-def test_nothing_outside_the_trusted_packages_is_built(target: str) -> None:
+@pytest.mark.parametrize("section", ROLES)
+def test_nothing_outside_the_packages_of_a_role_is_built(section: str, target: str) -> None:
     part = Component.model_validate({"_target_": target})
     with pytest.raises(BuildError):
-        build(part)
-    [problem] = component_problems(part)
+        build(ROLES[section], part)
+    [problem] = component_problems(ROLES[section], part)
     assert problem.key == "_target_"
 
 
@@ -138,16 +137,16 @@ def test_right_arguments_raise_no_problem(arguments: dict[str, Any]) -> None:
 
 
 def test_parameters_without_hints_take_anything() -> None:
-    assert component_problems(component("takes_anything", number="x")) == []
+    assert component_problems(ANY, component("takes_anything", number="x")) == []
 
 
 def test_build_refuses_what_does_not_fit_even_if_nobody_asked_before() -> None:
     with pytest.raises(BuildError, match=r"width: must be greater than 0, not -1"):
-        build(component("Network", width=-1), num_classes=10, image_size=32)
+        build(SIZED, component("Network", width=-1), num_classes=10, image_size=32)
 
 
 def test_defaults_of_the_signature_are_filled_in_as_plain_values() -> None:
-    full = complete(component("Network", width=8, bias=False), PROVIDED)
+    full = complete(SIZED, component("Network", width=8, bias=False))
     assert full.arguments == {
         "width": 8,
         "bias": False,
@@ -160,18 +159,18 @@ def test_defaults_of_the_signature_are_filled_in_as_plain_values() -> None:
 
 
 def test_a_default_that_yaml_cannot_write_stays_the_functions_own() -> None:
-    full = complete(component("not_plain"))
+    full = complete(ANY, component("not_plain"))
     assert full.arguments == {"size": 3}
-    assert build(full) == 3
+    assert build(ANY, full) == 3
 
 
 def test_a_misspelt_function_is_told_with_the_nearest() -> None:
-    [problem] = component_problems(component("Netwrok"))
+    [problem] = component_problems(ANY, component("Netwrok"))
     assert problem.message == f"{__name__} has no Netwrok; did you mean Network?"
 
 
 def test_a_misspelt_module_is_told_with_the_nearest() -> None:
-    [problem] = component_problems(component("cifar10.networks.simple_cn.SimpleCNN"))
+    [problem] = component_problems(ANY, component("cifar10.networks.simple_cn.SimpleCNN"))
     assert problem.message == "there is no cifar10.networks.simple_cn; did you mean simple_cnn?"
 
 
@@ -190,17 +189,16 @@ def test_a_module_that_cannot_be_imported_is_told_in_one_line(
     package.mkdir()
     (package / "broken.py").write_text(source)
     monkeypatch.syspath_prepend(tmp_path)
-    monkeypatch.setattr(build_module, "TRUSTED_PREFIXES", ("trusted_for_test.",))
-    [problem] = component_problems(component("trusted_for_test.broken.f"))
+    role = dataclasses.replace(ANY, packages=("trusted_for_test.",))
+    [problem] = component_problems(role, component("trusted_for_test.broken.f"))
     assert problem.key == "_target_"
     assert "\n" not in problem.message
     with pytest.raises(BuildError, match=expected):
-        build(component("trusted_for_test.broken.f"))
+        build(role, component("trusted_for_test.broken.f"))
 
 
 @pytest.mark.parametrize("name", ["SGD", "Adam", "AdamW", "RMSprop"])
 def test_optimizers_of_torch_are_checked_by_their_own_signatures(name: str) -> None:
-    provided = ("network", "params")
-    assert component_problems(component(f"torch.optim.{name}", lr=0.1), provided) == []
-    [problem] = component_problems(component(f"torch.optim.{name}", lr="fast"), provided)
+    assert component_problems(OPTIMIZER, component(f"torch.optim.{name}", lr=0.1)) == []
+    [problem] = component_problems(OPTIMIZER, component(f"torch.optim.{name}", lr="fast"))
     assert problem.key == "lr"

@@ -20,6 +20,7 @@ from cifar10.constants import (
 from cifar10.data.cifar import choose_classes, cifar10, cifar100
 from cifar10.data.contract import DataError, DataSet
 from cifar10.fetch import channel_statistics
+from cifar10.targets import DATA
 from tests.tiny_cifar import COARSE, FINE, NAMES10, make_tiny_cifar10, make_tiny_cifar100
 
 
@@ -108,7 +109,7 @@ def test_bad_settings_are_refused_before_anything_is_read(group: str, override: 
 
 @pytest.mark.parametrize("group", ["cifar10", "cifar100"])
 def test_yaml_fits_the_loader(group: str) -> None:
-    assert component_problems(load_config([f"data_loading={group}"]).data_loading) == []
+    assert component_problems(DATA, load_config([f"data_loading={group}"]).data_loading) == []
 
 
 @pytest.mark.parametrize(("archive", "published"), [(CIFAR10_ARCHIVE, CIFAR10), (CIFAR100_ARCHIVE, CIFAR100)])

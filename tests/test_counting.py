@@ -17,6 +17,7 @@ from cifar10.compose import load_config
 from cifar10.data.contract import DataSet
 from cifar10.kernels import machine_code
 from cifar10.run import open_run
+from cifar10.targets import DATA
 from cifar10.train import fit, make_network
 from cifar10.trainer import prepare_cpu
 
@@ -135,7 +136,7 @@ def chunked_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         words += ["training.precision=fp32", "training.accelerator=cpu", "training.resizing=[]"]
         words += ["training.threads=2"]  # kernels take memory for each
         config = load_config([*words, f"training.kernels={kernels}", f"run_name=s{num_steps}{kernels}"])
-        data: DataSet = build(config.data_loading)
+        data: DataSet = build(DATA, config.data_loading)
         network, num_threads = make_network(config, data), torch.get_num_threads()
         prepare_cpu(config.training)
         try:

@@ -12,6 +12,7 @@ from cifar10.build import build
 from cifar10.compose import load_config
 from cifar10.data.contract import DataError, DataSet
 from cifar10.data.folder import folder
+from cifar10.targets import DATA
 from tests.malformed import malformed_images, picture
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, which the walk silences outside of tests
@@ -150,7 +151,7 @@ def test_more_than_fits_into_memory_is_refused_before_reading(tmp_path: Path, mo
 def test_the_yaml_builds_it(tmp_path: Path) -> None:
     fill(tmp_path, {"train/a": 10, "train/b": 10})
     config = load_config(["data_loading=folder", f"data_loading.root={tmp_path}", "data_loading.image_size=16"])
-    data = build(config.data_loading)
+    data = build(DATA, config.data_loading)
     assert isinstance(data, DataSet) and {name: len(split) for name, split in data.splits.items()} == {
         "train": 14,
         "validation": 2,

@@ -25,6 +25,7 @@ from cifar10.optimizers.muon import muon
 from cifar10.optimizers.schedules import Linear
 from cifar10.selection import All, Hardest
 from cifar10.tally import Tally
+from cifar10.targets import OPTIMIZER
 from cifar10.train import train
 from tests.test_folder import fill
 from tests.tiny_run import TINY
@@ -239,7 +240,9 @@ def test_choosing_is_counted() -> None:
     result: list[Tensor] = []
     forward = count_flops(lambda: result.append(selection.network(images)))
     backward = count_flops(result[0].sum().backward)
-    optimizer = build(load_config(words).optimizer, network=selection.network, params=selection.network.parameters())
+    optimizer = build(
+        OPTIMIZER, load_config(words).optimizer, network=selection.network, params=selection.network.parameters()
+    )
     own_step = count_flops(optimizer.step)
     main_image = whole.forward_image + whole.backward_image
     # Of eight batches, the first and the fifth are learnt from.

@@ -137,8 +137,9 @@ def test_averaged_weights_are_what_is_saved_and_tested() -> None:
     facts = run("averaged", "training.ema_decay=0.9", "evaluation.tta=none")
     checkpoint = load_checkpoint(Path("models/averaged/best.ckpt"))
     from cifar10.build import build
+    from cifar10.targets import DATA
 
-    test_split = build(checkpoint.config.data_loading).test
+    test_split = build(DATA, checkpoint.config.data_loading).test
     with torch.inference_mode():
         predicted = checkpoint.network()(test_split.images).argmax(dim=1)
     assert float((predicted == test_split.labels).float().mean()) == pytest.approx(float(str(facts["test/accuracy"])))
