@@ -123,10 +123,8 @@ def sizes(num_classes: int, image_size: int) -> dict[str, int]:
 
 
 def test_settings_of_torchvisions_class_are_settings_of_the_model() -> None:
-    config = load_config(
-        ["model=simple_cnn", "~model.width", "~model.dropout", *torchvision_words("width_per_group=128")]
-    )
-    assert config.model.arguments["width_per_group"] == 128
+    words = ["model=torchvision", "model._target_=torchvision.models.resnet50", "model.width_per_group=128"]
+    config = load_config(words)
     with torch.device("meta"):
         network = build(MODEL, config.model, **sizes(10, 32))
     assert isinstance(network, nn.Module)
@@ -143,13 +141,9 @@ def test_settings_of_torchvisions_class_are_settings_of_the_model() -> None:
 )
 def test_a_wrong_setting_of_a_torchvision_model_is_one_short_line(setting: str, complaint: str) -> None:
     with pytest.raises(Misuse) as refusal:
-        load_config(["~model.widths", "~model.whiten_size", "~model.depth", *torchvision_words(setting, "resnet50")])
+        load_config(["model=torchvision", f"model.{setting}"])
     assert complaint in str(refusal.value)
     assert len(str(refusal.value)) < 200
-
-
-def torchvision_words(setting: str, name: str = "wide_resnet50_2") -> list[str]:
-    return [f"model._target_=torchvision.models.{'resnet50' if 'width' in setting else name}", f"model.{setting}"]
 
 
 def test_a_setting_that_torchvision_fixes_itself_is_refused_in_one_line() -> None:
