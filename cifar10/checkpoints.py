@@ -1,37 +1,71 @@
 """What a checkpoint file says.
 
 A file is Lightning's own, plus one entry, `cifar10`: configuration, class names, data digest, git commit, versions and
-the epochs so far, all plain values, so it loads with `weights_only=True` and nothing in it can run.
+the epochs so far, all plain values. It may come from a stranger, so nothing in it can run, and everything is checked
+before it is used: first the outline of the file, then the metadata, then the shapes of the weights against the network.
 """
 
 import hashlib
 import pickle
-import zipfile
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, BinaryIO, Literal
 
 import torch
-from pydantic import ValidationError
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
 from torch import Tensor, nn
+from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from cifar10.build import build
+from cifar10.checkpoint_outline import OutlinedTensor, first_line, read_outline
 from cifar10.config import Config
-from cifar10.errors import CheckpointError
+from cifar10.errors import CheckpointError, UserError
 from cifar10.targets import MODEL
+from cifar10.validation import validate
 
 FORMAT = 1
 
 _NETWORK_PREFIX = "network."
-_EXPECTED = {
-    "class_names": list,
-    "image_size": int,
-    "data_digest": str,
-    "precision": str,
-    "config": dict,
-    "history": list,
-}
+
+
+def _each_once(names: list[str]) -> list[str]:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{repeated[0]} occurs twice")
+    return names
+
+
+class Metadata(BaseModel):
+    """What a checkpoint says of itself beside weights and configuration. Older files lack those with a default."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", protected_namespaces=())
+
+    format: Annotated[int, Field(ge=FORMAT, le=FORMAT)]
+    class_names: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1, max_length=1000)]],
+        Field(min_length=2, max_length=100_000),
+        AfterValidator(_each_once),
+    ]
+    image_size: Annotated[int, Field(ge=1, le=4096)]
+    """Height and width in pixels that the network was trained on."""
+    data_digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the data set it was trained and tested on."""
+    precision: Literal["fp32", "bf16", "fp16"]
+    """What it was trained and tested in."""
+    history: list[dict[str, float]]
+    """One entry of metrics per finished epoch."""
+    run_id: Annotated[str, StringConstraints(pattern=r"^[\w-]{1,64}$")] | None = None
+    """MLflow's id of the run that made it, if it was tracked."""
+    program: str | None = None
+    data_name: str | None = None
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    code_digest: str | None = None
+    versions: dict[str, str] = {}
 
 
 @dataclass(frozen=True, eq=False)
@@ -40,44 +74,42 @@ class Checkpoint:
 
     path: Path
     config: Config
-    identity: dict[str, Any]
-    """The `cifar10` entry, without the configuration."""
+    metadata: Metadata
     weights: dict[str, Tensor]
     """The network's state_dict."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        return tuple(self.identity["class_names"])
+        return tuple(self.metadata.class_names)
 
     @property
     def num_classes(self) -> int:
-        return len(self.class_names)
+        return len(self.metadata.class_names)
 
     @property
     def image_size(self) -> int:
         """Height and width in pixels that the network was trained on."""
-        return int(self.identity["image_size"])
+        return self.metadata.image_size
 
     @property
     def data_digest(self) -> str:
         """SHA-256 of the data set it was trained and tested on."""
-        return str(self.identity["data_digest"])
+        return self.metadata.data_digest
 
     @property
     def precision(self) -> str:
         """What it was trained and tested in: fp32, bf16 or fp16."""
-        return str(self.identity["precision"])
+        return self.metadata.precision
 
     @property
     def run_id(self) -> str | None:
         """MLflow's id of the run that made it, if it was tracked."""
-        run_id = self.identity.get("run_id")
-        return None if run_id is None else str(run_id)
+        return self.metadata.run_id
 
     @property
     def history(self) -> list[dict[str, float]]:
-        """One entry of scores per finished epoch."""
-        return list(self.identity["history"])
+        """One entry of metrics per finished epoch."""
+        return [dict(epoch) for epoch in self.metadata.history]
 
     @cached_property
     def weights_digest(self) -> str:
@@ -90,7 +122,7 @@ class Checkpoint:
         Raises:
             CheckpointError: The weights do not fit the configuration.
         """
-        network: nn.Module = build(MODEL, self.config.model, num_classes=self.num_classes, image_size=self.image_size)
+        network = _build_network(self.config, self.metadata)
         try:
             network.load_state_dict(self.weights)
         except RuntimeError as error:
@@ -109,70 +141,137 @@ def digest_of(weights: dict[str, Tensor]) -> str:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return everything in the file, its tensors on the CPU.
+    """Return everything in the file, its tensors on the CPU, for going on with a training run.
 
     Raises:
         CheckpointError: It cannot be read, holds more than plain values and tensors, or is not one of ours.
     """
-    _refuse_bad_archive(path)
-    try:
-        raw = torch.load(path, map_location="cpu", weights_only=True)
-    except pickle.UnpicklingError:
-        raise CheckpointError(f"{path} holds more than tensors and plain values; it was not loaded") from None
-    except Exception as error:  # torch raises a dozen kinds for a damaged archive
-        raise CheckpointError(f"{path} is damaged: {_first_line(error)}") from None
-    _refuse_foreign(path, raw)
-    return dict(raw)
+    with _opened(path) as file:
+        _checked_entries(file, path)
+        return dict(_loaded(file, path))
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
     """Return what the file at `path` says.
 
     Raises:
-        CheckpointError: It cannot be read, or is not a checkpoint of this program.
+        CheckpointError: It cannot be read, is not a checkpoint of this program, or its weights are not those of the
+            network that its configuration describes.
     """
-    raw = read_checkpoint(path)
-    identity = dict(raw["cifar10"])
-    try:
-        config = Config.model_validate(identity.pop("config"))
-    except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"]))
-        raise CheckpointError(f"{path}: its configuration does not fit this version: {key}: {first['msg']}") from None
-    weights = {
-        name.removeprefix(_NETWORK_PREFIX): tensor
-        for name, tensor in raw["state_dict"].items()
-        if name.startswith(_NETWORK_PREFIX)
-    }
-    return Checkpoint(path, config, identity, weights)
+    with _opened(path) as file:
+        config, metadata, outlined = _checked_entries(file, path)
+        _refuse_unfit(outlined, config, metadata, path)
+        weights = _network_weights(_loaded(file, path)["state_dict"])
+    return Checkpoint(path, config, metadata, weights)
 
 
-def _refuse_bad_archive(path: Path) -> None:
-    """Look at the archive's directory before anything is unpacked: PyTorch stores, it never compresses."""
+@contextmanager
+def _opened(path: Path) -> Iterator[BinaryIO]:
+    """Open the file once, so that what was checked is what is loaded even if another takes its name meanwhile."""
     try:
-        with zipfile.ZipFile(path) as archive:
-            entries = archive.infolist()
+        with path.open("rb") as file:
+            yield file
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint at {path}") from None
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError) as error:
-        raise CheckpointError(f"{path} is not a checkpoint, or was cut off: {_first_line(error)}") from None
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
-        raise CheckpointError(f"{path} is compressed inside, as no checkpoint of PyTorch is; it was not loaded")
-    if sum(entry.file_size for entry in entries) > path.stat().st_size:
-        raise CheckpointError(f"{path} claims to hold more than its own size; it was not loaded")
+    except OSError as error:
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or first_line(error)}") from None
 
 
-def _refuse_foreign(path: Path, raw: Any) -> None:
-    identity = raw.get("cifar10") if isinstance(raw, dict) else None
-    if not isinstance(identity, dict) or not isinstance(raw.get("state_dict"), dict):
+def _loaded(file: BinaryIO, path: Path) -> Any:
+    file.seek(0)
+    try:
+        return torch.load(file, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError:
+        raise CheckpointError(f"{path} holds more than tensors and plain values; it was not loaded") from None
+    except Exception as error:  # torch raises a dozen kinds for a damaged archive
+        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
+
+
+def _checked_entries(file: BinaryIO, path: Path) -> tuple[Config, Metadata, dict[str, OutlinedTensor]]:
+    """Return configuration, metadata and the outline of the network's weights; read without loading a tensor."""
+    outline = read_outline(file, path)
+    entry = outline.get("cifar10") if isinstance(outline, dict) else None
+    if not isinstance(entry, dict) or not isinstance(outline.get("state_dict"), dict):
         raise CheckpointError(f"{path} was not made by this program: it lacks the entry 'cifar10'")
-    if identity.get("format") != FORMAT:
-        raise CheckpointError(f"{path} has format {identity.get('format')}; this version reads format {FORMAT}")
-    for key, kind in _EXPECTED.items():
-        if not isinstance(identity.get(key), kind):
-            raise CheckpointError(f"{path} is damaged: its entry cifar10.{key} is missing or not a {kind.__name__}")
+    if entry.get("format") != FORMAT:
+        raise CheckpointError(f"{path} has format {entry.get('format')!r:.40}; this version reads format {FORMAT}")
+    try:
+        metadata = Metadata.model_validate({key: value for key, value in entry.items() if key != "config"})
+        config = validate(Config, _mapping(entry.get("config")))
+    except ValidationError as error:
+        raise CheckpointError(f"{path}: {_about_entry(error)}") from None
+    except (TypeError, ValueError, RecursionError) as error:  # json.dumps: a value that is no plain value
+        raise CheckpointError(f"{path} is damaged: its configuration: {first_line(error)}") from None
+    return config, metadata, _network_weights(outline["state_dict"])
 
 
-def _first_line(error: BaseException) -> str:
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+def _mapping(value: Any) -> Mapping[str, Any]:
+    if not isinstance(value, dict):
+        raise TypeError("is missing")
+    return value
+
+
+def _about_entry(error: ValidationError) -> str:
+    """Return one line on the first thing that `error` complains about."""
+    first = error.errors(include_url=False, include_input=False)[0]
+    key = ".".join(map(str, first["loc"]))
+    where = "its configuration does not fit this version" if error.title == Config.__name__ else "its entry cifar10"
+    return f"{where}: {key[:80]}: {first['msg'][:120]}"
+
+
+def _network_weights(state_dict: dict[Any, Any]) -> dict[str, Any]:
+    return {
+        name.removeprefix(_NETWORK_PREFIX): tensor
+        for name, tensor in state_dict.items()
+        if isinstance(name, str) and name.startswith(_NETWORK_PREFIX)
+    }
+
+
+def _build_network(config: Config, metadata: Metadata) -> nn.Module:
+    network: nn.Module = build(
+        MODEL, config.model, num_classes=len(metadata.class_names), image_size=metadata.image_size
+    )
+    return network
+
+
+def _refuse_unfit(outlined: Mapping[str, Any], config: Config, metadata: Metadata, path: Path) -> None:
+    """Refuse weights that are not those of the network, which is built without memory for its parameters."""
+    try:
+        with torch.device("meta"), _at_most_parameters(2 * len(outlined) + 100):
+            expected = _build_network(config, metadata).state_dict()
+    except NotImplementedError:  # a network that looks at its own first weights: `Checkpoint.network` will tell
+        return
+    except UserError as error:
+        raise CheckpointError(f"{path}: its network cannot be built: {first_line(error)}") from None
+    except Exception as error:  # sizes that overflow, or too many parts
+        raise CheckpointError(f"{path}: {config.model.target} cannot be built: {first_line(error)}") from None
+    for name in [*expected, *outlined]:
+        there, wanted = _described(outlined.get(name)), _described(expected.get(name))
+        if there != wanted:
+            raise CheckpointError(
+                f"{path}: the weights do not fit {config.model.target}: {name[:80]} is {there}, and should be {wanted}"
+            )
+
+
+def _described(tensor: Any) -> str:
+    if isinstance(tensor, OutlinedTensor | Tensor):
+        return f"{str(tensor.dtype).removeprefix('torch.')} of shape {tuple(tensor.shape)}"
+    return "missing" if tensor is None else "no tensor"
+
+
+@contextmanager
+def _at_most_parameters(limit: int) -> Iterator[None]:
+    """Stop building once more parameters were made than the file can have, however many the configuration asks for."""
+    num_made = 0
+
+    def count(*_: object) -> None:
+        nonlocal num_made
+        num_made += 1
+        if num_made > limit:
+            raise ValueError("it has more parameters than the file")
+
+    handle = register_module_parameter_registration_hook(count)
+    try:
+        yield
+    finally:
+        handle.remove()

@@ -50,7 +50,7 @@ def evaluate(checkpoint_name: str, output: str | None = None) -> Scores:
     network = checkpoint.network()
     if config.training.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    classifier = Classifier(network, config, {**checkpoint.identity})
+    classifier = Classifier(network, config, checkpoint.metadata.model_dump())
     scores = test(make_trainer(config, folder, []), classifier, ResidentData(data, config), checkpoint.path)
     report = _report(scores, checkpoint)
     print(json.dumps(report, indent=2))

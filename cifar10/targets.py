@@ -50,13 +50,13 @@ class Role:
         if not f"{module_name}.".startswith(self.packages) or any(part.startswith("_") for part in dotted.split(".")):
             raise BuildError(f"{dotted} may not be used here: it must be {self.rule}")
         module = _import(module_name)
-        target = getattr(module, name, None)
+        target: Target | None = getattr(module, name, None)
         if target is None:
             raise BuildError(f"{module_name} has no {name}{did_you_mean(name, _public_names(module))}")
         is_defined_here = f"{getattr(target, '__module__', '')}.".startswith(self.packages)
         if not (is_defined_here and callable(target) and self.fits(target)):
             raise BuildError(f"{dotted} may not be used here: it must be {self.rule}")
-        return _with_pixel_input(target) if _is_of_torchvision(target) else target  # type: ignore[no-any-return]
+        return _with_pixel_input(target) if _is_of_torchvision(target) else target
 
 
 def _import(module_name: str) -> Any:
@@ -135,7 +135,7 @@ def _is_selection(target: Target) -> bool:
     return _is_concrete_class(target) and callable(getattr(target, "choose", None))
 
 
-def _makes_optimizer(target: Target) -> bool:
+def _makes_optimizer(target: Any) -> bool:
     from torch.optim import Optimizer
 
     if not _parameter_names(target) & {"network", "params"}:
@@ -143,16 +143,16 @@ def _makes_optimizer(target: Target) -> bool:
     if not inspect.isclass(target):
         made = _return_type(target)
         return inspect.isclass(made) and issubclass(made, Optimizer)
-    needs_closure = "closure" in (p.name for p in _required_parameters(target.step))  # such as LBFGS
-    return issubclass(target, Optimizer) and target is not Optimizer and not needs_closure
+    return issubclass(target, Optimizer) and target is not Optimizer and not _needs_closure(target)
 
 
-def _required_parameters(function: Target) -> list[inspect.Parameter]:
-    parameters = inspect.signature(function).parameters.values()
-    return [parameter for parameter in parameters if parameter.default is parameter.empty]
+def _needs_closure(optimizer: type[Any]) -> bool:
+    """Whether a step computes the loss several times, as that of LBFGS does."""
+    closure = inspect.signature(optimizer.step).parameters.get("closure")
+    return closure is not None and closure.default is closure.empty
 
 
-def _is_schedule(target: Target) -> bool:
+def _is_schedule(target: Any) -> bool:
     return _is_concrete_class(target) and "progress" in _parameter_names(target.__call__)
 
 

@@ -2,6 +2,8 @@
 
 import os
 import pickle
+import resource
+import time
 import zipfile
 from collections.abc import Callable
 from pathlib import Path
@@ -10,7 +12,7 @@ from typing import Any
 import pytest
 import torch
 
-from cifar10.checkpoints import digest_of, load_checkpoint
+from cifar10.checkpoints import _at_most_parameters, digest_of, load_checkpoint
 from cifar10.compose import load_config
 from cifar10.errors import CheckpointError
 from cifar10.networks.simple_cnn import SimpleCNN
@@ -105,6 +107,75 @@ def _with(**changes: Any) -> Callable[[Path], None]:
 def _discard(_: object) -> None: ...
 
 
+def _with_config(section: str, **changes: Any) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        raw = make_raw()
+        raw["cifar10"]["config"][section] |= changes
+        save(path, raw)
+
+    return make
+
+
+def _with_weight(name: str, tensor: Any) -> Callable[[Path], None]:
+    def make(path: Path) -> None:
+        raw = make_raw()
+        raw["state_dict"][name] = tensor
+        save(path, raw)
+
+    return make
+
+
+def _with_history(entry: Any) -> Callable[[Path], None]:
+    return _with(history=[entry])
+
+
+def _pickled(pickled: bytes) -> Callable[[Path], None]:
+    """Return what writes an archive with these bytes in the place of the pickled values, and 64 bytes of numbers."""
+
+    def make(path: Path) -> None:
+        with zipfile.ZipFile(path, "w") as archive:
+            for name, data in {
+                "data.pkl": pickled,
+                "version": b"3\n",
+                "byteorder": b"little",
+                "data/0": bytes(64),
+            }.items():
+                archive.writestr(f"archive/{name}", data)
+
+    return make
+
+
+def _tensor(shape: str = "(I4\nt", stride: str = "(I1\nt", numbers: int = 16, offset: int = 0) -> bytes:
+    """Return the operations that pickle a tensor of float32 whose numbers are in data/0, with sizes in protocol 0."""
+    storage = f"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuL{numbers}L\ntQ"
+    rebuild = "ctorch._utils\n_rebuild_tensor_v2\n"
+    return f"{rebuild}({storage}I{offset}\n{shape}{stride}I00\nccollections\nOrderedDict\n(tRtR".encode()
+
+
+def _of_plain(value: Any) -> bytes:
+    return pickle.dumps(value, protocol=2)
+
+
+def _endless() -> dict[str, Any]:
+    raw: dict[str, Any] = make_raw()
+    raw["cifar10"]["config"]["seed"] = raw
+    return raw
+
+
+def _unfolding(levels: int) -> list[Any]:
+    value: list[Any] = [0]
+    for _ in range(levels):
+        value = [value, value]
+    return value
+
+
+def _overlapping(path: Path) -> None:
+    """Two records of the archive's directory that are the same bytes of the file."""
+    save(path, make_raw())
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"data/1", b"data/0"))
+
+
 MALFORMED: dict[str, Callable[[Path], object]] = {
     "empty": lambda path: path.write_bytes(b""),
     "text": lambda path: path.write_text("not a checkpoint"),
@@ -125,17 +196,102 @@ MALFORMED: dict[str, Callable[[Path], object]] = {
     "image size a string": _with(image_size="32"),
     "config of another kind": _with(config={"epochs": 3}),
     "a folder": lambda path: path.mkdir(),
+    "class names that are numbers": _with(class_names=[1, 2, 3]),
+    "class names that are lists": _with(class_names=[["a"], ["b"], ["c"]]),
+    "a class name of a lone surrogate": _with(class_names=["a", "b", "\udcff"]),
+    "an empty class name": _with(class_names=["a", "b", ""]),
+    "a class named twice": _with(class_names=["a", "b", "a"]),
+    "one class": _with(class_names=["a"]),
+    "no class": _with(class_names=[]),
+    "image size 0": _with(image_size=0),
+    "image size -5": _with(image_size=-5),
+    "image size True": _with(image_size=True),
+    "image size 10^18": _with(image_size=10**18),
+    "image size of 600 digits": _with(image_size=10**600),
+    "image size not a number": _with(image_size=float("nan")),
+    "format True": _with(format=True),
+    "format a list": _with(format=[1]),
+    "digest a number": _with(data_digest=5),
+    "digest of other letters": _with(data_digest="x" * 64),
+    "precision unknown": _with(precision="fp7"),
+    "precision null": _with(precision=None),
+    "run id with a path": _with(run_id="../../etc"),
+    "history a dict": _with(history={"epoch": 1}),
+    "history of numbers": _with(history=[1, 2]),
+    "history of strings": _with_history({"epoch": "one"}),
+    "history of tensors": _with_history({"epoch": torch.zeros(2)}),
+    "history with numbers as keys": _with_history({1: 1.0}),
+    "versions of lists": _with(versions={"torch": [2, 15]}),
+    "config with a tensor": _with_config("training", epochs=torch.zeros(1)),
+    "config with a negative number": _with_config("training", epochs=-1),
+    "config with NaN": _with_config("training", label_smoothing=float("nan")),
+    "config with an unknown key": _with_config("training", epoch=1),
+    "config with a number as a key": _with(config={1: 2}),
+    "config without a model": lambda path: save(path, _without_section("model")),
+    "config within itself": lambda path: save(path, _endless()),
+    "values that unfold to a billion": _with(versions={"torch": _unfolding(30)}),
+    "values nested a thousand deep": _with(versions=eval("[" * 90 + "]" * 90)),
+    "a width of a million": _with_config("model", width=10**6),
+    "a width of 10^18": _with_config("model", width=10**18),
+    "a width of 600 digits": _with_config("model", width=10**600),
+    "a width that is a string": _with_config("model", width="4"),
+    "a setting that the network lacks": _with_config("model", depth=4),
+    "keys that are numbers": lambda path: save(path, {**make_raw(), "state_dict": {1: torch.zeros(2)}}),
+    "keys that are tuples": lambda path: save(path, {**make_raw(), "state_dict": {("a", 1): torch.zeros(2)}}),
+    "weights that are no tensors": _with_weight("network.head.bias", [1.0, 2.0, 3.0]),
+    "weights that are missing": lambda path: save(path, {**make_raw(), "state_dict": {}}),
+    "a weight too many": _with_weight("network.more", torch.zeros(3)),
+    "a weight of another shape": _with_weight("network.head.bias", torch.zeros(99)),
+    "a weight of another type": _with_weight("network.head.bias", torch.zeros(3, dtype=torch.float64)),
+    "a complex weight": _with_weight("network.head.bias", torch.zeros(3, dtype=torch.complex64)),
+    "an int8 weight": _with_weight("network.head.bias", torch.zeros(3, dtype=torch.int8)),
+    "a sparse weight": _with_weight("network.head.bias", torch.zeros(3).to_sparse()),
+    "a weight without numbers": _with_weight("network.head.bias", torch.zeros(3, device="meta")),
+    "a weight of one number, expanded": _with_weight("network.head.bias", torch.zeros(1).expand(3)),
+    "a weight expanded to a terabyte": _with_weight("network.head.bias", torch.zeros(1).expand(2**38)),
+    "a storage that claims more than it has": _pickled(b"\x80\x02" + _tensor(numbers=10**9) + b"."),
+    "a tensor that claims more than its storage": _pickled(b"\x80\x02" + _tensor(shape="(I400\nt") + b"."),
+    "a tensor that begins before its storage": _pickled(b"\x80\x02" + _tensor(offset=-4) + b"."),
+    "an array of ten gigabytes": _pickled(b"\x80\x02cbuiltins\nbytearray\n(L10000000000L\ntR."),
+    "a memo of two billion places": _pickled(b"\x80\x02Nr\xff\xff\xff\x7f."),
+    "a pickle of protocol 5": _pickled(pickle.dumps(bytearray(9), protocol=5)),
+    "a pickle that ends early": _pickled(_of_plain({"state_dict": {}})[:-3]),
+    "a pickle that is only a stop": _pickled(b"\x80\x02."),
+    "a pickle with no values": _pickled(b""),
+    "ten million values": _pickled(b"\x80\x02](" + b"N" * 10**7 + b"e."),
+    "records twice": _overlapping,
 }
+
+
+def _without_section(name: str) -> dict[str, Any]:
+    raw = make_raw()
+    del raw["cifar10"]["config"][name]
+    return raw
 
 
 @pytest.mark.parametrize("kind", MALFORMED)
 def test_what_is_no_checkpoint_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.ckpt"
     MALFORMED[kind](path)
+    memory, started = peak_memory(), time.process_time()
     with pytest.raises(CheckpointError) as refusal:
         load_checkpoint(path)
+    assert time.process_time() - started < 1.0
+    assert peak_memory() - memory < 300e6
     assert str(path) in str(refusal.value)
     assert len(str(refusal.value).splitlines()) == 1
+    assert len(str(refusal.value)) < len(str(path)) + 300
+
+
+def peak_memory() -> float:
+    """Return the most bytes that this process has held so far."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+def test_building_stops_once_there_are_more_parameters_than_the_file_can_have() -> None:
+    with pytest.raises(ValueError, match="more parameters"), _at_most_parameters(3):
+        SimpleCNN(num_classes=3, image_size=16)
+    SimpleCNN(num_classes=3, image_size=16)
 
 
 def test_code_in_a_checkpoint_does_not_run(tmp_path: Path) -> None:
@@ -156,14 +312,36 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None
     raw = make_raw()
     raw["state_dict"]["network.head.weight"] = torch.zeros(3, 99)
     with pytest.raises(CheckpointError, match="do not fit") as refusal:
-        load_checkpoint(save(tmp_path / "a.ckpt", raw)).network()
+        load_checkpoint(save(tmp_path / "a.ckpt", raw))
     assert len(str(refusal.value).splitlines()) == 1
 
 
-def test_a_target_outside_the_trusted_prefixes_is_not_built(tmp_path: Path) -> None:
+HOSTILE_TARGETS = [
+    "os.mkdir",
+    "cifar10.data.download.download",
+    "cifar10.saving.write_atomically",
+    "cifar10.demo.demo",
+    "cifar10.data.shapes.shapes",
+    "torch.optim.SGD",
+    "torchvision.models.get_model",
+    "torchvision.models.detection.fasterrcnn_resnet50_fpn",
+]
+
+
+@pytest.mark.parametrize("target", HOSTILE_TARGETS)
+def test_a_checkpoint_names_a_network_or_is_refused_and_nothing_is_called(
+    target: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
     raw = make_raw()
-    raw["cifar10"]["config"]["model"] = {"_target_": "os.mkdir", "path": str(tmp_path / "owned")}
-    checkpoint_path = save(tmp_path / "a.ckpt", raw)
-    with pytest.raises(ValueError, match=r"os\.mkdir"):
-        load_checkpoint(checkpoint_path).network()
-    assert not (tmp_path / "owned").exists()
+    raw["cifar10"]["config"]["model"] = {
+        "_target_": target,
+        "path": "owned",
+        "url": "http://127.0.0.1:9/x",
+        "part": "p",
+    }
+    path = save(tmp_path / "a.ckpt", raw)
+    with pytest.raises(CheckpointError, match="cannot be built") as refusal:
+        load_checkpoint(path)
+    assert len(str(refusal.value).splitlines()) == 1
+    assert [file.name for file in tmp_path.iterdir()] == ["a.ckpt"]

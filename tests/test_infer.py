@@ -329,7 +329,7 @@ def test_a_real_checkpoint_scores_on_png_files_what_it_scores_on_the_tensors(tmp
         "format": FORMAT,
         "class_names": list(CLASSES),
         "image_size": 16,
-        "data_digest": "d",
+        "data_digest": "d" * 64,
         "precision": "fp32",
         "history": [],
         "config": load_config(overrides).plain(),
