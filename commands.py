@@ -7,6 +7,7 @@ Heavy packages are imported within the command that needs them, so that help and
 import sys
 from typing import Literal
 
+from cifar10 import STARTED_AT
 from cifar10.checks import require_checkpoint, require_device, require_folder, require_images, require_resumable
 from cifar10.command_line import main
 from cifar10.destination import choose_destination
@@ -27,9 +28,15 @@ def train(*overrides: str, resume: str | None = None) -> None:
     if resume is not None:
         require_resumable(resume, overrides)
     from cifar10.compose import load_config
+    from cifar10.stopwatch import Stopwatch
     from cifar10.train import train
 
-    train(load_config(overrides), resume=resume)
+    stopwatch = Stopwatch(wall_started=STARTED_AT, cpu_started=0.0)
+    if resume not in (None, "auto"):
+        settings = [override for override in overrides if override.startswith(("models_dir=", "tracking"))]
+        train(load_config(settings), resume, changes=overrides, stopwatch=stopwatch)
+    else:
+        train(load_config(overrides), resume, stopwatch=stopwatch)
 
 
 def infer(

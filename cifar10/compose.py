@@ -26,7 +26,7 @@ from cifar10.conf_folder import CONF, settings
 from cifar10.config import Component, Config
 from cifar10.errors import Misuse
 from cifar10.nearest import nearest
-from cifar10.overrides import parse_overrides
+from cifar10.overrides import is_choice, parse_overrides
 from cifar10.targets import ROLES, Role
 from cifar10.validation import Problem, problems_of, shown, validate
 
@@ -99,6 +99,30 @@ def checked(composition: Composition) -> Config:
     config = validate(Config, values)
     components = {name: complete(role, getattr(config, name)) for name, role in ROLES.items()}
     return config.model_copy(update=components)
+
+
+def changed(config: Config, overrides: Sequence[str]) -> Config:
+    """Return `config`, such as a checkpoint's, with `overrides` laid over it.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    parsed, problems = parse_overrides(overrides)
+    if problems:
+        raise ConfigError([str(problem) for problem in problems])
+    values = config.plain()
+    for override in parsed:
+        if is_choice(override):
+            group = override.key_or_group
+            values[group] = composed([str(override.input_line)]).values[group]
+    for override in parsed:
+        if not is_choice(override):
+            *sections, key = override.key_or_group.split(".")
+            section = values
+            for name in sections:
+                section = section[name] if isinstance(section.get(name), dict) else {}
+            section[key] = override.value()
+    return checked(Composition(values, parsed))
 
 
 def _wrong_values(values: Mapping[str, Any]) -> Iterator[Problem]:

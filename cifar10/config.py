@@ -217,7 +217,18 @@ class Config(Section):
     """Folder under `models_dir`. null: made of data, model and the time of day."""
     models_dir: Annotated[str, Field(min_length=1)]
     """Where run folders are made."""
+    weights: Annotated[str, Field(min_length=1)] | None = None  # a default, for checkpoints that are older
+    """A checkpoint whose weights the network starts from: whatever `--checkpoint_name` understands."""
 
     def plain(self) -> dict[str, Any]:
         """Return the configuration as plain dicts, lists, strings and numbers."""
         return self.model_dump(mode="json")
+
+
+def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Return nested dicts as one, keys joined by dots."""
+    flat: dict[str, Any] = {}
+    for key, value in tree.items():
+        path = f"{prefix}{key}"
+        flat |= flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
+    return flat

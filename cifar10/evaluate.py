@@ -15,7 +15,7 @@ from cifar10.data.module import ResidentData
 from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier
 from cifar10.run import save_figures
-from cifar10.saving import prepare_folder, write_atomically
+from cifar10.run_folder import write_atomically
 from cifar10.tally import Scores
 from cifar10.targets import DATA
 from cifar10.train import test
@@ -37,7 +37,7 @@ def evaluate(checkpoint_name: str, output: str | None = None) -> Scores:
     config = checkpoint.config.model_copy(update={"training": alone})
     folder = Path(output) if output else checkpoint.path.absolute().parent
     if output:
-        prepare_folder(folder)
+        folder.mkdir(parents=True, exist_ok=True)
     keep_memory_warm()
     prepare_cpu(config.training)
     data: DataSet = build(DATA, config.data_loading)

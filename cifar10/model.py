@@ -3,6 +3,7 @@
 Shapes: B images in a micro-batch, K classes.
 """
 
+import math
 import time
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -15,6 +16,7 @@ from torch.nn.functional import cross_entropy, nll_loss
 
 from cifar10.data.resident import Batch, BatchStream
 from cifar10.data.resizing import pixels_at, resize
+from cifar10.errors import UserError
 from cifar10.selection import All, Selection
 from cifar10.tally import Scores, Tally
 from cifar10.targets import OPTIMIZER, SCHEDULE, Role
@@ -48,6 +50,10 @@ def mix(*numbers: int) -> int:
         state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
         state ^= state >> 31
     return state >> 1
+
+
+class DivergedError(UserError):
+    """The loss or the weights are no longer finite numbers."""
 
 
 class Classifier(pl.LightningModule):
@@ -141,6 +147,8 @@ class Classifier(pl.LightningModule):
         logits = (self._compiled or self.network)(images).float()  # (B, K)
         loss = cross_entropy(logits, targets, label_smoothing=training.label_smoothing)
         self._training_tally.add(loss, logits.detach(), targets)
+        if loss.device.type == "cpu" and self.trainer.world_size == 1 and not math.isfinite(loss.item()):
+            raise self.diverged("the loss is", self.global_step + 1)
         return loss
 
     def _progress(self, number: int) -> float:
@@ -176,6 +184,8 @@ class Classifier(pl.LightningModule):
                 self._step()
                 if time.monotonic() >= ends_at:
                     break
+        if self.device.type != "cpu" and not math.isfinite(self.running_means()["loss"]):  # one wait a chunk
+            raise self.diverged("the loss is", self.global_step)
 
     def _step(self) -> None:
         """Let optimizer and schedule make a step, and Lightning know of it: without the last, nothing else would be."""
@@ -194,9 +204,15 @@ class Classifier(pl.LightningModule):
         self._epoch_started = time.monotonic()
 
     def on_train_epoch_end(self) -> None:
-        """Close the epoch: its scores go to Lightning's loggers and into the history."""
+        """Close the epoch: its scores go to Lightning's loggers and into the history.
+
+        Raises:
+            DivergedError: The loss is not finite; the same in all processes.
+        """
         scores = {f"train/{name}": value for name, value in self._training_tally.means(self.trainer.strategy).items()}
         self._training_tally.clear()
+        if not math.isfinite(scores["train/loss"]):
+            raise self.diverged("the loss is", self.global_step)
         self.log_dict({**scores, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}, sync_dist=True)
         self.history.append(
             {
@@ -208,6 +224,16 @@ class Classifier(pl.LightningModule):
                 "seconds": time.monotonic() - self._epoch_started,
             }
         )
+
+    def is_finite(self) -> bool:
+        """Whether all weights and the loss of the epoch so far are finite numbers. This waits for the device."""
+        floats = [tensor for tensor in self.network.state_dict().values() if tensor.is_floating_point()]
+        are_finite = torch.stack([tensor.isfinite().all() for tensor in floats]).all()
+        return bool(are_finite) and math.isfinite(self.running_means()["loss"])
+
+    def diverged(self, subject: str, step: int) -> "DivergedError":
+        """Return the error that stops a run whose numbers are no longer finite at `step`, counted from 1."""
+        return DivergedError(f"{subject} not finite at step {step:,}, in epoch {self.current_epoch + 1}")
 
     def running_means(self) -> Scores:
         """Return loss and accuracy of this process over the epoch so far."""

@@ -1,32 +1,45 @@
 """The record of a run: its folder, which is always complete, and MLflow, which is told the same.
 
 models/NAME/
-    config.yaml   best.ckpt   last.ckpt   run_id
+    config.yaml   best.ckpt   last.ckpt   run_id   .lock
     history.csv   scores.json   curves.png   confusion.png
 """
 
 import csv
 import io
 import json
+import math
 import os
+import shutil
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import psutil
 import yaml
 from torch import Tensor
 
 from cifar10 import __version__
-from cifar10.checkpoint_names import BEST, LAST
+from cifar10.checkpoint_names import BEST
 from cifar10.checkpoints import FORMAT, Checkpoint, load_checkpoint
-from cifar10.config import Config
+from cifar10.config import Config, flatten
 from cifar10.data.contract import DataSet
 from cifar10.errors import UserError
 from cifar10.figures import confusion_matrix, learning_curves
 from cifar10.provenance import code_state, machine, versions
-from cifar10.saving import prepare_folder, write_atomically
+from cifar10.run_folder import (
+    CONFIG,
+    FIGURES,
+    HISTORY,
+    RUN_ID,
+    SCORES,
+    RunFolder,
+    claim_existing,
+    claim_new,
+    is_folder_of,
+    write_atomically,
+)
 from cifar10.tally import Scores
 from cifar10.tracking import NoTracker, Tracker, open_tracker
 from cifar10.trainer import resolve_precision
@@ -42,7 +55,18 @@ class Run:
     data: DataSet
     folder: Path
     tracker: Tracker
-    is_first_process: bool
+    claim: RunFolder | None
+    """None in all processes but the first."""
+
+    @property
+    def is_first_process(self) -> bool:
+        return self.claim is not None
+
+    def close(self, status: str) -> None:
+        """End MLflow's record as FINISHED, FAILED or KILLED, and let others have the folder."""
+        self.tracker.finish(status)
+        if self.claim is not None:
+            self.claim.release()
 
     def identity(self) -> dict[str, Any]:
         """Return what a checkpoint says of itself beside weights and configuration; plain values only."""
@@ -70,11 +94,11 @@ class Run:
             "num_parameters": num_parameters,
         }
         source = {"name": self.data.name, "digest": self.data.digest, "source": self.config.data_loading.target}
-        self.tracker.start(_flatten(self.config.plain()), tags, source)
+        self.tracker.start(flatten(self.config.plain()), tags, source)
         if self.is_first_process:
             text = yaml.safe_dump(self.config.plain(), sort_keys=False, allow_unicode=True)
-            _write_text(self.folder / "config.yaml", text)
-            self.tracker.log_file(self.folder / "config.yaml", "")
+            _write_text(self.folder / CONFIG, text)
+            self.tracker.log_file(self.folder / CONFIG, "")
             self.record_epochs(history)
 
     def record_epochs(self, history: list[Scores]) -> None:
@@ -83,8 +107,8 @@ class Run:
             text = io.StringIO()
             writer = csv.DictWriter(text, fieldnames=list(history[0]))
             writer.writeheader()
-            writer.writerows(history)
-            _write_text(self.folder / "history.csv", text.getvalue())
+            writer.writerows({name: finite_or_none(value) for name, value in epoch.items()} for epoch in history)
+            _write_text(self.folder / HISTORY, text.getvalue())
             self.tracker.log_history(history)
 
     def record_scores(self, scores: Scores, history: list[Scores], confusion: Tensor) -> None:
@@ -97,12 +121,14 @@ class Run:
             **self.identity(),
             "machine": machine(),
         }
-        _write_text(self.folder / "scores.json", json.dumps(facts, indent=2, ensure_ascii=False) + "\n")
+        facts = {name: finite_or_none(value) for name, value in facts.items()}
+        text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
+        _write_text(self.folder / SCORES, text + "\n")
         save_figures(history, confusion, self.data.class_names, self.folder)
         self.tracker.log_scores(scores, step=max(len(history) - 1, 0))
-        for name in ("scores.json", "history.csv"):
+        for name in (SCORES, HISTORY):
             self.tracker.log_file(self.folder / name, "")
-        for name in ("curves.png", "confusion.png"):
+        for name in FIGURES:
             self.tracker.log_file(self.folder / name, "figures")
         self.tracker.log_file(self.folder / BEST, "checkpoints")
 
@@ -114,26 +140,49 @@ def is_first_process() -> bool:
 
 
 def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None) -> Run:
-    """Make the run's folder and open its record, or, with a `checkpoint`, go on with those it came from.
+    """Claim the run's folder and open its record, or, with a `checkpoint` in its own run folder, go on with those.
+
+    A checkpoint that lies elsewhere goes on in a new folder in `config.models_dir`, with a record of its own: what lies
+    beside it is somebody else's.
 
     Raises:
-        UserError: The folder cannot be written or holds another run, tracking is required and impossible, or the run
-            needs a name.
+        UserError: The folder cannot be written or belongs to another run, tracking is required and impossible, or the
+            run needs a name.
     """
-    is_first = is_first_process()
-    folder = checkpoint.path.absolute().parent if checkpoint else Path(config.models_dir) / _run_name(config)
-    if not is_first:
-        return Run(config, data, folder, NoTracker(), is_first)
-    prepare_folder(folder)
-    if checkpoint is None and (folder / LAST).exists():
-        raise UserError(
-            f"{folder} already holds a run; go on with it: python commands.py train --resume {folder.name}, "
-            "or choose another run_name"
-        )
-    tracker = open_tracker(config.tracking, folder.name, checkpoint.run_id if checkpoint else None)
-    if tracker.run_id is not None:
-        _write_text(folder / "run_id", tracker.run_id + "\n")
-    return Run(config, data, folder, tracker, is_first)
+    goes_on = checkpoint is not None and is_folder_of(config, checkpoint.path.parent, Path(config.models_dir))
+    if not is_first_process():
+        folder = checkpoint.path.parent if checkpoint and goes_on else Path(config.models_dir) / _run_name(config)
+        return Run(config, data, folder, NoTracker(), None)
+    claim = claim_existing(checkpoint.path.parent) if checkpoint and goes_on else _claim_new(config)
+    try:
+        run_id = checkpoint.run_id if checkpoint and goes_on else None
+        tracker = open_tracker(config.tracking, claim.path.name, run_id)
+        if tracker.run_id is not None:
+            _write_text(claim.path / RUN_ID, tracker.run_id + "\n")
+        if checkpoint is not None and not goes_on:
+            _take_along_best(checkpoint, claim.path)
+    except BaseException:
+        claim.release()
+        raise
+    return Run(config, data, claim.path, tracker, claim)
+
+
+def _claim_new(config: Config) -> RunFolder:
+    claim = claim_new(Path(config.models_dir), _run_name(config), may_be_renamed=config.run_name is None)
+    if config.training.num_processes > 1:
+        os.environ[_RUN_NAME_VARIABLE] = claim.path.name
+    return claim
+
+
+def _take_along_best(checkpoint: Checkpoint, folder: Path) -> None:
+    """Say where the run goes on, and copy the best epoch so far, if it lies beside the checkpoint and is of its run."""
+    print(f"{checkpoint.path} is not in the run folder that it was written to; it goes on in {folder}", file=sys.stderr)
+    beside = checkpoint.path.with_name(BEST)
+    if not beside.is_file():
+        return
+    best = load_checkpoint(beside)
+    if best.config == checkpoint.config and best.history == checkpoint.history[: len(best.history)]:
+        write_atomically(folder / BEST, lambda temporary: shutil.copyfile(beside, temporary))
 
 
 def save_figures(history: list[Scores], confusion: Tensor, class_names: tuple[str, ...], folder: Path) -> None:
@@ -145,32 +194,20 @@ def save_figures(history: list[Scores], confusion: Tensor, class_names: tuple[st
         write_atomically(folder / name, lambda path, figure=figure: figure.savefig(path, dpi=120, format="png"))  # type: ignore[misc]
 
 
-def process_seconds() -> Scores:
-    """Return the wall and processor time of this process since it was started."""
-    return {
-        "wall_seconds": time.time() - psutil.Process().create_time(),
-        "cpu_seconds": time.process_time(),
-    }
+def finite_or_none(value: Any) -> Any:
+    """Return `value`, or None for a float that JSON has no number for."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def _run_name(config: Config) -> str:
-    """Return the run's name, the same in all its processes."""
-    data_name, model_name = (part.target.rsplit(".", 1)[1].lower() for part in (config.data_loading, config.model))
-    name = config.run_name or f"{data_name}-{model_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if config.training.num_processes == 1:
-        return name
-    if config.run_name is None and "RANK" in os.environ:  # torchrun: each process would look at its own clock
+    """Return the run's name, the same in all its processes; that of one without a name depends on the time of day."""
+    started_by_torchrun = config.training.num_processes > 1 and "RANK" in os.environ
+    if config.run_name is None and started_by_torchrun:  # each process would look at its own clock
         raise UserError("several processes started by torchrun must agree on a name: set run_name=NAME")
-    return os.environ.setdefault(_RUN_NAME_VARIABLE, name)
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested dicts as one, keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        flat |= _flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
-    return flat
+    if not is_first_process() and _RUN_NAME_VARIABLE in os.environ:
+        return os.environ[_RUN_NAME_VARIABLE]
+    data_name, model_name = (part.target.rsplit(".", 1)[1].lower() for part in (config.data_loading, config.model))
+    return config.run_name or f"{data_name}-{model_name}-{time.strftime('%Y%m%d-%H%M%S')}"
 
 
 def _write_text(path: Path, text: str) -> None:

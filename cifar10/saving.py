@@ -5,6 +5,7 @@ end of training, and on a signal to stop. So epochs of a second do not wait for 
 under a second name, whenever an epoch was the best so far.
 """
 
+import math
 import os
 import shutil
 import time
@@ -19,9 +20,10 @@ from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from cifar10.checkpoint_names import BEST, LAST
 from cifar10.checkpoints import read_checkpoint
-from cifar10.destination import sync_folder
 from cifar10.errors import UserError
 from cifar10.model import Classifier
+from cifar10.run_folder import write_atomically
+from cifar10.stopwatch import Stopwatch
 from cifar10.tally import Scores
 
 
@@ -35,47 +37,6 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
 
-def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file in the target's folder, and give it the target's name once it is on disk.
-
-    Raises:
-        UserError: It could not be written; what was there before is untouched.
-    """
-    temporary = target.with_name(f".{target.name}.{os.getpid()}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-        sync_folder(target.parent)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        reason = error.strerror if isinstance(error, OSError) and error.strerror else str(error).splitlines()[0]
-        free = shutil.disk_usage(target.parent).free / 2**20 if target.parent.is_dir() else 0.0
-        raise UserError(
-            f"{target} could not be written ({reason}; {free:.0f} MB free). What was saved before is untouched; "
-            "make room, then go on with: python commands.py train --resume " + target.parent.name
-        ) from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-def prepare_folder(folder: Path) -> None:
-    """Make the run's folder, prove that it can be written, and clear what a killed run left half-written.
-
-    Raises:
-        UserError: It cannot be written; said before the first step, not after the last.
-    """
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        probe = folder / f".probe.{os.getpid()}"
-        probe.write_bytes(b"\0")
-        probe.unlink()
-        for leftover in folder.glob(".*.tmp"):
-            leftover.unlink(missing_ok=True)
-    except OSError as error:
-        raise UserError(f"{folder} cannot be written ({error.strerror}); choose another with models_dir=DIR") from None
-
-
 class SaveCheckpoints(CheckpointCallback):
     """Keep `last.ckpt` and `best.ckpt` of a run up to date.
 
@@ -85,6 +46,7 @@ class SaveCheckpoints(CheckpointCallback):
         every_seconds: Save when this much time has passed; None: at the end of each epoch.
         after_epoch: Called in the first process whenever an epoch has ended, with the trainer, the scores of all epochs
             so far, and whether they have been saved.
+        stopwatch: Of the run; what it shows is saved and restored.
     """
 
     def __init__(
@@ -93,11 +55,13 @@ class SaveCheckpoints(CheckpointCallback):
         monitor: str | None,
         every_seconds: float | None,
         after_epoch: Callable[[pl.Trainer, list[Scores], bool], None],
+        stopwatch: Stopwatch,
     ) -> None:
         self.last, self.best = folder / LAST, folder / BEST
         self.monitor = monitor
         self.every_seconds = every_seconds
         self.after_epoch = after_epoch
+        self.stopwatch = stopwatch
         self.best_score: float | None = None
         self.urgent = False
         """Whether the end of the epoch is to be saved whatever the time: the run is about to stop."""
@@ -105,10 +69,13 @@ class SaveCheckpoints(CheckpointCallback):
         self._saved_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
-        return {"best_score": self.best_score}
+        return {"best_score": self.best_score, **self.stopwatch.seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.best_score = state_dict["best_score"]
+        if self.best.exists():  # else the run goes on in a new folder, and its best epoch is still to come
+            self.best_score = state_dict["best_score"]
+        if "wall_seconds" in state_dict:  # older checkpoints have none
+            self.stopwatch.go_on_from(state_dict)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = time.monotonic()
@@ -134,7 +101,15 @@ class SaveCheckpoints(CheckpointCallback):
         self.after_epoch(trainer, pl_module.history, saves)
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Write `last.ckpt`; every process takes part."""
+        """Write `last.ckpt`; every process takes part.
+
+        Raises:
+            DivergedError: Loss or weights are no longer numbers; the file from before is left as it is.
+        """
+        classifier = trainer.lightning_module
+        assert isinstance(classifier, Classifier)
+        if not trainer.strategy.reduce_boolean_decision(classifier.is_finite(), all=True):
+            raise classifier.diverged("the weights are", trainer.global_step)
         trainer.save_checkpoint(self.last)
         self.saved_step = trainer.global_step
         self._saved_at = time.monotonic()
@@ -150,6 +125,8 @@ class SaveCheckpoints(CheckpointCallback):
         score = trainer.callback_metrics.get(self.monitor)
         if score is None:
             raise UserError(f"training.monitor={self.monitor} was not measured; is data_loading.validation_size 0?")
+        if not math.isfinite(float(score)):
+            return False
         sign = -1.0 if self.monitor.endswith("loss") else 1.0
         if self.best_score is not None and sign * float(score) <= sign * self.best_score:
             return False

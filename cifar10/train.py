@@ -9,52 +9,65 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
 
+from cifar10.advice import command_line
 from cifar10.build import build
 from cifar10.checkpoint_names import BEST, LAST, resolve_checkpoint
 from cifar10.checkpoints import Checkpoint, load_checkpoint
 from cifar10.config import Config
 from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
-from cifar10.data.resizing import scaled
 from cifar10.errors import UserError
 from cifar10.interruption import Interrupted, StopOnSignal
 from cifar10.memory import keep_memory_warm
-from cifar10.model import Classifier
+from cifar10.model import Classifier, DivergedError
+from cifar10.preflight import refuse_unfit
 from cifar10.progress import TrainingProgress
-from cifar10.run import Run, is_first_process, open_run, process_seconds
+from cifar10.resuming import find_resumed, finished_scores
+from cifar10.run import Run, is_first_process, open_run
 from cifar10.saving import SaveCheckpoints
 from cifar10.selection import Selection
+from cifar10.stopwatch import Stopwatch
 from cifar10.tally import Scores
 from cifar10.targets import DATA, MODEL, SELECTION
 from cifar10.trainer import make_trainer, prepare_cpu
 
 
-def train(config: Config, resume: str | None = None) -> Scores:
+def train(
+    config: Config, resume: str | None = None, changes: Sequence[str] = (), stopwatch: Stopwatch | None = None
+) -> Scores:
     """Train, test and save; return the scores, and print them as one line.
 
     Args:
-        config: The run. With `resume`, the checkpoint's own configuration is used instead.
+        config: The run. With `resume`, only its `models_dir`, and its `tracking` for a checkpoint from elsewhere.
         resume: What to go on from: anything `resolve_checkpoint` knows; of a run's folder, its `last.ckpt`.
+        changes: Overrides of the checkpoint's configuration; see `require_resumable` for those that are possible.
+        stopwatch: Runs since the program was started; None: from now on.
 
     Raises:
-        UserError: Data, devices, folders or the checkpoint are not as needed.
+        UserError: Data, devices, folders or the checkpoint are not as needed, or the run diverged.
     """
-    checkpoint = None
-    if resume is not None:
-        checkpoint = load_checkpoint(resolve_checkpoint(resume, config.models_dir, prefer=LAST))
-        config = checkpoint.config
+    stopwatch = stopwatch or Stopwatch()
+    checkpoint, config = find_resumed(config, resume, changes)
+    if checkpoint is not None and (finished := finished_scores(checkpoint, config)) is not None:
+        return finished
+    initial = load_checkpoint(resolve_checkpoint(config.weights, config.models_dir)) if config.weights else None
     keep_memory_warm()
     prepare_cpu(config.training)
     data: DataSet = build(DATA, config.data_loading)
-    _refuse_unfit(config, data, checkpoint)
+    _refuse_other_data(data, checkpoint)
+    refuse_unfit(config, data)
     network = make_network(config, data)
+    if initial is not None and checkpoint is None:
+        start_from(initial, network, data)
     run = open_run(config, data, checkpoint)
     try:
-        scores = _fit_and_test(network, run, checkpoint)
+        scores = _fit_and_test(network, run, checkpoint, stopwatch)
     except BaseException as error:
-        _close_early(run, error)
+        interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
+        run.close("KILLED" if interrupted else "FAILED")
+        _say_how_to_go_on(run, error)
         raise
-    run.tracker.finish("FINISHED")
+    run.close("FINISHED")
     if run.is_first_process:
         _announce(scores, run)
     return scores
@@ -93,7 +106,11 @@ def test(trainer: pl.Trainer, classifier: Classifier, module: ResidentData, path
 
 
 def fit(
-    network: nn.Module, run: Run, checkpoint: Checkpoint | None = None, callbacks: Sequence[pl.Callback] = ()
+    network: nn.Module,
+    run: Run,
+    checkpoint: Checkpoint | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    stopwatch: Stopwatch | None = None,
 ) -> tuple[pl.Trainer, Classifier, ResidentData]:
     """Train `network` as `run` says, on from `checkpoint` if there is one, with further `callbacks`."""
     config, training = run.config, run.config.training
@@ -107,7 +124,9 @@ def fit(
             run.record_epochs(history)
         progress.show_epoch(trainer, history[-1])
 
-    saver = SaveCheckpoints(run.folder, training.monitor, training.save_every_seconds, after_epoch)
+    saver = SaveCheckpoints(
+        run.folder, training.monitor, training.save_every_seconds, after_epoch, stopwatch or Stopwatch()
+    )
     stopper = StopOnSignal(saver)
     trainer = make_trainer(config, run.folder, [*callbacks, progress, saver, stopper])
     run.begin(
@@ -119,44 +138,61 @@ def fit(
     return trainer, classifier, module
 
 
-def _fit_and_test(network: nn.Module, run: Run, checkpoint: Checkpoint | None) -> Scores:
-    trainer, classifier, module = fit(network, run, checkpoint)
+def start_from(initial: Checkpoint, network: nn.Module, data: DataSet) -> None:
+    """Give `network` the weights of `initial`.
+
+    Raises:
+        UserError: They are of other classes, or of another network.
+    """
+    if initial.class_names != data.class_names:
+        raise UserError(
+            f"weights={initial.path} tells apart {_few(initial.class_names)}, not the classes of these data, "
+            f"{_few(data.class_names)}"
+        )
+    try:
+        network.load_state_dict(initial.weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"weights={initial.path} are of another network than {type(network).__name__}: {reason}"
+        ) from error
+    _say(f"starts from {initial.path}, weights {initial.weights_digest[:12]}")
+
+
+def _fit_and_test(network: nn.Module, run: Run, checkpoint: Checkpoint | None, stopwatch: Stopwatch) -> Scores:
+    trainer, classifier, module = fit(network, run, checkpoint, stopwatch=stopwatch)
     history = list(classifier.history)
+    if not (run.folder / BEST).exists():
+        raise UserError(f"in no epoch was {run.config.training.monitor} a finite number, so there is no best one")
     scores = test(trainer, classifier, module, run.folder / BEST)
     scores |= {key: value for key, value in history[-1].items() if key.startswith(("train/", "val/"))}
-    scores |= process_seconds()
+    scores |= stopwatch.seconds()
     if run.is_first_process:
         run.record_scores(scores, history, classifier.confusion)
     return scores
 
 
-def _refuse_unfit(config: Config, data: DataSet, checkpoint: Checkpoint | None) -> None:
+def _refuse_other_data(data: DataSet, checkpoint: Checkpoint | None) -> None:
     if checkpoint is not None and checkpoint.data_digest != data.digest:
         raise UserError(
             f"the data are not those that {checkpoint.path} was trained on (SHA-256 {data.digest[:12]} now, "
-            f"{checkpoint.data_digest[:12]} then); bring them back, or train anew"
+            f"{checkpoint.data_digest[:12]} then); bring them back, say where they are with data_loading.root=DIR, or "
+            "train anew"
         )
-    if config.training.monitor is not None and not len(data.validation):
-        raise UserError(
-            f"training.monitor={config.training.monitor} needs validation images: set the validation size of "
-            "data_loading above 0, or training.monitor=null"
-        )
-    sizes = [(data.image_size, f"choose another model than {config.model.target} and selection=all")]
-    sizes += [(scaled(data.image_size, stage), "set training.resizing=[]") for stage in config.training.resizing]
-    for pixels, advice in sizes:
-        try:
-            for role, component in ((MODEL, config.model), (SELECTION, config.selection)):
-                build(role, component, num_classes=data.num_classes, image_size=pixels)
-        except ValueError as error:
-            raise UserError(f"training would need images of {pixels} pixels: {error}; {advice}") from error
 
 
-def _close_early(run: Run, error: BaseException) -> None:
-    interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
-    run.tracker.finish("KILLED" if interrupted else "FAILED")
+def _say_how_to_go_on(run: Run, error: BaseException) -> None:
+    """Say what is kept of a run that ends early. Only here is it known whether there is something to go on from."""
+    is_saved = (run.folder / LAST).exists()
     if isinstance(error, Interrupted):
         _say(f"stopped, and saved at {error.saved_at}")
-        _say(f"go on with: python commands.py train --resume {run.folder.name}")
+    if isinstance(error, DivergedError):
+        rate = run.config.optimizer.arguments.get("lr")
+        _say(f"training stopped; lower optimizer.lr (now {rate}), or set training.gradient_clip=1")
+        _say(f"the state before it is kept: {run.folder / LAST}" if is_saved else "nothing was saved before")
+    elif is_saved:
+        again = command_line("train", resume=run.folder.name, models_dir=str(run.folder.parent))
+        _say(f"go on with: {again}")
 
 
 def _announce(scores: Scores, run: Run) -> None:
@@ -170,7 +206,12 @@ def _announce(scores: Scores, run: Run) -> None:
     )
     _say(f"saved    {run.folder}/: best.ckpt, last.ckpt, scores.json, history.csv, curves.png, confusion.png")
     _say(f"tracked  {run.tracker.describe()}")
-    _say(f"next     python commands.py infer --test_dir DIR --checkpoint_name {run.folder.name}")
+    name = run.folder.name if str(run.folder.parent) == "models" else str(run.folder)
+    _say(f"next     {command_line('infer', test_dir='DIR', checkpoint_name=name)}")
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
 
 
 def _say(text: str) -> None:

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from cifar10.errors import UserError
-from cifar10.saving import prepare_folder, write_atomically
+from cifar10.run_folder import claim_existing, claim_new, write_atomically
 
 _ENDLESS_WRITER = """
 import sys
 from pathlib import Path
-from cifar10.saving import write_atomically
+from cifar10.run_folder import write_atomically
 
 target, number = Path(sys.argv[1]), 0
 while True:
@@ -31,7 +31,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
         path.write_text("ne")
         raise OSError(28, "No space left on device")
 
-    with pytest.raises(UserError, match=r"No space left on device.*What was saved before is untouched"):
+    with pytest.raises(UserError, match=r"No space left on device.*make room.*what was there before is untouched"):
         write_atomically(target, half)
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["last.ckpt"]
@@ -52,11 +52,11 @@ def test_killed_while_writing_the_file_is_whole(tmp_path: Path) -> None:
         text = target.read_text()
         assert len(text) == 320_000
         assert text == text[:8] * 40_000
-    prepare_folder(tmp_path)
-    assert os.listdir(tmp_path) == ["last.ckpt"]  # what the killed ones left is cleared
+    claim_existing(tmp_path).release()
+    assert sorted(os.listdir(tmp_path)) == [".lock", "last.ckpt"]  # what the killed ones left is cleared
 
 
 def test_a_folder_that_cannot_be_made_is_said_at_once(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(UserError, match=r"cannot be written.*models_dir"):
-        prepare_folder(tmp_path / "file" / "run")
+        claim_new(tmp_path / "file", "run", may_be_renamed=True)

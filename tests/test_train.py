@@ -3,13 +3,18 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 import torch
 
+import cifar10.model
 import cifar10.run
+import cifar10.tally
 from cifar10.checkpoints import load_checkpoint
 from cifar10.compose import load_config
+from cifar10.config import Config
 from cifar10.errors import UserError
 from cifar10.train import train
 from tests.tiny_run import TINY
@@ -31,7 +36,7 @@ def test_a_run_leaves_scores_history_figures_and_both_checkpoints(capsys: pytest
     facts = run("first")
     files = {file.name for file in Path("models/first").iterdir()}
     expected = {"best.ckpt", "last.ckpt", "scores.json", "history.csv", "config.yaml", "curves.png", "confusion.png"}
-    assert files == expected
+    assert files == {*expected, ".lock"}
     with Path("models/first/history.csv").open() as file:
         history = list(csv.DictReader(file))
     assert [row["epoch"] for row in history] == ["0", "1"]
@@ -39,7 +44,7 @@ def test_a_run_leaves_scores_history_figures_and_both_checkpoints(capsys: pytest
     assert 0 <= float(str(facts["test/accuracy"])) <= 1
     out, err = capsys.readouterr()
     assert out.startswith("test accuracy ") and out.count("\n") == 1
-    assert "infer --test_dir DIR --checkpoint_name first" in err
+    assert "infer --test_dir=DIR --checkpoint_name=first" in err
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
@@ -150,7 +155,7 @@ def test_averaged_weights_are_what_is_saved_and_tested() -> None:
 def test_a_folder_that_holds_a_run_is_not_overwritten() -> None:
     run("mine")
     before = Path("models/mine/last.ckpt").read_bytes()
-    with pytest.raises(UserError, match=r"already holds a run.*--resume mine"):
+    with pytest.raises(UserError, match=r"already holds a run.*--resume=mine"):
         run("mine")
     assert Path("models/mine/last.ckpt").read_bytes() == before
 
@@ -170,9 +175,220 @@ def test_resuming_on_other_data_is_refused() -> None:
         train(load_config(TINY), resume="a")
 
 
-def test_a_finished_run_resumed_is_tested_again_and_stays_the_same() -> None:
+def test_a_finished_run_resumed_says_so_and_changes_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     before = run("done")
-    train(load_config(TINY), resume="done")
-    after = json.loads(Path("models/done/scores.json").read_text())
-    assert after["weights_digest"] == before["weights_digest"]
-    assert after["test/accuracy"] == before["test/accuracy"]
+    files = snapshot(Path("models/done"))
+    capsys.readouterr()
+    scores = train(load_config(TINY), resume="done")
+    assert scores["test/accuracy"] == before["test/accuracy"]
+    assert snapshot(Path("models/done")) == files
+    assert "models/done is finished after 2 epochs; nothing was changed" in capsys.readouterr().err
+
+
+def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
+    """Return content and time of change of each file."""
+    return {file.name: (file.read_bytes(), file.stat().st_mtime_ns) for file in folder.iterdir()}
+
+
+CONSTANT = ("schedule=constant", "optimizer.lr=0.001")
+
+
+def test_a_finished_run_goes_on_to_more_epochs_and_ends_where_a_longer_run_ends() -> None:
+    whole = run("whole", *CONSTANT, "training.epochs=4", "training.monitor=null")
+    run("longer", *CONSTANT, "training.epochs=2", "training.monitor=null")
+    train(load_config(TINY), resume="longer", changes=["training.epochs=4"])
+    assert facts_of("longer")["weights_digest"] == whole["weights_digest"]
+    assert len(Path("models/longer/history.csv").read_text().splitlines()) == 1 + 4
+
+
+def facts_of(name: str) -> dict[str, Any]:
+    return dict(json.loads(Path(f"models/{name}/scores.json").read_text()))
+
+
+@pytest.mark.parametrize(
+    ("options", "epochs", "complaint"),
+    [
+        ((), 5, r"cannot go on to 5 epochs.*train weights=models/a/last.ckpt training.epochs=5"),
+        (("schedule=constant", "schedule.warmup=0.1"), 5, r"cannot go on to 5 epochs"),
+        (CONSTANT, 1, r"training.epochs=1: models/a/last.ckpt has 2 epochs behind it"),
+    ],
+)
+def test_another_number_of_epochs_is_refused_where_the_steps_done_would_have_been_others(
+    options: tuple[str, ...], epochs: int, complaint: str
+) -> None:
+    run("a", *options)
+    files = snapshot(Path("models/a"))
+    with pytest.raises(UserError, match=complaint):
+        train(load_config(TINY), resume="a", changes=[f"training.epochs={epochs}"])
+    assert snapshot(Path("models/a")) == files
+
+
+def test_a_run_starts_from_the_weights_of_another(capsys: pytest.CaptureFixture[str]) -> None:
+    first = run("first", "training.monitor=null")
+    rate = ("optimizer.lr=1e-30", "optimizer.weight_decay=0", "training.monitor=null")
+    run("second", "weights=first", *rate)
+    assert f"starts from models/first/best.ckpt, weights {str(first['weights_digest'])[:12]}" in capsys.readouterr().err
+    states = [load_checkpoint(Path(f"models/{name}/best.ckpt")).weights for name in ("first", "second")]
+    for name in states[0]:
+        if "running" not in name and "num_batches" not in name:
+            torch.testing.assert_close(states[0][name], states[1][name])
+
+
+@pytest.mark.parametrize(
+    ("options", "complaint"),
+    [
+        (("model.width=8",), "are of another network than SimpleCNN"),
+        (("weights=nothing",), "there is no checkpoint nothing"),
+    ],
+)
+def test_weights_that_do_not_fit_are_refused_before_a_folder_is_made(options: tuple[str, ...], complaint: str) -> None:
+    run("first")
+    with pytest.raises(UserError, match=complaint):
+        train(load_config([*TINY, "weights=first", "run_name=second", "model.width=4", *options]))
+    assert not Path("models/second").exists()
+
+
+def test_a_checkpoint_that_was_copied_elsewhere_goes_on_in_a_new_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    train(load_config([*LONGER, "run_name=whole"]))
+    cut_after_first_epoch(load_config([*LONGER, "run_name=cut"]))
+    Path("elsewhere").mkdir()
+    Path("elsewhere/last.ckpt").write_bytes(Path("models/cut/last.ckpt").read_bytes())
+    for name, content in {"notes.txt": "mine", "history.csv": "mine, too", ".x.tmp": "and this"}.items():
+        Path("elsewhere", name).write_text(content)
+    files = snapshot(Path("elsewhere"))
+    train(load_config(TINY), resume="elsewhere/last.ckpt")
+    assert snapshot(Path("elsewhere")) == files
+    new = next(folder for folder in Path("models").iterdir() if folder.name.startswith("shapes-"))
+    assert facts_of(new.name)["weights_digest"] == facts_of("whole")["weights_digest"]
+    assert f"it goes on in {new}" in capsys.readouterr().err
+
+
+class CutError(Exception):
+    """Ends a run after its first epoch, as a power cut would."""
+
+
+def cut_after_first_epoch(config: Config, **more: Any) -> None:
+    """Train until the end of the first epoch, which is saved."""
+    record_epochs = cifar10.run.Run.record_epochs
+
+    def record_and_stop(self: cifar10.run.Run, history: list[dict[str, float]]) -> None:
+        record_epochs(self, history)
+        if history:
+            raise CutError
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(cifar10.run.Run, "record_epochs", record_and_stop)
+        with pytest.raises(CutError):
+            train(config, **more)
+
+
+LONGER = [*TINY, "model.width=4", "training.epochs=3", "training.monitor=null", "training.save_every_seconds=null"]
+
+
+def test_resume_auto_begins_a_run_and_then_goes_on_with_it(capsys: pytest.CaptureFixture[str]) -> None:
+    job = load_config([*LONGER, "run_name=job"])
+    cut_after_first_epoch(job, resume="auto")
+    train(job, resume="auto")
+    assert len(Path("models/job/history.csv").read_text().splitlines()) == 1 + 3
+    files = snapshot(Path("models/job"))
+    train(job, resume="auto")
+    assert snapshot(Path("models/job")) == files
+    assert "is finished" in capsys.readouterr().err
+
+
+def test_resume_auto_refuses_other_settings_and_names_them() -> None:
+    job = [*LONGER, "run_name=job", "training.epochs=1"]
+    train(load_config(job), resume="auto")
+    with pytest.raises(UserError, match=r"was begun with optimizer.lr=0.01, not 0.02"):
+        train(load_config([*job, "optimizer.lr=0.02"]), resume="auto")
+
+
+def test_time_is_counted_over_all_processes_of_a_run() -> None:
+    cut_after_first_epoch(load_config([*LONGER, "run_name=cut"]))
+    raw = torch.load("models/cut/last.ckpt", weights_only=True)
+    raw["callbacks"]["SaveCheckpoints"] |= {"wall_seconds": 5000.0, "cpu_seconds": 4000.0}
+    torch.save(raw, "models/cut/last.ckpt")
+    train(load_config(TINY), resume="cut")
+    assert 5000 < facts_of("cut")["wall_seconds"] < 5600
+    assert 4000 < facts_of("cut")["cpu_seconds"] < 4600
+
+
+DIVERGING = ("optimizer=sgd", "schedule=constant", "optimizer.lr=0.1", "optimizer.weight_decay=80")
+
+
+@pytest.mark.parametrize("options", [("training.chunk_seconds=60",), ("training.chunk_seconds=0",)])
+def test_a_run_that_diverges_stops_at_once_and_keeps_the_last_good_state(
+    options: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(UserError, match=r"the (loss is|weights are) not finite at step \d+, in epoch \d+") as stop:
+        run("lost", *DIVERGING, "optimizer.momentum=0.0", "optimizer.nesterov=false", "training.epochs=300", *options)
+    assert stop.value.exit_code == 1
+    assert "lower optimizer.lr (now 0.1)" in capsys.readouterr().err
+    for name in ("last.ckpt", "best.ckpt"):
+        checkpoint = load_checkpoint(Path("models/lost", name))
+        assert all(tensor.isfinite().all() for tensor in checkpoint.weights.values())
+    assert not Path("models/lost/scores.json").exists()
+
+
+def test_an_epoch_whose_score_is_no_number_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
+    means = cifar10.tally.Tally.means
+    seen: list[float] = []
+
+    def spoilt(self: Any, strategy: Any) -> dict[str, float]:
+        scores = means(self, strategy)
+        if self.is_validation:
+            seen.append(scores["loss"])
+            scores["loss"] = float("nan") if len(seen) > 1 else scores["loss"]
+        return scores
+
+    monkeypatch.setattr(cifar10.tally.Tally, "is_validation", False, raising=False)
+    start = cifar10.model.Classifier.on_fit_start
+
+    def marked(self: Any) -> None:
+        start(self)
+        self._validation_tally.is_validation = True
+
+    monkeypatch.setattr(cifar10.model.Classifier, "on_fit_start", marked)
+    monkeypatch.setattr(cifar10.tally.Tally, "means", spoilt)
+    run("spoilt", "training.epochs=3")
+    assert len(load_checkpoint(Path("models/spoilt/best.ckpt")).history) == 1
+    assert facts_of("spoilt")["val/loss"] is None
+    rows = list(csv.DictReader(Path("models/spoilt/history.csv").read_text().splitlines()))
+    assert [row["val/loss"] == "" for row in rows] == [False, True, True]
+
+
+class FixedNet(torch.nn.Module):
+    """Takes images of one size only."""
+
+    def __init__(self, num_classes: int, image_size: int) -> None:
+        super().__init__()
+        self.head = torch.nn.Linear(3 * image_size**2, num_classes)
+
+    def fit_to(self, images: torch.Tensor) -> None: ...
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.head(images.float().flatten(1) / 255)
+        return logits
+
+
+FixedNet.__module__ = "cifar10.networks.simple_cnn"
+
+
+def test_a_network_of_one_image_size_is_found_before_the_first_step(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifar10.networks.simple_cnn.FixedNet", FixedNet, raising=False)
+    words = [*TINY, "~model.width", "~model.dropout", "model._target_=cifar10.networks.simple_cnn.FixedNet"]
+    resized = "training.resizing=[{until: 0.5, scale: 0.75}]"
+    with pytest.raises(UserError, match=r"would need images of 12 pixels: .*; set training.resizing=\[\]"):
+        train(load_config([*words, "run_name=fixed", resized]))
+    assert not Path("models").exists()
+    train(load_config([*words, "run_name=fixed"]))
+
+
+def test_a_torchvision_classifier_trains_and_its_checkpoint_answers() -> None:
+    from cifar10.predictor import Predictor
+
+    words = [*TINY, "~model.width", "~model.dropout", "model._target_=torchvision.models.squeezenet1_1"]
+    train(load_config([*words, "run_name=published", "training.epochs=1", "data_loading.image_size=32"]))
+    predictor = Predictor.from_checkpoint("published")
+    probabilities = predictor.predict(np.zeros((2, 32, 32, 3), np.uint8))
+    assert probabilities.shape == (2, 10)

@@ -1,0 +1,66 @@
+"""What is checked before the first step: that the network takes the images, in every size that training shows it."""
+
+import torch
+from torch import nn
+
+from cifar10.build import build
+from cifar10.config import Component, Config
+from cifar10.data.contract import DataSet
+from cifar10.data.resizing import scaled
+from cifar10.errors import UserError
+from cifar10.targets import MODEL, SELECTION, Role
+
+
+def refuse_unfit(config: Config, data: DataSet) -> None:
+    """Refuse a configuration that would fail on these data in mid-run.
+
+    Raises:
+        UserError: There is nothing to validate on, or the network does not take the images.
+    """
+    if config.training.monitor is not None and not len(data.validation):
+        raise UserError(
+            f"training.monitor={config.training.monitor} needs validation images: set the validation size of "
+            "data_loading above 0, or training.monitor=null"
+        )
+    sizes = [(data.image_size, f"choose another model than {config.model.target} and selection=all")]
+    sizes += [(scaled(data.image_size, stage), "set training.resizing=[]") for stage in config.training.resizing]
+    for pixels, advice in sizes:
+        try:
+            for role, component in ((MODEL, config.model), (SELECTION, config.selection)):
+                _build(role, component, data.num_classes, pixels)
+            _try_network(config.model, data, pixels)
+        except ValueError as error:
+            raise UserError(f"training would need images of {pixels} pixels: {error}; {advice}") from error
+
+
+def _build(role: Role, component: Component, num_classes: int, image_size: int) -> nn.Module:
+    """Build without memory for the parameters, or with it if a network looks at its own first weights."""
+    try:
+        with torch.device("meta"):
+            made: nn.Module = build(role, component, num_classes=num_classes, image_size=image_size)
+    except NotImplementedError:
+        made = build(role, component, num_classes=num_classes, image_size=image_size)
+    return made
+
+
+def _try_network(component: Component, data: DataSet, pixels: int) -> None:
+    """Let the network compute shapes for two images with sides of `pixels`.
+
+    Raises:
+        ValueError: It cannot, or its output is not one number for each class.
+    """
+    network = _build(MODEL, component, data.num_classes, data.image_size).eval()
+    if not callable(getattr(network, "fit_to", None)):
+        raise UserError(f"{component.target} has no fit_to(images), which every network needs; see docs/add_a_part.md")
+    device = next((parameter.device for parameter in network.parameters()), torch.device("meta"))
+    images = torch.zeros(2, 3, pixels, pixels, dtype=torch.uint8, device=device)
+    try:
+        with torch.no_grad():
+            logits = network(images)
+    except NotImplementedError:  # an operation that has no shape function
+        return
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(str(error).splitlines()[0]) from error
+    if not isinstance(logits, torch.Tensor) or logits.shape != (2, data.num_classes):
+        shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
+        raise ValueError(f"the output for two images is {shape}, and should be (2, {data.num_classes})")

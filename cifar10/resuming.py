@@ -1,0 +1,116 @@
+"""Going on with a run: which configuration holds, what may be changed, and whether there is anything left to do."""
+
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from cifar10.advice import command_line
+from cifar10.checkpoint_names import LAST, resolve_checkpoint
+from cifar10.checkpoints import Checkpoint, load_checkpoint
+from cifar10.compose import changed
+from cifar10.config import Config
+from cifar10.errors import UserError
+from cifar10.run_folder import SCORES, is_folder_of, lasting_settings
+from cifar10.tally import Scores
+
+AUTO = "auto"
+"""`--resume=auto`: go on with the run of this name if there is one to go on with, else begin it."""
+
+
+def find_resumed(config: Config, resume: str | None, changes: Sequence[str]) -> tuple[Checkpoint | None, Config]:
+    """Return the checkpoint to go on from, None for a new run, and the configuration that holds.
+
+    Args:
+        config: What was typed, defaults filled in.
+        resume: None, `auto`, or anything `resolve_checkpoint` knows; of a run's folder, its `last.ckpt` is meant.
+        changes: Overrides of the checkpoint's configuration.
+
+    Raises:
+        UserError: There is no such checkpoint, its data are not there, or it cannot go on with these settings.
+    """
+    if resume is None:
+        return None, config
+    if resume == AUTO:
+        assert config.run_name is not None, "the command line has seen to it"
+        path = Path(config.models_dir) / config.run_name / LAST
+        if not path.is_file():
+            return None, config
+        checkpoint = load_checkpoint(path)
+        _refuse_other_settings(checkpoint, config)
+    else:
+        checkpoint = load_checkpoint(resolve_checkpoint(resume, config.models_dir, prefer=LAST))
+        config = _resumed_config(checkpoint, config, changes)
+    _refuse_other_length(checkpoint, config)
+    return checkpoint, config
+
+
+def finished_scores(checkpoint: Checkpoint, config: Config) -> Scores | None:
+    """Return the metrics of a run that has nothing left to do, and say so; None if there is something left."""
+    folder = checkpoint.path.parent
+    try:
+        facts = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return None
+    is_whole = isinstance(facts, dict) and facts.get("epochs") == len(checkpoint.history)
+    if not is_whole or config.training.epochs != checkpoint.config.training.epochs:
+        return None
+    if not is_folder_of(config, folder, Path(config.models_dir)):
+        return None
+    print(f"{folder} is finished after {facts['epochs']} epochs; nothing was changed", file=sys.stderr)
+    return {name: value for name, value in facts.items() if isinstance(value, int | float)}
+
+
+def _resumed_config(checkpoint: Checkpoint, config: Config, changes: Sequence[str]) -> Config:
+    """Return the checkpoint's configuration with `changes`.
+
+    A checkpoint outside of `config.models_dir` may be a stranger's: where to write and what to tell MLflow is then as
+    configured here, and its data are only looked for where they lie, not fetched from where it says.
+    """
+    base = checkpoint.config.model_copy(update={"models_dir": config.models_dir})
+    if not is_folder_of(base, checkpoint.path.parent, Path(config.models_dir)):
+        base = base.model_copy(update={"tracking": config.tracking, "run_name": None})
+    sources = base.data_loading.arguments.get("sources")
+    if sources is not None:
+        arguments = {**base.data_loading.arguments, "sources": None}
+        component = base.data_loading.model_copy(update={"arguments": arguments})
+        base = base.model_copy(update={"data_loading": component})
+    resumed = changed(base, [change for change in changes if not change.startswith("models_dir=")])
+    _refuse_missing_data(resumed.data_loading.arguments.get("root"), checkpoint)
+    return resumed
+
+
+def _refuse_missing_data(root: Any, checkpoint: Checkpoint) -> None:
+    if isinstance(root, str) and not Path(root).is_dir():
+        raise UserError(
+            f"there is no folder {root}, where {checkpoint.path} had its data; say where they are now: "
+            "data_loading.root=DIR"
+        )
+
+
+def _refuse_other_settings(checkpoint: Checkpoint, config: Config) -> None:
+    then, now = lasting_settings(checkpoint.config), lasting_settings(config)
+    for key in sorted({*then, *now}):
+        if then.get(key) != now.get(key):
+            raise UserError(
+                f"{checkpoint.path.parent} was begun with {key}={then.get(key)}, not {now.get(key)}; "
+                "set it as it was, or choose another run_name"
+            )
+
+
+def _refuse_other_length(checkpoint: Checkpoint, config: Config) -> None:
+    """Refuse another number of epochs where schedule or image size at a step would then be another than it was."""
+    before, epochs = checkpoint.config.training.epochs, config.training.epochs
+    if epochs == before:
+        return
+    schedule = config.schedule
+    is_constant = schedule.target.endswith(".Constant") and not schedule.arguments.get("warmup")
+    if not is_constant or config.training.resizing:
+        again = command_line("train", f"weights={checkpoint.path}", f"training.epochs={epochs}")
+        raise UserError(
+            f"{checkpoint.path.parent} cannot go on to {epochs} epochs: its learning rate and image sizes are laid out "
+            f"for {before}; start a new run from its weights: {again}"
+        )
+    if epochs < len(checkpoint.history):
+        raise UserError(f"training.epochs={epochs}: {checkpoint.path} has {len(checkpoint.history)} epochs behind it")

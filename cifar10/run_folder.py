@@ -1,0 +1,165 @@
+"""The folder of a run belongs to that run: claimed before anything is written, and locked while a process works in it.
+
+The lock is one of the operating system on the file `.lock`, so it goes with its process, however that ends. What a
+killed process left half-written is removed once the lock is ours, by the exact names that `write_atomically` gives.
+"""
+
+import errno
+import os
+import re
+import shutil
+import uuid
+from collections.abc import Callable
+from dataclasses import dataclass
+from itertools import count
+from pathlib import Path
+from typing import Any
+
+import yaml
+from filelock import FileLock, Timeout
+
+from cifar10.advice import command_line
+from cifar10.checkpoint_names import BEST, LAST
+from cifar10.config import Config, flatten
+from cifar10.destination import sync_folder
+from cifar10.errors import UserError
+from cifar10.validation import validate
+
+CONFIG, HISTORY, SCORES, RUN_ID = "config.yaml", "history.csv", "scores.json", "run_id"
+FIGURES = ("curves.png", "confusion.png")
+_FILES = (BEST, LAST, CONFIG, HISTORY, SCORES, RUN_ID, *FIGURES)
+_LOCK = ".lock"
+_ALMOST_FULL = 50 * 2**20  # bytes free: less than a checkpoint may need
+_LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))})\.[0-9a-f]+\.tmp")
+
+
+class FolderError(UserError):
+    """The folder is another run's, or cannot be written."""
+
+
+@dataclass(frozen=True, eq=False)
+class RunFolder:
+    """A folder that this process has claimed."""
+
+    path: Path
+    lock: FileLock
+
+    def release(self) -> None:
+        """Let other processes claim it."""
+        self.lock.release()
+
+
+def claim_new(models_dir: Path, name: str, may_be_renamed: bool) -> RunFolder:
+    """Claim `models_dir/name` for a new run.
+
+    Args:
+        models_dir: Made if it is not there.
+        name: Of the folder.
+        may_be_renamed: Whether NAME-2, NAME-3 and so on will do if NAME is taken.
+
+    Raises:
+        FolderError: It is taken, or cannot be written.
+    """
+    for number in count(1):
+        path = models_dir / (name if number == 1 else f"{name}-{number}")
+        try:
+            return _claimed(path, is_new=True)
+        except _TakenError:
+            if not may_be_renamed:
+                raise
+    raise AssertionError("count() does not end")
+
+
+def claim_existing(path: Path) -> RunFolder:
+    """Claim the folder of a run that goes on.
+
+    Raises:
+        FolderError: Another process works in it, or it cannot be written.
+    """
+    return _claimed(path, is_new=False)
+
+
+def is_folder_of(config: Config, path: Path, models_dir: Path) -> bool:
+    """Whether `path` is the run folder in `models_dir` that a checkpoint with this configuration was written to."""
+    if path.resolve().parent != models_dir.resolve():
+        return False
+    try:
+        written = validate(Config, yaml.safe_load((path / CONFIG).read_text(encoding="utf-8")))
+    except (OSError, TypeError, ValueError, yaml.YAMLError):  # a ValidationError is a ValueError
+        return False
+    return lasting_settings(written) == lasting_settings(config)
+
+
+def lasting_settings(config: Config) -> dict[str, Any]:
+    """Return the settings that stay the same when a run goes on, by their dotted keys."""
+    changing = ("run_name", "models_dir", "data_loading.root", "data_loading.sources", "training.epochs")
+    flat = flatten(config.plain())
+    return {key: flat[key] for key in flat if key not in changing and not key.startswith("tracking.")}
+
+
+def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
+    """Let `write` fill a temporary file in the target's folder, and give it the target's name once it is on disk.
+
+    Raises:
+        UserError: It could not be written; what was there before is untouched.
+    """
+    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
+    try:
+        write(temporary)
+        with temporary.open("rb") as file:
+            os.fsync(file.fileno())
+        temporary.replace(target)
+        sync_folder(target.parent)
+    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
+        reason = _reason(error, target.parent)
+        raise UserError(f"{target} could not be written ({reason}); what was there before is untouched") from error
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+class _TakenError(FolderError):
+    """The folder holds another run, or a process works in it."""
+
+
+def _claimed(path: Path, is_new: bool) -> RunFolder:
+    lock = FileLock(path / _LOCK)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        if is_new and not (path / _LOCK).exists():
+            _refuse_any_of(_FILES, path)  # another program's, or a run's that was copied here
+        lock.acquire(timeout=0)
+        try:
+            if is_new:
+                _refuse_any_of((BEST, LAST), path)
+            for entry in os.listdir(path):
+                if _LEFTOVER.fullmatch(entry):
+                    (path / entry).unlink(missing_ok=True)
+        except BaseException:
+            lock.release()
+            raise
+    except Timeout:
+        raise _TakenError(f"another process is training in {path}; wait for it, or choose another run_name") from None
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise FolderError(f"{path} cannot be written ({reason}); choose another with models_dir=DIR") from None
+    return RunFolder(path, lock)
+
+
+def _refuse_any_of(names: tuple[str, ...], path: Path) -> None:
+    present = [name for name in names if (path / name).exists()]
+    if present:
+        going_on = command_line("train", resume=path.name, models_dir=str(path.parent))
+        advice = f"go on with it: {going_on}, or " if LAST in present else ""
+        raise _TakenError(f"{path} already holds a run ({present[0]}); {advice}choose another run_name")
+
+
+def _reason(error: BaseException, folder: Path) -> str:
+    """Return why a file could not be written, and what helps."""
+    number = error.errno if isinstance(error, OSError) else None
+    text = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+    free = shutil.disk_usage(folder).free if folder.is_dir() else 0
+    if number == errno.EFBIG:
+        return f"{text}: the limit for the size of a file, ulimit -f, is too low"
+    if number in (errno.ENOSPC, errno.EDQUOT) or free < _ALMOST_FULL:
+        return f"{text}; {free / 2**20:.0f} MB are free: make room"
+    return text
