@@ -24,7 +24,7 @@ from measuring import REPOSITORY, now, origin, result_path, table, timed
 
 from cifar10.compose import load_config
 from cifar10.provenance import code_digest
-from cifar10.saving import write_atomically
+from cifar10.run_folder import write_atomically
 
 _ACCURACIES = ("test/accuracy_tta", "test/accuracy")
 

@@ -22,7 +22,7 @@ from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from cifar10.build import build
 from cifar10.checkpoint_outline import OutlinedTensor, first_line, read_outline
-from cifar10.config import Config
+from cifar10.config import TTA, Config
 from cifar10.errors import CheckpointError, UserError
 from cifar10.targets import MODEL
 from cifar10.validation import validate
@@ -60,6 +60,8 @@ class Metadata(BaseModel):
     """One entry of metrics per finished epoch."""
     run_id: Annotated[str, StringConstraints(pattern=r"^[\w-]{1,64}$")] | None = None
     """MLflow's id of the run that made it, if it was tracked."""
+    tta: TTA | None = None
+    """Test-time augmentation to use instead of the configured one, which scored worse on the validation images."""
     program: str | None = None
     data_name: str | None = None
     git_commit: str | None = None
@@ -105,6 +107,11 @@ class Checkpoint:
     def run_id(self) -> str | None:
         """MLflow's id of the run that made it, if it was tracked."""
         return self.metadata.run_id
+
+    @property
+    def tta(self) -> TTA:
+        """Test-time augmentation that it is tested and used with."""
+        return self.metadata.tta or self.config.evaluation.tta
 
     @property
     def history(self) -> list[dict[str, float]]:

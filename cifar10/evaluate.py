@@ -51,6 +51,7 @@ def evaluate(checkpoint_name: str, output: str | None = None) -> Scores:
     if config.training.channels_last:
         network = network.to(memory_format=torch.channels_last)
     classifier = Classifier(network, config, checkpoint.metadata.model_dump())
+    classifier.tta = checkpoint.tta
     scores = test(make_trainer(config, folder, []), classifier, ResidentData(data, config), checkpoint.path)
     report = _report(scores, checkpoint)
     print(json.dumps(report, indent=2))
@@ -62,7 +63,7 @@ def evaluate(checkpoint_name: str, output: str | None = None) -> Scores:
 def _report(scores: Scores, checkpoint: Checkpoint) -> dict[str, object]:
     return {
         **scores,
-        "tta": checkpoint.config.evaluation.tta,
+        "tta": checkpoint.tta,
         "checkpoint": str(checkpoint.path),
         "weights_digest": checkpoint.weights_digest,
         "data_digest": checkpoint.data_digest,

@@ -82,6 +82,8 @@ class Classifier(pl.LightningModule):
         self.selection = selection or All()
         self.config = config
         self.identity = identity
+        self.tta = config.evaluation.tta
+        """Test-time augmentation of the test."""
         self.history: list[Scores] = []
         """One entry per finished epoch."""
         self.confusion = torch.zeros(0)
@@ -262,8 +264,8 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         if not len(labels):
             return
-        evaluation = self.config.evaluation
-        plain, augmented = predict_plain_and_augmented(self.network, images, evaluation.tta, evaluation.tta_confidence)
+        confidence = self.config.evaluation.tta_confidence
+        plain, augmented = predict_plain_and_augmented(self.network, images, self.tta, confidence)
         self._plain_tally.add(nll_loss(plain.clamp(min=_LEAST).log(), labels), plain, labels)
         self._augmented_tally.add(nll_loss(augmented.clamp(min=_LEAST).log(), labels), augmented, labels)
         num_classes = len(self.confusion)

@@ -57,7 +57,7 @@ class Predictor:
             name: As for `resolve_checkpoint`.
             device: auto, cpu, cuda or cuda:N.
             batch_size: Most images to compute at once; None: as in the test pass.
-            tta: Views to average; None: those of the checkpoint's configuration.
+            tta: Views to average; None: those that the checkpoint was tested with.
             models_dir: Where run folders are.
 
         Raises:
@@ -83,7 +83,7 @@ class Predictor:
             class_names=checkpoint.class_names,
             image_size=checkpoint.image_size,
             batch_size=batch_size or evaluation.batch_size,
-            tta=checked or evaluation.tta,
+            tta=checked or checkpoint.tta,
             tta_confidence=evaluation.tta_confidence,
             origin=origin,
         )

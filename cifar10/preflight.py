@@ -1,11 +1,14 @@
 """What is checked before the first step: that the network takes the images, in every size that training shows it."""
 
+import sys
+
 import torch
 from torch import nn
 
 from cifar10.build import build
 from cifar10.config import Component, Config
 from cifar10.data.contract import DataSet
+from cifar10.data.mirroring import measure_mirroring
 from cifar10.data.resizing import scaled
 from cifar10.errors import UserError
 from cifar10.targets import MODEL, SELECTION, Role
@@ -31,6 +34,21 @@ def refuse_unfit(config: Config, data: DataSet) -> None:
             _try_network(config.model, data, pixels)
         except ValueError as error:
             raise UserError(f"training would need images of {pixels} pixels: {error}; {advice}") from error
+
+
+def warn_of_mirroring(config: Config, data: DataSet) -> None:
+    """Say so if mirrored images are trained or tested on, and the class depends on left and right in these data."""
+    trains, tests = config.augmentation.flip != "none", config.evaluation.tta != "none"
+    if data.is_mirrorable or not (trains or tests):
+        return
+    result = measure_mirroring(data)
+    if result is not None and result.matters:
+        print(
+            "warning: left and right seem to matter in these data: the nearest training image is of the right class "
+            f"for {result.plain:.0%} of the images and {result.mirrored:.0%} of their mirror images; train without "
+            "mirroring: augmentation.flip=none evaluation.tta=none",
+            file=sys.stderr,
+        )
 
 
 def _build(role: Role, component: Component, num_classes: int, image_size: int) -> nn.Module:

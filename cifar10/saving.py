@@ -37,6 +37,13 @@ class AtomicCheckpointIO(TorchCheckpointIO):
         return read_checkpoint(Path(path))
 
 
+def amend_checkpoint(path: Path, metadata: dict[str, Any]) -> None:
+    """Write the checkpoint at `path` anew with these entries in its metadata."""
+    raw = read_checkpoint(path)
+    raw["cifar10"] |= metadata
+    write_atomically(path, lambda temporary: torch.save(raw, temporary))
+
+
 class SaveCheckpoints(CheckpointCallback):
     """Keep `last.ckpt` and `best.ckpt` of a run up to date.
 

@@ -1,5 +1,6 @@
 """The walk of `train`: configuration -> data -> network -> fit -> test on the best checkpoint -> scores."""
 
+import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -20,11 +21,11 @@ from cifar10.errors import UserError
 from cifar10.interruption import Interrupted, StopOnSignal
 from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier, DivergedError
-from cifar10.preflight import refuse_unfit
+from cifar10.preflight import refuse_unfit, warn_of_mirroring
 from cifar10.progress import TrainingProgress
 from cifar10.resuming import find_resumed, finished_scores
 from cifar10.run import Run, is_first_process, open_run
-from cifar10.saving import SaveCheckpoints
+from cifar10.saving import SaveCheckpoints, amend_checkpoint
 from cifar10.selection import Selection
 from cifar10.stopwatch import Stopwatch
 from cifar10.tally import Scores
@@ -56,6 +57,7 @@ def train(
     data: DataSet = build(DATA, config.data_loading)
     _refuse_other_data(data, checkpoint)
     refuse_unfit(config, data)
+    warn_of_mirroring(config, data)
     network = make_network(config, data)
     if initial is not None and checkpoint is None:
         start_from(initial, network, data)
@@ -96,11 +98,17 @@ def _fit_to_data(network: nn.Module, config: Config, data: DataSet) -> None:
         network.to(memory_format=torch.channels_last)
 
 
-def test(trainer: pl.Trainer, classifier: Classifier, module: ResidentData, path: Path) -> Scores:
+def test(  # a step of the program, no test of pytest
+    trainer: pl.Trainer,
+    classifier: Classifier,
+    module: ResidentData,
+    path: Path,
+    split: str = "test",  # noqa: PT028
+) -> Scores:
     """Return the scores of the checkpoint at `path` on the test split, plain and with test-time augmentation."""
     # What is saved is the averaged weights already; the callback would put the current ones back in their place.
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
-    _say(f"testing {path} on {len(module.data.test):,} images")
+    _say(f"testing {path} on {len(module.data.test):,} {split} images")
     trainer.test(classifier, module, ckpt_path=path, weights_only=True, verbose=False)
     return dict(classifier.test_scores)
 
@@ -164,12 +172,33 @@ def _fit_and_test(network: nn.Module, run: Run, checkpoint: Checkpoint | None, s
     history = list(classifier.history)
     if not (run.folder / BEST).exists():
         raise UserError(f"in no epoch was {run.config.training.monitor} a finite number, so there is no best one")
+    if run.data.is_mirrorable is None and len(run.data.validation) and classifier.tta != "none":
+        _drop_views_that_score_worse(trainer, classifier, run)
     scores = test(trainer, classifier, module, run.folder / BEST)
     scores |= {key: value for key, value in history[-1].items() if key.startswith(("train/", "val/"))}
     scores |= stopwatch.seconds()
     if run.is_first_process:
         run.record_scores(scores, history, classifier.confusion)
     return scores
+
+
+def _drop_views_that_score_worse(trainer: pl.Trainer, classifier: Classifier, run: Run) -> None:
+    """Test and use the network without test-time augmentation if that is right more often on the validation images."""
+    validation = ResidentData(dataclasses.replace(run.data, test=run.data.validation), run.config)
+    scores = test(trainer, classifier, validation, run.folder / BEST, split="validation")
+    plain, augmented = scores["test/accuracy"], scores["test/accuracy_tta"]
+    if plain <= augmented:
+        return
+    _say(
+        f"warning: on the validation images {classifier.tta} is right for {augmented:.1%}, and each image alone for "
+        f"{plain:.1%}: this network is tested and used without. If left and right matter in these data, train with "
+        "augmentation.flip=none"
+    )
+    classifier.tta = "none"
+    if run.is_first_process:
+        for name in (BEST, LAST):
+            amend_checkpoint(run.folder / name, {"tta": "none"})
+    trainer.strategy.barrier()
 
 
 def _refuse_other_data(data: DataSet, checkpoint: Checkpoint | None) -> None:
@@ -196,8 +225,8 @@ def _say_how_to_go_on(run: Run, error: BaseException) -> None:
 
 
 def _announce(scores: Scores, run: Run) -> None:
-    tta = run.config.evaluation.tta
-    digest = load_checkpoint(run.folder / BEST).weights_digest
+    best = load_checkpoint(run.folder / BEST)
+    tta, digest = best.tta, best.weights_digest
     augmented = f"{scores['test/accuracy_tta']:.2%} with {tta}, " if tta != "none" else ""
     print(
         f"test accuracy {augmented}{scores['test/accuracy']:.2%} plain; "

@@ -41,9 +41,10 @@ def test_a_folder_in_use_is_refused_its_files_stay_and_it_is_free_once_its_proce
     assert holder.stdout is not None and holder.stdout.readline()
     being_written = tmp_path / "run" / ".last.ckpt.0123456789ab.tmp"
     being_written.write_bytes(b"half")
-    for claim in (lambda: claim_new(tmp_path, "run", False), lambda: claim_existing(tmp_path / "run")):
-        with pytest.raises(FolderError, match="another process is training in"):
-            claim()
+    with pytest.raises(FolderError, match="another process is training in"):
+        claim_new(tmp_path, "run", False)
+    with pytest.raises(FolderError, match="another process is training in"):
+        claim_existing(tmp_path / "run")
     assert being_written.exists()
     holder.kill()
     holder.communicate()

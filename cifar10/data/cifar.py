@@ -96,7 +96,7 @@ def _data_set(
         published = [published[index] for index in indices]
         train, test = _keep(train, indices), _keep(test, indices)
     train, validation = hold_out(train, validation_size, seed)
-    return DataSet(name, tuple(published), train, validation, test)
+    return DataSet(name, tuple(published), train, validation, test, is_mirrorable=True)
 
 
 def choose_classes(wanted: list[str], published: list[str]) -> list[int]:

@@ -49,6 +49,8 @@ class DataSet:
     validation: Split
     """Held out of the published training split; may be empty."""
     test: Split
+    is_mirrorable: bool | None = None
+    """Whether the mirror image of each image is of the same class; None: not known, so a run measures it."""
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:

@@ -1,0 +1,72 @@
+"""Whether an image and its mirror image are of one class: true of most photographs, false of digits, text and arrows.
+
+Shapes: N images of H x W pixels.
+"""
+
+import math
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+from torch.nn.functional import adaptive_avg_pool2d
+
+from cifar10.data.contract import DataSet, Split
+
+_QUERIES, _REFERENCES = 1000, 10_000  # most images that are compared: a tenth of a second
+_SIDE = 16  # pixels of the images that are compared
+_LEAST_DIFFERENCE = 0.05
+
+
+class MirrorTest(NamedTuple):
+    """How often the nearest training image is of the right class."""
+
+    plain: float
+    """For images as they are, between 0 and 1."""
+    mirrored: float
+    """For their mirror images."""
+    num_images: int
+
+    @property
+    def matters(self) -> bool:
+        """Whether mirroring changes the class more often than chance explains (three standard deviations)."""
+        spread = math.sqrt((self.plain * (1 - self.plain) + self.mirrored * (1 - self.mirrored)) / self.num_images)
+        return self.plain - self.mirrored > max(_LEAST_DIFFERENCE, 3 * spread)
+
+
+def measure_mirroring(data: DataSet) -> MirrorTest | None:
+    """Compare validation images, or some of the training images, with the others; None if there are too few.
+
+    Deterministic: it draws no random numbers.
+    """
+    references = _spread(data.train, _REFERENCES)
+    queries = _spread(data.validation, _QUERIES)
+    if not len(queries):
+        positions = torch.arange(len(references))
+        is_query = positions % 10 == 0
+        queries = _spread(references.take(positions[is_query]), _QUERIES)
+        references = references.take(positions[~is_query])
+    if not len(queries) or not len(references):
+        return None
+    known = _features(references.images)
+    plain, mirrored = (
+        (references.labels[_nearest(_features(images), known)] == queries.labels).double().mean().item()
+        for images in (queries.images, queries.images.flip(dims=(3,)))
+    )
+    return MirrorTest(plain, mirrored, len(queries))
+
+
+def _spread(split: Split, most: int) -> Split:
+    """Return at most so many images, evenly spread over `split`."""
+    step = max(1, math.ceil(len(split) / most))
+    return split.take(torch.arange(0, len(split), step))
+
+
+def _features(images: Tensor) -> Tensor:  # uint8 (N, 3, H, W) -> float (N, 3*16*16)
+    """Return small images without their mean brightness, which says little about the class."""
+    small = adaptive_avg_pool2d(images.float(), min(_SIDE, images.shape[-1])).flatten(1)
+    return small - small.mean(dim=1, keepdim=True)
+
+
+def _nearest(queries: Tensor, known: Tensor) -> Tensor:  # (Q, F), (N, F) -> int64 (Q,)
+    distances = known.square().sum(dim=1) - 2 * queries @ known.T  # (Q, N), less what is the same for all N
+    return distances.argmin(dim=1)
