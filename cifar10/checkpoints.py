@@ -16,7 +16,15 @@ from pathlib import Path
 from typing import Annotated, Any, BinaryIO, Literal
 
 import torch
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints, ValidationError
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    ConfigDict,
+    Field,
+    NonNegativeInt,
+    StringConstraints,
+    ValidationError,
+)
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -56,7 +64,7 @@ class Metadata(BaseModel):
     """SHA-256 of the data set it was trained and tested on."""
     precision: Literal["fp32", "bf16", "fp16"]
     """What it was trained and tested in."""
-    history: list[dict[str, float]]
+    history: list[dict[str, int | float]]
     """One entry of metrics per finished epoch."""
     run_id: Annotated[str, StringConstraints(pattern=r"^[\w-]{1,64}$")] | None = None
     """MLflow's id of the run that made it, if it was tracked."""
@@ -68,6 +76,32 @@ class Metadata(BaseModel):
     git_dirty: bool | None = None
     code_digest: str | None = None
     versions: dict[str, str] = {}
+
+
+class _SavedScore(BaseModel):
+    best_score: float | None
+
+
+class _Callbacks(BaseModel):
+    SaveCheckpoints: _SavedScore
+
+
+class _Loops(BaseModel):
+    fit_loop: dict[str, Any]
+
+
+class TrainingState(BaseModel):
+    """What a run needs to go on: Lightning would do without some of it, and not say so."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", arbitrary_types_allowed=True)
+
+    epoch: NonNegativeInt
+    global_step: NonNegativeInt
+    loops: _Loops
+    callbacks: _Callbacks
+    optimizer_states: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    lr_schedulers: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    cifar10_tally: Annotated[list[float], Field(min_length=3, max_length=3)]
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +192,20 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
         return dict(_loaded(file, path))
 
 
+def require_training_state(path: Path) -> None:
+    """Refuse a checkpoint that lacks something that a run needs to go on exactly where it stopped.
+
+    Raises:
+        CheckpointError: It lacks that, or cannot be read.
+    """
+    with _opened(path) as file:
+        outline = read_outline(file, path)
+    try:
+        TrainingState.model_validate(outline)
+    except ValidationError as error:
+        raise CheckpointError(f"{path} cannot go on: {_about_entry(error)}") from None
+
+
 def load_checkpoint(path: Path) -> Checkpoint:
     """Return what the file at `path` says.
 
@@ -222,8 +270,8 @@ def _about_entry(error: ValidationError) -> str:
     """Return one line on the first thing that `error` complains about."""
     first = error.errors(include_url=False, include_input=False)[0]
     key = ".".join(map(str, first["loc"]))
-    where = "its configuration does not fit this version" if error.title == Config.__name__ else "its entry cifar10"
-    return f"{where}: {key[:80]}: {first['msg'][:120]}"
+    where = {Config.__name__: "its configuration does not fit this version", Metadata.__name__: "its entry cifar10"}
+    return f"{where.get(error.title, 'its entries')}: {key[:80]}: {first['msg'][:120]}"
 
 
 def _network_weights(state_dict: dict[Any, Any]) -> dict[str, Any]:

@@ -8,7 +8,7 @@ from typing import Any
 
 from cifar10.advice import command_line
 from cifar10.checkpoint_names import LAST, resolve_checkpoint
-from cifar10.checkpoints import Checkpoint, load_checkpoint
+from cifar10.checkpoints import Checkpoint, load_checkpoint, require_training_state
 from cifar10.compose import changed
 from cifar10.config import Config
 from cifar10.errors import UserError
@@ -42,6 +42,7 @@ def find_resumed(config: Config, resume: str | None, changes: Sequence[str]) -> 
     else:
         checkpoint = load_checkpoint(resolve_checkpoint(resume, config.models_dir, prefer=LAST))
         config = _resumed_config(checkpoint, config, changes)
+    require_training_state(checkpoint.path)
     _refuse_other_length(checkpoint, config)
     return checkpoint, config
 

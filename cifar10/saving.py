@@ -73,6 +73,8 @@ class SaveCheckpoints(CheckpointCallback):
         self.urgent = False
         """Whether the end of the epoch is to be saved whatever the time: the run is about to stop."""
         self.saved_step = -1
+        self.has_started = False
+        """Whether everything has been restored and the first step is next."""
         self._saved_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
@@ -86,6 +88,9 @@ class SaveCheckpoints(CheckpointCallback):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = time.monotonic()
+        for optimizer in trainer.optimizers:
+            _refuse_unfit_state(optimizer)
+        self.has_started = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Save within an epoch, where an optimizer step has just been completed."""
@@ -145,6 +150,14 @@ def is_between_steps(trainer: pl.Trainer) -> bool:
     """Whether a whole optimizer step has just ended and the epoch goes on; its end saves in any case."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
     return progress.current.ready % trainer.accumulate_grad_batches == 0 and not progress.is_last_batch
+
+
+def _refuse_unfit_state(optimizer: torch.optim.Optimizer) -> None:
+    """Refuse a restored state whose arrays are not of the shape of their parameters."""
+    for parameter, state in optimizer.state.items():
+        for name, value in state.items():
+            if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
+                raise ValueError(f"the optimizer's {name} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
 
 
 def _link_or_copy(source: Path, target: Path) -> None:

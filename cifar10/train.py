@@ -2,7 +2,8 @@
 
 import dataclasses
 import sys
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytorch_lightning as pl
@@ -13,11 +14,12 @@ from torch import nn
 from cifar10.advice import command_line
 from cifar10.build import build
 from cifar10.checkpoint_names import BEST, LAST, resolve_checkpoint
+from cifar10.checkpoint_outline import first_line
 from cifar10.checkpoints import Checkpoint, load_checkpoint
 from cifar10.config import Config
 from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
-from cifar10.errors import UserError
+from cifar10.errors import CheckpointError, UserError
 from cifar10.interruption import Interrupted, StopOnSignal
 from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier, DivergedError
@@ -141,9 +143,26 @@ def fit(
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         history=checkpoint.history if checkpoint else [],
     )
-    with stopper.listening():
+    with stopper.listening(), _restoring(checkpoint, saver):
         trainer.fit(classifier, module, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
     return trainer, classifier, module
+
+
+@contextmanager
+def _restoring(checkpoint: Checkpoint | None, saver: SaveCheckpoints) -> Iterator[None]:
+    """Say in one line if the state of training in `checkpoint` is not that of a run like this."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if checkpoint is None or saver.has_started:
+            raise
+        again = command_line("train", f"weights={checkpoint.path}")
+        raise CheckpointError(
+            f"{checkpoint.path}: its training state cannot be restored ({type(error).__name__}: {first_line(error)}); "
+            f"start a new run from its weights: {again}"
+        ) from error
 
 
 def start_from(initial: Checkpoint, network: nn.Module, data: DataSet) -> None:

@@ -303,6 +303,52 @@ def test_resume_auto_refuses_other_settings_and_names_them() -> None:
         train(load_config([*job, "optimizer.lr=0.02"]), resume="auto")
 
 
+def drop(*keys: str) -> Any:
+    def change(raw: dict[str, Any]) -> None:
+        for key in keys:
+            del raw[key]
+
+    return change
+
+
+def put(key: str, value: Any) -> Any:
+    return lambda raw: raw.update({key: value})
+
+
+def shrink_momentum(raw: dict[str, Any]) -> None:
+    for state in raw["optimizer_states"][0]["state"].values():
+        state["exp_avg"] = torch.zeros(2)
+
+
+BROKEN_STATES = {
+    "no optimizer": drop("optimizer_states"),
+    "no state of the optimizer": put("optimizer_states", []),
+    "an optimizer that is a number": put("optimizer_states", [3]),
+    "momentum of another shape": shrink_momentum,
+    "no schedule": drop("lr_schedulers"),
+    "no position": drop("loops"),
+    "a position that is a list": put("loops", [1, 2]),
+    "no sums": drop("cifar10_tally"),
+    "sums that are strings": put("cifar10_tally", ["a", "b", "c"]),
+    "no epoch": drop("epoch", "global_step"),
+    "callbacks that are a list": put("callbacks", [1]),
+    "no best score": put("callbacks", {"SaveCheckpoints": {}}),
+}
+
+
+@pytest.mark.parametrize("kind", BROKEN_STATES)
+def test_a_training_state_that_is_not_whole_is_refused_in_one_line(kind: str) -> None:
+    cut_after_first_epoch(load_config([*LONGER, "run_name=cut"]))
+    raw = torch.load("models/cut/last.ckpt", weights_only=True)
+    BROKEN_STATES[kind](raw)
+    torch.save(raw, "models/cut/last.ckpt")
+    before = {name: content for name, (content, _) in snapshot(Path("models/cut")).items()}
+    with pytest.raises(UserError, match=r"models/cut/last\.ckpt.*") as refusal:
+        train(load_config(TINY), resume="cut")
+    assert len(str(refusal.value).splitlines()) == 1
+    assert {name: content for name, (content, _) in snapshot(Path("models/cut")).items()} == before
+
+
 def test_time_is_counted_over_all_processes_of_a_run() -> None:
     cut_after_first_epoch(load_config([*LONGER, "run_name=cut"]))
     raw = torch.load("models/cut/last.ckpt", weights_only=True)

@@ -4,7 +4,7 @@ Shapes: N images, H x W pixels, K classes.
 """
 
 import hashlib
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 
 import torch
@@ -49,7 +49,7 @@ class DataSet:
     validation: Split
     """Held out of the published training split; may be empty."""
     test: Split
-    is_mirrorable: bool | None = None
+    is_mirrorable: bool | None = field(default=None, kw_only=True)
     """Whether the mirror image of each image is of the same class; None: not known, so a run measures it."""
 
     def __post_init__(self) -> None:
