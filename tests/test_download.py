@@ -7,7 +7,7 @@ from cifar10.data.download import Pace, Patience, SourceFailed, download
 from tests.archive_server import CONTENT, serve
 
 SIZE = len(CONTENT)
-PATIENT = Patience()
+PATIENT = Patience(pause=0.01)
 
 
 def fetch(url: str, part: Path, patience: Patience = PATIENT, is_last: bool = True) -> None:
@@ -25,6 +25,13 @@ def test_broken_connection_is_taken_up_where_it_broke(part: Path, cut: float) ->
         fetch(web.url, part)
     assert part.read_bytes() == CONTENT
     assert web.requests == [None, f"bytes={int(SIZE * cut)}-"]
+
+
+def test_an_attempt_that_brings_nothing_is_followed_by_another(part: Path) -> None:
+    with serve(cuts=[0, 0, 0.5, 0, 0]) as web:
+        fetch(web.url, part)
+    assert part.read_bytes() == CONTENT
+    assert len(web.requests) == 6
 
 
 @pytest.mark.parametrize("cut", [0.1, 0.5, 0.99])
@@ -77,7 +84,7 @@ def test_archive_declared_as_content_encoding_is_not_decoded(part: Path) -> None
         ({"status": 503}, "answers 503"),
         ({"content": b"<html>gone</html>"}, "has a file of 17 bytes"),
         ({"content": CONTENT + b"!", "headers": {"Content-Length": ""}}, "sends more than"),
-        ({"cuts": [0, 0]}, "the connection broke"),
+        ({"cuts": [0, 0, 0]}, "the connection broke"),
     ],
 )
 def test_useless_answer_is_told_in_words(part: Path, behaviour: dict[str, object], reason: str) -> None:

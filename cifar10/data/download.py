@@ -12,7 +12,7 @@ from urllib.parse import urlsplit
 
 import requests
 from tqdm import tqdm
-from urllib3.exceptions import HTTPError, ReadTimeoutError
+from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 
 CHUNK = 16_384  # bytes; small, so that a slow server is noticed soon
 SECONDS_BETWEEN_LINES = 10
@@ -34,12 +34,16 @@ class Patience:
     """Bytes per second below which another source is tried, if one is left."""
     window: float = 30
     """Seconds over which that rate is measured."""
+    fruitless: int = 3
+    """Attempts in a row that reach the server and bring no byte, before it is given up."""
+    pause: float = 1
+    """Seconds before an attempt that follows a fruitless one."""
 
 
 def download(url: str, part: Path, size: int, patience: Patience, is_last: bool) -> None:
     """Fill `part` up to `size` bytes from `url`. What is in it already is kept; what it gets stays, also on failure.
 
-    A broken connection is taken up again for as long as each attempt brings something.
+    A broken connection is taken up again for as long as attempts bring something; see `Patience` for those that do not.
 
     Args:
         url: http or https.
@@ -54,19 +58,22 @@ def download(url: str, part: Path, size: int, patience: Patience, is_last: bool)
     """
     if _size(part) > size:
         part.unlink()
-    pace = Pace(patience.window)
+    pace, num_fruitless = Pace(patience.window), 0
     with _progress(f"{part.name.removesuffix('.part')} from {urlsplit(url).netloc}", size, _size(part)) as report:
         while (before := _size(part)) < size:
-            reason = "the connection ended early"
+            reason, is_reachable = "the connection ended early", True
             try:
                 for reached in _receive(url, part, size, patience):
                     report(reached)
                     if not is_last and pace.rate(reached) < patience.slowest:
                         raise SourceFailed(f"slower than {patience.slowest / 1000:.0f} kB/s")
             except (requests.RequestException, HTTPError) as error:
-                reason = _in_words(error)
-            if _size(part) <= before:
+                reason, is_reachable = _in_words(error), _has_reached_server(error)
+            num_fruitless = num_fruitless + 1 if _size(part) <= before else 0
+            if num_fruitless and (not is_reachable or num_fruitless >= patience.fruitless):
                 raise SourceFailed(reason)
+            if num_fruitless:
+                time.sleep(patience.pause)
 
 
 class Pace:
@@ -163,6 +170,12 @@ def _in_words(error: Exception) -> str:
     if isinstance(error, requests.exceptions.MissingSchema | requests.exceptions.InvalidURL):
         return "is not a URL"
     return "no connection" if isinstance(error, requests.ConnectionError) else "the connection broke"
+
+
+def _has_reached_server(error: Exception) -> bool:
+    """Whether a connection was made and then broke, which a moment later may go well."""
+    cause = error.args[0] if error.args else None
+    return isinstance(error, requests.exceptions.ChunkedEncodingError) or isinstance(cause, ProtocolError)
 
 
 def _size(path: Path) -> int:
