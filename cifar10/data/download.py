@@ -174,8 +174,7 @@ def _in_words(error: Exception) -> str:
 
 def _has_reached_server(error: Exception) -> bool:
     """Whether a connection was made and then broke, which a moment later may go well."""
-    cause = error.args[0] if error.args else None
-    return isinstance(error, requests.exceptions.ChunkedEncodingError) or isinstance(cause, ProtocolError)
+    return isinstance(error, ProtocolError) or isinstance(next(iter(error.args), None), ProtocolError)
 
 
 def _size(path: Path) -> int:
