@@ -7,7 +7,15 @@ Heavy packages are imported within the command that needs them, so that help and
 import sys
 from typing import Literal
 
-from cifar10.checks import require_checkpoint, require_device, require_folder, require_images, require_resumable
+from cifar10.checks import (
+    note_place,
+    pin_checkpoint,
+    require_checkpoint,
+    require_device,
+    require_folder,
+    require_images,
+    require_resumable,
+)
 from cifar10.command_line import main
 from cifar10.destination import choose_destination
 
@@ -24,12 +32,15 @@ def train(*overrides: str, resume: str | None = None) -> None:
     python commands.py train model=resnet18 training=long optimizer=sgd
     python commands.py train data_loading=shapes training.epochs=2
     """
+    note_place()
     if resume is not None:
         require_resumable(resume, overrides)
     from cifar10.compose import load_config
+
+    config = load_config(overrides)  # before what takes seconds to import
     from cifar10.train import train
 
-    train(load_config(overrides), resume=resume)
+    train(config, resume=resume)
 
 
 def infer(
@@ -61,10 +72,12 @@ def infer(
     python commands.py infer --test_dir=photos
     python commands.py infer --test_dir='photos/*.png' --top_k=3 --output=answers.csv
     """
+    note_place()
     require_images(test_dir)
     require_checkpoint(checkpoint_name)
     require_device(device)
     choose_destination(output, format)
+    checkpoint_name = pin_checkpoint(checkpoint_name)
     from cifar10.infer import infer
 
     summary = infer(
@@ -88,9 +101,11 @@ def evaluate(checkpoint_name: str = "best", *, output: str | None = None) -> Non
 
     python commands.py evaluate --checkpoint_name=last --output=measured
     """
+    note_place()
     require_checkpoint(checkpoint_name)
     if output is not None:
         require_folder(output)
+    checkpoint_name = pin_checkpoint(checkpoint_name)
     from cifar10.evaluate import evaluate
 
     evaluate(checkpoint_name, output=output)
@@ -105,10 +120,13 @@ def data(*overrides: str, export_images: bool = False) -> None:
     python commands.py data
     python commands.py data data_loading.sources=[/mnt/archives]
     """
+    note_place()
     from cifar10.compose import load_config
+
+    config = load_config(overrides)
     from cifar10.fetch import fetch
 
-    fetch(load_config(overrides), export_images=export_images)
+    fetch(config, export_images=export_images)
 
 
 def config(*overrides: str) -> None:
