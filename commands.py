@@ -14,6 +14,7 @@ from cifar10.checks import (
     require_device,
     require_folder,
     require_images,
+    require_place,
     require_resumable,
 )
 from cifar10.command_line import main
@@ -136,6 +137,7 @@ def config(*overrides: str) -> None:
 
     python commands.py config model=resnet18 training.epochs=5
     """
+    require_place()
     from cifar10.explain import explain
 
     print(explain(overrides))

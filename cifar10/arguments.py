@@ -9,7 +9,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from cifar10.advice import PROGRAM
+from cifar10.advice import PROGRAM as PROGRAM  # `command_line` takes it from here
 from cifar10.conf_folder import groups, options, settings
 from cifar10.errors import Misuse
 from cifar10.flags import FALSE, TRUE, Commands, Flag, flags_of, shortened, takes_overrides
@@ -17,9 +17,7 @@ from cifar10.nearest import nearest
 
 _LONGEST_WORD = 4096  # characters, as of a path; settings have a bound of their own
 _HYDRA_FLAGS = ("m", "multirun", "cfg", "config-name", "config-path", "config-dir", "cn", "cp", "cd", "info", "run")
-_ABOUT_HYDRA_FLAGS = (
-    f"Hydra's own flags are not known here; one line is one run, and {PROGRAM} config shows its settings"
-)
+_ABOUT_HYDRA_FLAGS = f"Hydra's own flags are not known here, one line is one run; to see its settings: {PROGRAM} config"
 _LONG_DASHES = ("\u2012", "\u2013", "\u2014", "\u2212")  # what word processors make of two hyphens
 
 
@@ -133,7 +131,7 @@ class _Reader:
         """Return how to write what may be a key with its value behind it."""
         value = "".join(self.waiting[:2]) if self.waiting[:1] == ["="] else "".join(self.waiting[:1])
         if word in settings() and value and not value.startswith("-") and "=" not in value.lstrip("="):
-            return f"write it without spaces: {_setting_word(word, value.lstrip('='))}"
+            return f"without spaces: {_setting_word(word, value.lstrip('='))}"
         return "settings are changed as in model=resnet18 training.epochs=5"
 
     def _read_positional(self, word: str) -> None:

@@ -1,5 +1,6 @@
 """What a `--checkpoint_name` may mean. Without PyTorch: a wrong name is refused before anything heavy is imported."""
 
+import contextlib
 import json
 import os
 import re
@@ -62,10 +63,10 @@ def find_locally(name: str, models_dir: str = "models", prefer: str = BEST) -> P
 
 
 def which_run(name: str, models_dir: str = "models") -> list[str]:
-    """Return what to say before work begins if `name` is `best` or `last`, which name no run: the run that is meant.
+    """Return which run is meant if `name` is `best` or `last`, to be said before work begins; nothing for other names.
 
-    The first line says its file, data set and accuracy, and whether it is finished. A second one names the newest run of
-    another data set, if there is one: it may have been meant.
+    The first line has its file, data set and accuracy, and whether it is finished. A second one names the newest run of
+    another data set, if there is one, since it may have been meant.
     """
     if name not in ("best", "last"):
         return []
@@ -115,14 +116,26 @@ def _of_newest_run(models: Path, file_name: str) -> Path:
 def _by_age(models: Path, file_name: str) -> list[Path]:
     """Return the files of that name in the runs of `models`, the newest first."""
     ages: dict[Path, int] = {}
-    for file in models.glob(f"*/{file_name}"):
-        if os.path.isfile(file):
+    for file in _found(models, f"*/{file_name}"):
+        with contextlib.suppress(OSError):  # gone since
             ages[file] = file.stat().st_mtime_ns
     return sorted(ages, key=lambda file: (-ages[file], file.parent.name))
 
 
+def _found(folder: Path, pattern: str) -> list[Path]:
+    """Return the files in `folder` that match.
+
+    Raises:
+        CheckpointError: It cannot be looked into.
+    """
+    try:
+        return [file for file in folder.glob(pattern) if os.path.isfile(file)]
+    except OSError as error:
+        raise CheckpointError(f"{_shown(folder)} cannot be read: {error.strerror}") from None
+
+
 def _of_run_id(models: Path, run_id: str, prefer: str) -> Path | None:
-    for marker in models.glob("*/run_id"):
+    for marker in _found(models, "*/run_id"):
         if _read(marker).strip() == run_id and os.path.isfile(marker.parent / prefer):
             return marker.parent / prefer
     return None
@@ -193,13 +206,13 @@ def _downloaded(uri: str) -> Path:
 def _refusal(name: str, models: Path, prefer: str) -> str:
     """Say that there is no such checkpoint, and what was meant, what there is, or how to get one."""
     for run in (Path(name), models / name):
-        beside = sorted(file.name for file in run.glob("*.ckpt")) if os.path.isdir(run) else []
+        beside = sorted(file.name for file in _found(run, "*.ckpt")) if os.path.isdir(run) else []
         if beside:
             return f"{run} has no {prefer}; name a file in it: {run / beside[0]}"
     told = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
     refusal = f"there is no checkpoint {told}, neither as a path nor in {_shown(models)}"
-    runs = sorted({file.parent.name for file in models.glob("*/*.ckpt")})
-    names = [*runs, *sorted(file.name for file in models.glob("*.ckpt"))]
+    runs = sorted({file.parent.name for file in _found(models, "*/*.ckpt")})
+    names = [*runs, *sorted(file.name for file in _found(models, "*.ckpt"))]
     if not names:
         return f"{refusal}, which holds none yet; train one: {command_line('train', models_dir=str(models))}"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""

@@ -101,14 +101,24 @@ def note_place() -> None:
     """Say on stderr where files are looked for if the current folder is one within the project: most likely a slip.
 
     Raises:
-        Misuse: The current folder is no longer there.
+        Misuse: see `require_place`.
+    """
+    here = require_place()
+    if PROJECT in here.parents:
+        project = shlex.quote(str(PROJECT))
+        print(f"note: data, models and mlruns are those in {here}; for the project's: cd {project}", file=sys.stderr)
+
+
+def require_place() -> Path:
+    """Return the current folder.
+
+    Raises:
+        Misuse: It is no longer there, and neither Hydra nor MLflow can do without.
     """
     try:
-        here = Path.cwd()
+        return Path.cwd()
     except OSError as error:
         raise Misuse(f"the current folder cannot be used ({error.strerror}); cd to one that is there") from None
-    if PROJECT in here.parents:
-        print(f"note: data, models and mlruns are those in {here}; for the project's: cd {PROJECT}", file=sys.stderr)
 
 
 def require_device(device: str) -> None:

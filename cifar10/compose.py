@@ -43,7 +43,13 @@ PROVIDED: Mapping[str, Collection[str]] = {
 """The components of a Config, and the arguments of each that the program supplies."""
 
 _COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, MarkedYAMLError)
-_VALUE_ERRORS = (OmegaConfBaseException, ValueError, TypeError, LookupError, AttributeError)  # OmegaConf raises them all
+_VALUE_ERRORS = (
+    OmegaConfBaseException,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+)  # OmegaConf raises them all
 _MOST_PROBLEMS = 20  # told at once
 _PATHS = ("models_dir", "weights", "tracking.uri", "tracking.artifacts")
 _hydra_is_global = threading.Lock()
@@ -196,8 +202,8 @@ def _is_path(key: str, value: str) -> bool:
 def _wrong_values(composition: Composition) -> list[Problem]:
     """Return what is wrong with the values, but for what follows from an override that was left out.
 
-    Components are checked by their targets' signatures, which imports PyTorch. If anything else is wrong, only those are
-    that the command line changes, so that a mistake is answered fast: files that nobody changed are right.
+    Components are checked by their targets' signatures, which imports PyTorch. If anything else is wrong, only those
+    that the command line changes are checked, so that a mistake is answered fast.
     """
     values, told = composition.values, {problem.key for problem in composition.problems}
     found: list[Problem] = []
@@ -229,19 +235,19 @@ def _with_typed_quotes(problems: list[Problem], overrides: Sequence[Override]) -
     """Return `problems` with the word to type where quotes were missing: one problem for each word."""
     told: dict[Problem, None] = {}
     for problem in problems:
-        if problem.unquoted:
-            sources = [o for o in overrides if f"{problem.key}.".startswith(f"{o.key_or_group}.") and not is_choice(o)]
-            problem = _with_word(problem, sources[-1]) if sources else problem
-            problem = next((other for other in told if other.unquoted and other.key == problem.key), problem)
-        told[problem] = None
+        source = _source(problem.key, overrides) if problem.unquoted else None
+        if source is None:
+            told[problem] = None
+        elif not any(other.unquoted and other.key == source.key_or_group for other in told):
+            message = f"{problem.message}: {typed(as_strings(source))}"
+            told[problem._replace(key=source.key_or_group, message=message)] = None
     return list(told)
 
 
-def _with_word(problem: Problem, override: Override) -> Problem:
-    if "${" in str(override.input_line):  # what it stands for is no string, and cannot be put into quotes
-        return problem
-    word = typed(as_strings(override))
-    return problem._replace(key=override.key_or_group, message=f"{problem.message}: {word}")
+def _source(key: str, overrides: Sequence[Override]) -> Override | None:
+    """Return the last of `overrides` that sets the value at `key` as it was typed, None if no one does."""
+    sources = [o for o in overrides if f"{key}.".startswith(f"{o.key_or_group}.") and not is_choice(o)]
+    return sources[-1] if sources and "${" not in str(sources[-1].input_line) else None
 
 
 def _keys(values: Any, outside: str = "") -> Iterator[str]:

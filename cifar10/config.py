@@ -13,7 +13,6 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     model_serializer,
@@ -137,7 +136,9 @@ class TrainingConfig(Section):
     accelerator: Literal["auto", "cpu", "gpu"]
     devices: Annotated[int, Field(gt=0, le=1024)]
     """Processes on each machine, each with its own device; on CPU they share the cores."""
-    num_nodes: Annotated[int, Field(gt=0, le=100_000)] = 1  # a default, for checkpoints that are older than this setting
+    num_nodes: Annotated[int, Field(gt=0, le=100_000)] = (
+        1  # a default, for checkpoints that are older than this setting
+    )
     """Machines. More than one are started by torchrun, and all see the same `models_dir`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     """auto: what is fastest. bf16 where a GPU computes in it, or a CPU with matrix units (AMX), or without our kernels

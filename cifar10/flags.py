@@ -1,7 +1,7 @@
 """What may follow a command: its parameters, read as flags by their type hints.
 
-A hint is str, int (1 or more), bool or a Literal of words, each alone or with None for "not given". In a str that begins
-with `~`, a path, that is expanded.
+A hint is str, int (1 or more), bool or a Literal of words, each alone or with None for "not given". A str that begins
+with `~` is a path, and the home folder is put in.
 """
 
 import inspect

@@ -1,6 +1,6 @@
-"""`~` and `~user` at the beginning of a path. The shell leaves both alone behind `--flag=` and `key=`, so we expand them.
+"""`~` and `~user` at the beginning of a path, which a shell leaves alone behind `--flag=` and `key=`.
 
-Done once, where a path enters: for flags in `flags.py`, for settings in `compose.py`.
+They are replaced once, where a path enters: for flags in `flags.py`, for settings in `compose.py`.
 """
 
 import os

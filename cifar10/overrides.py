@@ -22,7 +22,8 @@ from cifar10.validation import Problem, shown
 
 _LONGEST_LINE = 20_000  # characters; a list of so many takes about a second
 _LONGEST_IN_ALL = 100_000
-_DEEPEST = 20  # brackets within brackets
+_MOST_LINES = 500
+_DEEPEST = 20  # brackets within brackets, or sections within sections
 _LONGEST_NUMBER = 300  # digits
 _LONGEST_ADVICE = 400  # characters of a line that is told to be typed
 
@@ -32,8 +33,9 @@ _ELEMENT = re.compile(r""" "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*' | [^,\[\]"']+ "
 
 def parse_overrides(lines: Sequence[str]) -> tuple[list[Override], list[Problem]]:
     """Return the overrides that can be used, in order, and what is wrong with the others."""
-    if sum(map(len, lines)) > _LONGEST_IN_ALL:
-        return [], [Problem("", f"settings of {sum(map(len, lines)):,} characters in all {_too_long()}")]
+    if len(lines) > _MOST_LINES or sum(min(len(line), _LONGEST_LINE) for line in lines) > _LONGEST_IN_ALL:
+        told = f"{len(lines):,} settings of {sum(map(len, lines)):,} characters in all are too many to be read here"
+        return [], [Problem("", f"{told}, at most {_MOST_LINES} of {_LONGEST_IN_ALL:,}; put them into a file of conf/")]
     overrides: list[Override] = []
     problems: list[Problem] = []
     for line in lines:
@@ -61,8 +63,8 @@ def as_strings(override: Override) -> str:
 
 
 def typed(line: str) -> str:
-    """Return `line` as it is typed into a shell, or, if that would be too long to read, its beginning and an ellipsis."""
-    return shlex.quote(line if len(line) <= _LONGEST_ADVICE else f'{line[:_LONGEST_ADVICE]}..."')
+    """Return `line` as it is typed into a shell; of a line that is too long to read, the beginning."""
+    return shlex.quote(line) if len(line) <= _LONGEST_ADVICE else f"{shlex.quote(line[:_LONGEST_ADVICE])}..."
 
 
 def readable(line: str) -> str:
@@ -86,19 +88,17 @@ def _read(line: str) -> Override | str:
 
 def _bound_problem(line: str) -> str | None:
     if len(line) > _LONGEST_LINE:
-        return f"{shown(line)} of {len(line):,} characters {_too_long()}"
+        return (
+            f"{shown(line)} of {len(line):,} characters is too long to be read here, at most {_LONGEST_LINE:,}; "
+            "put it into a file of conf/"
+        )
     if _depth(line) > _DEEPEST:
         return f"{shown(line)} is nested too deeply: at most {_DEEPEST} brackets may stand within each other"
+    if line.partition("=")[0].count(".") > _DEEPEST:
+        return f"{shown(line)} is nested too deeply: a key has at most {_DEEPEST} dots"
     if re.search(rf"[0-9_]{{{_LONGEST_NUMBER}}}", line):
         return f"{shown(line)} has a number of {_LONGEST_NUMBER} digits or more; no setting takes that"
     return None
-
-
-def _too_long() -> str:
-    return (
-        f"cannot be read here, at most {_LONGEST_LINE:,} a setting and {_LONGEST_IN_ALL:,} in all; "
-        "put it into a file of conf/"
-    )
 
 
 def _depth(line: str) -> int:
@@ -125,7 +125,9 @@ def _parsed(line: str) -> Override | None:
 def _home_in_quotes(line: str) -> str:
     """Return `line` with paths that begin with `~` in quotes: Hydra has another use for it, and nobody means that."""
     key, equals, value = line.partition("=")
-    quoted = re.sub(r"(^|[\[,]\s*)((?:sqlite:///)?~[^,\[\]\"']*)", lambda match: match[1] + _quoted(match[2].rstrip()), value)
+    quoted = re.sub(
+        r"(^|[\[,]\s*)((?:sqlite:///)?~[^,\[\]\"']*)", lambda match: match[1] + _quoted(match[2].rstrip()), value
+    )
     return f"{key}{equals}{quoted}"
 
 
