@@ -9,11 +9,13 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from cifar10.advice import PROGRAM as PROGRAM  # `command_line` takes it from here
+from cifar10.advice import PROGRAM
 from cifar10.conf_folder import groups, options, settings
 from cifar10.errors import Misuse
 from cifar10.flags import FALSE, TRUE, Commands, Flag, flags_of, shortened, takes_overrides
 from cifar10.nearest import nearest
+
+__all__ = ["PROGRAM", "canonical"]
 
 _LONGEST_WORD = 4096  # characters, as of a path; settings have a bound of their own
 _HYDRA_FLAGS = ("m", "multirun", "cfg", "config-name", "config-path", "config-dir", "cn", "cp", "cd", "info", "run")
