@@ -87,7 +87,7 @@ def which_run(name: str, models_dir: str = "models") -> list[str]:
 def name_of_run(folder: Path) -> str:
     """Return the shortest `--checkpoint_name` that means the run in `folder`: its name in `models/`, else its path."""
     in_models = os.path.abspath(folder.parent) == os.path.abspath("models")
-    return folder.name if in_models else str(folder)
+    return folder.name if in_models and refusal_of_run_name(folder.name) is None else str(folder)
 
 
 def refusal_of_run_name(name: str) -> str | None:

@@ -141,6 +141,7 @@ def test_a_run_is_called_by_its_name_in_models_and_else_by_its_path(
     assert name_of_run(Path("models/old")) == "old"
     assert name_of_run(models / "old") == "old"
     assert name_of_run(Path("elsewhere/old")) == "elsewhere/old"
+    assert name_of_run(Path("models/best")) == "models/best"  # a run from when it could be called so
 
 
 def test_a_refusal_names_the_folder_in_full_unless_it_is_the_projects(

@@ -207,7 +207,7 @@ def test_of_hundreds_of_mistakes_twenty_are_told(word: str) -> None:
 def test_hundreds_of_settings_are_taken_and_thousands_refused() -> None:
     assert told(*(f"seed={number}" for number in range(400))) == []
     [line] = told(*(f"seed={number}" for number in range(2000)))
-    assert "2,001 settings of 16,9 in all are too many" in line
+    assert "2,001 settings of 16,909 characters in all are too many" in line
 
 
 PIECES = [
