@@ -8,7 +8,17 @@ import sys
 from typing import Literal
 
 from cifar10 import STARTED_AT
-from cifar10.checks import require_checkpoint, require_device, require_folder, require_images, require_resumable
+from cifar10.checks import (
+    note_place,
+    pin_checkpoint,
+    placement_settings,
+    require_checkpoint,
+    require_device,
+    require_folder,
+    require_images,
+    require_place,
+    require_resumable,
+)
 from cifar10.command_line import main
 from cifar10.destination import choose_destination
 
@@ -25,18 +35,18 @@ def train(*overrides: str, resume: str | None = None) -> None:
     python commands.py train model=resnet18 training=long optimizer=sgd
     python commands.py train data_loading=shapes training.epochs=2
     """
+    note_place()
     if resume is not None:
         require_resumable(resume, overrides)
     from cifar10.compose import load_config
+
+    changes = overrides if resume not in (None, "auto") else ()
+    config = load_config(placement_settings(changes) if changes else overrides)  # before what takes seconds to import
     from cifar10.stopwatch import Stopwatch
     from cifar10.train import train
 
-    stopwatch = Stopwatch(wall_started=STARTED_AT, cpu_started=0.0)
-    if resume not in (None, "auto"):
-        settings = [override for override in overrides if override.startswith(("models_dir=", "tracking"))]
-        train(load_config(settings), resume, changes=overrides, stopwatch=stopwatch)
-    else:
-        train(load_config(overrides), resume, stopwatch=stopwatch)
+    since_start = Stopwatch(wall_started=STARTED_AT, cpu_started=0.0)
+    train(config, resume=resume, changes=changes, stopwatch=since_start)
 
 
 def infer(
@@ -68,10 +78,12 @@ def infer(
     python commands.py infer --test_dir=photos
     python commands.py infer --test_dir='photos/*.png' --top_k=3 --output=answers.csv
     """
+    note_place()
     require_images(test_dir)
     require_checkpoint(checkpoint_name)
     require_device(device)
     choose_destination(output, format)
+    checkpoint_name = pin_checkpoint(checkpoint_name)
     from cifar10.infer import infer
 
     summary = infer(
@@ -95,9 +107,11 @@ def evaluate(checkpoint_name: str = "best", *, output: str | None = None) -> Non
 
     python commands.py evaluate --checkpoint_name=last --output=measured
     """
+    note_place()
     require_checkpoint(checkpoint_name)
     if output is not None:
         require_folder(output)
+    checkpoint_name = pin_checkpoint(checkpoint_name)
     from cifar10.evaluate import evaluate
 
     evaluate(checkpoint_name, output=output)
@@ -112,10 +126,13 @@ def data(*overrides: str, export_images: bool = False) -> None:
     python commands.py data
     python commands.py data data_loading.sources=[/mnt/archives]
     """
+    note_place()
     from cifar10.compose import load_config
+
+    config = load_config(overrides)
     from cifar10.fetch import fetch
 
-    fetch(load_config(overrides), export_images=export_images)
+    fetch(config, export_images=export_images)
 
 
 def config(*overrides: str) -> None:
@@ -125,6 +142,7 @@ def config(*overrides: str) -> None:
 
     python commands.py config model=resnet18 training.epochs=5
     """
+    require_place()
     from cifar10.explain import explain
 
     print(explain(overrides))

@@ -1,15 +1,60 @@
-"""The lines that the program advises to type."""
+"""The lines that the program advises to type. Each works as it stands in a POSIX shell, in the folder of the advice."""
 
+import os
+import re
 import shlex
+import sys
 from typing import Any
+
+from cifar10.conf_folder import groups, top_settings
+
+_PLAIN = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)  # what Hydra reads as a string without quotes
+_NO_STRING = ("null", "true", "false", "inf", "nan")
+
+
+def _program() -> str:
+    """Return how this program was started: interpreter and script, or what CIFAR10_PROGRAM calls it."""
+    named = os.environ.get("CIFAR10_PROGRAM", "").strip()
+    if named or os.path.basename(sys.argv[0] if sys.argv else "") != "commands.py":
+        return named or "python commands.py"
+    return shlex.join(sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1])
+
+
+PROGRAM = _program()
+"""What begins every advised line. Set CIFAR10_PROGRAM where it is called otherwise, as from outside a container."""
 
 
 def command_line(command: str, *words: str, **named: Any) -> str:
-    """Return the line to type, quoted for the shell."""
+    """Return the line to type, quoted for the shell.
+
+    Args:
+        command: One of `commands.py`.
+        words: What follows it, as it would be typed without a shell.
+        named: Flags, and settings of the top level such as `models_dir`. None, and a setting that has the value of
+            `conf/config.yaml`, is left out.
+    """
+    defaults = top_settings()
     written = [command, *words]
     for name, value in named.items():
-        if name == "models_dir":
-            written += [] if value == "models" else [f"models_dir={value}"]
+        if name in defaults or name in groups():
+            written += [] if defaults.get(name) == value else [setting(name, value)]
         elif value is not None:
             written.append(f"--{name}={value}")
-    return f"python commands.py {shlex.join(written)}"
+    return f"{PROGRAM} {shlex.join(written)}"
+
+
+def setting(key: str, value: Any) -> str:
+    """Return KEY=VALUE as Hydra reads it; not quoted for the shell."""
+    return f"{key}={_in_hydras_grammar(value)}"
+
+
+def _in_hydras_grammar(value: Any) -> str:
+    if value is None or isinstance(value, bool):
+        return {None: "null", True: "true", False: "false"}[value]
+    if isinstance(value, list | tuple):
+        return f"[{','.join(map(_in_hydras_grammar, value))}]"
+    if not isinstance(value, str) or (_PLAIN.fullmatch(value) and value.lower() not in _NO_STRING):
+        return str(value)
+    from hydra.core.override_parser.types import Quote, QuotedString
+
+    return QuotedString(value.replace("${", r"\${"), Quote.double).with_quotes()

@@ -9,17 +9,17 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from cifar10.advice import PROGRAM
 from cifar10.conf_folder import groups, options, settings
 from cifar10.errors import Misuse
-from cifar10.flags import FALSE, TRUE, Commands, Flag, flags_of, takes_overrides
-from cifar10.nearest import did_you_mean, nearest
+from cifar10.flags import FALSE, TRUE, Commands, Flag, flags_of, shortened, takes_overrides
+from cifar10.nearest import nearest
 
-PROGRAM = "python commands.py"
+__all__ = ["PROGRAM", "canonical"]
 
+_LONGEST_WORD = 4096  # characters, as of a path; settings have a bound of their own
 _HYDRA_FLAGS = ("m", "multirun", "cfg", "config-name", "config-path", "config-dir", "cn", "cp", "cd", "info", "run")
-_ABOUT_HYDRA_FLAGS = (
-    f"Hydra's own flags are not known here; one line is one run, and {PROGRAM} config shows its settings"
-)
+_ABOUT_HYDRA_FLAGS = f"Hydra's own flags are not known here, one line is one run; to see its settings: {PROGRAM} config"
 _LONG_DASHES = ("\u2012", "\u2013", "\u2014", "\u2212")  # what word processors make of two hyphens
 
 
@@ -52,6 +52,8 @@ class _Reader:
         flags_may_follow = True
         while self.waiting:
             word = self.waiting.pop(0)
+            if len(word) > _LONGEST_WORD and (word.startswith("-") or not self.takes_overrides):
+                raise Misuse(f"{shortened(word)}: a word of {len(word):,} characters means nothing here")
             if word == "--" and flags_may_follow:
                 flags_may_follow = False
             elif flags_may_follow and word.startswith("--"):
@@ -99,7 +101,7 @@ class _Reader:
         if following.startswith("-") and not following[1:].isdecimal():
             raise Misuse(
                 f"--{flag.name} needs a value, but {following} follows; "
-                f"a value that begins with a dash is written --{flag.name}={following}"
+                f"a value that begins with a dash is written {_flag_word(flag, following)}"
             )
         return self.waiting.pop(0)
 
@@ -118,21 +120,28 @@ class _Reader:
         if (key and equals) or word.startswith("~"):
             flag, _ = self._find(key)
             if flag is not None:
-                raise Misuse(f"{word}: did you mean --{flag.name}={value}?")
+                raise Misuse(f"{word}: did you mean {_flag_word(flag, value)}?")
             self.overrides.append(word)
             return
         if word.startswith("=") or (self.overrides and self.overrides[-1].endswith("=")):
             raise Misuse(f"{word}: write KEY=VALUE without spaces, as in training.epochs=5")
         if word in groups():
             raise Misuse(f"{word}: write {word}=NAME, with NAME one of {', '.join(options(word))}")
-        raise Misuse(f"{word} is no KEY=VALUE; settings are changed as in model=resnet18 training.epochs=5")
+        raise Misuse(f"{shortened(word)} is no KEY=VALUE; {self._joined_advice(word)}")
+
+    def _joined_advice(self, word: str) -> str:
+        """Return how to write what may be a key with its value behind it."""
+        value = "".join(self.waiting[:2]) if self.waiting[:1] == ["="] else "".join(self.waiting[:1])
+        if word in settings() and value and not value.startswith("-") and "=" not in value.lstrip("="):
+            return f"without spaces: {_setting_word(word, value.lstrip('='))}"
+        return "settings are changed as in model=resnet18 training.epochs=5"
 
     def _read_positional(self, word: str) -> None:
         key, equals, value = word.partition("=")
         if equals and not os.path.lexists(word):
             flag, _ = self._find(key)
             if flag is not None:
-                raise Misuse(f"{word}: did you mean --{flag.name}={value}?")
+                raise Misuse(f"{word}: did you mean {_flag_word(flag, value)}?")
             if key.partition(".")[0] in groups():
                 raise Misuse(f"{word}: {self.name} takes no settings; a checkpoint carries its own configuration")
         for flag in self.flags.values():
@@ -179,4 +188,19 @@ class _Reader:
             return "; settings are changed as in training.epochs=5"
         if not value and self.waiting and not self.waiting[0].startswith("-") and "=" not in self.waiting[0]:
             value = self.waiting[0]
-        return did_you_mean(setting, [setting])[:-1] + f"={value or 'VALUE'}?"
+        return f"; did you mean {_setting_word(setting, value or 'VALUE')}?"
+
+
+def _flag_word(flag: Flag, value: str) -> str:
+    """Return `--flag=value`, ready for a shell."""
+    return shlex.quote(f"--{flag.name}={value}")
+
+
+def _setting_word(key: str, value: str) -> str:
+    """Return `key=value` as it is typed into a shell, with the quotes that Hydra needs."""
+    line = f"{key}={value}"
+    if not re.fullmatch(r"[\w.=-]+", line, re.ASCII):
+        from cifar10.overrides import readable
+
+        line = readable(line)
+    return shlex.quote(line)

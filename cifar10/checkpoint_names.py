@@ -1,9 +1,14 @@
 """What a `--checkpoint_name` may mean. Without PyTorch: a wrong name is refused before anything heavy is imported."""
 
+import contextlib
+import json
 import os
 import re
 from pathlib import Path
+from typing import Any
 
+from cifar10.advice import command_line
+from cifar10.conf_folder import PROJECT
 from cifar10.errors import CheckpointError
 from cifar10.nearest import did_you_mean
 
@@ -12,6 +17,10 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 _RUN_ID = re.compile(r"[0-9a-f]{32}")
 _MLFLOW_PREFIXES = ("models:/", "runs:/")
 _SHOWN = 8  # names listed in a refusal
+_LONGEST_NAME = 200  # characters of a name that are repeated to its author
+_LONGEST_RUN_NAME = 120  # bytes; a file system has 255, of which temporary names and MLflow's paths take some
+_DATA_SECTION = re.compile(r"^data_loading:\n((?: .*\n)*)", re.MULTILINE)
+_FACTS_SIZE = 2**20  # bytes read of a file that describes a run
 
 
 def resolve_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST) -> Path:
@@ -53,18 +62,127 @@ def find_locally(name: str, models_dir: str = "models", prefer: str = BEST) -> P
     raise CheckpointError(_refusal(name, models, prefer))
 
 
+def which_run(name: str, models_dir: str = "models") -> list[str]:
+    """Return which run is meant if `name` is `best` or `last`, to be said before work begins; nothing for other names.
+
+    The first line has its file, data set and accuracy, and whether it is finished. A second one names the newest run of
+    another data set, if there is one, since it may have been meant.
+    """
+    if name not in ("best", "last"):
+        return []
+    newest, *older = _by_age(Path(models_dir), f"{name}.ckpt")
+    data, scores = _data_of(newest.parent), _scores_of(newest.parent)
+    state = "the newest run" if scores else "the newest run, which is still training or was broken off"
+    lines = [f"{name} is {newest} ({_summary(data, scores)}), {state}"]
+    other = next((file for file in older if _data_of(file.parent) != data), None)
+    if other is not None:
+        summary = _summary(_data_of(other.parent), _scores_of(other.parent))
+        lines.append(
+            f"note: {other.parent} ({summary}) learnt from other data; "
+            f"if that is meant: --checkpoint_name={name_of_run(other.parent)}"
+        )
+    return lines
+
+
+def name_of_run(folder: Path) -> str:
+    """Return the shortest `--checkpoint_name` that means the run in `folder`: its name in `models/`, else its path."""
+    in_models = os.path.abspath(folder.parent) == os.path.abspath("models")
+    return folder.name if in_models and refusal_of_run_name(folder.name) is None else str(folder)
+
+
+def refusal_of_run_name(name: str) -> str | None:
+    """Return why a new run cannot have this name although a folder could, or None if it can."""
+    if name.casefold() in ("best", "last", "auto"):
+        return f"cannot be {name}, which means a run by its age; choose another"
+    if _RUN_ID.fullmatch(name.lower()):
+        return "cannot be 32 hexadecimal digits, as an MLflow run id is; choose another"
+    if name.casefold().endswith(".ckpt"):
+        return f"cannot end with {name[-5:]}, as a checkpoint file does; leave it out"
+    if name.endswith("."):
+        return "cannot end with a dot; leave it out"
+    if len(name.encode(errors="surrogatepass")) > _LONGEST_RUN_NAME:
+        return f"must have at most {_LONGEST_RUN_NAME} bytes in UTF-8, not {len(name.encode())}"
+    return None
+
+
 def _of_newest_run(models: Path, file_name: str) -> Path:
-    files = [file for file in models.glob(f"*/{file_name}") if file.is_file()]
+    files = _by_age(models, file_name)
     if not files:
-        raise CheckpointError(f"no run in {models}/ has a {file_name}; train one: python commands.py train")
-    return max(files, key=lambda file: file.stat().st_mtime_ns)
+        train = command_line("train", models_dir=str(models))
+        raise CheckpointError(f"no run in {_shown(models)} has a {file_name}; train one: {train}")
+    return files[0]
+
+
+def _by_age(models: Path, file_name: str) -> list[Path]:
+    """Return the files of that name in the runs of `models`, the newest first."""
+    ages: dict[Path, int] = {}
+    for file in _found(models, f"*/{file_name}"):
+        with contextlib.suppress(OSError):  # gone since
+            ages[file] = file.stat().st_mtime_ns
+    return sorted(ages, key=lambda file: (-ages[file], file.parent.name))
+
+
+def _found(folder: Path, pattern: str) -> list[Path]:
+    """Return the files in `folder` that match.
+
+    Raises:
+        CheckpointError: It cannot be looked into.
+    """
+    try:
+        return [file for file in folder.glob(pattern) if os.path.isfile(file)]
+    except OSError as error:
+        raise CheckpointError(f"{_shown(folder)} cannot be read: {error.strerror}") from None
 
 
 def _of_run_id(models: Path, run_id: str, prefer: str) -> Path | None:
-    for marker in models.glob("*/run_id"):
-        if marker.read_text().strip() == run_id and (marker.parent / prefer).is_file():
+    for marker in _found(models, "*/run_id"):
+        if _read(marker).strip() == run_id and os.path.isfile(marker.parent / prefer):
             return marker.parent / prefer
     return None
+
+
+def _summary(data: str, scores: dict[str, Any]) -> str:
+    """Return data set and accuracy of a run in a few words."""
+    accuracy = scores.get("test/accuracy_tta", scores.get("test/accuracy"))
+    return f"{data}, {accuracy:.1%}" if isinstance(accuracy, float) else data
+
+
+def _data_of(run: Path) -> str:
+    """Return what a run learnt from: the last part of the data set's target, and its root if that tells it from others.
+
+    Read without a YAML parser, which takes milliseconds a run.
+    """
+    section = _DATA_SECTION.search(_read(run / "config.yaml"))
+    settings = dict(re.findall(r"^  (\w+): (.+)$", section[1], re.MULTILINE)) if section else {}
+    name = settings.get("_target_", "unknown data").rpartition(".")[2]
+    return f"{name} in {settings['root']}" if name == "folder" and "root" in settings else name
+
+
+def _scores_of(run: Path) -> dict[str, Any]:
+    """Return the scores of a finished run; nothing if it is not finished."""
+    try:
+        scores = json.loads(_read(run / "scores.json"))
+    except (ValueError, RecursionError):
+        return {}
+    return scores if isinstance(scores, dict) else {}
+
+
+def _read(file: Path) -> str:
+    """Return the beginning of a small text file, nothing if it cannot be read."""
+    try:
+        with file.open("rb") as opened:
+            return opened.read(_FACTS_SIZE).decode(errors="replace")
+    except OSError:
+        return ""
+
+
+def _shown(models: Path) -> str:
+    """Return how to call a folder: as it was given if it lies below the project, seen from there; else in full."""
+    try:
+        below = os.path.samefile(os.curdir, PROJECT)
+    except OSError:
+        return f"{models}/"
+    return f"{models if below else os.path.abspath(models)}/"
 
 
 def _downloaded(uri: str) -> Path:
@@ -88,14 +206,15 @@ def _downloaded(uri: str) -> Path:
 def _refusal(name: str, models: Path, prefer: str) -> str:
     """Say that there is no such checkpoint, and what was meant, what there is, or how to get one."""
     for run in (Path(name), models / name):
-        beside = sorted(file.name for file in run.glob("*.ckpt")) if os.path.isdir(run) else []
+        beside = sorted(file.name for file in _found(run, "*.ckpt")) if os.path.isdir(run) else []
         if beside:
             return f"{run} has no {prefer}; name a file in it: {run / beside[0]}"
-    refusal = f"there is no checkpoint {name}, neither as a path nor in {models}/"
-    runs = sorted({file.parent.name for file in models.glob("*/*.ckpt")})
-    names = [*runs, *sorted(file.name for file in models.glob("*.ckpt"))]
+    told = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    refusal = f"there is no checkpoint {told}, neither as a path nor in {_shown(models)}"
+    runs = sorted({file.parent.name for file in _found(models, "*/*.ckpt")})
+    names = [*runs, *sorted(file.name for file in _found(models, "*.ckpt"))]
     if not names:
-        return f"{refusal}, which holds none yet; train one: python commands.py train"
+        return f"{refusal}, which holds none yet; train one: {command_line('train', models_dir=str(models))}"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
     all_names = f", which holds: {', '.join(names[-_SHOWN:])}{more}"
     return refusal + (did_you_mean(name, [*names, "best", "last"]) or all_names)

@@ -2,13 +2,21 @@
 
 import os
 import re
+import shlex
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar10.checkpoint_names import BEST, LAST, find_locally
+from cifar10.advice import command_line
+from cifar10.checkpoint_names import BEST, LAST, find_locally, which_run
+from cifar10.conf_folder import PROJECT, top_settings
 from cifar10.errors import CheckpointError, Misuse, UserError
+from cifar10.flags import shortened
 from cifar10.image_search import find_images
 from cifar10.nearest import did_you_mean
+
+RESUMABLE = ("models_dir", "training.epochs", "data_loading.root", "data_loading.sources", "tracking")
+"""Settings, and sections of them, that may change when a run goes on."""
 
 
 def require_images(test_dir: str) -> None:
@@ -41,20 +49,88 @@ def require_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST
         raise Misuse(str(error)) from None
 
 
+def pin_checkpoint(name: str) -> str:
+    """Return the file that `best` or `last` means now, having said on stderr which run that is; other names unchanged.
+
+    So what was said holds although a run may end while this one works.
+    """
+    for line in which_run(name):
+        print(line, file=sys.stderr, flush=True)
+    return str(find_locally(name)) if name in ("best", "last") else name
+
+
 def require_resumable(name: str, overrides: Sequence[str]) -> None:
-    """Refuse a name that nothing bears, and settings: the checkpoint has its own. Only `models_dir` may be said."""
-    places = [override for override in overrides if override.startswith("models_dir=")]
-    if len(places) < len(overrides):
-        refused = " ".join(override for override in overrides if override not in places)
-        raise Misuse(f"--resume goes on with the settings of the checkpoint; leave out {refused}")
-    require_checkpoint(name, places[-1].partition("=")[2] if places else "models", prefer=LAST)
+    """Refuse a name that nothing bears, and settings that a run which has begun cannot take on; see RESUMABLE.
+
+    `auto` takes every setting, since it may start the run, and needs the run's name.
+    """
+    settings = {override.lstrip("+~").partition("=")[0].strip(): override for override in overrides}
+    if name == "auto":
+        if "run_name" not in settings:
+            again = command_line("train", *overrides, "run_name=NAME", resume="auto")
+            raise Misuse(f"--resume=auto goes on with the run of a name, or starts it; say which: {again}")
+        return
+    refused = [override for key, override in settings.items() if not _is_resumable(key)]
+    if refused:
+        kept = [override for override in overrides if override not in refused]
+        anew = command_line("train", f"weights={name}", *overrides)
+        raise Misuse(
+            f"--resume goes on with the settings of the checkpoint; leave out {shlex.join(refused)}: "
+            f"{command_line('train', *kept, resume=name)}\nor start a new run from its weights: {anew}"
+        )
+    require_checkpoint(name, _models_dir(settings.get("models_dir")), prefer=LAST)
+
+
+def placement_settings(overrides: Sequence[str]) -> list[str]:
+    """Return those of RESUMABLE settings that say where things are now, rather than change the checkpoint's."""
+    return [override for override in overrides if override.startswith(("models_dir=", "tracking"))]
+
+
+def _is_resumable(key: str) -> bool:
+    return any(key == name or key.startswith(f"{name}.") for name in RESUMABLE)
+
+
+def _models_dir(override: str | None) -> str:
+    """Return the folder that `override` says, as Hydra and the shell's `~` have it; without one, that of `conf/`."""
+    if override is None:
+        return str(top_settings().get("models_dir", "models"))
+    from cifar10.compose import ConfigError, composed  # which know quotes, `~` and interpolations
+
+    composition = composed([override])
+    if composition.problems:
+        raise ConfigError([str(problem) for problem in composition.problems])
+    return str(composition.values["models_dir"])
+
+
+def note_place() -> None:
+    """Say on stderr where files are looked for if the current folder is one within the project: most likely a slip.
+
+    Raises:
+        Misuse: see `require_place`.
+    """
+    here = require_place()
+    if PROJECT in here.parents:
+        project = shlex.quote(str(PROJECT))
+        print(f"note: data, models and mlruns are those in {here}; for the project's: cd {project}", file=sys.stderr)
+
+
+def require_place() -> Path:
+    """Return the current folder.
+
+    Raises:
+        Misuse: It is no longer there, and neither Hydra nor MLflow can do without.
+    """
+    try:
+        return Path.cwd()
+    except OSError as error:
+        raise Misuse(f"the current folder cannot be used ({error.strerror}); cd to one that is there") from None
 
 
 def require_device(device: str) -> None:
     """Refuse what is no device anywhere; whether this machine has it shows later."""
-    if not re.fullmatch(r"auto|cpu|cuda(:\d+)?", device):
+    if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
         advice = did_you_mean({"gpu": "cuda"}.get(device, device), ["auto", "cpu", "cuda"])
-        raise Misuse(f"--device={device}: must be auto, cpu, cuda or cuda:N{advice}")
+        raise Misuse(f"--device={shortened(device)}: must be auto, cpu, cuda or cuda:N{advice}")
 
 
 def _nearest_beside(path: str) -> str:

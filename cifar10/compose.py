@@ -1,11 +1,13 @@
 """From words to a run: `conf/` plus overrides -> a frozen, checked Config. The only file that composes Hydra.
 
-Hydra stops at the first fault and advises to append an unknown key with `+`. So choices are looked up before it runs,
-values are forced in, and the schema finds those that should not be there: all faults at once, each with its key.
+Hydra stops at the first fault and advises to append an unknown key with `+`. So it composes the chosen files only.
+Values are then laid over them one by one, and the schema finds those that should not be there: all faults at once,
+each with its key.
 """
 
+import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -16,30 +18,42 @@ from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.types import Override
 from hydra.errors import HydraException
 from hydra.types import RunMode
-from omegaconf import OmegaConf
+from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import MarkedYAMLError
 
-from cifar10.build import argument_names, complete, component_problems
-from cifar10.conf_folder import CONF, settings
+from cifar10.build import complete, component_problems
+from cifar10.checkpoint_names import refusal_of_run_name
+from cifar10.conf_folder import CONF
 from cifar10.config import Component, Config
 from cifar10.errors import Misuse
+from cifar10.home import expanded, expanded_uri
 from cifar10.nearest import nearest
-from cifar10.overrides import is_choice, parse_overrides
-from cifar10.targets import ROLES, Role
+from cifar10.overrides import as_strings, is_choice, parse_overrides, typed
+from cifar10.targets import ROLES
 from cifar10.validation import Problem, problems_of, shown, validate
 
 _COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, MarkedYAMLError)
+_VALUE_ERRORS = (
+    OmegaConfBaseException,
+    ValueError,
+    TypeError,
+    LookupError,
+    AttributeError,
+)  # OmegaConf raises them all
+_MOST_PROBLEMS = 20  # told at once
+_PATHS = ("models_dir", "weights", "tracking.uri", "tracking.artifacts")
 _hydra_is_global = threading.Lock()
 
 
 class ConfigError(Misuse):
-    """The configuration cannot be meant. `problems` has one line for each thing that is wrong."""
+    """The configuration cannot be meant. `problems` has one line for each thing that is wrong, up to twenty."""
 
     def __init__(self, problems: Sequence[str]) -> None:
-        super().__init__("\n".join(problems))
-        self.problems = list(problems)
+        more = len(problems) - _MOST_PROBLEMS
+        self.problems = [*problems[:_MOST_PROBLEMS], *([f"and {more:,} more like these"] if more > 0 else [])]
+        super().__init__("\n".join(self.problems))
 
 
 @dataclass(frozen=True)
@@ -55,7 +69,7 @@ class Composition:
         """Return the files, in the order in which they are laid over each other."""
         with _hydra():
             loader = GlobalHydra.instance().config_loader()
-            return list(loader.compute_defaults_list("config", _lines(self.overrides), RunMode.RUN).defaults)
+            return list(loader.compute_defaults_list("config", _choices(self.overrides), RunMode.RUN).defaults)
 
 
 def load_config(overrides: Sequence[str] = ()) -> Config:
@@ -68,20 +82,26 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
 
 
 def composed(overrides: Sequence[str] = ()) -> Composition:
-    """Return what Hydra composes of the overrides that it can use, interpolations such as ${oc.env:NAME} resolved.
+    """Return what comes of the files and those overrides that can be used, interpolations and `~` in paths resolved.
 
     Raises:
         ConfigError: The files themselves do not compose.
     """
     parsed, problems = parse_overrides(overrides)
     try:
-        return Composition(_values(parsed), parsed, problems)
+        with _hydra():
+            config = compose("config", _choices(parsed))
     except _COMPOSE_ERRORS as error:
-        culprits = _culprits(parsed)
-        if not culprits:
-            raise ConfigError([*map(str, problems), _first_line(error)]) from error
-    usable = [override for index, override in enumerate(parsed) if index not in culprits]
-    return Composition(_values(usable), usable, [*problems, *culprits.values()])
+        raise ConfigError([*map(str, problems), _first_line(error)]) from error
+    usable = []
+    for override in parsed:
+        problem = None if is_choice(override) else _lay_over(config, override)
+        if problem is None:
+            usable.append(override)
+        else:
+            problems.append(problem)
+    values = _resolved(config, OmegaConf.to_container(config), "", problems)
+    return Composition(_home_expanded(values, "", problems), usable, problems)
 
 
 def checked(composition: Composition) -> Config:
@@ -90,83 +110,176 @@ def checked(composition: Composition) -> Config:
     Raises:
         ConfigError: with everything that is wrong.
     """
-    values = composition.values
-    unknown = {problem.key for problem in composition.problems}  # what follows from a choice left out is not told
-    found = [problem for problem in _wrong_values(values) if problem.key.partition(".")[0] not in unknown]
-    problems = [*composition.problems, *found]
+    problems = [*composition.problems, *_wrong_values(composition)]
     if problems:
         raise ConfigError([str(problem) for problem in problems])
-    config = validate(Config, values)
+    config = validate(Config, composition.values)
     components = {name: complete(role, getattr(config, name)) for name, role in ROLES.items()}
     return config.model_copy(update=components)
 
 
-def changed(config: Config, overrides: Sequence[str]) -> Config:
+def with_changes(config: Config, overrides: Sequence[str]) -> Config:
     """Return `config`, such as a checkpoint's, with `overrides` laid over it.
 
     Raises:
         ConfigError: with everything that is wrong.
     """
     parsed, problems = parse_overrides(overrides)
-    if problems:
-        raise ConfigError([str(problem) for problem in problems])
     values = config.plain()
     for override in parsed:
         if is_choice(override):
             group = override.key_or_group
             values[group] = composed([str(override.input_line)]).values[group]
+    changed = OmegaConf.create(values)
     for override in parsed:
-        if not is_choice(override):
-            *sections, key = override.key_or_group.split(".")
-            section = values
-            for name in sections:
-                section = section[name] if isinstance(section.get(name), dict) else {}
-            section[key] = override.value()
-    return checked(Composition(values, parsed))
+        problem = None if is_choice(override) else _lay_over(changed, override)
+        problems += [] if problem is None else [problem]
+    resolved = _resolved(changed, OmegaConf.to_container(changed), "", problems)
+    return checked(Composition(_home_expanded(resolved, "", problems), parsed, problems))
 
 
-def _wrong_values(values: Mapping[str, Any]) -> Iterator[Problem]:
+def _lay_over(config: DictConfig, override: Override) -> Problem | None:
+    """Set or delete what `override` says, whether it was there or not; return why that is not possible."""
+    key, value = override.key_or_group, override.value()
+    try:
+        if override.is_delete():
+            return _leave_out(config, key, value)
+        try:
+            OmegaConf.update(config, key, value, merge=True, force_add=True)
+        except _VALUE_ERRORS:  # a mapping where a list was; the schema knows what is right
+            OmegaConf.update(config, key, value, merge=False, force_add=True)
+    except _VALUE_ERRORS as error:
+        return Problem(key, f"cannot be set to {shown(value)}: {_reason(error)}")
+    return None
+
+
+def _leave_out(config: DictConfig, key: str, value: Any) -> Problem | None:
+    parent_key, _, name = key.rpartition(".")
+    parent = OmegaConf.select(config, parent_key) if parent_key else config
+    if not isinstance(parent, DictConfig) or name not in parent:
+        known = _keys(OmegaConf.to_container(config))
+        return Problem(key, "there is no such value to leave out", nearest(key, known))
+    if value is not None and value != parent[name]:
+        return Problem(key, f"is {shown(parent[name])}, not {shown(value)}; to leave it out: {typed(f'~{key}')}")
+    with open_dict(parent):
+        del parent[name]
+    return None
+
+
+def _resolved(config: DictConfig, raw: Any, key: str, problems: list[Problem]) -> Any:
+    """Return `raw`, what stands at `key` of `config`, as plain values; what cannot be resolved is left out and told."""
+    if isinstance(raw, dict):
+        inner = {name: _resolved(config, value, f"{key}.{name}".lstrip("."), problems) for name, value in raw.items()}
+        return {str(name): value for name, value in inner.items() if value is not _UNRESOLVED}
+    if isinstance(raw, list):
+        items = [_resolved(config, value, f"{key}.{index}", problems) for index, value in enumerate(raw)]
+        return [value for value in items if value is not _UNRESOLVED]
+    if raw == "???":
+        problems.append(Problem(key, "is missing: ??? only holds the place of a value"))
+        return _UNRESOLVED
+    if not isinstance(raw, str) or "${" not in raw:
+        return raw
+    try:
+        value = OmegaConf.select(config, key)
+        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+    except (*_VALUE_ERRORS, RecursionError) as error:
+        problems.append(Problem(key, f"cannot be set to {shown(raw)}: {_reason(error)}"))
+        return _UNRESOLVED
+
+
+_UNRESOLVED = object()
+
+
+def _home_expanded(value: Any, key: str, problems: list[Problem]) -> Any:
+    """Return `value`, what stands at `key`, with `~` expanded in every path in it; a home that is not known is told."""
+    if isinstance(value, dict):
+        return {name: _home_expanded(inner, f"{key}.{name}".lstrip("."), problems) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_home_expanded(inner, f"{key}.{index}", problems) for index, inner in enumerate(value)]
+    if not isinstance(value, str) or not _is_path(key, value):
+        return value
+    try:
+        return expanded(expanded_uri(value))
+    except ValueError as error:
+        problems.append(Problem(key, str(error)))
+        return value
+
+
+def _is_path(key: str, value: str) -> bool:
+    """Return whether `value` names a file, if it begins with `~`. In a list, a name without `/` may be a class."""
+    section, _, name = key.partition(".")
+    return key in _PATHS or (section in ROLES and ("/" in value or not name.rpartition(".")[2].isdecimal()))
+
+
+def _wrong_values(composition: Composition) -> list[Problem]:
+    """Return what is wrong with the values, but for what follows from an override that was left out.
+
+    Components are checked by their targets' signatures, which imports PyTorch. If anything else is wrong, only those
+    that the command line changes are checked, so that a mistake is answered fast.
+    """
+    values, told = composition.values, {problem.key for problem in composition.problems}
+    found: list[Problem] = []
     try:
         validate(Config, values)
     except ValidationError as error:
-        yield from problems_of(error, values, _known_keys(values))
+        found += problems_of(error, values, [*Config.model_fields, *_keys(values), *_schema_keys()])
     except ValueError as error:  # json.dumps: a value that is no plain value
-        yield Problem("", str(error))
-    for name, role in ROLES.items():
-        section = values.get(name)
-        if isinstance(section, dict) and isinstance(section.get("_target_"), str):
-            problems = component_problems(role, Component.model_validate(section))
-            yield from (problem.within(name) for problem in problems)
+        found.append(Problem("", str(error)))
+    name = values.get("run_name")
+    if isinstance(name, str) and all(problem.key != "run_name" for problem in found):
+        refusal = refusal_of_run_name(name)
+        found += [Problem("run_name", refusal)] if refusal else []
+    changed = {override.key_or_group.partition(".")[0] for override in composition.overrides if not is_choice(override)}
+    for name in ROLES if not found and not told else [name for name in ROLES if name in changed - told]:
+        found += _wrong_arguments(name, values.get(name))
+    found = [problem for problem in found if not any(f"{problem.key}.".startswith(f"{key}.") for key in told)]
+    return _with_typed_quotes(found, composition.overrides)
 
 
-def _known_keys(values: Mapping[str, Any]) -> Iterator[str]:
-    """Return every key that a configuration with these components may have, dotted."""
+def _wrong_arguments(name: str, section: Any) -> list[Problem]:
+    if not isinstance(section, dict) or not isinstance(section.get("_target_"), str):
+        return []
+    problems = component_problems(ROLES[name], Component.model_validate(section))
+    return [problem.within(name) for problem in problems]
+
+
+def _with_typed_quotes(problems: list[Problem], overrides: Sequence[Override]) -> list[Problem]:
+    """Return `problems` with the word to type where quotes were missing: one problem for each word."""
+    told: dict[Problem, None] = {}
+    for problem in problems:
+        source = _source(problem.key, overrides) if problem.unquoted else None
+        if source is None:
+            told[problem] = None
+        elif not any(other.unquoted and other.key == source.key_or_group for other in told):
+            message = f"{problem.message}: {typed(as_strings(source))}"
+            told[problem._replace(key=source.key_or_group, message=message)] = None
+    return list(told)
+
+
+def _source(key: str, overrides: Sequence[Override]) -> Override | None:
+    """Return the last of `overrides` that sets the value at `key` as it was typed, None if no one does."""
+    sources = [o for o in overrides if f"{key}.".startswith(f"{o.key_or_group}.") and not is_choice(o)]
+    return sources[-1] if sources and "${" not in str(sources[-1].input_line) else None
+
+
+def _keys(values: Any, outside: str = "") -> Iterator[str]:
+    """Yield the dotted key of every value within `values`, and of every section."""
+    for name, value in values.items():
+        yield f"{outside}{name}"
+        if isinstance(value, dict):
+            yield from _keys(value, f"{outside}{name}.")
+
+
+def _schema_keys() -> Iterator[str]:
+    """Yield the dotted key of every setting that the schema itself has within a section."""
     for name, setting in Config.model_fields.items():
         section = setting.annotation
-        yield name
-        if name in ROLES:
-            yield from (f"{name}.{argument}" for argument in _component_keys(ROLES[name], values.get(name)))
-        elif isinstance(section, type) and issubclass(section, BaseModel):
+        if isinstance(section, type) and issubclass(section, BaseModel) and name not in ROLES:
             yield from (f"{name}.{key}" for key in section.model_fields)
 
 
-def _component_keys(role: Role, section: Any) -> list[str]:
-    try:
-        return argument_names(role.locate(section["_target_"]), role.provided)
-    except (Misuse, KeyError, TypeError, AttributeError):
-        return []
-
-
-def _values(overrides: Sequence[Override]) -> dict[str, Any]:
-    with _hydra():
-        config = compose("config", _lines(overrides))
-    values = OmegaConf.to_container(config, resolve=True)
-    assert isinstance(values, dict)
-    return {str(key): value for key, value in values.items()}
-
-
-def _lines(overrides: Sequence[Override]) -> list[str]:
-    return [str(override.input_line) for override in overrides]
+def _choices(overrides: Sequence[Override]) -> list[str]:
+    return [str(override.input_line) for override in overrides if is_choice(override)]
 
 
 @contextmanager
@@ -182,22 +295,10 @@ def _hydra() -> Iterator[None]:
             GlobalHydra.instance().hydra = outer
 
 
-def _culprits(overrides: Sequence[Override]) -> dict[int, Problem]:
-    """Return what is wrong with each override that does not even compose alone, by its position."""
-    culprits = {}
-    for index, override in enumerate(overrides):
-        try:
-            _values([override])
-        except _COMPOSE_ERRORS as error:
-            culprits[index] = _culprit(override, error.__cause__ or error)
-    return culprits
-
-
-def _culprit(override: Override, error: BaseException) -> Problem:
-    key = override.key_or_group
-    if override.is_delete():
-        return Problem(key, "there is no such value to leave out", nearest(key, settings()))
-    return Problem(key, f"cannot be set to {shown(override.value())}: {_first_line(error)}")
+def _reason(error: BaseException) -> str:
+    """Return the first line of what OmegaConf says, without the Python around it."""
+    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
+    return re.sub(r"^\w+ raised while resolving interpolation: ", "", text).strip('"')
 
 
 def _first_line(error: BaseException) -> str:

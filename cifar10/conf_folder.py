@@ -3,7 +3,9 @@
 from pathlib import Path
 from typing import Any
 
-CONF = Path(__file__).resolve().parent.parent / "conf"
+PROJECT = Path(__file__).resolve().parent.parent
+"""Where `commands.py` is. `data`, `models` and `mlruns` are usually in it: they are made in the current folder."""
+CONF = PROJECT / "conf"
 """The folder of the YAML files: one sub-folder a group, one file an option."""
 
 _NO_SETTINGS = frozenset({"defaults", "hydra", "_target_"})
@@ -18,6 +20,12 @@ def options(group: str) -> list[str]:
     """Return what may be chosen for `group`, sorted."""
     files = (CONF / group).rglob("*.yaml")
     return sorted(file.relative_to(CONF / group).with_suffix("").as_posix() for file in files)
+
+
+def top_settings() -> dict[str, Any]:
+    """Return the settings of `config.yaml` itself, such as `models_dir`, and their values."""
+    content = _content(CONF / "config.yaml")
+    return {key: content[key] for key in _keys(content)}
 
 
 def settings() -> list[str]:

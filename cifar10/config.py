@@ -4,6 +4,7 @@ Values and defaults live in the YAML files; nothing here has a default, so what 
 """
 
 import re
+import unicodedata
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -12,7 +13,6 @@ from pydantic import (
     ConfigDict,
     Field,
     NonNegativeFloat,
-    NonNegativeInt,
     PositiveFloat,
     PositiveInt,
     model_serializer,
@@ -21,11 +21,20 @@ from pydantic import (
 
 from cifar10.ranges import Fraction
 
+_URI = re.compile(r"(sqlite:///|(?!sqlite)[a-z][a-z0-9+]*://)[^/\s].*|sqlite:////.+|databricks.*", re.DOTALL)
+
 
 def _plain_name(name: str) -> str:
+    name = unicodedata.normalize("NFC", name)
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise ValueError(f"must be a plain folder name, of letters, digits and . _ + - only, not {name}")
     return name
+
+
+def _store(uri: str) -> str:
+    if not _URI.fullmatch(uri):
+        raise ValueError(f"must be sqlite:///FILE or http://HOST:PORT, not {uri or 'empty'}")
+    return uri
 
 
 RunName = Annotated[str, Field(max_length=120), AfterValidator(_plain_name)]
@@ -34,6 +43,10 @@ Views = Literal["none", "mirror", "mirror_translate"]
 """What is averaged: an image alone; with its mirror image; with both shifted along a diagonal by one pixel as well."""
 TTA = Literal[Views, "mirror_translate_selective"]
 """selective: all six views of the images that the network is not sure of, one view of the others."""
+
+
+BatchSize = Annotated[int, Field(gt=0, le=10_000_000)]
+"""Images at once. More than any data set here has; how many fit into memory shows when training begins."""
 
 
 class Section(BaseModel):
@@ -68,15 +81,15 @@ class Component(BaseModel):
 class AugmentationConfig(Section):
     """What is done to a training batch on the device. Zero or `none` switches a part off."""
 
-    crop_padding: NonNegativeInt
+    crop_padding: Annotated[int, Field(ge=0, le=1024)]
     """Pixels of reflected border from which a crop of the original size is cut at random."""
     flip: Literal["none", "random", "alternating"]
     """Mirror images left to right: by a coin, or each image every second epoch."""
-    cutout: NonNegativeInt
+    cutout: Annotated[int, Field(ge=0, le=1024)]
     """Side in pixels of a square set to the mean colour, at a random place."""
-    mixup: NonNegativeFloat
+    mixup: Annotated[float, Field(ge=0, le=1000)]
     """Alpha of the Beta distribution that blends two images and their labels."""
-    cutmix: NonNegativeFloat
+    cutmix: Annotated[float, Field(ge=0, le=1000)]
     """Alpha of the Beta distribution for the area of a rectangle pasted from another image."""
     brightness: Fraction
     """Each image is multiplied by a factor from [1 - x, 1 + x]."""
@@ -104,10 +117,10 @@ class ResizingStage(Section):
 class TrainingConfig(Section):
     """How long and how to learn."""
 
-    epochs: PositiveInt
-    batch_size: PositiveInt
+    epochs: Annotated[int, Field(gt=0, le=1_000_000)]
+    batch_size: BatchSize
     """Images per optimizer step, over all devices and accumulated parts together."""
-    accumulate: PositiveInt
+    accumulate: BatchSize
     """Parts a batch is split into, one after the other, to save memory. Divides batch_size."""
     label_smoothing: Fraction
     resizing: list[ResizingStage] = []  # a default, for checkpoints that are older than this setting
@@ -121,14 +134,16 @@ class TrainingConfig(Section):
     early_stopping: PositiveInt | None
     """Stop after this many epochs without a better `monitor`."""
     accelerator: Literal["auto", "cpu", "gpu"]
-    devices: PositiveInt
+    devices: Annotated[int, Field(gt=0, le=1024)]
     """Processes on each machine, each with its own device; on CPU they share the cores."""
-    num_nodes: PositiveInt = 1  # a default, for checkpoints that are older than this setting
+    num_nodes: Annotated[int, Field(gt=0, le=100_000)] = (
+        1  # a default, for checkpoints that are older than this setting
+    )
     """Machines. More than one are started by torchrun, and all see the same `models_dir`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     """auto: what is fastest. bf16 where a GPU computes in it, or a CPU with matrix units (AMX), or without our kernels
     any CPU that has bf16 instructions; else fp32."""
-    threads: PositiveInt | None
+    threads: Annotated[int, Field(gt=0, le=65_536)] | None
     """CPU threads of each process. null: PyTorch's choice, divided by the processes on CPU."""
     channels_last: bool
     """Lay images out as (B, H, W, C) in memory; faster for convolutions nearly everywhere."""
@@ -173,7 +188,7 @@ class TrainingConfig(Section):
 class EvaluationConfig(Section):
     """How a trained network is asked."""
 
-    batch_size: PositiveInt
+    batch_size: BatchSize
     """Images per forward pass, over all devices."""
     tta: TTA
     """Test-time augmentation: views whose probabilities are averaged (1, 2, 6, or 6 where one is not enough)."""
@@ -186,9 +201,9 @@ class TrackingConfig(Section):
     """Where the record of a run goes."""
 
     backend: Literal["mlflow", "none"]
-    uri: str
+    uri: Annotated[str, AfterValidator(_store)]
     """MLflow's store: `sqlite:///FILE` or `http(s)://HOST:PORT`."""
-    artifacts: str
+    artifacts: Annotated[str, Field(min_length=1)]
     """Folder for files, with a SQLite store. A server has its own."""
     experiment: Annotated[str, Field(min_length=1)]
     required: bool

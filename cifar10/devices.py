@@ -2,15 +2,14 @@
 
 import torch
 
-from cifar10.errors import Misuse, UserError
+from cifar10.errors import Misuse
 
 
 def choose_device(name: str) -> torch.device:
     """Return the device called `name`: auto (a GPU if there is one), cpu, cuda or cuda:N.
 
     Raises:
-        Misuse: There is no such kind of device.
-        UserError: This machine does not have it.
+        Misuse: There is no such kind of device, or this machine does not have it.
     """
     num_gpus = torch.cuda.device_count()
     if name == "auto":
@@ -19,7 +18,7 @@ def choose_device(name: str) -> torch.device:
     if kind not in ("cpu", "cuda") or (colon and not index.isdecimal()):
         raise Misuse(f"device={name!r} is not known; choose auto, cpu, cuda or cuda:N")
     if kind == "cuda" and int(index or 0) >= num_gpus:
-        raise UserError(f"device={name}: this machine has {num_gpus} CUDA devices; choose auto or cpu")
+        raise Misuse(f"device={name}: this machine has {num_gpus} CUDA devices; choose auto or cpu")
     return torch.device("cpu" if kind == "cpu" else name)
 
 

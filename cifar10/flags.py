@@ -1,6 +1,7 @@
 """What may follow a command: its parameters, read as flags by their type hints.
 
-A hint is str, int (1 or more), bool or a Literal of words, each alone or with None for "not given".
+A hint is str, int (1 or more), bool or a Literal of words, each alone or with None for "not given". A str that begins
+with `~` is a path, and the home folder is put in.
 """
 
 import inspect
@@ -10,6 +11,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cifar10.errors import Misuse
+from cifar10.home import expanded
 from cifar10.nearest import did_you_mean
 
 Command = Callable[..., int | None]
@@ -18,6 +20,9 @@ Commands = Mapping[str, Command]
 
 TRUE = ("true", "yes", "on", "1")
 FALSE = ("false", "no", "off", "0")
+
+_MOST_DIGITS = 18
+_LONGEST_SHOWN = 100  # characters of a word that are repeated to its author
 
 
 @dataclass(frozen=True)
@@ -57,23 +62,32 @@ class Flag:
             return self._parse_choice(word)
         if not word:
             raise Misuse(f"--{self.name} is empty; give it a value or leave it out")
-        return word
+        try:
+            return expanded(word)
+        except ValueError as error:
+            raise Misuse(f"--{self.name}: {error}") from None
 
     def _parse_switch(self, word: str) -> bool:
         if word.lower() not in TRUE + FALSE:
-            raise Misuse(f"--{self.name}={word}: must be true or false; --{self.name} alone means true")
+            raise Misuse(f"--{self.name}={shortened(word)}: must be true or false; --{self.name} alone means true")
         return word.lower() in TRUE
 
     def _parse_count(self, word: str) -> int:
-        if not (word.isascii() and word.isdecimal() and int(word) >= 1):
-            raise Misuse(f"--{self.name}={word}: must be a whole number, 1 or more")
+        if not (word.isascii() and word.isdecimal() and len(word) <= _MOST_DIGITS and int(word) >= 1):
+            raise Misuse(f"--{self.name}={shortened(word)}: must be a whole number, 1 or more")
         return int(word)
 
     def _parse_choice(self, word: str) -> str:
         choices = get_args(self.hint)
         if word not in choices:
-            raise Misuse(f"--{self.name}={word}: must be one of {', '.join(choices)}{did_you_mean(word, choices)}")
+            one_of = ", ".join(choices)
+            raise Misuse(f"--{self.name}={shortened(word)}: must be one of {one_of}{did_you_mean(word, choices)}")
         return word
+
+
+def shortened(word: str) -> str:
+    """Return `word` as it is repeated to its author."""
+    return word if len(word) <= _LONGEST_SHOWN else f"{word[: _LONGEST_SHOWN - 3]}..."
 
 
 def flags_of(command: Command) -> dict[str, Flag]:

@@ -18,6 +18,7 @@ _OTHER_NAMES = {
     "wd": "weight_decay",
 }
 """What the same settings are called by others."""
+_LONGEST = 100  # characters; no name is longer, and comparing takes their square
 _LIKENESS = 0.65  # difflib's ratio; two swapped letters of three, as in `cvs`, give 0.67
 
 
@@ -27,6 +28,8 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
     Dotted names are compared by their last part as well, so `epoch` finds `training.epochs`; so are names that other
     programs use; and the beginning of just one known name, or a word of it, finds it.
     """
+    if len(name) > _LONGEST:
+        return None
     candidates = list(dict.fromkeys(known))
     folded = _fold(name)
     elsewhere = _OTHER_NAMES.get(_last(folded), folded)

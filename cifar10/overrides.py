@@ -1,4 +1,8 @@
-"""The words after `train`: Hydra's overrides, read one by one before Hydra sees them, so that each fault is told."""
+"""The words after `train`: Hydra's overrides, read one by one before Hydra sees them, so that each fault is told.
+
+Lines are bounded before they are parsed: the time of Hydra's parser grows with the square of a list's length, and its
+depth with that of the brackets.
+"""
 
 import re
 import shlex
@@ -16,19 +20,32 @@ from cifar10.config import Config
 from cifar10.nearest import did_you_mean
 from cifar10.validation import Problem, shown
 
+_LONGEST_LINE = 20_000  # characters; a list of so many takes about a second
+_LONGEST_IN_ALL = 100_000
+_MOST_LINES = 500
+_DEEPEST = 20  # brackets within brackets, or sections within sections
+_LONGEST_NUMBER = 300  # digits
+_LONGEST_ADVICE = 400  # characters of a line that is told to be typed
+
+_ELEMENT = re.compile(r""" "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*' | [^,\[\]"']+ """, re.VERBOSE)
+"""An element of a list as it is written: in quotes of either kind, or plain."""
+
 
 def parse_overrides(lines: Sequence[str]) -> tuple[list[Override], list[Problem]]:
-    """Return the overrides, ready for Hydra, and what is wrong with those that are not."""
+    """Return the overrides that can be used, in order, and what is wrong with the others."""
+    if len(lines) > _MOST_LINES or sum(min(len(line), _LONGEST_LINE) for line in lines) > _LONGEST_IN_ALL:
+        told = f"{len(lines):,} settings of {sum(map(len, lines)):,} characters in all are too many to be read here"
+        return [], [Problem("", f"{told}, at most {_MOST_LINES} of {_LONGEST_IN_ALL:,}; put them into a file of conf/")]
     overrides: list[Override] = []
     problems: list[Problem] = []
     for line in lines:
-        override = _parsed(line)
-        if override is None or not override.key_or_group:
-            problems.append(Problem("", _grammar_advice(line)))
+        override = _read(line)
+        if isinstance(override, str):
+            problems.append(Problem("", override))
             continue
         problem = _choice_problem(override) if is_choice(override) else _value_problem(override)
         if problem is None:
-            overrides.append(_forced(override))
+            overrides.append(_as_choice(override) if is_choice(override) else override)
         else:
             problems.append(Problem(override.key_or_group, problem))
     return overrides, problems + _repeated_choices(overrides)
@@ -39,30 +56,113 @@ def is_choice(override: Override) -> bool:
     return override.key_or_group in groups()
 
 
+def as_strings(override: Override) -> str:
+    """Return the line of `override` with its value, or each element of its list, in quotes."""
+    key, _, value = str(override.input_line).partition("=")
+    return f"{key}={_each_quoted(value) or _quoted(value)}"
+
+
+def typed(line: str) -> str:
+    """Return `line` as it is typed into a shell; of a line that is too long to read, the beginning."""
+    return shlex.quote(line) if len(line) <= _LONGEST_ADVICE else f"{shlex.quote(line[:_LONGEST_ADVICE])}..."
+
+
+def readable(line: str) -> str:
+    """Return the override that `line` means, in quotes where Hydra needs them."""
+    key, equals, value = line.partition("=")
+    if not equals or _bound_problem(line) or not line.isprintable() or _parsed(line):
+        return line
+    return f"{key}={_quoted(value)}"
+
+
+def _read(line: str) -> Override | str:
+    """Return the override that `line` is, or what is wrong with it."""
+    problem = _bound_problem(line)
+    if problem:
+        return problem
+    if not line.isprintable():
+        character = next(c for c in line if not c.isprintable()).encode("unicode_escape").decode()
+        return f"{shown(line)} has a character that Hydra cannot read, {character}; leave it out"
+    return _parsed(line) or _parsed(_home_in_quotes(line)) or _grammar_advice(line)
+
+
+def _bound_problem(line: str) -> str | None:
+    if len(line) > _LONGEST_LINE:
+        return (
+            f"{shown(line)} of {len(line):,} characters is too long to be read here, at most {_LONGEST_LINE:,}; "
+            "put it into a file of conf/"
+        )
+    if _depth(line) > _DEEPEST:
+        return f"{shown(line)} is nested too deeply: at most {_DEEPEST} brackets may stand within each other"
+    if line.partition("=")[0].count(".") > _DEEPEST:
+        return f"{shown(line)} is nested too deeply: a key has at most {_DEEPEST} dots"
+    if re.search(rf"[0-9_]{{{_LONGEST_NUMBER}}}", line):
+        return f"{shown(line)} has a number of {_LONGEST_NUMBER} digits or more; no setting takes that"
+    return None
+
+
+def _depth(line: str) -> int:
+    """Return how many brackets are open at once at most, those within quotes too."""
+    depth = deepest = 0
+    for character in line:
+        if character in "[{(":
+            depth += 1
+            deepest = max(deepest, depth)
+        elif character in "]})":
+            depth -= 1
+    return deepest
+
+
 def _parsed(line: str) -> Override | None:
+    """Return `line` as Hydra reads it, None if it cannot."""
     try:
-        return OverridesParser.create().parse_override(line)
-    except HydraException:
+        override = OverridesParser.create().parse_override(line)
+    except (HydraException, ValueError):
         return None
+    return override if override.key_or_group else None
+
+
+def _home_in_quotes(line: str) -> str:
+    """Return `line` with paths that begin with `~` in quotes: Hydra has another use for it, and nobody means that."""
+    key, equals, value = line.partition("=")
+    quoted = re.sub(
+        r"(^|[\[,]\s*)((?:sqlite:///)?~[^,\[\]\"']*)", lambda match: match[1] + _quoted(match[2].rstrip()), value
+    )
+    return f"{key}{equals}{quoted}"
+
+
+def _quoted(value: str) -> str:
+    """Return `value` so that Hydra takes it for the string that it is."""
+    return QuotedString(value.replace("${", r"\${"), Quote.double).with_quotes()
+
+
+def _each_quoted(value: str) -> str | None:
+    """Return a list of plain elements with each in quotes; None if `value` is none."""
+    value = value.strip()
+    if not (value.startswith("[") and value.endswith("]")) or "[" in value[1:-1] or "{" in value:
+        return None
+    elements = [element.strip() for element in _ELEMENT.findall(value[1:-1])]
+    in_quotes = [text if text[0] in ("'", '"') else _quoted(text) for text in elements if text]
+    return f"[{','.join(in_quotes)}]"
 
 
 def _grammar_advice(line: str) -> str:
     """Return why Hydra cannot read `line`, and the line that it can read, ready for a shell."""
     key, equals, value = line.partition("=")
     key = key.strip()
-    if not line.isprintable():
-        return f"{line!r} has characters that Hydra cannot read"
     if not equals:
         return f"{shown(line)} is not an override: write KEY=VALUE, as in model=resnet18 or training.epochs=5"
     tight = f"{key.rstrip(':')}={value.lstrip('= ')}"
     if tight != line and _parsed(tight):
-        return f"{shown(line)} is not an override: write {tight}"
-    if not re.fullmatch(r"(\+\+?|~)?[A-Za-z_][\w./@:-]*", key, re.ASCII):
+        return f"{shown(line)} is not an override: write {typed(tight)}"
+    if not _parsed(f"{key}=1"):
         return (
             f"{shown(line)} is not an override: {shown(key)} cannot be a key; write KEY=VALUE, as in training.epochs=5"
         )
-    quoted = f"{key}={QuotedString(value, Quote.double).with_quotes()}"
-    return f"{key}: Hydra reads {shown(value)} only in quotes: {shlex.quote(quoted)}"
+    quoted = next(
+        text for text in (_each_quoted(value), _quoted(value)) if text is not None and _parsed(f"{key}={text}")
+    )
+    return f"{key}: Hydra reads {shown(value)} only in quotes: {typed(f'{key}={quoted}')}"
 
 
 def _choice_problem(override: Override) -> str | None:
@@ -71,8 +171,8 @@ def _choice_problem(override: Override) -> str | None:
     listed = f"choose one of {', '.join(known) or '(none yet)'}"
     if override.package is not None:
         return "a group has its one place here; leave out @ and what follows"
-    if override.is_delete() or (choice is None and group not in Config.model_fields):
-        return None
+    if override.is_delete() or choice is None:
+        return f"cannot be left out; {listed}" if group in Config.model_fields else None
     if override.is_sweep_override() or (isinstance(choice, list) and group in Config.model_fields):
         return f"several are given, and a run has one; {listed}"
     chosen = choice if isinstance(choice, list) else [choice]
@@ -94,8 +194,8 @@ def _value_problem(override: Override) -> str | None:
         return f"there is no such group{did_you_mean(group, groups())}"
     if override.is_sweep_override():
         value = str(override.input_line).partition("=")[2]
-        example = f"[{value}]" if "(" not in value else "[1,2]"
-        return f"several values are given, and a run has one; a list is written {example}"
+        as_list = f"; a list is written {typed(f'{key}=[{value}]')}" if "(" not in value else ""
+        return f"several values are given, and a run has one{as_list}"
     return None
 
 
@@ -104,13 +204,8 @@ def _repeated_choices(overrides: Sequence[Override]) -> list[Problem]:
     return [Problem(group, f"is chosen {count} times; choose once") for group, count in counts.items() if count > 1]
 
 
-def _forced(override: Override) -> Override:
-    """Return `override` so that Hydra takes it whether the key exists or not: the schema knows which may exist."""
-    if override.is_delete():
-        return override
-    line = str(override.input_line).lstrip("+")
-    if is_choice(override) and override.value() is None:
+def _as_choice(override: Override) -> Override:
+    """Return `override` so that Hydra takes it with or without `+`, and null and `~` alike for none."""
+    if override.is_delete() or override.value() is None:
         return replace(override, type=OverrideType.DEL, input_line=f"~{override.key_or_group}")
-    if is_choice(override):
-        return replace(override, type=OverrideType.CHANGE, input_line=line)
-    return replace(override, type=OverrideType.FORCE_ADD, input_line=f"++{line}")
+    return replace(override, type=OverrideType.CHANGE, input_line=str(override.input_line).lstrip("+"))

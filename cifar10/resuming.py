@@ -9,7 +9,7 @@ from typing import Any
 from cifar10.advice import command_line
 from cifar10.checkpoint_names import LAST, resolve_checkpoint
 from cifar10.checkpoints import Checkpoint, load_checkpoint, require_training_state
-from cifar10.compose import changed
+from cifar10.compose import with_changes
 from cifar10.config import Config
 from cifar10.errors import UserError
 from cifar10.run_folder import SCORES, is_folder_of, lasting_settings
@@ -77,7 +77,7 @@ def _resumed_config(checkpoint: Checkpoint, config: Config, changes: Sequence[st
         arguments = {**base.data_loading.arguments, "sources": None}
         component = base.data_loading.model_copy(update={"arguments": arguments})
         base = base.model_copy(update={"data_loading": component})
-    resumed = changed(base, [change for change in changes if not change.startswith("models_dir=")])
+    resumed = with_changes(base, [change for change in changes if not change.startswith("models_dir=")])
     _refuse_missing_data(resumed.data_loading.arguments.get("root"), checkpoint)
     return resumed
 

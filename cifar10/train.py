@@ -13,7 +13,7 @@ from torch import nn
 
 from cifar10.advice import command_line
 from cifar10.build import build
-from cifar10.checkpoint_names import BEST, LAST, resolve_checkpoint
+from cifar10.checkpoint_names import BEST, LAST, name_of_run, resolve_checkpoint
 from cifar10.checkpoint_outline import first_line
 from cifar10.checkpoints import Checkpoint, load_checkpoint
 from cifar10.config import Config
@@ -254,8 +254,7 @@ def _announce(scores: Scores, run: Run) -> None:
     )
     _say(f"saved    {run.folder}/: best.ckpt, last.ckpt, scores.json, history.csv, curves.png, confusion.png")
     _say(f"tracked  {run.tracker.describe()}")
-    name = run.folder.name if str(run.folder.parent) == "models" else str(run.folder)
-    _say(f"next     {command_line('infer', test_dir='DIR', checkpoint_name=name)}")
+    _say(f"next     {command_line('infer', test_dir='DIR', checkpoint_name=name_of_run(run.folder))}")
 
 
 def _few(names: Sequence[str]) -> str:

@@ -30,13 +30,16 @@ class Problem(NamedTuple):
     message: str
     meant: str | None = None
     """The known key that a misspelt one is most like."""
+    unquoted: bool = False
+    """Whether a string is wanted, and what was typed is one only in quotes."""
 
     def within(self, section: str) -> "Problem":
         """Return the same problem, its keys seen from outside `section`."""
-        return Problem(f"{section}.{self.key}".rstrip("."), self.message, self.meant and f"{section}.{self.meant}")
+        key, meant = f"{section}.{self.key}".rstrip("."), self.meant and f"{section}.{self.meant}"
+        return self._replace(key=key, meant=meant)
 
     def __str__(self) -> str:
-        told = f"{self.key}: {self.message}" if self.key else self.message
+        told = f"{_on_one_line(self.key)}: {self.message}" if self.key else self.message
         return f"{told}; did you mean {self.meant}?" if self.meant else told
 
 
@@ -56,18 +59,22 @@ def problems_of(error: ValidationError, values: Mapping[str, Any], known: Iterab
         values: What was validated.
         known: All keys there are, dotted, for the nearest one to a misspelt key.
     """
-    known = list(known)
     messages: dict[str, list[str]] = {}
     unknown: set[str] = set()
+    unquoted: set[str] = set()
     for details in error.errors(include_url=False):
         key = _key(details, values)
-        message = _message(details, key)
+        message = _message(details)
         if details["type"] == "extra_forbidden":
             unknown.add(key)
+        if details["type"] == "string_type" and isinstance(details["input"], int | float):
+            unquoted.add(key)
         if message not in messages.setdefault(key, []):  # members of a union may complain alike
             messages[key].append(message)
+    inside_unknown = tuple(f"{key}." for key in unknown)
+    known = [key for key in known if not f"{key}.".startswith(inside_unknown)] if unknown else []
     return [
-        Problem(key, " or ".join(parts), nearest(key, known) if key in unknown else None)
+        Problem(key, " or ".join(parts), nearest(key, known) if key in unknown else None, key in unquoted)
         for key, parts in messages.items()
     ]
 
@@ -75,8 +82,13 @@ def problems_of(error: ValidationError, values: Mapping[str, Any], known: Iterab
 def shown(value: Any) -> str:
     """Return `value` as it would be written in YAML on one line, shortened if long."""
     text = value if _is_plain_text(value) else json.dumps(value, ensure_ascii=False, default=str)
-    text = text.replace("\n", " ")
-    return text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+    return _on_one_line(text)
+
+
+def _on_one_line(text: str) -> str:
+    """Return `text` shortened if long, a control character or a lone surrogate as its escape."""
+    text = text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
 def _is_plain_text(value: Any) -> bool:
@@ -98,7 +110,7 @@ def _key(details: ErrorDetails, values: Any) -> str:
     return ".".join(parts)
 
 
-def _message(details: ErrorDetails, key: str) -> str:
+def _message(details: ErrorDetails) -> str:
     kind, text = details["type"], details["msg"]
     if kind == "extra_forbidden":
         return "there is no such setting"
@@ -107,9 +119,7 @@ def _message(details: ErrorDetails, key: str) -> str:
     if kind in ("value_error", "assertion_error"):
         return text.partition(", ")[2]
     if kind == "string_type" and isinstance(details["input"], int | float):
-        return (
-            f"must be a string, as {shown(details['input'])} is only in quotes: '{key}=\"{shown(details['input'])}\"'"
-        )
+        return f"must be a string, as {shown(details['input'])} is only in quotes"
     text = re.sub(r"^\w+ should ", "must ", text)
     for technical, plain in _PLAIN_WORDS.items():
         text = text.replace(technical, plain)

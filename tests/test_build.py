@@ -116,7 +116,7 @@ def test_nothing_outside_the_packages_of_a_role_is_built(section: str, target: s
         ({"width": 8, "bias": "yes"}, "bias: must be true or false, not yes"),
         ({"width": 8, "rates": [1, 2, 3]}, "rates: must have at most 2 items, not 3"),
         ({"width": 8, "rates": [1, "x"]}, "rates.1: must be a number, not x"),
-        ({"width": 8, "names": ["cat", 3]}, """names.1: must be a string, as 3 is only in quotes: 'names.1="3"'"""),
+        ({"width": 8, "names": ["cat", 3]}, "names.1: must be a string, as 3 is only in quotes"),
         ({"width": 8, "copy": "x"}, "copy: must be a whole number, not x"),
         ({}, "width: is missing"),
         ({"width": 8, "widht": 3}, "widht: there is no such setting; did you mean width?"),

@@ -1,11 +1,14 @@
 """A name finds the right file, or the refusal says what there is."""
 
+import json
 import os
 from pathlib import Path
 
 import pytest
+import yaml
 
-from cifar10.checkpoint_names import LAST, find_locally, resolve_checkpoint
+from cifar10.checkpoint_names import LAST, find_locally, name_of_run, resolve_checkpoint, which_run
+from cifar10.conf_folder import PROJECT
 from cifar10.errors import CheckpointError
 
 RUN_ID = "f" * 32
@@ -73,3 +76,85 @@ def test_of_a_run_without_the_preferred_file_another_is_offered(models: Path) ->
     (models / "new" / "best.ckpt").unlink()
     with pytest.raises(CheckpointError, match=r"new has no best\.ckpt; name a file in it: .*new/last\.ckpt$"):
         resolve_checkpoint("new", str(models))
+
+
+def describe(run: Path, target: str, accuracy: float | None, root: str = "data") -> None:
+    """Write what a run says of itself, as `train` does."""
+    section = {"_target_": target, "root": root, "classes": None}
+    (run / "config.yaml").write_text(yaml.safe_dump({"data_loading": section, "model": {"root": "x"}}, sort_keys=False))
+    if accuracy is not None:
+        scores = {"test/accuracy": accuracy - 0.01, "test/accuracy_tta": accuracy, "machine": {}}
+        (run / "scores.json").write_text(json.dumps(scores))
+
+
+CIFAR10, SHAPES, FOLDER = "cifar10.data.cifar.cifar10", "cifar10.data.shapes.shapes", "cifar10.data.folder.folder"
+
+
+def test_which_run_is_best_is_said_with_its_data_and_accuracy(models: Path) -> None:
+    describe(models / "new", SHAPES, 0.96)
+    describe(models / "old", SHAPES, 0.5)
+    assert which_run("best", str(models)) == [f"best is {models}/new/best.ckpt (shapes, 96.0%), the newest run"]
+    assert which_run("last", str(models)) == [f"last is {models}/new/last.ckpt (shapes, 96.0%), the newest run"]
+
+
+def test_the_newest_run_of_other_data_is_named(models: Path) -> None:
+    describe(models / "new", SHAPES, 0.96)
+    describe(models / "old", CIFAR10, 0.94)
+    [_, note] = which_run("best", str(models))
+    assert note == (
+        f"note: {models}/old (cifar10, 94.0%) learnt from other data; if that is meant: --checkpoint_name={models}/old"
+    )
+
+
+def test_two_folders_of_images_are_other_data(models: Path) -> None:
+    describe(models / "new", FOLDER, 0.96, "data/cats")
+    describe(models / "old", FOLDER, 0.94, "data/dogs")
+    said, note = which_run("best", str(models))
+    assert "(folder in data/cats, 96.0%)" in said
+    assert "(folder in data/dogs, 94.0%)" in note
+
+
+def test_a_run_that_is_not_finished_is_called_so(models: Path) -> None:
+    describe(models / "new", SHAPES, None)
+    describe(models / "old", SHAPES, 0.5)
+    [said] = which_run("best", str(models))
+    assert said.endswith("(shapes), the newest run, which is still training or was broken off")
+
+
+@pytest.mark.parametrize("name", ["new", "old/best.ckpt", "models:/x@y", "nothing", RUN_ID])
+def test_of_a_name_that_is_plain_nothing_is_said(models: Path, name: str) -> None:
+    assert which_run(name, str(models)) == []
+
+
+def test_what_a_run_says_of_itself_may_be_missing_or_damaged(models: Path) -> None:
+    assert "(unknown data)" in which_run("best", str(models))[0]
+    (models / "new" / "config.yaml").write_bytes(b"data_loading: \xff\n")
+    for content in ("[" * 100_000, "[1]", '{"test/accuracy": "high"}', '{"test/accuracy": null}'):
+        (models / "new" / "scores.json").write_text(content)
+        assert "(unknown data)" in which_run("best", str(models))[0]
+
+
+def test_a_run_is_called_by_its_name_in_models_and_else_by_its_path(
+    models: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(models.parent)
+    assert name_of_run(Path("models/old")) == "old"
+    assert name_of_run(models / "old") == "old"
+    assert name_of_run(Path("elsewhere/old")) == "elsewhere/old"
+    assert name_of_run(Path("models/best")) == "models/best"  # a run from when it could be called so
+
+
+def test_a_refusal_names_the_folder_in_full_unless_it_is_the_projects(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=f"no run in {tmp_path}/models/ has a best.ckpt"):
+        find_locally("best")
+    monkeypatch.chdir(PROJECT)
+    with pytest.raises(CheckpointError, match=r"no run in no-such-folder/ has a best.ckpt; train one: .* models_dir="):
+        find_locally("best", "no-such-folder")
+
+
+def test_a_run_id_that_is_no_text_is_passed_over(models: Path) -> None:
+    (models / "new" / "run_id").write_bytes(b"\xff\xfe")
+    assert find_locally(RUN_ID, str(models)) == models / "old" / "best.ckpt"

@@ -130,7 +130,7 @@ def test_train_gets_a_config(calls: dict[str, Call]) -> None:
     (config,), named = calls["train"]
     assert isinstance(config, Config)
     assert config.training.epochs == 5
-    assert named == {"resume": None}
+    assert (named["resume"], named["changes"]) == (None, ())
 
 
 @pytest.mark.parametrize("where", ["models/first/last.ckpt", "elsewhere/first/last.ckpt"])
@@ -138,7 +138,8 @@ def test_train_goes_on_with_a_run(where: str, calls: dict[str, Call]) -> None:
     image(where)
     places = [] if where.startswith("models") else ["models_dir=elsewhere"]
     assert run("train", "--resume", "first", *places) == 0
-    assert calls["train"][1] == {"resume": "first"}
+    _, named = calls["train"]
+    assert (named["resume"], named["changes"]) == ("first", tuple(places))
 
 
 def test_infer_gets_its_flags(calls: dict[str, Call]) -> None:

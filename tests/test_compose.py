@@ -115,7 +115,7 @@ def test_defaults_of_signatures_are_filled_in() -> None:
         ("model._target_=os.system", "model._target_: os.system may not be used"),
         ("model._target_=null", "model: needs a _target_"),
         ("~model._target_", "model: needs a _target_"),
-        ("~model", "model: is missing"),
+        ("~model", "model: cannot be left out; choose one of"),
         ("~training.epochs", "training.epochs: is missing"),
         ("~training.epcohs", "training.epcohs: there is no such value to leave out; did you mean training.epochs?"),
         ("optimizer.lr=fast", "optimizer.lr: must be a number, not fast"),

@@ -40,7 +40,7 @@ def origins(*overrides: str) -> dict[str, str]:
             "run_name=007",
             "model.widths=[1,2,3]",
         ],
-        ["tracking.experiment='2024-11-05'", "tracking.uri='null'", "models_dir='1e5'", "run_name=yes.no"],
+        ["tracking.experiment='2024-11-05'", "tracking.artifacts='null'", "models_dir='1e5'", "run_name=yes.no"],
     ],
 )
 def test_the_text_reads_back_to_the_configuration(overrides: list[str]) -> None:

@@ -16,13 +16,13 @@ def told(*lines: str) -> list[str]:
     ("override", "expected"),
     [
         ("model=resnet", "model: there is no resnet among resnet18, resnet34, resnet50, simple_cnn, speed"),
-        ("model=resnt18", "among resnet18, resnet34, resnet50, simple_cnn, speed; did you mean resnet18?"),
+        ("model=resnt18", "among resnet18, resnet34, resnet50, simple_cnn, speed, torchvision; did you mean resnet18?"),
         ("model=[resnet18,speed]", "model: several are given, and a run has one"),
-        ("model=null", "model: there is no null among"),
+        ("model=null", "model: cannot be left out; choose one of"),
         ("model=5", "model: there is no 5 among"),
         ("model={width: 5}", "a value in it is set as model.KEY=VALUE"),
-        ("seed=1,2", "seed: several values are given, and a run has one; a list is written [1,2]"),
-        ("data_loading.classes=cat,dog", "a list is written [cat,dog]"),
+        ("seed=1,2", "seed: several values are given, and a run has one; a list is written 'seed=[1,2]'"),
+        ("data_loading.classes=cat,dog", "a list is written 'data_loading.classes=[cat,dog]'"),
         ("training=long.yaml", "there is no long.yaml among default, long; did you mean long?"),
         ("model=conf/model/speed.yaml", "did you mean speed?"),
         ("seed==3", "seed==3 is not an override: write seed=3"),
@@ -39,7 +39,7 @@ def told(*lines: str) -> list[str]:
         ("", "is not an override"),
         ("a b=1", "a b=1 is not an override: a b cannot be a key"),
         ("--epochs=5", "--epochs cannot be a key"),
-        ("tracking.uri=\udcff", "has characters that Hydra cannot read"),
+        ("tracking.uri=\udcff", "has a character that Hydra cannot read, \\udcff; leave it out"),
     ],
 )
 def test_what_cannot_be_meant_is_told_in_one_line(override: str, expected: str) -> None:
@@ -49,7 +49,7 @@ def test_what_cannot_be_meant_is_told_in_one_line(override: str, expected: str) 
 
 
 @pytest.mark.parametrize(
-    "value", ["кот", "a=b.ckpt", "a(1).png", "it's", 'say "x"', "#1", "a;b", "~/x", "a,", "{", "[", "$(x)"]
+    "value", ["кот", "a=b.ckpt", "a(1).png", "it's", 'say "x"', "#1", "a;b", "a~/x", "a,", "{", "[", "$(x)"]
 )
 def test_the_advised_quotes_make_hydra_read_the_value(value: str) -> None:
     [problem] = told(f"models_dir={value}")
@@ -57,12 +57,6 @@ def test_the_advised_quotes_make_hydra_read_the_value(value: str) -> None:
     [override], problems = parse_overrides([advised])
     assert not problems
     assert override.value() == value
-
-
-@pytest.mark.parametrize("line", ["seed=1", "+seed=1", "++seed=1"])
-def test_a_value_is_forced_in_with_or_without_plus(line: str) -> None:
-    [override], _ = parse_overrides([line])
-    assert override.input_line == "++seed=1"
 
 
 @pytest.mark.parametrize("line", ["model=speed", "+model=speed"])
