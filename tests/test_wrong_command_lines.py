@@ -122,7 +122,7 @@ WRONG = {
     "infer --test_dir=phtos": "there is no folder or file phtos; did you mean photos?",
     "infer --test_dir=photos/dog": "there is no folder or file photos/dog",
     "infer --test_dir=*.jpg": "nothing matches *.jpg",
-    "infer --test_dir=empty": "there are no images in empty",
+    "infer --test_dir=empty": "no images in 'empty'",
     f"infer {IMAGES} --checkpoint_name=frist": "neither as a path nor in models/; did you mean first?",
     f"infer {IMAGES} --output=nowhere/a.csv": "there is no folder",
     f"infer {IMAGES} --output=photos --format=csv": "is a folder",
