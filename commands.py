@@ -7,7 +7,14 @@ Heavy packages are imported within the command that needs them, so that help and
 import sys
 from typing import Literal
 
-from cifar10.checks import require_checkpoint, require_device, require_folder, require_images, require_resumable
+from cifar10.checks import (
+    refuse_other_settings,
+    require_checkpoint,
+    require_device,
+    require_folder,
+    require_images,
+    require_resumable,
+)
 from cifar10.command_line import main
 from cifar10.destination import choose_destination
 
@@ -80,20 +87,24 @@ def infer(
     return 3 if summary.num_failed else 0
 
 
-def evaluate(checkpoint_name: str = "best", *, output: str | None = None) -> None:
+def evaluate(*overrides: str, checkpoint_name: str = "best", output: str | None = None) -> None:
     """Measure a checkpoint on the test images of the data it was trained on.
 
     --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
     --output=DIR             also write scores, confusion matrix and its picture into this folder
+    data_loading.root=DIR    where the data lie today, if they have moved; likewise data_loading.sources=[...].
+                             All other settings come from the checkpoint.
 
     python commands.py evaluate --checkpoint_name=last --output=measured
+    python commands.py evaluate first data_loading.root=/mnt/flowers
     """
     require_checkpoint(checkpoint_name)
+    refuse_other_settings(override.partition("=")[0] for override in overrides)
     if output is not None:
         require_folder(output)
     from cifar10.evaluate import evaluate
 
-    evaluate(checkpoint_name, output=output)
+    evaluate(checkpoint_name, output=output, overrides=overrides)
 
 
 def data(*overrides: str, export_images: bool = False) -> None:

@@ -24,6 +24,7 @@ from cifar10.run import Run, is_first_process, open_run, process_seconds
 from cifar10.saving import Interrupted, SaveCheckpoints, StopOnSignal
 from cifar10.selection import Selection
 from cifar10.tally import Scores
+from cifar10.trained_data import load_trained_data
 from cifar10.trainer import make_trainer, prepare_cpu
 
 
@@ -43,7 +44,7 @@ def train(config: Config, resume: str | None = None) -> Scores:
         config = checkpoint.config
     keep_memory_warm()
     prepare_cpu(config.training)
-    data: DataSet = build(config.data_loading)
+    data: DataSet = load_trained_data(checkpoint) if checkpoint else build(config.data_loading)
     _refuse_unfit(config, data, checkpoint)
     network = make_network(config, data)
     run = open_run(config, data, checkpoint)
@@ -85,7 +86,7 @@ def test(trainer: pl.Trainer, classifier: Classifier, module: ResidentData, path
     """Return the scores of the checkpoint at `path` on the test split, plain and with test-time augmentation."""
     # What is saved is the averaged weights already; the callback would put the current ones back in their place.
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
-    _say(f"testing {path} on {len(module.data.test):,} images")
+    _say(f"testing {path} on {len(module.data.test):,} test images of {module.data.name}")
     trainer.test(classifier, module, ckpt_path=path, weights_only=True, verbose=False)
     return dict(classifier.test_scores)
 
