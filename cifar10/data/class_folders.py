@@ -45,7 +45,7 @@ def find_splits(root: Path) -> SplitFolders:
     Raises:
         DataError: There is no train, or two folders are the same split.
     """
-    names = _folders_in(root, Counter()) if root.is_dir() else []
+    names = _folders_in(root, Counter()) if os.path.isdir(root) else []
     by_split = defaultdict(list)
     for name in names:
         by_split[_SPLITS.get(name.casefold(), "")].append(name)
@@ -152,9 +152,8 @@ def _name(wanted: str | int, present: Sequence[str]) -> str:
 
 
 def _refuse_missing(root: Path, present: Sequence[str]) -> NoReturn:
-    if not root.is_dir():
-        beside = os.listdir(root.parent) if root.parent.is_dir() else []
-        hint = did_you_mean(str(root), [str(root.parent / name) for name in beside])
+    if not os.path.isdir(root):
+        hint = did_you_mean(str(root), _beside(root))
         raise DataError(f"there is no folder {root}{hint or '; set data_loading.root to the one that holds train'}")
     train = root / "train"
     if near := [name for name in present if name.casefold().startswith("train")]:
@@ -165,6 +164,13 @@ def _refuse_missing(root: Path, present: Sequence[str]) -> NoReturn:
     else:
         advice = f"put one folder of images for each class there, such as {train / 'cat' / '1.png'}"
     raise DataError(f"there is no folder {train}; {advice}")
+
+
+def _beside(path: Path) -> list[str]:
+    try:
+        return [str(path.parent / name) for name in os.listdir(path.parent)]
+    except OSError:
+        return []
 
 
 def _refuse_no_text(train: Path, names: Sequence[str]) -> None:
