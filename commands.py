@@ -12,6 +12,7 @@ from cifar10.checks import (
     note_place,
     pin_checkpoint,
     placement_settings,
+    refuse_other_settings,
     require_checkpoint,
     require_device,
     require_folder,
@@ -99,22 +100,26 @@ def infer(
     return 3 if summary.num_failed else 0
 
 
-def evaluate(checkpoint_name: str = "best", *, output: str | None = None) -> None:
+def evaluate(*overrides: str, checkpoint_name: str = "best", output: str | None = None) -> None:
     """Measure a checkpoint on the test images of the data it was trained on.
 
     --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
     --output=DIR             also write scores, confusion matrix and its picture into this folder
+    data_loading.root=DIR    where the data lie today, if they have moved; likewise data_loading.sources=[...].
+                             All other settings come from the checkpoint.
 
     python commands.py evaluate --checkpoint_name=last --output=measured
+    python commands.py evaluate first data_loading.root=/mnt/flowers
     """
     note_place()
     require_checkpoint(checkpoint_name)
+    refuse_other_settings(override.partition("=")[0] for override in overrides)
     if output is not None:
         require_folder(output)
     checkpoint_name = pin_checkpoint(checkpoint_name)
     from cifar10.evaluate import evaluate
 
-    evaluate(checkpoint_name, output=output)
+    evaluate(checkpoint_name, output=output, overrides=overrides)
 
 
 def data(*overrides: str, export_images: bool = False) -> None:

@@ -18,6 +18,7 @@ from cifar10.nearest import nearest
 __all__ = ["PROGRAM", "canonical"]
 
 _LONGEST_WORD = 4096  # characters, as of a path; settings have a bound of their own
+_CHECKPOINT = "checkpoint_name"  # the flag that may be given without its name beside overrides
 _HYDRA_FLAGS = ("m", "multirun", "cfg", "config-name", "config-path", "config-dir", "cn", "cp", "cd", "info", "run")
 _ABOUT_HYDRA_FLAGS = f"Hydra's own flags are not known here, one line is one run; to see its settings: {PROGRAM} config"
 _LONG_DASHES = ("\u2012", "\u2013", "\u2014", "\u2212")  # what word processors make of two hyphens
@@ -60,6 +61,8 @@ class _Reader:
                 self._read_flag(word)
             elif flags_may_follow and word.startswith(("-", *_LONG_DASHES)):
                 raise Misuse(self._about_dash(word))
+            elif self.takes_overrides and self._names_checkpoint(word):
+                self._keep(self.flags[_CHECKPOINT], word)
             elif self.takes_overrides:
                 self._read_override(word)
             else:
@@ -112,6 +115,11 @@ class _Reader:
             )
         flag.parse(value)
         self.values[flag.name] = value
+
+    def _names_checkpoint(self, word: str) -> bool:
+        """Return whether `word` is the checkpoint of a command that takes overrides as well: its name may hold a =."""
+        may_follow = _CHECKPOINT in self.flags and _CHECKPOINT not in self.values
+        return may_follow and ("=" not in word or word.endswith(".ckpt") or os.path.lexists(word))
 
     def _read_override(self, word: str) -> None:
         if word.startswith("-"):

@@ -4,7 +4,8 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 from cifar10.advice import command_line
@@ -12,11 +13,12 @@ from cifar10.checkpoint_names import BEST, LAST, find_locally, which_run
 from cifar10.conf_folder import PROJECT, top_settings
 from cifar10.errors import CheckpointError, Misuse, UserError
 from cifar10.flags import shortened
-from cifar10.image_search import find_images
+from cifar10.image_search import find_images, no_images
 from cifar10.nearest import did_you_mean
 
 RESUMABLE = ("models_dir", "training.epochs", "data_loading.root", "data_loading.sources", "tracking")
 """Settings, and sections of them, that may change when a run goes on."""
+_WHERE_DATA_LIE = ("data_loading.root", "data_loading.sources")
 
 
 def require_images(test_dir: str) -> None:
@@ -24,12 +26,14 @@ def require_images(test_dir: str) -> None:
     is_glob = any(magic in test_dir for magic in "*?[")
     if not os.path.lexists(test_dir) and not is_glob:
         raise Misuse(f"--test_dir: there is no folder or file {test_dir}{_nearest_beside(test_dir)}")
+    skipped: Counter[str] = Counter()
     try:
-        found = next(find_images(test_dir), None)
+        found = next(find_images(test_dir, skipped), None)
     except UserError as error:
         raise Misuse(f"--test_dir: {error}") from None
     if found is None:
-        raise Misuse(f"--test_dir: {'nothing matches' if is_glob else 'there are no images in'} {test_dir}")
+        nothing = f"nothing matches {test_dir}" if is_glob and not skipped else no_images(test_dir, skipped)
+        raise Misuse(f"--test_dir: {nothing}")
 
 
 def require_folder(output: str) -> None:
@@ -124,6 +128,20 @@ def require_place() -> Path:
         return Path.cwd()
     except OSError as error:
         raise Misuse(f"the current folder cannot be used ({error.strerror}); cd to one that is there") from None
+
+
+def refuse_other_settings(keys: Iterable[str]) -> None:
+    """Refuse to change anything about a checkpoint but where its data lie; what they are, it says itself.
+
+    Args:
+        keys: Dotted keys of the settings to change.
+    """
+    others = [key for key in keys if key not in _WHERE_DATA_LIE]
+    if others:
+        raise Misuse(
+            f"{', '.join(others)}: a checkpoint carries its own configuration; "
+            f"only {' and '.join(_WHERE_DATA_LIE)} may be set"
+        )
 
 
 def require_device(device: str) -> None:

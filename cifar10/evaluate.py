@@ -2,32 +2,36 @@
 
 import csv
 import json
+import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 
 import torch
 
-from cifar10.build import build
 from cifar10.checkpoint_names import resolve_checkpoint
 from cifar10.checkpoints import Checkpoint, load_checkpoint
 from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
+from cifar10.errors import UserError
+from cifar10.labels import printable
 from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier
-from cifar10.run import save_figures
+from cifar10.run import finite_or_none, save_figures
 from cifar10.run_folder import write_atomically
 from cifar10.tally import Scores
-from cifar10.targets import DATA
 from cifar10.train import test
+from cifar10.trained_data import load_trained_data, moved_line, relocated
 from cifar10.trainer import make_trainer, prepare_cpu
 
 
-def evaluate(checkpoint_name: str, output: str | None = None) -> Scores:
+def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequence[str] = ()) -> Scores:
     """Test a checkpoint on the test split it was made for; print the scores as JSON and return them.
 
     Args:
         checkpoint_name: Anything `resolve_checkpoint` knows.
         output: Folder for `evaluation.json`, `confusion.csv` and `confusion.png`; None: print only.
+        overrides: Where the data lie today, as for `load_trained_data`.
 
     Raises:
         UserError: The checkpoint, its data or the folder are not as needed.
@@ -35,12 +39,12 @@ def evaluate(checkpoint_name: str, output: str | None = None) -> Scores:
     checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
     alone = checkpoint.config.training.model_copy(update={"devices": 1, "num_nodes": 1, "accumulate": 1})
     config = checkpoint.config.model_copy(update={"training": alone})
-    folder = Path(output) if output else checkpoint.path.absolute().parent
     if output:
-        folder.mkdir(parents=True, exist_ok=True)
+        _make_folder(Path(output))
     keep_memory_warm()
     prepare_cpu(config.training)
-    data: DataSet = build(DATA, config.data_loading)
+    component = relocated(checkpoint.config, overrides)
+    data = load_trained_data(checkpoint, component, moved_line("evaluate", checkpoint_name))
     if data.digest != checkpoint.data_digest:
         print(
             f"warning: these are not the data of the training run (SHA-256 {data.digest[:12]} now, "
@@ -52,21 +56,35 @@ def evaluate(checkpoint_name: str, output: str | None = None) -> Scores:
         network = network.to(memory_format=torch.channels_last)
     classifier = Classifier(network, config, checkpoint.metadata.model_dump())
     classifier.tta = checkpoint.tta
+    folder = Path(output) if output else checkpoint.path.absolute().parent
     scores = test(make_trainer(config, folder, []), classifier, ResidentData(data, config), checkpoint.path)
-    report = _report(scores, checkpoint)
-    print(json.dumps(report, indent=2))
+    report = _report(scores, checkpoint, data)
+    print(json.dumps(report, indent=2, allow_nan=False))
     if output:
         _save(report, classifier, data, folder)
     return scores
 
 
-def _report(scores: Scores, checkpoint: Checkpoint) -> dict[str, object]:
+def _make_folder(folder: Path) -> None:
+    """Make `folder`, or refuse it, before minutes are spent on the scores; nothing in it is touched."""
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: {folder} cannot be made: {error.strerror or error}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"--output: {folder} cannot be written; name another folder")
+
+
+def _report(scores: Scores, checkpoint: Checkpoint, data: DataSet) -> dict[str, object]:
     return {
-        **scores,
+        **{name: finite_or_none(value) for name, value in scores.items()},
         "tta": checkpoint.tta,
-        "checkpoint": str(checkpoint.path),
+        "checkpoint": printable(str(checkpoint.path)),
         "weights_digest": checkpoint.weights_digest,
-        "data_digest": checkpoint.data_digest,
+        "data": data.name,
+        "num_images": len(data.test),
+        "data_digest": data.digest,
+        "training_data_digest": checkpoint.data_digest,
     }
 
 
@@ -75,12 +93,12 @@ def _save(report: dict[str, object], classifier: Classifier, data: DataSet, fold
         with path.open("w", newline="", encoding="utf-8") as file:
             writer = csv.writer(file)
             writer.writerow(["true", "predicted"])  # one row an image: what `dvc plots` counts
-            for row, true in enumerate(data.class_names):
-                for column, predicted in enumerate(data.class_names):
-                    writer.writerows([[true, predicted]] * int(classifier.confusion[row, column]))
+            for row, column in classifier.confusion.nonzero().tolist():
+                pair = [data.class_names[row], data.class_names[column]]
+                writer.writerows([pair] * int(classifier.confusion[row, column]))
 
     def write_report(path: Path) -> None:
-        path.write_text(json.dumps(report, indent=2) + "\n", encoding="utf-8")
+        path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
 
     write_atomically(folder / "evaluation.json", write_report)
     write_atomically(folder / "confusion.csv", write_confusion)

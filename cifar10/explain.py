@@ -10,6 +10,7 @@ from cifar10.compose import Composition, checked, composed
 from cifar10.conf_folder import CONF
 from cifar10.config import Config
 from cifar10.overrides import is_choice
+from cifar10.yaml_lines import one_line
 
 Path = tuple[str, ...]
 """Keys from the outside inwards."""
@@ -38,16 +39,10 @@ def _lines(values: Mapping[str, Any], outside: Path = ()) -> Iterator[tuple[Path
     for key, value in values.items():
         indent = "  " * len(outside)
         if isinstance(value, dict) and value:
-            yield (), f"{indent}{_yaml(key)}:"
+            yield (), f"{indent}{one_line(key)}:"
             yield from _lines(value, (*outside, key))
         else:
-            yield (*outside, key), f"{indent}{_yaml(key)}: {_yaml(value)}"
-
-
-def _yaml(value: Any) -> str:
-    """Return `value` as YAML on one line."""
-    text = yaml.safe_dump(value, default_flow_style=True, allow_unicode=True, width=float("inf"), sort_keys=False)
-    return text.removesuffix("\n").removesuffix("\n...").removesuffix("\n")
+            yield (*outside, key), f"{indent}{one_line(key)}: {one_line(value)}"
 
 
 def _source(path: Path, sources: Mapping[Path, str], config: Config) -> str:

@@ -3,16 +3,19 @@
 from pathlib import Path
 
 import torch
-import yaml
 from torch import Tensor
 
 from cifar10.build import build
 from cifar10.config import Component, Config
 from cifar10.data.contract import DataSet, Split
 from cifar10.data.export import export_images as export
+from cifar10.errors import Misuse
 from cifar10.targets import DATA
+from cifar10.yaml_lines import one_line, one_line_each
 
 DEFAULT_ROOT = "data"
+
+_FOLDER = "cifar10.data.folder.folder"
 
 
 def fetch(config: Config, export_images: bool = False) -> None:
@@ -23,8 +26,11 @@ def fetch(config: Config, export_images: bool = False) -> None:
         export_images: Also write them as PNG files, see `export.export_images`, into the data's own root.
 
     Raises:
+        Misuse: They are files already, and `export_images` is asked for.
         UserError: The data cannot be had, or the images cannot be written.
     """
+    if export_images and config.data_loading.target == _FOLDER:
+        raise Misuse("--export_images: data_loading=folder reads image files, so there is nothing to export")
     data: DataSet = build(DATA, config.data_loading)
     print(describe(data), flush=True)
     if export_images:
@@ -38,11 +44,11 @@ def describe(data: DataSet) -> str:
     mean, deviation = channel_statistics(data.train)
     counts = torch.stack([torch.bincount(split.labels, minlength=data.num_classes) for split in data.splits.values()])
     sizes = ", ".join(f"{name}: {len(split)}" for name, split in data.splits.items())
-    names = [_key(name) for name in data.class_names]
+    names = one_line_each(data.class_names)
     width = max(map(len, names)) + 1
     return "\n".join(
         [
-            f"name: {_key(data.name)}",
+            f"name: {one_line(data.name)}",
             f"classes: {data.num_classes}",
             f"image_size: {data.image_size}  # pixels, height and width",
             f"images: {{{sizes}}}",
@@ -80,8 +86,3 @@ def _nothing_held_out(component: Component) -> Component | None:
 
 def _row(values: Tensor) -> str:
     return f"[{', '.join(f'{value:.4f}' for value in values.tolist())}]"
-
-
-def _key(name: str) -> str:
-    """Return `name` so that YAML reads it as this string."""
-    return yaml.safe_dump(name, default_style=None if yaml.safe_load(name) == name else '"').split("\n")[0]

@@ -1,8 +1,10 @@
 """Where the images are: a folder and all below it, a glob or a single file -> paths, in order and one by one."""
 
 import os
+import shlex
 from collections import Counter
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from glob import has_magic
 from pathlib import Path
@@ -15,21 +17,37 @@ SUFFIXES = (
 )
 """Names that end so, in any case, are taken for images when a folder is searched."""
 
+SYSTEM_FOLDERS = frozenset(
+    [
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp"),  # Synology, QNAP
+        *("__macosx", "network trash folder", "temporary items"),  # macOS, also inside zip archives and on shares
+        *("$recycle.bin", "system volume information", "found.000"),  # Windows; "recycled" may well be a class of waste
+        *("lost+found", "~snapshot"),  # ext4, NetApp
+        "__pycache__",
+    ]
+)
+"""Folders that operating systems and network storage make: thumbnails, trash, snapshots. Names are case-folded."""
+
 Patterns = frozenset[tuple[str, ...]]
 """What may still follow below a folder, one pattern a level; () is anything."""
 
+_LINK_OUT, _LINK_TO_FOLDER = "link out of the folder", "link to a folder"
 
-def find_images(root: str, skipped: Counter[str] | None = None) -> Iterator[Path]:
+
+def find_images(root: str, skipped: Counter[str] | None = None, follow_links: bool = False) -> Iterator[Path]:
     """Yield the image files of a folder and its sub-folders, or of a glob, or `root` itself if it is a file.
 
     Sorted by name within each folder; only one folder at a time is held in memory. Passed over: other files by their
-    name, hidden ones, pipes and devices, links to folders (what is inside `root` is found where it lies) and links out
-    of `root`. A folder that cannot be listed is yielded like a file, so that decoding it gives the reason.
+    name, hidden ones, system folders below `root`, pipes and devices, links to folders (what is inside `root` is found
+    where it lies) and links out of `root`. A folder that cannot be listed is yielded like a file, so that decoding it
+    gives the reason.
 
     Args:
         root: May hold `*`, `?`, `[]` and `**`; a folder that matches is searched too. A file of that very name goes
             first.
         skipped: Here each passed-over entry is counted under its reason.
+        follow_links: Also take links to files and folders, wherever they lead, but for a link to a folder that it lies
+            in itself.
 
     Raises:
         UserError: there is no such folder or file.
@@ -40,7 +58,49 @@ def find_images(root: str, skipped: Counter[str] | None = None) -> Iterator[Path
     folder, pattern = _split_glob(root)
     if not os.path.isdir(folder):
         raise UserError(f"there is no folder or file {root!r}")
-    return _walk(folder, pattern, skipped)
+    return _walk(folder, pattern, _Search(skipped, None if follow_links else os.path.realpath(folder)))
+
+
+def list_folders(folder: str, skipped: Counter[str]) -> list[str]:
+    """Return the names of the folders in `folder`, and of links to folders, sorted; count all else in `skipped`.
+
+    Raises:
+        OSError: It cannot be listed.
+    """
+    names = []
+    with os.scandir(folder) as entries:
+        for entry in entries:
+            reason = _reason_against_folder(entry)
+            if reason is None:
+                names.append(entry.name)
+            else:
+                skipped[reason] += 1
+    return sorted(names)
+
+
+def listed(skipped: Counter[str]) -> str:
+    """Return what was passed over in words, the most frequent reason first: `3 hidden, 1 system folder`."""
+    by_number = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    return ", ".join(f"{number:,} {reason}" for reason, number in by_number)
+
+
+def no_images(root: str, skipped: Counter[str]) -> str:
+    """Return what to tell somebody whose `root` holds no image but what was passed over."""
+    told = f"no images in {root!r}: looked for *.png, *.jpg and other picture files"
+    if skipped:
+        told += f"; passed over: {listed(skipped)}"
+    if skipped[_LINK_OUT] or skipped[_LINK_TO_FOLDER]:
+        told += (
+            "\nlinks to folders and out of the folder are not followed, so that a folder from elsewhere cannot reach "
+            "your files; name the folder that holds the images, or copy them: "
+            f"cp -rL {shlex.quote(str(search_root(root)))} COPY"
+        )
+    return told
+
+
+def is_system_folder(name: str) -> bool:
+    """Tell whether a folder of this name, in any case, is one of `SYSTEM_FOLDERS`. Hidden folders are not."""
+    return name.casefold() in SYSTEM_FOLDERS
 
 
 def search_root(root: str) -> Path:
@@ -60,29 +120,33 @@ def _split_glob(root: str) -> tuple[str, tuple[str, ...]]:
     return folder, tuple(part for part in parts[first:] if part)
 
 
-def _walk(folder: str, pattern: tuple[str, ...], skipped: Counter[str]) -> Iterator[Path]:
-    real_root = os.path.realpath(folder)
-    pending = [
-        _list_folder(folder, frozenset([pattern]), real_root, skipped)
-    ]  # a stack: folders nest deeper than Python
+@dataclass(frozen=True)
+class _Search:
+    """What holds for one search from its beginning to its end."""
+
+    skipped: Counter[str]
+    real_root: str | None
+    """Where links to files may lead; None: anywhere, and links to folders are followed too."""
+
+
+def _walk(folder: str, pattern: tuple[str, ...], search: _Search) -> Iterator[Path]:
+    pending = [_list_folder(folder, frozenset([pattern]), search)]  # a stack: folders nest deeper than Python
     while pending:
         for path, patterns in pending[-1]:
             if patterns is None:
                 yield Path(path)
             else:
-                pending.append(_list_folder(path, patterns, real_root, skipped))
+                pending.append(_list_folder(path, patterns, search))
                 break
         else:
             pending.pop()
 
 
-def _list_folder(
-    folder: str, patterns: Patterns, real_root: str, skipped: Counter[str]
-) -> Iterator[tuple[str, Patterns | None]]:
+def _list_folder(folder: str, patterns: Patterns, search: _Search) -> Iterator[tuple[str, Patterns | None]]:
     """Yield (path, None) for each image in `folder`, and (path, patterns) for each folder to search, by name."""
     try:
         with os.scandir(folder) as entries:
-            found = [item for entry in entries if (item := _look_at(entry, patterns, real_root, skipped))]
+            found = [item for entry in entries if (item := _look_at(entry, patterns, search))]
     except OSError:
         yield folder, None
         return
@@ -90,42 +154,75 @@ def _list_folder(
         yield os.path.join(folder, name), deeper
 
 
-def _look_at(
-    entry: "os.DirEntry[str]", patterns: Patterns, real_root: str, skipped: Counter[str]
-) -> tuple[str, Patterns | None] | None:
+def _look_at(entry: "os.DirEntry[str]", patterns: Patterns, search: _Search) -> tuple[str, Patterns | None] | None:
     """Return (name, None) for an image, (name, patterns below) for a folder, None for what is passed over."""
     deeper = _advance(patterns, entry.name)
     if not deeper:
         return None
-    is_folder = entry.is_dir(follow_symlinks=False)
-    reason = None if is_folder and not entry.name.startswith(".") else _reason_to_skip(entry, real_root)
+    is_folder = _is_folder(entry) if search.real_root is None else entry.is_dir(follow_symlinks=False)
+    reason = _reason_against_folder(entry) if is_folder else _reason_against_file(entry, search.real_root)
     if reason:
-        skipped[reason] += 1
+        search.skipped[reason] += 1
         return None
     if is_folder:
         return entry.name, deeper
     return (entry.name, None) if any(set(rest) <= {"**"} for rest in deeper) else None
 
 
-def _reason_to_skip(entry: "os.DirEntry[str]", real_root: str) -> str | None:
+def _is_folder(entry: "os.DirEntry[str]") -> bool:
+    """Tell whether `entry` is a folder or a link to one; its own is_dir() raises for a link that loops."""
+    return os.path.isdir(entry.path) if entry.is_symlink() else entry.is_dir(follow_symlinks=False)
+
+
+def _reason_against_folder(entry: "os.DirEntry[str]") -> str | None:
     if entry.name.startswith("."):
         return "hidden"
-    if entry.is_symlink() and (reason := _reason_to_skip_link(entry, real_root)):
+    if not _is_folder(entry):
+        return _reason_against_loose(entry)
+    if is_system_folder(entry.name):
+        return "system folder"
+    return "link that loops" if entry.is_symlink() and _leads_up(entry.path) else None
+
+
+def _reason_against_loose(entry: "os.DirEntry[str]") -> str:
+    """Return why something that is no folder is none of those that are looked for."""
+    if entry.is_symlink() and not os.path.exists(entry.path):
+        return "link that leads nowhere"
+    return "image outside of the class folders" if _is_named_as_image(entry.name) else "not named as an image"
+
+
+def _leads_up(link: str) -> bool:
+    """Tell whether `link` leads to one of the folders that it lies in, so that a search would never end."""
+    places = (os.path.abspath(link), os.path.join(os.path.realpath(os.path.dirname(link)), "link"))
+    above = {folder for place in places for folder in Path(place).parents}
+    target = os.stat(link)
+    return any(os.path.samestat(target, os.stat(folder)) for folder in above)
+
+
+def _reason_against_file(entry: "os.DirEntry[str]", real_root: str | None) -> str | None:
+    if entry.name.startswith("."):
+        return "hidden"
+    if entry.is_symlink() and (reason := _reason_against_link(entry, real_root)):
         return reason
-    if os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
+    if not _is_named_as_image(entry.name):
         return "not named as an image"
     if os.path.exists(entry.path) and not os.path.isfile(entry.path):
         return "not a regular file"
     return None
 
 
-def _reason_to_skip_link(link: "os.DirEntry[str]", real_root: str) -> str | None:
-    if os.path.isdir(link.path):  # link.is_dir() raises if it loops
-        return "link to a folder"
+def _reason_against_link(link: "os.DirEntry[str]", real_root: str | None) -> str | None:
+    """Return why a link to a file is not followed; to a folder it only comes here if such are not."""
+    if os.path.isdir(link.path):
+        return _LINK_TO_FOLDER
     target = os.path.realpath(link.path)
-    if os.path.commonpath([target, real_root]) != real_root:
-        return "link out of the folder"
+    if real_root is not None and os.path.commonpath([target, real_root]) != real_root:
+        return _LINK_OUT
     return "link that loops" if os.path.islink(target) else None  # a link even after every link was followed
+
+
+def _is_named_as_image(name: str) -> bool:
+    return os.path.splitext(name)[1].lower() in SUFFIXES
 
 
 def _advance(patterns: Patterns, name: str) -> Patterns:

@@ -21,7 +21,7 @@ from tqdm import tqdm
 from cifar10.decoding import Decoded, decode_files
 from cifar10.destination import Destination, choose_destination
 from cifar10.errors import Misuse, UserError
-from cifar10.image_search import find_images, search_root
+from cifar10.image_search import find_images, listed, no_images, search_root
 from cifar10.images import ImageError, silence_pillow
 from cifar10.labels import ClassFolders
 from cifar10.predictor import Predictor
@@ -166,8 +166,7 @@ def _at_least_one(paths: Iterator[Path], test_dir: str, skipped: Counter[str]) -
     """
     first = next(paths, None)
     if first is None:
-        passed_over = f"; passed over: {_listed(skipped)}" if skipped else ""
-        raise UserError(f"no images in {test_dir!r}: looked for *.png, *.jpg and other picture files{passed_over}")
+        raise UserError(no_images(test_dir, skipped))
     return chain([first], paths)
 
 
@@ -209,14 +208,9 @@ def _summary_line(
         parts.append(f"accuracy {summary.accuracy:.2%} ({score.correct:,} of {score.total:,} whose folder is a class)")
     parts.append(f"{summary.num_images / max(seconds, 1e-9):,.0f} images/s")
     if skipped:
-        parts.append(f"passed over: {_listed(skipped)}")
+        parts.append(f"passed over: {listed(skipped)}")
     where = f"; written to {destination.path}" if destination.path else ""
     return ", ".join(parts) + where
-
-
-def _listed(skipped: Counter[str]) -> str:
-    by_number = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
-    return ", ".join(f"{number:,} {reason}" for reason, number in by_number)
 
 
 def _say(text: str) -> None:

@@ -1,22 +1,30 @@
 """Names of folders -> class ids: how images say which class they belong to."""
 
-from collections.abc import Sequence
+import re
+import unicodedata
+from collections import Counter
+from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
 from cifar10.constants import CLASS_ALIASES
 
+_MOST_NAMED = 3  # of the things a message is about
+
 
 class ClassFolders:
     """Knows which folder names mean which class: exactly, but for case, space, - and _, or by an alias (plane, car).
+
+    Names compare in Unicode's composed form (NFC), since macOS takes characters with accents apart.
 
     Args:
         class_names: In the order of their ids.
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:
-        self._exact = {name: class_id for class_id, name in enumerate(class_names)}
+        self._exact = {composed(name): class_id for class_id, name in enumerate(class_names)}
         plain = [_plain(name) for name in class_names]
-        self._plain = {name: class_id for class_id, name in enumerate(plain) if plain.count(name) == 1}
+        occurrences = Counter(plain)
+        self._plain = {name: class_id for class_id, name in enumerate(plain) if occurrences[name] == 1}
         for names in _synonyms():
             known = {self._plain[name] for name in names if name in self._plain}
             if len(known) == 1:
@@ -24,7 +32,7 @@ class ClassFolders:
 
     def find(self, folder_name: str) -> int | None:
         """Return the id of the class that `folder_name` means, or None."""
-        return self._exact.get(folder_name, self._plain.get(_plain(folder_name)))
+        return self._exact.get(composed(folder_name), self._plain.get(_plain(folder_name)))
 
     def label(self, relative: PurePath) -> int | None:
         """Return the class that the folder of a file says, the nearest folder first; None if none says anything."""
@@ -32,8 +40,47 @@ class ClassFolders:
         return next((class_id for class_id in found if class_id is not None), None)
 
 
+def composed(name: str) -> str:
+    """Return `name` in Unicode's composed form (NFC): equal for names that look alike on every system."""
+    return unicodedata.normalize("NFC", name)
+
+
+def in_order(names: Iterable[str]) -> list[str]:
+    """Return the names of classes in the order of their ids: by number if all are whole numbers, else by character."""
+    names = sorted(names)
+    if all(re.fullmatch("-?[0-9]+", name) for name in names):
+        names.sort(key=int)
+    return names
+
+
+def printable(name: str) -> str:
+    """Return `name` as part of a line of UTF-8: control characters and bytes that are no UTF-8 are escaped."""
+    return "".join(character if character.isprintable() else _escaped(character) for character in name)
+
+
+def _escaped(character: str) -> str:
+    if "\udc80" <= character <= "\udcff":  # how Python holds a byte of a file's name that is no UTF-8
+        return f"\\x{ord(character) - 0xDC00:02x}"
+    return character.encode("unicode_escape").decode()
+
+
+def few(names: Sequence[str]) -> str:
+    """Return the first three names in one line, and how many more there are."""
+    more = f" and {len(names) - _MOST_NAMED:,} more" if len(names) > _MOST_NAMED else ""
+    return ", ".join(map(printable, names[:_MOST_NAMED])) + more
+
+
+def is_utf8(name: str) -> bool:
+    """Tell whether `name` can be written in UTF-8: not if bytes of a file's name were something else."""
+    try:
+        name.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
+
+
 def _plain(name: str) -> str:
-    return name.strip().casefold().replace(" ", "_").replace("-", "_")
+    return composed(name).strip().casefold().replace(" ", "_").replace("-", "_")
 
 
 def _synonyms() -> list[set[str]]:

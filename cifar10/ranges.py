@@ -1,10 +1,11 @@
-"""Ranges of arguments as type hints, which cost nothing where nobody checks them: the training core needs no pydantic.
+"""What arguments may be, as type hints, which cost nothing where nobody checks them: training needs no pydantic.
 
-`build.py` makes pydantic read the hints of a target. Pydantic knows the two classes below by the protocol of grouped
-metadata (https://github.com/annotated-types/annotated-types#groupedmetadata), and only then is anything imported.
+`build.py` makes pydantic read the hints of a target. Pydantic knows the classes below by the protocol of grouped
+metadata (https://github.com/annotated-types/annotated-types#groupedmetadata) or by a method of its own, and only then
+is anything imported.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
@@ -41,6 +42,21 @@ class Length:
         return iter(Len(self.least, self.most))
 
 
+@dataclass(frozen=True)
+class OrNumber:
+    """Text, or the whole number that YAML makes of text such as 7; nothing else."""
+
+    def __get_pydantic_core_schema__(self, source: Any, handler: Any) -> Any:
+        from pydantic_core import core_schema
+
+        def check(value: Any, check_text: Callable[[Any], str]) -> str | int:
+            return value if type(value) is int else check_text(value)
+
+        return core_schema.no_info_wrap_validator_function(check, core_schema.str_schema())
+
+
+ClassName = Annotated[str | int, OrNumber()]
+"""How a configuration names a class."""
 PositiveInt = Annotated[int, Range(gt=0)]
 NonNegativeInt = Annotated[int, Range(ge=0)]
 PositiveFloat = Annotated[float, Range(gt=0)]

@@ -4,7 +4,6 @@ import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from cifar10.advice import command_line
 from cifar10.checkpoint_names import LAST, resolve_checkpoint
@@ -14,6 +13,7 @@ from cifar10.config import Config
 from cifar10.errors import UserError
 from cifar10.run_folder import SCORES, is_folder_of, lasting_settings
 from cifar10.tally import Scores
+from cifar10.trained_data import without_sources
 
 AUTO = "auto"
 """`--resume=auto`: go on with the run of this name if there is one to go on with, else begin it."""
@@ -72,22 +72,8 @@ def _resumed_config(checkpoint: Checkpoint, config: Config, changes: Sequence[st
     base = checkpoint.config.model_copy(update={"models_dir": config.models_dir})
     if not is_folder_of(base, checkpoint.path.parent, Path(config.models_dir)):
         base = base.model_copy(update={"tracking": config.tracking, "run_name": None})
-    sources = base.data_loading.arguments.get("sources")
-    if sources is not None:
-        arguments = {**base.data_loading.arguments, "sources": None}
-        component = base.data_loading.model_copy(update={"arguments": arguments})
-        base = base.model_copy(update={"data_loading": component})
-    resumed = with_changes(base, [change for change in changes if not change.startswith("models_dir=")])
-    _refuse_missing_data(resumed.data_loading.arguments.get("root"), checkpoint)
-    return resumed
-
-
-def _refuse_missing_data(root: Any, checkpoint: Checkpoint) -> None:
-    if isinstance(root, str) and not Path(root).is_dir():
-        raise UserError(
-            f"there is no folder {root}, where {checkpoint.path} had its data; say where they are now: "
-            "data_loading.root=DIR"
-        )
+    base = base.model_copy(update={"data_loading": without_sources(base.data_loading)})
+    return with_changes(base, [change for change in changes if not change.startswith("models_dir=")])
 
 
 def _refuse_other_settings(checkpoint: Checkpoint, config: Config) -> None:

@@ -32,6 +32,7 @@ from cifar10.selection import Selection
 from cifar10.stopwatch import Stopwatch
 from cifar10.tally import Scores
 from cifar10.targets import DATA, MODEL, SELECTION
+from cifar10.trained_data import load_trained_data
 from cifar10.trainer import make_trainer, prepare_cpu
 
 
@@ -56,8 +57,7 @@ def train(
     initial = load_checkpoint(resolve_checkpoint(config.weights, config.models_dir)) if config.weights else None
     keep_memory_warm()
     prepare_cpu(config.training)
-    data: DataSet = build(DATA, config.data_loading)
-    _refuse_other_data(data, checkpoint)
+    data = _load_data(config, checkpoint)
     refuse_unfit(config, data)
     warn_of_mirroring(config, data)
     network = make_network(config, data)
@@ -110,7 +110,7 @@ def test(  # a step of the program, no test of pytest
     """Return the scores of the checkpoint at `path` on the test split, plain and with test-time augmentation."""
     # What is saved is the averaged weights already; the callback would put the current ones back in their place.
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
-    _say(f"testing {path} on {len(module.data.test):,} {split} images")
+    _say(f"testing {path} on {len(module.data.test):,} {split} images of {module.data.name}")
     trainer.test(classifier, module, ckpt_path=path, weights_only=True, verbose=False)
     return dict(classifier.test_scores)
 
@@ -220,13 +220,20 @@ def _drop_views_that_score_worse(trainer: pl.Trainer, classifier: Classifier, ru
     trainer.strategy.barrier()
 
 
-def _refuse_other_data(data: DataSet, checkpoint: Checkpoint | None) -> None:
-    if checkpoint is not None and checkpoint.data_digest != data.digest:
+def _load_data(config: Config, checkpoint: Checkpoint | None) -> DataSet:
+    """Return the data of the run; of one that goes on, those that it was begun with."""
+    if checkpoint is None:
+        data: DataSet = build(DATA, config.data_loading)
+        return data
+    moved = command_line("train", "data_loading.root=DIR", resume=str(checkpoint.path), models_dir=config.models_dir)
+    data = load_trained_data(checkpoint, config.data_loading, moved)
+    if checkpoint.data_digest != data.digest:
         raise UserError(
             f"the data are not those that {checkpoint.path} was trained on (SHA-256 {data.digest[:12]} now, "
             f"{checkpoint.data_digest[:12]} then); bring them back, say where they are with data_loading.root=DIR, or "
             "train anew"
         )
+    return data
 
 
 def _say_how_to_go_on(run: Run, error: BaseException) -> None:

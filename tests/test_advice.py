@@ -36,7 +36,7 @@ MISTAKES = {
     "train run_name=1_000": 'run_name="1_000"',
     "train run_name=1e5": 'run_name="1e5"',
     "train run_name=true": 'run_name="true"',
-    "train data_loading.classes=[0,1,10]": 'data_loading.classes=["0","1","10"]',
+    "train data_loading.classes=[0,1e3,true]": 'data_loading.classes=["0","1e3","true"]',
     "train data_loading.classes=[cat,7,'1',true]": 'data_loading.classes=["cat","7",\'1\',"true"]',
     "train data_loading.classes=[chien,été]": 'data_loading.classes=["chien","été"]',
     "train data_loading.classes=cat,dog": "data_loading.classes=[cat,dog]",

@@ -196,11 +196,20 @@ def test_infer_says_by_its_exit_code_that_a_file_failed(
 def test_the_other_commands_reach_their_walks(calls: dict[str, Call]) -> None:
     image("models/first/best.ckpt")
     assert run("evaluate", "first", "--output=new") == 0
-    assert calls["evaluate"] == (("first",), {"output": "new"})
+    assert calls["evaluate"] == (("first",), {"output": "new", "overrides": ()})
     assert run("data", "data_loading=shapes", "--export-images") == 0
     assert calls["fetch"][1] == {"export_images": True}
     assert run("demo") == 0
     assert calls["demo"] == ((), {})
+
+
+def test_evaluate_takes_its_checkpoint_as_a_word_and_where_the_data_lie_today(calls: dict[str, Call]) -> None:
+    image("models/first/best.ckpt")
+    image("epoch=3.ckpt")
+    assert run("evaluate", "data_loading.root=/mnt/data", "first") == 0
+    assert calls["evaluate"] == (("first",), {"output": None, "overrides": ("data_loading.root=/mnt/data",)})
+    assert run("evaluate", "epoch=3.ckpt") == 0
+    assert calls["evaluate"] == (("epoch=3.ckpt",), {"output": None, "overrides": ()})
 
 
 def test_config_prints_what_explain_says(capsys: pytest.CaptureFixture[str]) -> None:

@@ -1,15 +1,25 @@
 """`evaluate` and `demo`: the scores of training again, from the checkpoint alone, and the whole job in one go."""
 
 import json
+import shlex
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 import cifar10.demo
+from cifar10.build import build
+from cifar10.checkpoints import Checkpoint
+from cifar10.command_line import main
 from cifar10.compose import load_config
+from cifar10.errors import UserError
 from cifar10.evaluate import evaluate
+from cifar10.targets import DATA
 from cifar10.train import train
+from cifar10.trained_data import class_ids, load_trained_data
+from commands import COMMANDS
 from tests.tiny_run import TINY
 
 
@@ -28,6 +38,7 @@ def test_a_checkpoint_evaluates_to_the_scores_of_its_training(capsys: pytest.Cap
     assert scores == tested
     assert report["weights_digest"] == json.loads(Path("models/a/scores.json").read_text())["weights_digest"]
     assert json.loads(Path("measured/evaluation.json").read_text()) == report
+    assert report["data"] == "shapes" and report["num_images"] == 30
     pairs = Path("measured/confusion.csv").read_text().splitlines()[1:]
     right = sum(pair.split(",")[0] == pair.split(",")[1] for pair in pairs)
     assert len(pairs) == 30
@@ -42,6 +53,120 @@ def test_other_data_than_the_runs_own_are_pointed_out(capsys: pytest.CaptureFixt
     torch.save(raw, "models/a/best.ckpt")
     evaluate("a")
     assert "these are not the data of the training run" in capsys.readouterr().err
+
+
+FOLDER = (
+    *("data_loading=folder", "data_loading.root=set", "data_loading.image_size=16", "model=simple_cnn"),
+    *("optimizer=adamw", "schedule=one_cycle", "training.resizing=[]", "training.epochs=1", "training.batch_size=8"),
+    "tracking=none",
+)
+
+
+def make_set(*names: str, splits: tuple[str, ...] = ("train", "test")) -> None:
+    """Write class folders of noise below `set`, each class with another mean."""
+    for split, count in zip(splits, (12, 4), strict=False):
+        for number, name in enumerate(names):
+            random = np.random.default_rng([number, count])
+            folder = Path("set", split, name)
+            folder.mkdir(parents=True)
+            for position in range(count):
+                pixels = random.integers(20 * number, 20 * number + 40, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(folder / f"{position}.png")
+
+
+def test_today_s_data_are_matched_to_the_checkpoint_s_classes_by_name(capsys: pytest.CaptureFixture[str]) -> None:
+    make_set("blue", "green", "red")
+    trained = train(load_config([*FOLDER, "run_name=a"]))
+    tested = {key: value for key, value in trained.items() if key.startswith("test/")}
+    capsys.readouterr()
+    for name in ("red", "blue", "green"):  # first RED sorts before blue; at last only spellings differ
+        for split in ("train", "test"):
+            Path("set", split, name).rename(Path("set", split, name.upper()))
+        assert evaluate("a") == pytest.approx(tested)  # images come in another order, so sums are rounded otherwise
+    for split in ("train", "test"):
+        Path("set", split, "RED").rename(Path("set", split, "amber"))
+    with pytest.raises(UserError, match=r"other classes than models/a/best\.ckpt: red missing and amber added"):
+        evaluate("a")
+    for split in ("train", "test"):
+        Path("set", split, "red").mkdir()
+        for file in Path("set", split, "amber").iterdir():
+            (Path("set", split, "red") / file.name).write_bytes(file.read_bytes())
+    with pytest.raises(UserError, match=r"best\.ckpt: amber added; give"):
+        evaluate("a")
+    Path("models/a/scores.json").unlink()  # so that the run is not finished
+    with pytest.raises(UserError, match=r"last\.ckpt: amber added; give"):
+        train(load_config(), resume="a")
+
+
+def test_checkpoints_from_before_numerical_order_keep_their_classes_and_their_split(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    names = sorted(map(str, range(11)))  # 0, 1, 10, 2, ...
+    make_set(*names, splits=("train",))
+    quoted = ",".join(f'"{name}"' for name in names)
+    trained = train(load_config([*FOLDER, "run_name=a", f"data_loading.classes=[{quoted}]"]))
+    tested = {key: value for key, value in trained.items() if key.startswith("test/")}
+    raw = torch.load("models/a/best.ckpt", weights_only=True)
+    raw["cifar10"]["config"]["data_loading"]["classes"] = None
+    torch.save(raw, "models/a/best.ckpt")
+    capsys.readouterr()
+    assert evaluate("a", output="measured") == tested
+    assert "warning" not in capsys.readouterr().err
+    assert json.loads(Path("measured/evaluation.json").read_text())["data_digest"] == raw["cifar10"]["data_digest"]
+
+
+def test_data_that_have_moved_are_named_with_where_the_path_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
+    make_set("blue", "green")
+    trained = train(load_config([*FOLDER, "run_name=a"]))
+    Path("set").rename("elsewhere")
+    with pytest.raises(UserError) as caught:
+        evaluate("a")
+    _, told = str(caught.value).splitlines()
+    assert told.startswith(f"data_loading.root=set ({Path('set').absolute()}) comes from the checkpoint models/a/best")
+    line = told.partition("if the data have moved: python commands.py ")[2].replace("DIR", "elsewhere")
+    capsys.readouterr()
+    assert main(COMMANDS, "", shlex.split(line)) == 0
+    assert json.loads(capsys.readouterr().out)["test/accuracy"] == trained["test/accuracy"]
+    assert main(COMMANDS, "", ["evaluate", "a", "data_loading.image_size=32"]) == 2
+    assert "only data_loading.root and data_loading.sources may be set" in capsys.readouterr().err
+
+
+def test_evaluate_touches_nothing_in_its_folder_but_its_own_files() -> None:
+    train(load_config([*TINY, "model.width=4", "run_name=a"]))
+    Path("measured").mkdir()
+    for name in (".mine.tmp", ".evaluation.json.1.tmp", ".probe.1", "notes.txt"):
+        Path("measured", name).write_text("mine")
+    evaluate("a", output="measured")
+    assert {path.name for path in Path("measured").iterdir() if path.read_bytes() == b"mine"} == {
+        *(".mine.tmp", ".evaluation.json.1.tmp", ".probe.1", "notes.txt")
+    }
+
+
+@pytest.mark.parametrize(
+    ("today", "ids"),
+    [(["a", "b", "c"], [0, 1, 2]), (["c", "A", "b"], [2, 0, 1])],
+)
+def test_class_ids_are_those_of_the_checkpoint(today: list[str], ids: list[int]) -> None:
+    assert class_ids(today, ["a", "b", "c"], "x") == ids
+
+
+def test_data_that_cannot_be_loaded_in_another_order_are_relabelled() -> None:
+    config = load_config([*TINY])
+    today = build(DATA, config.data_loading)
+    names = today.class_names[::-1]
+    identity = {"class_names": list(names), "image_size": today.image_size}
+    data = load_trained_data(Checkpoint(Path("x.ckpt"), config, identity, {}))
+    assert data.class_names == names
+    assert torch.equal(data.test.images, today.test.images)
+    assert data.test.labels.tolist() == [9 - label for label in today.test.labels.tolist()]
+    with pytest.raises(UserError, match="takes images of 24 pixels, and those of its data have 16 today"):
+        load_trained_data(Checkpoint(Path("x.ckpt"), config, identity | {"image_size": 24}, {}))
+
+
+@pytest.mark.parametrize("today", [["a", "b"], ["a", "b", "d"], ["a", "b", "c", "d"], ["a", "b", "c", "C"]])
+def test_other_classes_are_refused(today: list[str]) -> None:
+    with pytest.raises(UserError, match="the data have other classes than x"):
+        class_ids(today, ["a", "b", "c"], "x")
 
 
 def test_the_demo_trains_infers_and_says_what_was_made(

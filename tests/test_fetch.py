@@ -8,6 +8,7 @@ from PIL import Image
 
 from cifar10.compose import load_config
 from cifar10.data.contract import DataSet, Split
+from cifar10.errors import Misuse
 from cifar10.fetch import channel_statistics, describe, fetch
 from tests.tiny_cifar import NAMES10, make_tiny_cifar10
 
@@ -65,3 +66,9 @@ def test_data_without_a_root_are_exported_to_the_data_folder(tmp_path: Path, mon
     monkeypatch.chdir(tmp_path)
     fetch(config, export_images=True)
     assert len(list(Path("data/train").rglob("*.png"))) == 30 and len(list(Path("data/test").rglob("*.png"))) == 10
+
+
+def test_data_that_are_files_already_are_not_exported(tmp_path: Path) -> None:
+    config = load_config(["data_loading=folder", f"data_loading.root={tmp_path}"])
+    with pytest.raises(Misuse, match="nothing to export"):
+        fetch(config, export_images=True)

@@ -28,7 +28,7 @@ def fill(root: Path, counts: dict[str, int], size: int = 16) -> None:
 
 def load(
     root: Path,
-    classes: list[str] | None = None,
+    classes: list[str | int] | None = None,
     validation_fraction: float = 0.25,
     test_fraction: float = 0.2,
     seed: int = 0,
@@ -116,7 +116,8 @@ def test_a_class_that_is_held_out_altogether_is_an_error(tmp_path: Path) -> None
         ({"cat": 1, "dog": 1}, "if cat, dog in .* are the class folders, move them into it"),
         ({"train/cat": 1}, "has 1 class folders; a classifier needs at least 2"),
         ({"train/cat": 0, "train/dog": 0}, "class cat, dog has no image that can be read"),
-        ({"train/cat": 4, "train/dog": 4, "test/bird": 1}, "no images to test on"),
+        ({"train/cat": 4, "train/dog": 4, "test/cat": 0}, "no images to test on"),
+        ({"Training/cat": 4, "test/cat": 1}, "no folder .*/train; rename .*/Training"),
     ],
 )
 def test_a_wrong_layout_is_an_error_that_says_what_to_put_where(
@@ -135,7 +136,7 @@ def test_a_wrong_layout_is_an_error_that_says_what_to_put_where(
         (["cat", "cat"], "twice"),
     ],
 )
-def test_wrong_classes_are_errors(tmp_path: Path, classes: list[str], message: str) -> None:
+def test_wrong_classes_are_errors(tmp_path: Path, classes: list[str | int], message: str) -> None:
     fill(tmp_path, {"train/cat": 4, "train/dog": 4})
     with pytest.raises(DataError, match=message):
         load(tmp_path, classes)
@@ -143,9 +144,83 @@ def test_wrong_classes_are_errors(tmp_path: Path, classes: list[str], message: s
 
 def test_more_than_fits_into_memory_is_refused_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, {"train/a": 5, "train/b": 5})
-    monkeypatch.setattr("cifar10.data.folder.psutil.virtual_memory", lambda: type("M", (), {"available": 1000}))
+    monkeypatch.setattr("cifar10.data.contract.psutil.virtual_memory", lambda: type("M", (), {"available": 1000}))
     with pytest.raises(DataError, match=r"only 0\.0 GB are free; choose a smaller"):
         load(tmp_path)
+
+
+@pytest.mark.parametrize("name", ["val", "valid", "validation", "Val"])
+def test_a_validation_folder_is_used_and_nothing_is_held_out(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, {"train/a": 8, "train/b": 8, f"{name}/a": 2, f"{name}/b": 1, "test/a": 3, "test/b": 3})
+    data = load(tmp_path)
+    assert {split: len(images) for split, images in data.splits.items()} == {"train": 16, "validation": 3, "test": 6}
+    first = np.asarray(Image.open(tmp_path / name / "a" / "000.png"))
+    np.testing.assert_array_equal(data.validation.images[0].permute(1, 2, 0), first)
+
+
+def test_with_train_and_val_only_the_test_split_is_cut_from_train_and_that_is_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path, {"train/a": 10, "train/b": 10, "val/a": 4, "val/b": 4})
+    data = load(tmp_path)
+    assert {split: len(images) for split, images in data.splits.items()} == {"train": 16, "validation": 8, "test": 4}
+    [record] = caplog.records
+    assert "test_fraction=0.2" in record.getMessage() and "rename it test" in record.getMessage()
+
+
+def test_two_validation_folders_are_refused(tmp_path: Path) -> None:
+    fill(tmp_path, {"train/a": 4, "train/b": 4, "val/a": 1, "valid/a": 1})
+    with pytest.raises(DataError, match=r"val and valid in .* are both the validation split"):
+        load(tmp_path)
+
+
+def test_a_validation_folder_without_class_folders_is_told_and_a_part_of_train_held_out(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    fill(tmp_path, {"train/a": 8, "train/b": 8, "val": 3, "test/a": 1, "test/b": 1})
+    assert len(load(tmp_path).validation) == 4
+    told = [record.getMessage() for record in caplog.records]
+    assert told == [
+        f"{tmp_path}/val: passed over: 3 image outside of the class folders",
+        f"{tmp_path}/val holds no image of a class; validation_fraction is cut off instead",
+    ]
+
+
+def test_classes_without_a_test_image_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(tmp_path, {"train/a": 4, "train/b": 4, "train/c": 4, "test/b": 1})
+    load(tmp_path)
+    assert [r.getMessage() for r in caplog.records] == ["2 of 3 classes have no test image, so no score: a, c"]
+
+
+def test_links_in_class_folders_are_images_as_any(tmp_path: Path) -> None:
+    fill(tmp_path / "pool", {"train/a": 6, "train/b": 6, "test/a": 2, "test/b": 2})
+    plain = load(tmp_path / "pool").digest
+    for by in ("files", "folders"):
+        for split in ("train", "test"):
+            for name in ("a", "b"):
+                source, link = tmp_path / "pool" / split / name, tmp_path / by / split / name
+                link.parent.mkdir(parents=True, exist_ok=True)
+                if by == "folders":
+                    link.symlink_to(source)
+                    continue
+                link.mkdir()
+                for file in source.iterdir():
+                    (link / file.name).symlink_to(file)
+        assert load(tmp_path / by).digest == plain, by
+
+
+def test_a_link_whose_file_is_gone_is_left_out_with_a_warning(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fill(tmp_path, {"train/a": 6, "train/b": 6, "test/a": 1, "test/b": 1})
+    (tmp_path / "train" / "a" / "unfetched.png").symlink_to("../../.git/annex/objects/SHA256.png")
+    load(tmp_path)
+    [record] = caplog.records
+    assert "1 of 13 images" in record.getMessage() and "a/unfetched.png" in record.getMessage()
+
+
+@pytest.mark.parametrize("name", ["@a", "=", "2024-02-30", "null", "new\nline", "a,b", "кот"])
+def test_any_name_in_utf8_is_a_class(tmp_path: Path, name: str) -> None:
+    fill(tmp_path, {f"train/{name}": 4, "train/zebra": 4})
+    assert set(load(tmp_path).class_names) == {name, "zebra"}
 
 
 def test_the_yaml_builds_it(tmp_path: Path) -> None:

@@ -2,14 +2,16 @@
 
 import os
 import socket
+import subprocess
 from collections import Counter
 from itertools import islice
 from pathlib import Path
 
 import pytest
 
-from cifar10.errors import UserError
-from cifar10.image_search import find_images, search_root
+from cifar10.checks import require_images
+from cifar10.errors import Misuse, UserError
+from cifar10.image_search import SYSTEM_FOLDERS, find_images, is_system_folder, search_root
 from cifar10.images import ImageError, decode_image
 
 NAMES = [
@@ -60,6 +62,22 @@ def test_what_is_passed_over_is_counted_by_its_reason(tmp_path: Path) -> None:
     assert skipped == {"not named as an image": 2, "hidden": 3}
 
 
+def test_folders_that_systems_make_are_passed_over_and_counted(tmp_path: Path) -> None:
+    made = ["@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information", "a/@eaDir/1.png"]
+    touch(tmp_path, "a/1.png", "Thumbs.db", ".DS_Store", "a/._1.png", *(f"{folder}/thumbnail.png" for folder in made))
+    skipped: Counter[str] = Counter()
+    assert found(tmp_path, skipped) == ["a/1.png"]
+    assert skipped == {"system folder": 6, "hidden": 2, "not named as an image": 1}
+
+
+def test_a_system_folder_is_known_in_any_case_and_searched_if_it_is_named_itself(tmp_path: Path) -> None:
+    assert all(name == name.casefold() for name in SYSTEM_FOLDERS)
+    assert is_system_folder("@EADIR") and not is_system_folder("recycled") and not is_system_folder(".git")
+    touch(tmp_path, "lost+found/1.png")
+    assert found(tmp_path / "lost+found") == ["1.png"]
+    assert found(str(tmp_path / "lost+found" / "*.png")) == ["1.png"]
+
+
 def test_pipes_and_sockets_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)  # the name of a socket must be short
     os.mkfifo("pipe.png")
@@ -86,6 +104,32 @@ def test_links_stay_inside_and_never_loop(tmp_path: Path) -> None:
     assert skipped == {"link to a folder": 2, "link out of the folder": 2, "link that loops": 1}
     with pytest.raises(ImageError, match="No such file"):
         decode_image(root / "broken.png")
+
+
+def test_links_are_followed_where_that_is_asked_for_but_never_in_a_circle(tmp_path: Path) -> None:
+    root, outside = tmp_path / "root", tmp_path / "outside"
+    touch(root, "real.png", "folder/2.png")
+    touch(outside, "1.png", "@eaDir/1.png", ".git/1.png")
+    (root / "away").symlink_to(outside)
+    (root / "single.png").symlink_to(outside / "1.png")
+    (root / "self.png").symlink_to("self.png")
+    (root / "folder" / "up").symlink_to("..")
+    (outside / "back").symlink_to(root)
+    skipped: Counter[str] = Counter()
+    paths = [str(path.relative_to(root)) for path in find_images(str(root), skipped, follow_links=True)]
+    assert paths == ["away/1.png", "folder/2.png", "real.png", "single.png"]
+    assert skipped == {"link that loops": 3, "hidden": 1, "system folder": 1}
+
+
+def test_a_folder_of_nothing_but_links_is_refused_with_the_reason_and_the_way_out(tmp_path: Path) -> None:
+    touch(tmp_path, "pool/1.png", "my set/train/cat/notes.txt")
+    link = tmp_path / "my set" / "train" / "cat" / "1.png"
+    link.symlink_to(tmp_path / "pool" / "1.png")
+    with pytest.raises(Misuse, match=r"passed over: 1 link out of the folder, 1 not named as an image") as caught:
+        require_images(str(tmp_path / "my set"))
+    line = str(caught.value).partition("or copy them: ")[2]
+    subprocess.run(["sh", "-c", line.replace("COPY", str(tmp_path / "copy"))], check=True)
+    assert found(tmp_path / "copy") == ["train/cat/1.png"]
 
 
 def test_a_root_that_is_itself_a_link_is_searched(tmp_path: Path) -> None:

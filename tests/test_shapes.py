@@ -1,7 +1,11 @@
 """The built-in data set: seeded, balanced, and not for a linear classifier."""
 
+from typing import Any
+
+import pytest
 import torch
 
+from cifar10.data.contract import DataError
 from cifar10.data.shapes import shapes
 
 
@@ -32,3 +36,17 @@ def test_a_linear_classifier_cannot_learn_it() -> None:
     weights = torch.linalg.solve(ridge, inputs.T @ targets)  # the best linear answer, in closed form
     accuracy = float(((tests @ weights).argmax(dim=1) == data.test.labels).float().mean())
     assert accuracy < 0.3
+
+
+@pytest.mark.parametrize("size", ["train_size", "validation_size", "test_size"])
+@pytest.mark.parametrize("number", [10**10, 10**400], ids=["ten billion", "400 digits"])
+def test_more_images_than_memory_holds_are_refused_before_anything_is_drawn(size: str, number: int) -> None:
+    sizes: dict[str, Any] = {size: number}
+    with pytest.raises(DataError, match=rf"GB are free; choose a smaller data_loading\.{size}"):
+        shapes(**sizes)
+
+
+def test_a_limit_of_the_process_s_memory_counts_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifar10.data.contract.resource.getrlimit", lambda _: (2**20, 2**20))
+    with pytest.raises(DataError, match=r"only 0\.0 GB are free"):
+        shapes()

@@ -12,7 +12,7 @@ from cifar10.data.archives import obtain
 from cifar10.data.contract import DataError, DataSet, Split, hold_out
 from cifar10.labels import ClassFolders
 from cifar10.nearest import did_you_mean
-from cifar10.ranges import Length, NonNegativeInt
+from cifar10.ranges import ClassName, Length, NonNegativeInt
 
 Root = Annotated[str, Length(1)]
 """Folder that holds, or will hold, the batches."""
@@ -20,7 +20,7 @@ Root = Annotated[str, Length(1)]
 
 def cifar10(
     root: Root,
-    classes: list[str] | None,
+    classes: list[ClassName] | None,
     validation_size: NonNegativeInt,
     seed: NonNegativeInt,
     sources: list[str] | None,
@@ -48,7 +48,7 @@ def cifar10(
 def cifar100(
     root: Root,
     labels: Literal["fine", "coarse"],
-    classes: list[str] | None,
+    classes: list[ClassName] | None,
     validation_size: NonNegativeInt,
     seed: NonNegativeInt,
     sources: list[str] | None,
@@ -85,14 +85,14 @@ def _data_set(
     name: str,
     published: list[str],
     splits: tuple[Split, Split],
-    classes: list[str] | None,
+    classes: list[ClassName] | None,
     validation_size: int,
     seed: int,
 ) -> DataSet:
     """Choose classes and hold out the validation split; `splits` are the published (train, test)."""
     train, test = splits
     if classes is not None:
-        indices = choose_classes(classes, published)
+        indices = choose_classes([str(name) for name in classes], published)
         published = [published[index] for index in indices]
         train, test = _keep(train, indices), _keep(test, indices)
     train, validation = hold_out(train, validation_size, seed)

@@ -4,13 +4,17 @@ Shapes: N images, H x W pixels, K classes.
 """
 
 import hashlib
+import resource
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import psutil
 import torch
 from torch import Tensor
 
 from cifar10.errors import UserError
+from cifar10.labels import few, is_utf8
 
 
 class DataError(UserError):
@@ -56,7 +60,10 @@ class DataSet:
         if len(self.class_names) < 2:
             raise DataError(f"{self.name} has {len(self.class_names)} class; a classifier needs at least 2")
         if len(set(self.class_names)) != len(self.class_names):
-            raise DataError(f"{self.name} names a class twice: {', '.join(self.class_names)}")
+            twice = [name for name, times in Counter(self.class_names).items() if times > 1]
+            raise DataError(f"{self.name} names a class twice: {few(twice)}")
+        if strange := [name for name in self.class_names if not is_utf8(name)]:
+            raise DataError(f"{self.name} has classes whose names cannot be written in UTF-8: {few(strange)}")
         for split_name, split in self.splits.items():
             if len(split) and int(split.labels.max()) >= self.num_classes:
                 raise DataError(f"{self.name}/{split_name} has a label beyond its {self.num_classes} classes")
@@ -86,6 +93,33 @@ class DataSet:
         return sha.hexdigest()
 
 
+def require_memory(num_bytes: int, image_size: int, advice: str) -> None:
+    """Refuse images that do not fit into the memory that is free, before any of it is taken.
+
+    Args:
+        num_bytes: Most that they take at one time.
+        image_size: Their side in pixels, for the message.
+        advice: Which setting to lower.
+
+    Raises:
+        DataError: They do not fit.
+    """
+    available = _available_memory()
+    if num_bytes > available:
+        needed = min(num_bytes, 10**24)  # beyond, Python may not turn an integer into a float
+        raise DataError(
+            f"the images take {needed / 2**30:,.1f} GB of memory at image_size={image_size}, and only "
+            f"{available / 2**30:,.1f} GB are free; {advice}"
+        )
+
+
+def _available_memory() -> int:
+    """Return the bytes that the machine has free, or that `ulimit -v` leaves this process if that is less."""
+    free: int = psutil.virtual_memory().available
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    return free if most == resource.RLIM_INFINITY else max(0, min(free, most - psutil.Process().memory_info().vms))
+
+
 def hold_out(pool: Split, size: int, seed: int) -> tuple[Split, Split]:
     """Part `pool` into (train, validation), `size` images validating, each class in its share.
 
@@ -104,7 +138,7 @@ def hold_out(pool: Split, size: int, seed: int) -> tuple[Split, Split]:
     remainder = (exact - quota).sort(descending=True, stable=True).indices
     quota[remainder[: size - int(quota.sum())]] += 1
     chosen = torch.zeros(len(pool), dtype=torch.bool)
-    for label, count in enumerate(quota.tolist()):
-        members = (pool.labels == label).nonzero().flatten()
+    members_of = pool.labels.argsort(stable=True).split(counts.tolist())
+    for members, count in zip(members_of, quota.tolist(), strict=True):
         chosen[members[torch.randperm(len(members), generator=generator)[:count]]] = True
     return pool.take((~chosen).nonzero().flatten()), pool.take(chosen.nonzero().flatten())

@@ -15,6 +15,7 @@ from PIL import Image
 from tqdm import tqdm
 
 from cifar10.data.contract import DataError, DataSet, Split
+from cifar10.labels import printable
 
 MARKER = ".digest"
 """Holds the data set's name and SHA-256. Hidden, so that nothing takes it for an image."""
@@ -32,9 +33,9 @@ def export_images(data: DataSet, root: Path) -> None:
         torch.cat([data.train.images, data.validation.images]), torch.cat([data.train.labels, data.validation.labels])
     )
     splits = {"train": pool, "test": data.test}
-    for name in splits:
-        _refuse_foreign(root / name, data)
     try:
+        for name in splits:
+            _refuse_foreign(root / name, data)
         for name, split in splits.items():
             _export_split(split, data, root, name)
     except OSError as error:
@@ -52,7 +53,7 @@ def _export_split(split: Split, data: DataSet, root: Path, name: str) -> None:
         if unfinished.exists() and not _holds(unfinished, data):
             raise DataError(f"{unfinished} is left over from an export of other data; remove it")
         unfinished.mkdir(parents=True, exist_ok=True)
-        (unfinished / MARKER).write_text(_marker(data))
+        (unfinished / MARKER).write_text(_marker(data), encoding="utf-8")
         num_written = _write_missing(split, data.class_names, unfinished)
         unfinished.rename(folder)
     print(f"{folder}: {len(split):,} images, {num_written:,} of them new", file=sys.stderr)
@@ -80,16 +81,21 @@ def _file_names(split: Split, class_names: tuple[str, ...]) -> Iterator[str]:
 
 def _refuse_foreign(folder: Path, data: DataSet) -> None:
     if folder.exists() and not _holds(folder, data):
-        marker = folder / MARKER
-        content = f"holds {marker.read_text().split()[0]}" if marker.is_file() else "was not made by an export"
+        held = _marked(folder).partition(" ")[0]
+        content = f"holds {printable(held)}" if held else "was not made by an export"
         raise DataError(
             f"{folder} is there already and {content}; move it away, or set data_loading.root to another folder"
         )
 
 
 def _holds(folder: Path, data: DataSet) -> bool:
+    return _marked(folder) == _marker(data)
+
+
+def _marked(folder: Path) -> str:
+    """Return what the marker of `folder` says; nothing if there is none."""
     marker = folder / MARKER
-    return marker.is_file() and marker.read_text() == _marker(data)
+    return marker.read_text(encoding="utf-8", errors="replace") if marker.is_file() else ""
 
 
 def _marker(data: DataSet) -> str:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cifar10.data.contract import DataSet, Split
+from cifar10.data.contract import DataSet, Split, require_memory
 from cifar10.ranges import NonNegativeInt, PositiveInt, Range
 
 Field2D = NDArray[np.floating]
@@ -19,6 +19,7 @@ Field2D = NDArray[np.floating]
 
 _LEAST_CONTRAST = 60.0  # distance of figure and ground in grey levels
 _NOISE = 12.0  # standard deviation in grey levels
+_WHILE_DRAWN = 3  # times the pixels of a split, measured: what drawing one class of it in float64 takes beside them
 
 
 def _disk(x: Field2D, y: Field2D) -> Field2D:
@@ -100,10 +101,17 @@ def shapes(
         validation_size: Images to choose by.
         test_size: Images to report on.
         seed: Of every figure.
+
+    Raises:
+        DataError: They do not fit into memory.
     """
+    sizes = {"train_size": train_size, "validation_size": validation_size, "test_size": test_size}
+    largest = max(sizes, key=lambda name: sizes[name])
+    num_images = sum(sizes.values()) + _WHILE_DRAWN * sizes[largest]
+    require_memory(num_images * 3 * image_size**2, image_size, f"choose a smaller data_loading.{largest}")
     train, validation, test = (
         _draw_split(size, image_size, np.random.default_rng([seed, stream]))
-        for stream, size in enumerate((train_size, validation_size, test_size))
+        for stream, size in enumerate(sizes.values())
     )
     return DataSet("shapes", tuple(_FIGURES), train, validation, test)
 

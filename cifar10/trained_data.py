@@ -1,0 +1,127 @@
+"""The data that a checkpoint was trained on, wherever they lie today, labelled by the checkpoint's own class ids."""
+
+import dataclasses
+import os
+from collections.abc import Sequence
+from pathlib import Path
+
+import torch
+
+from cifar10.advice import command_line
+from cifar10.build import argument_names, build
+from cifar10.checkpoints import Checkpoint
+from cifar10.checks import refuse_other_settings
+from cifar10.config import Component, Config
+from cifar10.data.contract import DataError, DataSet, Split
+from cifar10.errors import UserError
+from cifar10.labels import ClassFolders, few
+from cifar10.targets import DATA
+
+
+def load_trained_data(checkpoint: Checkpoint, component: Component, moved: str = "") -> DataSet:
+    """Return the data that `component` describes, with the checkpoint's class names in the checkpoint's order.
+
+    Whether they are the same data as then, the digests tell.
+
+    Args:
+        checkpoint: Of a network that was trained on them.
+        component: The checkpoint's own `data_loading`, perhaps with another `root`.
+        moved: The line to type if they have moved.
+
+    Raises:
+        UserError: The data cannot be had, or have other classes or sizes than the checkpoint.
+    """
+    try:
+        _refuse_missing_root(checkpoint, component)
+        data = _with_ids_of(checkpoint, component, build(DATA, component))
+    except DataError as error:
+        root = component.arguments.get("root")
+        if root is None or root != checkpoint.config.data_loading.arguments.get("root"):
+            raise
+        in_full = "" if os.path.isabs(root) else f" ({os.path.abspath(root)})"
+        told = f"data_loading.root={root}{in_full} comes from the checkpoint {checkpoint.path}"
+        raise DataError(f"{error}\n{told}{'; if the data have moved: ' if moved else ''}{moved}") from error
+    if data.image_size != checkpoint.image_size:
+        raise UserError(
+            f"{checkpoint.path} takes images of {checkpoint.image_size} pixels, and those of its data have "
+            f"{data.image_size} today; bring the data back"
+        )
+    return data
+
+
+def without_sources(component: Component) -> Component:
+    """Return a checkpoint's `data_loading` without `sources`: its data are not fetched from where a stranger says."""
+    if component.arguments.get("sources") is None:
+        return component
+    return component.model_copy(update={"arguments": {**component.arguments, "sources": None}})
+
+
+def relocated(config: Config, overrides: Sequence[str]) -> Component:
+    """Return the `data_loading` of `config`, a checkpoint's, with what `overrides` say, as they are typed for `train`.
+
+    Raises:
+        Misuse: An override cannot be read, or changes more than where the data lie.
+    """
+    from cifar10.compose import with_changes
+
+    refuse_other_settings(override.lstrip("+~").partition("=")[0] for override in overrides)
+    base = config.model_copy(update={"data_loading": without_sources(config.data_loading)})
+    return with_changes(base, overrides).data_loading
+
+
+def _refuse_missing_root(checkpoint: Checkpoint, component: Component) -> None:
+    """Refuse a folder that only a checkpoint, perhaps a stranger's, has named: it would be made."""
+    root = component.arguments.get("root")
+    if (
+        isinstance(root, str)
+        and root == checkpoint.config.data_loading.arguments.get("root")
+        and not Path(root).is_dir()
+    ):
+        raise DataError(f"there is no folder {root}")
+
+
+def class_ids(today: Sequence[str], class_names: Sequence[str], whose: object) -> list[int]:
+    """Return the id in `class_names` of each class of `today`.
+
+    Names are matched as those of folders are: in any Unicode form, case and spelling that `ClassFolders` knows.
+
+    Args:
+        whose: What has `class_names`, for the message.
+
+    Raises:
+        UserError: They are not the same classes; missing and added ones are named.
+    """
+    known = ClassFolders(class_names)
+    found = [known.find(name) for name in today]
+    ids = list(dict.fromkeys(class_id for class_id in found if class_id is not None))
+    added = [name for name, class_id in zip(today, found, strict=True) if class_id is None]
+    there = set(ids)
+    missing = [name for class_id, name in enumerate(class_names) if class_id not in there]
+    if added or missing or len(ids) < len(today):
+        differences = [f"{few(missing)} missing" if missing else "", f"{few(added)} added" if added else ""]
+        raise UserError(
+            f"the data have other classes than {whose}: {' and '.join(filter(None, differences)) or 'one twice'}; "
+            "give the folders their names back, or train anew"
+        )
+    return ids
+
+
+def _with_ids_of(checkpoint: Checkpoint, component: Component, data: DataSet) -> DataSet:
+    ids = class_ids(data.class_names, checkpoint.class_names, checkpoint.path)
+    if data.class_names == checkpoint.class_names:
+        return data
+    if ids == sorted(ids):  # other spellings only
+        return dataclasses.replace(data, class_names=checkpoint.class_names)
+    if "classes" in argument_names(DATA.locate(component.target)):  # splits that are cut depend on the order
+        ordered = {"_target_": component.target, **component.arguments, "classes": list(checkpoint.class_names)}
+        data = build(DATA, Component.model_validate(ordered))
+        assert data.class_names == checkpoint.class_names
+        return data
+    to_ids = torch.tensor(ids)
+    train, validation, test = (Split(split.images, to_ids[split.labels]) for split in data.splits.values())
+    return DataSet(data.name, checkpoint.class_names, train, validation, test)
+
+
+def moved_line(command: str, checkpoint_name: str) -> str:
+    """Return the line that runs `command` on a checkpoint whose data have moved."""
+    return command_line(command, "data_loading.root=DIR", checkpoint_name=checkpoint_name)
