@@ -25,6 +25,7 @@ from cifar10.build import argument_names, complete, component_problems, locate
 from cifar10.conf_folder import CONF, settings
 from cifar10.config import Component, Config
 from cifar10.errors import Misuse
+from cifar10.mlflow_uri import uri_problem
 from cifar10.nearest import nearest
 from cifar10.overrides import parse_overrides
 from cifar10.validation import Problem, problems_of, shown, validate
@@ -116,11 +117,20 @@ def _wrong_values(values: Mapping[str, Any]) -> Iterator[Problem]:
         yield from problems_of(error, values, _known_keys(values))
     except ValueError as error:  # json.dumps: a value that is no plain value
         yield Problem("", str(error))
+    yield from _tracking_problems(values.get("tracking"))
     for name, provided in PROVIDED.items():
         section = values.get(name)
         if isinstance(section, dict) and isinstance(section.get("_target_"), str):
             problems = component_problems(Component.model_validate(section), provided)
             yield from (problem.within(name) for problem in problems)
+
+
+def _tracking_problems(section: Any) -> Iterator[Problem]:
+    """Refuse an address that no store can have; not in the schema, which old checkpoints must go on to fit."""
+    if isinstance(section, dict) and section.get("backend") == "mlflow" and isinstance(section.get("uri"), str):
+        problem = uri_problem(section["uri"])
+        if problem is not None:
+            yield Problem("tracking.uri", problem)
 
 
 def _known_keys(values: Mapping[str, Any]) -> Iterator[str]:

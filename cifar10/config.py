@@ -188,11 +188,11 @@ class TrackingConfig(Section):
     backend: Literal["mlflow", "none"]
     uri: str
     """MLflow's store: `sqlite:///FILE` or `http(s)://HOST:PORT`."""
-    artifacts: str
-    """Folder for files, with a SQLite store. A server has its own."""
+    artifacts: str | None
+    """Folder for files, with a SQLite store. null: `artifacts` beside the database. A server has its own."""
     experiment: Annotated[str, Field(min_length=1)]
     required: bool
-    """true: no tracking, no training. false: an unreachable server costs a warning, and a local store is used."""
+    """true: no tracking, no training. false: a store that is away costs a warning, and is sent what it missed later."""
     system_metrics: bool
     """Record CPU, memory and GPU use every ten seconds."""
     tensorboard: bool

@@ -1,7 +1,7 @@
 """The record of a run: its folder, which is always complete, and MLflow, which is told the same.
 
 models/NAME/
-    config.yaml   best.ckpt   last.ckpt   run_id
+    config.yaml   best.ckpt   last.ckpt   run_id   run.json
     history.csv   scores.json   curves.png   confusion.png
 """
 
@@ -68,9 +68,11 @@ class Run:
             **{f"version.{name}": number for name, number in identity["versions"].items()},
             **{f"machine.{key}": " ".join(x) if isinstance(x, list) else x for key, x in machine().items()},
             "num_parameters": num_parameters,
+            "data": self.data.name,
+            "model": self.config.model.target.rpartition(".")[2],
         }
         source = {"name": self.data.name, "digest": self.data.digest, "source": self.config.data_loading.target}
-        self.tracker.start(_flatten(self.config.plain()), tags, source)
+        self.tracker.start(self.config.plain(), tags, source)
         if self.is_first_process:
             text = yaml.safe_dump(self.config.plain(), sort_keys=False, allow_unicode=True)
             _write_text(self.folder / "config.yaml", text)
@@ -130,9 +132,7 @@ def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None) -> Ru
             f"{folder} already holds a run; go on with it: python commands.py train --resume {folder.name}, "
             "or choose another run_name"
         )
-    tracker = open_tracker(config.tracking, folder.name, checkpoint.run_id if checkpoint else None)
-    if tracker.run_id is not None:
-        _write_text(folder / "run_id", tracker.run_id + "\n")
+    tracker = open_tracker(config.tracking, folder, checkpoint.run_id if checkpoint else None)
     return Run(config, data, folder, tracker, is_first)
 
 
@@ -162,15 +162,6 @@ def _run_name(config: Config) -> str:
     if config.run_name is None and "RANK" in os.environ:  # torchrun: each process would look at its own clock
         raise UserError("several processes started by torchrun must agree on a name: set run_name=NAME")
     return os.environ.setdefault(_RUN_NAME_VARIABLE, name)
-
-
-def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested dicts as one, keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        flat |= _flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
-    return flat
 
 
 def _write_text(path: Path, text: str) -> None:
