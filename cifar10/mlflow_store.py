@@ -32,7 +32,7 @@ KEY_TAG = "run_key"
 """The tag by which a run is found that was made before its id was known here."""
 
 _PROBE_SECONDS = 3.0
-_LOCK_SECONDS = 60.0  # a new database takes some seconds, and several runs may wait for it
+_LOCK_SECONDS = 180.0  # a new database takes some seconds, and several runs may wait for it
 _KIND_TAG = ("mlflow.experimentKind", "custom_model_development")  # its pages show training, not language models
 
 
@@ -71,12 +71,12 @@ class MLflowStore:
 
     def __init__(self, config: TrackingConfig) -> None:
         self.uri = config.uri
-        self.client = connect(config.uri)
+        _import_mlflow()
         path = database_path(config.uri)
         artifacts = None if path is None else artifacts_folder(path, config.artifacts)
         with self._alone():
+            self.client = connect(config.uri)  # makes the tables of a new database
             if path is not None and artifacts is not None:
-                self.client.search_experiments(max_results=1)  # makes the tables of a new database
                 mend_places(path, artifacts, config.experiment)
             self.experiment_id = self._experiment(config.experiment, artifacts)
 
@@ -161,16 +161,23 @@ class MLflowStore:
 
 
 def connect(uri: str) -> "MlflowClient":
-    """Return MLflow's client for the store at `uri`, told not to retry for minutes and not to chat."""
+    """Return MLflow's client for the store at `uri`."""
+    _import_mlflow()
+    from mlflow import MlflowClient
+
+    return MlflowClient(tracking_uri=absolute_uri(uri))
+
+
+def _import_mlflow() -> None:
+    """Import MLflow, told not to retry for minutes and not to chat."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # read when MLflow is imported
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    from mlflow import MlflowClient
+    import mlflow  # noqa: F401
 
     # MLflow's import sets levels of its own. What goes wrong is told by whoever asked, in one line.
     for name in ("mlflow", "mlflow.store.db.utils", "alembic", "sqlalchemy", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
-    return MlflowClient(tracking_uri=absolute_uri(uri))
 
 
 def connect_for_reading(uri: str) -> None:

@@ -28,11 +28,12 @@ log = logging.getLogger(__name__)
 
 _OPENING_SECONDS = 5.0  # that training waits for the store, so that checkpoints bear the run's id
 _PROBED_SECONDS = 8.0  # that a run which requires the store waits to hear whether it is there
-_MAKING_SECONDS = 60.0  # and then for it to be opened: a new database takes some seconds
+_MAKING_SECONDS = 240.0  # and for a store that is there to be opened, which several runs do one after the other
 _AGAIN_SECONDS = 5.0  # between attempts while the store is away
 _REFUSED_SECONDS = 60.0  # likewise, of what it refused
 _AWAY_SECONDS = 8.0  # that the end of a run waits for a store that is away
 _PATIENT_SECONDS = 60.0  # and for one that is there, since it last took something
+_KILLED_SECONDS = 15.0  # likewise, of a run that was told to end: who sent the signal will not wait for long
 _SILENT_SECONDS = 3.0  # of waiting without a word
 _SAMPLING_SECONDS = 10.0  # of system metrics
 
@@ -65,7 +66,7 @@ class MLflowTracker:
         self._next_sample = 0.0
         self._deadline: float | None = None  # of the attempts at the end of the run
         self._progressed = time.monotonic()
-        self._answers, self._settled = threading.Event(), threading.Event()
+        self._probed, self._settled = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
@@ -83,7 +84,7 @@ class MLflowTracker:
         if not self.config.required:
             self._settled.wait(_OPENING_SECONDS)
             return
-        if self._answers.wait(_PROBED_SECONDS) or self._settled.is_set():
+        if self._probed.wait(_PROBED_SECONDS):
             self._settled.wait(_MAKING_SECONDS)
         if self.store is None:
             reason = self.failure or f"MLflow at {shown_uri(self.uri)} could not be opened in time"
@@ -135,7 +136,7 @@ class MLflowTracker:
         self._deadline = time.monotonic() + _AWAY_SECONDS
         self._progressed = time.monotonic()
         self._jobs.put(None)
-        self._wait_for_end()
+        self._wait_for_end(_KILLED_SECONDS if status == "KILLED" else _PATIENT_SECONDS)
         if self._thread.is_alive() or self._unsent:
             reason = self.failure or f"MLflow at {shown_uri(self.uri)} did not take everything in time"
             log.warning(
@@ -166,17 +167,14 @@ class MLflowTracker:
     def _send(self, job: Job) -> None:
         self._jobs.put(job)
 
-    def _wait_for_end(self) -> None:
+    def _wait_for_end(self, patience: float) -> None:
+        """Return when the thread has ended, or has sent nothing for too long: `patience` seconds while it may send."""
         self._thread.join(_SILENT_SECONDS)
         if self._thread.is_alive() and not self._is_away:
-            log.warning(
-                "waiting for MLflow at %s to take the rest of the record, %.0f s at most unless it goes on taking",
-                shown_uri(self.uri),
-                _PATIENT_SECONDS,
-            )
+            log.warning("waiting for MLflow at %s to take the rest of the record", shown_uri(self.uri))
         while self._thread.is_alive():
-            since, patience = self._progressed, _AWAY_SECONDS if self._is_away else _PATIENT_SECONDS
-            if time.monotonic() > since + patience + 1:
+            willing = 4 * patience if self.store is None else patience  # opening it takes longest
+            if time.monotonic() > self._progressed + (_AWAY_SECONDS + 1 if self._is_away else willing):
                 return
             self._thread.join(0.2)
 
@@ -221,8 +219,8 @@ class MLflowTracker:
             return
         try:
             probe(self.uri)
-            self._answers.set()
             self._is_away = False
+            self._probed.set()
             if self.store is None:
                 self._open()
             failure = self._send_unsent()
@@ -230,6 +228,7 @@ class MLflowTracker:
             self._is_away = True
             failure = reason_of(error)
         self._tell(failure)
+        self._probed.set()
         self._settled.set()
 
     def _open(self) -> None:
