@@ -44,10 +44,16 @@ def data_sets(data: Mapping[str, str]) -> "list[DatasetInput]":
 
 
 def metrics(scores: Mapping[str, float | None], timestamp: int, step: int) -> "list[Metric]":
-    """Return scores as MLflow's metrics; what is no number is left out."""
+    """Return scores as MLflow's metrics, which its pages show in this order; what is no number is left out."""
     from mlflow.entities import Metric
 
-    return [Metric(key, value, timestamp, step) for key, value in scores.items() if value is not None]
+    ordered = sorted(scores, key=_rank)
+    return [Metric(key, value, timestamp, step) for key in ordered if (value := scores[key]) is not None]
+
+
+def _rank(name: str) -> tuple[bool, bool]:
+    """Return the place of a score: accuracy first, the count of steps last."""
+    return name == "step", "accuracy" not in name
 
 
 def send_metrics(client: "MlflowClient", run_id: str, entries: "list[Metric]") -> None:

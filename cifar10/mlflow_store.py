@@ -4,6 +4,7 @@ It is asked whether it is there before MLflow is imported or a record is sent: M
 """
 
 import contextlib
+import json
 import logging
 import os
 import shlex
@@ -33,7 +34,33 @@ KEY_TAG = "run_key"
 
 _PROBE_SECONDS = 3.0
 _LOCK_SECONDS = 180.0  # a new database takes some seconds, and several runs may wait for it
-_KIND_TAG = ("mlflow.experimentKind", "custom_model_development")  # its pages show training, not language models
+_VIEW = "accuracy"
+_COLUMNS = (
+    "metrics.`test/accuracy`",
+    "metrics.`test/accuracy_tta`",
+    "metrics.`val/accuracy`",
+    "metrics.`wall_seconds`",
+    "params.`seed`",
+    "params.`training.epochs`",
+    "tags.`data`",
+    "tags.`model`",
+)
+_EXPERIMENT_TAGS = {
+    "mlflow.experimentKind": "custom_model_development",  # its pages show training, not language models
+    # A view of the list of runs, which shows no scores by itself; read from the pages of MLflow 3.17.
+    f"mlflow.sharedViewState.{_VIEW}": json.dumps(
+        {
+            "searchFilter": "",
+            "orderByKey": "attributes.start_time",
+            "orderByAsc": False,
+            "startTime": "ALL",
+            "lifecycleFilter": "Active",
+            "modelVersionFilter": "All Runs",
+            "datasetsFilter": [],
+            "selectedColumns": _COLUMNS,
+        }
+    ),
+}
 
 
 class StoreError(Exception):
@@ -114,11 +141,12 @@ class MLflowStore:
 
     def address(self, run_id: str) -> str:
         """Return how to see the run: the page to open, or the line to type and then the page."""
-        page = f"/#/experiments/{self.experiment_id}/runs/{run_id}"
+        page = f"/#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
         if database_path(self.uri) is None:
             return f"{shown_uri(self.uri).rstrip('/')}{page}"
         program = "mlflow" if shutil.which("mlflow") else f"{shlex.quote(sys.executable)} -m mlflow"
-        return f"{program} ui --backend-store-uri {shlex.quote(self.uri)}, then http://127.0.0.1:5000{page}"
+        line = f"{program} ui --backend-store-uri {shlex.quote(self.uri)}"
+        return f"{line}, then http://127.0.0.1:5000{page}"
 
     def _experiment(self, name: str, artifacts: Path | None) -> str:
         """Return the experiment's id, and make it if need be; another program may be making it at the same time."""
@@ -128,7 +156,7 @@ class MLflowStore:
         if experiment is None:
             place = artifacts.as_uri() if artifacts else None
             try:
-                return str(self.client.create_experiment(name, artifact_location=place, tags=dict([_KIND_TAG])))
+                return str(self.client.create_experiment(name, artifact_location=place, tags=_EXPERIMENT_TAGS))
             except MlflowException:
                 experiment = self.client.get_experiment_by_name(name)
                 if experiment is None:
@@ -138,8 +166,9 @@ class MLflowStore:
                 f"the experiment {name} was deleted in MLflow; bring it back (mlflow experiments restore "
                 f"--experiment-id {experiment.experiment_id}) or choose another: tracking.experiment=NAME"
             )
-        if _KIND_TAG[0] not in experiment.tags:
-            self.client.set_experiment_tag(experiment.experiment_id, *_KIND_TAG)
+        for key, value in _EXPERIMENT_TAGS.items():
+            if key not in experiment.tags:
+                self.client.set_experiment_tag(experiment.experiment_id, key, value)
         return str(experiment.experiment_id)
 
     @contextmanager
