@@ -120,7 +120,7 @@ def _this_process() -> dict[str, Any]:
 
 def _is_alive(process: dict[str, Any]) -> bool:
     try:
-        return abs(psutil.Process(process["pid"]).create_time() - process["created"]) < 1
+        return bool(abs(psutil.Process(process["pid"]).create_time() - process["created"]) < 1)
     except (psutil.Error, KeyError, TypeError, ValueError):
         return False
 

@@ -356,9 +356,8 @@ def test_what_is_no_number_does_not_break_the_record(store: Path, tmp_path: Path
 def test_use_of_the_system_is_recorded(store: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(mlflow_tracker, "_SAMPLING_SECONDS", 0.1)
     tracker = opened(make_config(store, system_metrics=True), tmp_path)
-    assert tracker.store is not None and tracker.run_id is not None
-    name = "system/cpu_utilization_percentage"
-    wait_for(lambda: len(tracker.store.client.get_metric_history(tracker.run_id, name)) > 1)  # type: ignore[union-attr]
+    client, name = client_of(tracker.uri), "system/cpu_utilization_percentage"
+    wait_for(lambda: len(client.get_metric_history(tracker.run_id, name)) > 1)
     tracker.finish("FINISHED")
 
 
@@ -413,7 +412,7 @@ def test_files_of_a_store_that_was_moved_are_beside_it(
     client = client_of(f"sqlite:///{new}/mlruns/mlflow.db")
     for run_id in runs:
         assert [item.path for item in client.list_artifacts(run_id)] == ["history.csv"]
-        assert (new / "mlruns" / "artifacts" / run_id / "artifacts" / "history.csv").exists()
+        assert (new / "mlruns" / "artifacts" / str(run_id) / "artifacts" / "history.csv").exists()
     assert not old.exists()
     assert f"MLflow's store was made for files in {old}/mlruns/artifacts; they are now kept in {new}" in caplog.text
 

@@ -30,8 +30,8 @@ def run(name: str, *overrides: str) -> dict[str, object]:
 def test_a_run_leaves_scores_history_figures_and_both_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
     facts = run("first")
     files = {file.name for file in Path("models/first").iterdir()}
-    expected = {"best.ckpt", "last.ckpt", "scores.json", "history.csv", "config.yaml", "curves.png", "confusion.png"}
-    assert files == expected
+    kept = {"best.ckpt", "last.ckpt", "scores.json", "history.csv", "config.yaml", "run.json"}
+    assert files == kept | {"curves.png", "confusion.png"}
     with Path("models/first/history.csv").open() as file:
         history = list(csv.DictReader(file))
     assert [row["epoch"] for row in history] == ["0", "1"]
