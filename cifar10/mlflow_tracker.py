@@ -40,6 +40,14 @@ _SAMPLING_SECONDS = 10.0  # of system metrics
 Job = Callable[[], object]
 
 
+def missing_store(reason: str) -> UserError:
+    """Return the error of a run that requires a store which cannot be used."""
+    return UserError(
+        f"{reason}; start it or correct tracking.uri (docker compose up mlflow starts a server), "
+        "or let training go on without it: tracking.required=false"
+    )
+
+
 class MLflowTracker:
     """Sends a run to MLflow from a thread, which also opens the store.
 
@@ -87,13 +95,9 @@ class MLflowTracker:
         if self._probed.wait(_PROBED_SECONDS):
             self._settled.wait(_MAKING_SECONDS)
         if self.store is None:
-            reason = self.failure or f"MLflow at {shown_uri(self.uri)} could not be opened in time"
             self._deadline = time.monotonic()
             self._jobs.put(None)
-            raise UserError(
-                f"{reason}; start it or correct tracking.uri (docker compose up mlflow starts a server), "
-                "or let training go on without it: tracking.required=false"
-            )
+            raise missing_store(self.failure or f"MLflow at {shown_uri(self.uri)} could not be opened in time")
 
     def start(self, parameters: dict[str, Any], tags: dict[str, Any], data: dict[str, str]) -> None:
         """Send what is known before the first step: settings, tags, and `data` (name, digest, source)."""
@@ -269,8 +273,8 @@ class MLflowTracker:
         return reason
 
     def _tell(self, failure: str | None) -> None:
-        is_ending = self._deadline is not None
-        if failure is not None and self.failure is None and not is_ending:
+        is_told_elsewhere = self._deadline is not None or (self.config.required and not self._settled.is_set())
+        if failure is not None and self.failure is None and not is_told_elsewhere:
             log.warning("%s; training goes on, and the record is sent when it can be", failure)
         if failure is None and self.failure is not None:
             log.warning("MLflow at %s answers again, and has been sent what it missed", shown_uri(self.uri))

@@ -28,7 +28,7 @@ from cifar10.figures import confusion_matrix, learning_curves
 from cifar10.provenance import code_state, machine, versions
 from cifar10.saving import prepare_folder, write_atomically
 from cifar10.tally import Scores
-from cifar10.tracking import NoTracker, Tracker, open_tracker
+from cifar10.tracking import NoTracker, Tracker, open_tracker, require_store
 from cifar10.trainer import resolve_precision
 
 _RUN_NAME_VARIABLE = "CIFAR10_RUN_NAME"  # how the processes of one run agree on its folder
@@ -126,6 +126,7 @@ def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None) -> Ru
     folder = checkpoint.path.absolute().parent if checkpoint else Path(config.models_dir) / _run_name(config)
     if not is_first:
         return Run(config, data, folder, NoTracker(), is_first)
+    require_store(config.tracking)
     prepare_folder(folder)
     if checkpoint is None and (folder / LAST).exists():
         raise UserError(

@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cifar10.config import TrackingConfig
-from cifar10.mlflow_tracker import MLflowTracker
+from cifar10.mlflow_store import StoreError, probe
+from cifar10.mlflow_tracker import MLflowTracker, missing_store
 from cifar10.run_record import RunRecord, Status
 
 
@@ -45,6 +46,20 @@ class NoTracker:
     def log_file(self, path: Path, folder: str) -> None: ...
     def describe(self) -> str:
         return "not tracked"
+
+
+def require_store(config: TrackingConfig) -> None:
+    """Return if there seems to be a store, or none is required; before anything is made.
+
+    Raises:
+        UserError: It is away, and `required` is set.
+    """
+    if config.backend == "none" or not config.required:
+        return
+    try:
+        probe(config.uri)
+    except StoreError as error:
+        raise missing_store(str(error)) from None
 
 
 def open_tracker(config: TrackingConfig, folder: Path, run_id: str | None = None) -> Tracker:

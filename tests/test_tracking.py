@@ -23,7 +23,7 @@ from cifar10.errors import UserError
 from cifar10.mlflow_tracker import MLflowTracker
 from cifar10.mlflow_uri import absolute_uri
 from cifar10.run_record import RunRecord
-from cifar10.tracking import NoTracker, open_tracker
+from cifar10.tracking import NoTracker, open_tracker, require_store
 from tests.documented import ROOT
 
 HISTORY = [{"epoch": epoch, "step": 10 * epoch, "train/loss": 1.0 / (epoch + 1)} for epoch in range(4)]
@@ -202,7 +202,7 @@ def test_an_absent_server_costs_one_line_at_the_start_and_one_at_the_end(
 
 
 @pytest.mark.parametrize("kind", ["server", "locked database", "no folder"])
-def test_what_is_away_ends_a_run_that_requires_it(kind: str, store: Path, tmp_path: Path) -> None:
+def test_what_is_away_ends_a_run_that_requires_it(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     uri = {
         "server": f"http://127.0.0.1:{closed_port()}",
         "locked database": f"sqlite:///{tmp_path}/mlflow.db",
@@ -211,9 +211,14 @@ def test_what_is_away_ends_a_run_that_requires_it(kind: str, store: Path, tmp_pa
     (tmp_path / "file").touch()
     sqlite3.connect(tmp_path / "mlflow.db").close()
     started = time.monotonic()
-    with locked(tmp_path / "mlflow.db"), pytest.raises(UserError, match=r"MLflow|written.*tracking\.required=false"):
-        open_tracker(make_config(tmp_path, uri=uri, required=True), tmp_path)
-    assert time.monotonic() - started < 10
+    config = make_config(tmp_path, uri=uri, required=True)
+    with locked(tmp_path / "mlflow.db"):
+        with pytest.raises(UserError, match=r"(MLflow|written).*tracking\.required=false"):
+            require_store(config)
+        assert time.monotonic() - started < 10
+        with pytest.raises(UserError, match=r"(MLflow|written).*tracking\.required=false"):
+            open_tracker(config, tmp_path)
+    assert not caplog.records
 
 
 @pytest.mark.usefixtures("impatient")
