@@ -122,6 +122,22 @@ def evaluate(*overrides: str, checkpoint_name: str = "best", output: str | None 
     evaluate(checkpoint_name, output=output, overrides=overrides)
 
 
+def sync(name: str | None = None, *, models_dir: str = "models", tracking_uri: str | None = None) -> None:
+    """Send to MLflow what it lacks of a run: after a time in which it was away, or for a run that was not tracked.
+
+    --name=NAME           the run's name in models/, or the path of its folder; all runs if not given
+    --models_dir=DIR      where run folders are  (models)
+    --tracking_uri=URI    the store to record it in, sqlite:///FILE or http://HOST:PORT  (the run's own)
+
+    What MLflow has already is left as it is, so a run is recorded once, however often this is typed.
+
+    python commands.py sync first
+    """
+    from cifar10.sync import sync
+
+    sync(name, models_dir=models_dir, tracking_uri=tracking_uri)
+
+
 def data(*overrides: str, export_images: bool = False) -> None:
     """Fetch and verify the data, and report what is there.
 
@@ -160,7 +176,7 @@ def demo() -> None:
     demo()
 
 
-COMMANDS = {command.__name__: command for command in (train, infer, evaluate, data, config, demo)}
+COMMANDS = {command.__name__: command for command in (train, infer, evaluate, sync, data, config, demo)}
 
 if __name__ == "__main__":
     sys.exit(main(COMMANDS, description="Train an image classifier, measure it, and ask it."))

@@ -1,9 +1,12 @@
 """What a `--checkpoint_name` may mean. Without PyTorch: a wrong name is refused before anything heavy is imported."""
 
+import atexit
 import contextlib
 import json
 import os
 import re
+import shutil
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -186,17 +189,24 @@ def _shown(models: Path) -> str:
 
 
 def _downloaded(uri: str) -> Path:
-    """Fetch what MLflow keeps under `uri`: a file, or a folder that holds one checkpoint."""
-    import mlflow
+    """Fetch what MLflow keeps under `uri`: a file, or a folder that holds one checkpoint. It is removed at exit."""
+    from cifar10.mlflow_store import StoreError, connect_for_reading, reason_of
+    from cifar10.mlflow_uri import absolute_uri, default_uri, shown_uri
 
-    from cifar10.tracking import default_uri
-
-    mlflow.set_tracking_uri(default_uri())
+    store = default_uri()
     try:
-        local = Path(mlflow.artifacts.download_artifacts(uri))
+        connect_for_reading(store)
+    except StoreError as error:
+        raise CheckpointError(f"'{uri}' is to come from MLflow, but {error}") from None
+    folder = tempfile.mkdtemp(prefix="cifar10-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    try:
+        import mlflow
+
+        mlflow.set_tracking_uri(absolute_uri(store))
+        local = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
     except Exception as error:  # MLflow raises its own, requests', SQLAlchemy's and OSError
-        reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:160]
-        raise CheckpointError(f"MLflow has no '{uri}' at {default_uri()}: {reason}") from None
+        raise CheckpointError(f"MLflow has no '{uri}' at {shown_uri(store)}: {reason_of(error)}") from None
     files = [local] if local.is_file() else sorted(local.rglob("*.ckpt"))
     if len(files) != 1:
         raise CheckpointError(f"'{uri}' holds {len(files)} checkpoints; name one of them")

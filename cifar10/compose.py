@@ -29,6 +29,7 @@ from cifar10.conf_folder import CONF
 from cifar10.config import Component, Config
 from cifar10.errors import Misuse
 from cifar10.home import expanded, expanded_uri
+from cifar10.mlflow_uri import uri_problem
 from cifar10.nearest import nearest
 from cifar10.overrides import as_strings, is_choice, parse_overrides, typed
 from cifar10.targets import ROLES
@@ -225,6 +226,7 @@ def _wrong_values(composition: Composition) -> list[Problem]:
         found += problems_of(error, values, [*Config.model_fields, *_keys(values), *_schema_keys()])
     except ValueError as error:  # json.dumps: a value that is no plain value
         found.append(Problem("", str(error)))
+    found += _tracking_problems(values.get("tracking"))
     name = values.get("run_name")
     if isinstance(name, str) and all(problem.key != "run_name" for problem in found):
         refusal = refusal_of_run_name(name)
@@ -234,6 +236,14 @@ def _wrong_values(composition: Composition) -> list[Problem]:
         found += _wrong_arguments(name, values.get(name))
     found = [problem for problem in found if not any(f"{problem.key}.".startswith(f"{key}.") for key in told)]
     return _with_typed_quotes(found, composition.overrides)
+
+
+def _tracking_problems(section: Any) -> list[Problem]:
+    """Refuse an address that no store can have; not in the schema, which old checkpoints must go on to fit."""
+    if isinstance(section, dict) and section.get("backend") == "mlflow" and isinstance(section.get("uri"), str):
+        problem = uri_problem(section["uri"])
+        return [] if problem is None else [Problem("tracking.uri", problem)]
+    return []
 
 
 def _wrong_arguments(name: str, section: Any) -> list[Problem]:

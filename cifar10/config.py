@@ -21,20 +21,12 @@ from pydantic import (
 
 from cifar10.ranges import Fraction
 
-_URI = re.compile(r"(sqlite:///|(?!sqlite)[a-z][a-z0-9+]*://)[^/\s].*|sqlite:////.+|databricks.*", re.DOTALL)
-
 
 def _plain_name(name: str) -> str:
     name = unicodedata.normalize("NFC", name)
     if not re.fullmatch(r"\w[\w.+-]*", name):
         raise ValueError(f"must be a plain folder name, of letters, digits and . _ + - only, not {name}")
     return name
-
-
-def _store(uri: str) -> str:
-    if not _URI.fullmatch(uri):
-        raise ValueError(f"must be sqlite:///FILE or http://HOST:PORT, not {uri or 'empty'}")
-    return uri
 
 
 RunName = Annotated[str, Field(max_length=120), AfterValidator(_plain_name)]
@@ -201,13 +193,13 @@ class TrackingConfig(Section):
     """Where the record of a run goes."""
 
     backend: Literal["mlflow", "none"]
-    uri: Annotated[str, AfterValidator(_store)]
+    uri: str
     """MLflow's store: `sqlite:///FILE` or `http(s)://HOST:PORT`."""
-    artifacts: Annotated[str, Field(min_length=1)]
-    """Folder for files, with a SQLite store. A server has its own."""
+    artifacts: Annotated[str, Field(min_length=1)] | None
+    """Folder for files, with a SQLite store. null: `artifacts` beside the database. A server has its own."""
     experiment: Annotated[str, Field(min_length=1)]
     required: bool
-    """true: no tracking, no training. false: an unreachable server costs a warning, and a local store is used."""
+    """true: no tracking, no training. false: a store that is away costs a warning, and is sent what it missed later."""
     system_metrics: bool
     """Record CPU, memory and GPU use every ten seconds."""
     tensorboard: bool

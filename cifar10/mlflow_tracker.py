@@ -1,239 +1,328 @@
 """MLflow's record of a run: written from one thread of its own, so that neither a slow nor a dead store stops training.
 
-What is sent is also in the run's folder (`history.csv`, `scores.json`, figures, checkpoints): a store that goes away
-costs a warning, not a result. What it did not take waits, and is sent again with the next epoch and at the end. Epochs
-are sent by number, and only those that the store does not have yet. So neither a resumed run nor a store that was away
-leaves gaps or doubles.
+What is sent is also in the run's folder (`run.json`, `history.csv`, `scores.json`, figures, checkpoints): a store that
+is away costs a warning, not a result. It is opened in the thread, too. What it did not take waits, and is sent again
+when it answers, and at the end. Epochs are sent by number, and only those that the store does not have yet. So neither
+a resumed run nor a store that was away leaves gaps or doubles; what is missing in the end, `sync.py` can send later.
 """
 
-import getpass
-import json
+import contextlib
 import logging
-import os
 import queue
+import shlex
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from cifar10.arguments import PROGRAM
 from cifar10.config import TrackingConfig
+from cifar10.errors import UserError
+from cifar10.mlflow_entities import NOTE, data_sets, metrics, note, parameters_of, params, run_tags, send_metrics
+from cifar10.mlflow_store import KEY_TAG, MLflowStore, StoreError, probe, reason_of
+from cifar10.mlflow_uri import shown_uri
+from cifar10.run_record import RunRecord, Status
 
 log = logging.getLogger(__name__)
 
-_CLOSE_SECONDS = 60.0
+_OPENING_SECONDS = 5.0  # that training waits for the store, so that checkpoints bear the run's id
+_PROBED_SECONDS = 8.0  # that a run which requires the store waits to hear whether it is there
+_MAKING_SECONDS = 240.0  # and for a store that is there to be opened, which several runs do one after the other
+_AGAIN_SECONDS = 5.0  # between attempts while the store is away
+_REFUSED_SECONDS = 60.0  # likewise, of what it refused
+_AWAY_SECONDS = 8.0  # that the end of a run waits for a store that is away
+_PATIENT_SECONDS = 60.0  # and for one that is there, since it last took something
+_KILLED_SECONDS = 15.0  # likewise, of a run that was told to end: who sent the signal will not wait for long
+_SILENT_SECONDS = 3.0  # of waiting without a word
 _SAMPLING_SECONDS = 10.0  # of system metrics
-_PARAMETER_LENGTH = 500  # characters that MLflow keeps at least
-_GIVE_UP_AFTER = 2  # failures in a row: the store is away, and trying the rest would only cost time
-_KIND_TAG = {"mlflow.experimentKind": "custom_model_development"}  # has its pages show training, not language models
-_SQLITE = "sqlite:///"
+
+Job = Callable[[], object]
+
+
+def missing_store(reason: str) -> UserError:
+    """Return the error of a run that requires a store which cannot be used."""
+    return UserError(
+        f"{reason}; start it or correct tracking.uri (docker compose up mlflow starts a server), "
+        "or let training go on without it: tracking.required=false"
+    )
 
 
 class MLflowTracker:
-    """Sends a run to MLflow, in order, from a thread.
+    """Sends a run to MLflow from a thread, which also opens the store.
 
     Args:
         config: Store and experiment.
-        uri: The store, known to answer.
-        run_name: Shown in the list of runs.
-        run_id: The run to continue, if any; a run the store does not know is begun anew.
+        record: The run. A run that its store does not know is begun anew.
     """
 
-    def __init__(self, config: TrackingConfig, uri: str, run_name: str, run_id: str | None) -> None:
-        _limit_retries()
-        from mlflow import MlflowClient
-
-        _quieten()
-
-        self.uri = uri
+    def __init__(self, config: TrackingConfig, record: RunRecord) -> None:
         self.config = config
-        if uri.startswith(_SQLITE):
-            Path(uri.removeprefix(_SQLITE)).parent.mkdir(parents=True, exist_ok=True)
-        self.client = MlflowClient(tracking_uri=uri)
-        self.run_id: str = self._continued(run_id) or self._begun(run_name)
-        self._last_step = self._last_logged_step()
-        self._jobs: queue.Queue[Callable[[], object] | None] = queue.Queue()
-        self._unsent: list[Callable[[], object]] = []
-        self._failure: str | None = None
+        self.record = record
+        self.uri = config.uri
+        self.store: MLflowStore | None = None
+        self._run_id: str | None = None
+        self.failure: str | None = None
+        """Why the store does not take the record now, if it does not."""
+        self._is_away = False
+        self._jobs: queue.Queue[Job | None] = queue.Queue()
+        self._unsent: list[Job] = []
+        self._history: list[dict[str, float]] = []
+        self._timestamps: dict[int, int] = {}  # of each epoch; a repeated one with the same is no second one
+        self._sent_epochs: set[int] = set()
         self._monitor: Any = None
+        self._next_sample = 0.0
+        self._deadline: float | None = None  # of the attempts at the end of the run
+        self._progressed = time.monotonic()
+        self._probed, self._settled = threading.Event(), threading.Event()
         self._thread = threading.Thread(target=self._work, name="mlflow", daemon=True)
         self._thread.start()
 
-    def start(self, parameters: dict[str, Any], tags: dict[str, Any], data: dict[str, str]) -> None:
-        """Send what is known before the first step: flat parameters, tags, and `data` (name, digest, source)."""
-        from mlflow.entities import Dataset, DatasetInput, Param, RunTag
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run, None as long as it has none."""
+        return self._run_id or self.record.run_id
 
-        params = [Param(key, str(value)[:_PARAMETER_LENGTH]) for key, value in parameters.items()]
-        tags = {**tags, **_origin(tags.get("git_commit"))}
-        run_tags = [RunTag(key, str(value)) for key, value in tags.items() if value is not None]
-        dataset = Dataset(data["name"], data["digest"][:32], "local", json.dumps({"source": data["source"]}))
-        self._send(lambda: self.client.log_batch(self.run_id, params=params, tags=run_tags))
-        self._send(lambda: self.client.log_inputs(self.run_id, [DatasetInput(dataset)]))
-        if self.config.system_metrics:
-            self._watch_system()
+    def wait_until_open(self) -> None:
+        """Return when the store is open, has turned out to be away, or takes its time.
+
+        Raises:
+            UserError: It is not open, and `required` is set.
+        """
+        if not self.config.required:
+            self._settled.wait(_OPENING_SECONDS)
+            return
+        if self._probed.wait(_PROBED_SECONDS):
+            self._settled.wait(_MAKING_SECONDS)
+        if self.store is None:
+            self._deadline = time.monotonic()
+            self._jobs.put(None)
+            raise missing_store(self.failure or f"MLflow at {shown_uri(self.uri)} could not be opened in time")
+
+    def start(self, parameters: dict[str, Any], tags: dict[str, Any], data: dict[str, str]) -> None:
+        """Send what is known before the first step: settings, tags, and `data` (name, digest, source)."""
+        self.record.begin(tags, data)
+        all_tags = {**self.record.tags, KEY_TAG: self.record.key, NOTE: note(self.record.tags, {})}
+        values = parameters_of(parameters)
+        self._send(lambda: self._client.log_batch(self.run_id, params=params(values), tags=run_tags(all_tags)))
+        self._send(lambda: self._client.log_inputs(self.run_id, data_sets(data)))
 
     def log_history(self, history: list[dict[str, float]]) -> None:
-        """Send every epoch after the last one sent; `epoch` counts from 0 and is MLflow's step."""
-        from mlflow.entities import Metric
-
-        fresh = [entry for entry in history if entry["epoch"] > self._last_step]
-        if not fresh:
-            return
+        """Send every epoch that the store lacks; `epoch` counts from 0 and is MLflow's step."""
         now = int(time.time() * 1000)
-        metrics = [
-            Metric(key, value, now, int(entry["epoch"]))
-            for entry in fresh
-            for key, value in entry.items()
-            if key != "epoch"
-        ]
-        self._last_step = int(fresh[-1]["epoch"])
-        for start in range(0, len(metrics), 1000):  # MLflow takes at most a thousand at once
-            batch = metrics[start : start + 1000]
-            self._send(lambda batch=batch: self.client.log_batch(self.run_id, metrics=batch))  # type: ignore[misc]
+        for entry in history:
+            self._timestamps.setdefault(int(entry["epoch"]), now)
+        self._history = list(history)
+        self._send(self._send_epochs)
 
     def log_scores(self, scores: dict[str, float], step: int) -> None:
-        """Send final scores."""
-        from mlflow.entities import Metric
-
+        """Send final scores, but for those of the last epoch, and the description of the run that tells them."""
         now = int(time.time() * 1000)
-        metrics = [Metric(key, value, now, step) for key, value in scores.items()]
-        self._send(lambda: self.client.log_batch(self.run_id, metrics=metrics))
+        tags = {NOTE: note(self.record.tags, scores)}
+        of_epoch = next((entry for entry in self._history if int(entry["epoch"]) == step), {})
+        entries = metrics({key: value for key, value in scores.items() if key not in of_epoch}, now, step)
+        self._send(lambda: self._client.log_batch(self.run_id, metrics=entries, tags=run_tags(tags)))
 
     def log_file(self, path: Path, folder: str) -> None:
         """Send a file into the run's artifacts."""
-        self._send(lambda: self.client.log_artifact(self.run_id, str(path), folder or None))
+        self._send(lambda: self._client.log_artifact(self.run_id, str(path), folder or None))
 
     def flush(self) -> None:
         """Return once everything has been sent, or tried; after a minute at the latest."""
         done = threading.Event()
         self._send(done.set)
-        done.wait(_CLOSE_SECONDS)
+        done.wait(_PATIENT_SECONDS)
 
-    def finish(self, status: str) -> None:
-        """Send what waits, close the run as FINISHED, FAILED or KILLED, and say so if something was lost."""
-        if self._monitor is not None:
-            self._monitor.finish()
-        self._send(lambda: self.client.set_terminated(self.run_id, status))
+    def finish(self, status: Status) -> None:
+        """Send what waits, close the run as FINISHED, FAILED or KILLED, and say so if something is missing."""
+        self.record.close(status)
+        if status != "FINISHED" and (self.record.folder / "history.csv").exists():
+            self.log_file(self.record.folder / "history.csv", "")
+        self._send(lambda: self._client.set_terminated(self.run_id, status, self.record.ended))
+        self._deadline = time.monotonic() + _AWAY_SECONDS
+        self._progressed = time.monotonic()
         self._jobs.put(None)
-        self._thread.join(_CLOSE_SECONDS)
-        if self._thread.is_alive():
-            self._failure = f"it did not take everything within {_CLOSE_SECONDS:.0f} s"
-        if self._failure:
-            log.warning("MLflow's record of this run has gaps: %s. The run's folder is complete.", self._failure)
+        self._wait_for_end(_KILLED_SECONDS if status == "KILLED" else _PATIENT_SECONDS)
+        if self._thread.is_alive() or self._unsent:
+            reason = self.failure or f"MLflow at {shown_uri(self.uri)} did not take everything in time"
+            log.warning(
+                "MLflow's record of this run has gaps: %s. The run's folder is complete; record it later with: %s",
+                reason,
+                self._sync_line(),
+            )
 
     def describe(self) -> str:
         """Return the line to type, or the page to open, to see the run."""
-        if self.uri.startswith("http"):
-            return f"{self.uri} (run {self.run_id})"
-        return f"mlflow ui --backend-store-uri {self.uri} (run {self.run_id})"
+        run_id = self.run_id
+        if self.store is None or run_id is None:
+            return f"not in MLflow at {shown_uri(self.uri)} yet: {self._sync_line()}"
+        return self.store.address(run_id)
 
-    def _begun(self, run_name: str) -> str:
-        return str(self.client.create_run(self._experiment_id(), run_name=run_name).info.run_id)
+    def _sync_line(self) -> str:
+        folder = self.record.folder
+        line = f"python {PROGRAM.split()[-1]} sync {shlex.quote(folder.name)}"
+        if folder.parent.absolute() != Path("models").absolute():
+            line += f" --models_dir={shlex.quote(str(folder.parent))}"
+        return line
 
-    def _experiment_id(self) -> str:
-        """Return the experiment's id, and make it if need be; another run may be making it at the same time."""
-        from mlflow.exceptions import MlflowException
+    @property
+    def _client(self) -> Any:
+        assert self.store is not None  # nothing is sent before it is open
+        return self.store.client
 
-        name = self.config.experiment
-        experiment = self.client.get_experiment_by_name(name)
-        if experiment is None:
-            place = None if self.uri.startswith("http") else Path(self.config.artifacts).absolute().as_uri()
-            try:
-                return str(self.client.create_experiment(name, artifact_location=place, tags=_KIND_TAG))
-            except MlflowException:
-                experiment = self.client.get_experiment_by_name(name)
-                if experiment is None:
-                    raise
-        return str(experiment.experiment_id)
-
-    def _continued(self, run_id: str | None) -> str | None:
-        if run_id is None:
-            return None
-        from mlflow.exceptions import MlflowException
-
-        try:
-            self.client.update_run(run_id, status="RUNNING")
-        except MlflowException:
-            log.warning("MLflow at %s does not know run %s; a new one is begun", self.uri, run_id)
-            return None
-        return run_id
-
-    def _last_logged_step(self) -> int:
-        steps = [metric.step for metric in self.client.get_metric_history(self.run_id, "train/loss")]
-        return max(steps, default=-1)
-
-    def _watch_system(self) -> None:
-        from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
-
-        logging.getLogger("mlflow.system_metrics").setLevel(logging.ERROR)
-        monitor = SystemMetricsMonitor(
-            self.run_id,
-            sampling_interval=_SAMPLING_SECONDS,
-            samples_before_logging=1,
-            resume_logging=True,
-            tracking_uri=self.uri,
-        )
-        monitor.start()
-        self._monitor = monitor
-
-    def _send(self, job: Callable[[], object]) -> None:
+    def _send(self, job: Job) -> None:
         self._jobs.put(job)
 
-    def _work(self) -> None:
-        job: Callable[[], object] | None = self._jobs.get()
-        while job is not None:
-            self._unsent.append(job)
-            self._send_unsent()
-            job = self._jobs.get()
-        while self._unsent and self._send_unsent():
-            pass
+    def _wait_for_end(self, patience: float) -> None:
+        """Return when the thread has ended, or has sent nothing for too long: `patience` seconds while it may send."""
+        self._thread.join(_SILENT_SECONDS)
+        if self._thread.is_alive() and not self._is_away:
+            log.warning("waiting for MLflow at %s to take the rest of the record", shown_uri(self.uri))
+        while self._thread.is_alive():
+            willing = 4 * patience if self.store is None else patience  # opening it takes longest
+            if time.monotonic() > self._progressed + (_AWAY_SECONDS + 1 if self._is_away else willing):
+                return
+            self._thread.join(0.2)
 
-    def _send_unsent(self) -> int:
-        """Try what waits, keep what fails for another time, and return how much was sent.
+    def _work(self) -> None:
+        """Take jobs, and try to send what waits: when there is something new, and again from time to time."""
+        while self._take():
+            self._sample_system()
+            self._try()
+        while True:
+            self._try()
+            given_up = time.monotonic() > (self._deadline or 0)
+            if (self.store is not None and not self._unsent) or not self._is_away or given_up:
+                return
+            time.sleep(0.5)
+
+    def _take(self) -> bool:
+        """Wait for jobs, or until it is time for something else; return False at the end of the run."""
+        job: Job | None
+        with contextlib.suppress(queue.Empty):
+            job = self._jobs.get(timeout=self._pause())
+            while job is not None:
+                if job not in self._unsent:
+                    self._unsent.append(job)
+                job = self._jobs.get_nowait()
+            return False
+        return True
+
+    def _pause(self) -> float | None:
+        """Return the seconds until something must be done even if no job comes, None if there is nothing to do."""
+        if not self._settled.is_set():
+            return 0.0
+        pauses = []
+        if self.failure is not None:
+            pauses.append(_AGAIN_SECONDS if self._is_away else _REFUSED_SECONDS)
+        if self._monitor is not None:
+            pauses.append(max(self._next_sample - time.monotonic(), 0.0))
+        return min(pauses, default=None)
+
+    def _try(self) -> None:
+        """Send what waits as far as possible, and tell when that begins or ceases to be possible."""
+        if self.store is not None and not self._unsent:
+            return
+        try:
+            probe(self.uri)
+            self._is_away = False
+            self._probed.set()
+            if self.store is None:
+                self._open()
+            failure = self._send_unsent()
+        except Exception as error:  # whatever it is, it must not reach training
+            self._is_away = True
+            failure = reason_of(error)
+        self._tell(failure)
+        self._probed.set()
+        self._settled.set()
+
+    def _open(self) -> None:
+        """Open the store and find or begin the run in it."""
+        store = MLflowStore(self.config)
+        run_id, is_new = store.begin(self.record)
+        if not is_new:
+            store.client.update_run(run_id, status="RUNNING")
+            self._sent_epochs = {metric.step for metric in store.client.get_metric_history(run_id, "train/loss")}
+        self.record.run_id = self._run_id = run_id
+        self.store = store
+        if self.config.system_metrics:
+            self._watch_system(run_id)
+
+    def _send_unsent(self) -> str | None:
+        """Try each job that waits, and keep those that fail; return the reason if any did.
 
         Neither order nor repetition matters: MLflow keeps one of equal entries.
+
+        Raises:
+            StoreError: The store has gone away meanwhile.
         """
-        before = len(self._unsent)
-        failed: list[Callable[[], object]] = []
+        waiting, self._unsent = self._unsent, []
         reason = None
-        while self._unsent and len(failed) < _GIVE_UP_AFTER:
-            job = self._unsent.pop(0)
+        while waiting:
+            job = waiting.pop(0)
             try:
                 job()
+                self._progressed = time.monotonic()
             except Exception as error:  # whatever it is, it must not reach training
-                failed.append(job)
-                reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        self._unsent += failed
-        if reason is not None and self._failure is None:
-            log.warning("MLflow at %s does not answer; training goes on: %s", self.uri, reason)
-        if reason is None and self._failure is not None:
-            log.warning("MLflow at %s answers again, and has been sent what it missed", self.uri)
-        self._failure = reason
-        return before - len(self._unsent)
+                self._unsent.append(job)
+                reason = f"MLflow at {shown_uri(self.uri)} did not take a record: {reason_of(error)}"
+                try:
+                    probe(self.uri)
+                except StoreError:
+                    self._unsent += waiting
+                    raise
+        return reason
 
+    def _tell(self, failure: str | None) -> None:
+        is_told_elsewhere = self._deadline is not None or (self.config.required and not self._settled.is_set())
+        if failure is not None and self.failure is None and not is_told_elsewhere:
+            log.warning("%s; training goes on, and the record is sent when it can be", failure)
+        if failure is None and self.failure is not None:
+            log.warning("MLflow at %s answers again, and has been sent what it missed", shown_uri(self.uri))
+        self.failure = failure
 
-def _origin(git_commit: str | None) -> dict[str, str | None]:
-    """Return the tags from which MLflow's pages show who ran what."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
-        user = None
-    return {
-        "mlflow.user": user,
-        "mlflow.source.name": "commands.py",
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": git_commit,
-    }
+    def _send_epochs(self) -> None:
+        fresh = [entry for entry in self._history if int(entry["epoch"]) not in self._sent_epochs]
+        entries = [
+            metric
+            for entry in fresh
+            for metric in metrics(
+                {key: value for key, value in entry.items() if key != "epoch"},
+                self._timestamps[int(entry["epoch"])],
+                int(entry["epoch"]),
+            )
+        ]
+        send_metrics(self._client, str(self.run_id), entries)
+        self._sent_epochs |= {int(entry["epoch"]) for entry in fresh}
 
+    def _watch_system(self, run_id: str) -> None:
+        """Prepare MLflow's monitors of CPU, memory, disk, network and GPU; its own thread ends at the first fault."""
+        try:
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-def _limit_retries() -> None:
-    """Keep MLflow from retrying for minutes; must run before its import."""
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
-    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+            self._monitor = SystemMetricsMonitor(run_id, tracking_uri=self._client.tracking_uri)
+            self._measure_system()  # use of the CPU is counted from here
+        except Exception as error:
+            self._monitor = None
+            log.warning("system metrics cannot be measured: %s", reason_of(error))
+        self._next_sample = time.monotonic() + _SAMPLING_SECONDS
 
+    def _sample_system(self) -> None:
+        if self._monitor is None or time.monotonic() < self._next_sample:
+            return
+        self._next_sample = time.monotonic() + _SAMPLING_SECONDS
+        now = int(time.time() * 1000)
+        step = round((now - self.record.started) / (1000 * _SAMPLING_SECONDS))  # goes on after a resume
+        entries = metrics(self._measure_system(), now, step)
+        self._unsent.append(lambda: self._client.log_batch(self.run_id, metrics=entries))
 
-def _quieten() -> None:
-    """Keep MLflow from telling how it makes its tables; must run after its import, which sets its own levels."""
-    for name in ("mlflow", "mlflow.store.db.utils", "alembic"):
-        logging.getLogger(name).setLevel(logging.WARNING)
+    def _measure_system(self) -> dict[str, float]:
+        """Return what MLflow's monitors measure since the last time, nothing if one of them fails."""
+        with contextlib.suppress(Exception):
+            self._monitor.collect_metrics()
+            measured = self._monitor.aggregate_metrics()
+            for part in self._monitor.monitors:
+                part.clear_metrics()
+            return {f"system/{key}": value for key, value in measured.items()}
+        return {}

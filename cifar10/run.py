@@ -1,7 +1,7 @@
 """The record of a run: its folder, which is always complete, and MLflow, which is told the same.
 
 models/NAME/
-    config.yaml   best.ckpt   last.ckpt   run_id   .lock
+    config.yaml   best.ckpt   last.ckpt   run_id   run.json   .lock
     history.csv   scores.json   curves.png   confusion.png
 """
 
@@ -23,7 +23,7 @@ from torch import Tensor
 from cifar10 import __version__
 from cifar10.checkpoint_names import BEST
 from cifar10.checkpoints import FORMAT, Checkpoint, load_checkpoint
-from cifar10.config import Config, flatten
+from cifar10.config import Config
 from cifar10.data.contract import DataSet
 from cifar10.errors import UserError
 from cifar10.figures import confusion_matrix, learning_curves
@@ -32,7 +32,6 @@ from cifar10.run_folder import (
     CONFIG,
     FIGURES,
     HISTORY,
-    RUN_ID,
     SCORES,
     RunFolder,
     claim_existing,
@@ -40,8 +39,9 @@ from cifar10.run_folder import (
     is_folder_of,
     write_atomically,
 )
+from cifar10.run_record import Status
 from cifar10.tally import Scores
-from cifar10.tracking import NoTracker, Tracker, open_tracker
+from cifar10.tracking import NoTracker, Tracker, open_tracker, require_store
 from cifar10.trainer import resolve_precision
 
 _RUN_NAME_VARIABLE = "CIFAR10_RUN_NAME"  # how the processes of one run agree on its folder
@@ -62,7 +62,7 @@ class Run:
     def is_first_process(self) -> bool:
         return self.claim is not None
 
-    def close(self, status: str) -> None:
+    def close(self, status: Status) -> None:
         """End MLflow's record as FINISHED, FAILED or KILLED, and let others have the folder."""
         self.tracker.finish(status)
         if self.claim is not None:
@@ -92,9 +92,11 @@ class Run:
             **{f"version.{name}": number for name, number in identity["versions"].items()},
             **{f"machine.{key}": " ".join(x) if isinstance(x, list) else x for key, x in machine().items()},
             "num_parameters": num_parameters,
+            "data": self.data.name,
+            "model": self.config.model.target.rpartition(".")[2],
         }
         source = {"name": self.data.name, "digest": self.data.digest, "source": self.config.data_loading.target}
-        self.tracker.start(flatten(self.config.plain()), tags, source)
+        self.tracker.start(self.config.plain(), tags, source)
         if self.is_first_process:
             text = yaml.safe_dump(self.config.plain(), sort_keys=False, allow_unicode=True)
             _write_text(self.folder / CONFIG, text)
@@ -153,12 +155,11 @@ def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None) -> Ru
     if not is_first_process():
         folder = checkpoint.path.parent if checkpoint and goes_on else Path(config.models_dir) / _run_name(config)
         return Run(config, data, folder, NoTracker(), None)
+    require_store(config.tracking)
     claim = claim_existing(checkpoint.path.parent) if checkpoint and goes_on else _claim_new(config)
     try:
         run_id = checkpoint.run_id if checkpoint and goes_on else None
-        tracker = open_tracker(config.tracking, claim.path.name, run_id)
-        if tracker.run_id is not None:
-            _write_text(claim.path / RUN_ID, tracker.run_id + "\n")
+        tracker = open_tracker(config.tracking, claim.path, run_id)
         if checkpoint is not None and not goes_on:
             _take_along_best(checkpoint, claim.path)
     except BaseException:

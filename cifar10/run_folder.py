@@ -25,9 +25,9 @@ from cifar10.destination import sync_folder
 from cifar10.errors import UserError
 from cifar10.validation import validate
 
-CONFIG, HISTORY, SCORES, RUN_ID = "config.yaml", "history.csv", "scores.json", "run_id"
+CONFIG, HISTORY, SCORES, RECORD, RUN_ID = "config.yaml", "history.csv", "scores.json", "run.json", "run_id"
 FIGURES = ("curves.png", "confusion.png")
-_FILES = (BEST, LAST, CONFIG, HISTORY, SCORES, RUN_ID, *FIGURES)
+_FILES = (BEST, LAST, CONFIG, HISTORY, SCORES, RECORD, RUN_ID, *FIGURES)
 _LOCK = ".lock"
 _ALMOST_FULL = 50 * 2**20  # bytes free: less than a checkpoint may need
 _LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))})\.[0-9a-f]+\.tmp")

@@ -1,88 +1,83 @@
-"""Where a run is recorded: MLflow, or its own folder only. Chooses the store, and asks whether it is there."""
+"""Where a run is recorded: MLflow, or its own folder only."""
 
-import logging
-import os
 from pathlib import Path
 from typing import Any, Protocol
 
 from cifar10.config import TrackingConfig
-from cifar10.errors import UserError
-from cifar10.mlflow_tracker import MLflowTracker
-
-log = logging.getLogger(__name__)
-
-LOCAL_URI = "sqlite:///mlruns/mlflow.db"
-_PROBE_SECONDS = 3.0
+from cifar10.mlflow_store import StoreError, probe
+from cifar10.mlflow_tracker import MLflowTracker, missing_store
+from cifar10.run_record import RunRecord, Status
 
 
 class Tracker(Protocol):
     """Where a run is recorded."""
 
     @property
-    def run_id(self) -> str | None: ...
+    def run_id(self) -> str | None:
+        """MLflow's id of the run; None if it has none, or none yet."""
+        ...
 
     def start(self, parameters: dict[str, Any], tags: dict[str, Any], data: dict[str, str]) -> None: ...
     def log_history(self, history: list[dict[str, float]]) -> None: ...
     def log_scores(self, scores: dict[str, float], step: int) -> None: ...
     def log_file(self, path: Path, folder: str) -> None: ...
-    def finish(self, status: str) -> None: ...
+    def finish(self, status: Status) -> None: ...
     def describe(self) -> str: ...
 
 
 class NoTracker:
-    """Records nothing; the run's folder has it all."""
+    """Records nothing in MLflow; the run's folder has it all, and `record`, if given, what `sync` needs beside it."""
 
     run_id: str | None = None
 
-    def start(self, parameters: dict[str, Any], tags: dict[str, Any], data: dict[str, str]) -> None: ...
+    def __init__(self, record: RunRecord | None = None) -> None:
+        self._record = record
+
+    def start(self, parameters: dict[str, Any], tags: dict[str, Any], data: dict[str, str]) -> None:
+        if self._record is not None:
+            self._record.begin(tags, data)
+
+    def finish(self, status: Status) -> None:
+        if self._record is not None:
+            self._record.close(status)
+
     def log_history(self, history: list[dict[str, float]]) -> None: ...
     def log_scores(self, scores: dict[str, float], step: int) -> None: ...
     def log_file(self, path: Path, folder: str) -> None: ...
-    def finish(self, status: str) -> None: ...
     def describe(self) -> str:
         return "not tracked"
 
 
-def open_tracker(config: TrackingConfig, run_name: str, run_id: str | None = None) -> Tracker:
-    """Return a tracker for a new run, or for the run `run_id` that is to be continued.
+def require_store(config: TrackingConfig) -> None:
+    """Return if there seems to be a store, or none is required; before anything is made.
 
     Raises:
-        UserError: The store cannot be used and `required` is set.
+        UserError: It is away, and `required` is set.
     """
+    if config.backend == "none" or not config.required:
+        return
+    try:
+        probe(config.uri)
+    except StoreError as error:
+        raise missing_store(str(error)) from None
+
+
+def open_tracker(config: TrackingConfig, folder: Path, run_id: str | None = None) -> Tracker:
+    """Return a tracker for the run in `folder`, which may have a record already that is to be continued.
+
+    Args:
+        config: Where to record.
+        folder: The run's.
+        run_id: MLflow's id of the run according to its checkpoint; what the folder says of it comes first.
+
+    Raises:
+        UserError: The store cannot be used and `required` is set, or the folder cannot be written.
+    """
+    record = RunRecord.of(folder) or RunRecord(folder)
     if config.backend == "none":
-        return NoTracker()
-    uri = _usable_uri(config)
-    try:
-        return MLflowTracker(config, uri, run_name, run_id)
-    except Exception as error:  # MLflow raises its own, requests', SQLAlchemy's and OSError
-        reason = (str(error).splitlines() or [type(error).__name__])[0][:200]
-        if config.required:
-            raise UserError(f"MLflow cannot be used at {uri}: {reason}") from error
-        log.warning("MLflow cannot be used at %s (%s); training goes on, recorded in its own folder only", uri, reason)
-        return NoTracker()
-
-
-def default_uri() -> str:
-    """Return the store to look things up in: MLFLOW_TRACKING_URI, or the local one."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or LOCAL_URI
-
-
-def _usable_uri(config: TrackingConfig) -> str:
-    if not config.uri.startswith("http") or _answers(config.uri):
-        return config.uri
-    if config.required:
-        raise UserError(
-            f"no MLflow server answers at {config.uri}; start it (docker compose up mlflow), correct tracking.uri, "
-            "or let training go on without it: tracking.required=false"
-        )
-    log.warning("no MLflow server answers at %s; this run is recorded in %s instead", config.uri, LOCAL_URI)
-    return LOCAL_URI
-
-
-def _answers(uri: str) -> bool:
-    import requests
-
-    try:
-        return requests.get(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS).ok
-    except requests.RequestException:
-        return False
+        return NoTracker(record)
+    if run_id is not None and record.run_id is None:
+        record.run_id = run_id
+    tracker = MLflowTracker(config, record)
+    tracker.wait_until_open()
+    return tracker

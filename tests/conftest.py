@@ -21,7 +21,8 @@ os.environ.update(
     DO_NOT_TRACK="true",
     DVC_NO_ANALYTICS="true",
 )
-os.environ.pop("MLFLOW_TRACKING_URI", None)
+for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
+    os.environ.pop(name, None)
 
 # The same examples in every run; no deadline, since other work may share the processors.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)

@@ -2,6 +2,10 @@
 
 import json
 import os
+import socket
+import subprocess
+import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -10,6 +14,7 @@ import yaml
 from cifar10.checkpoint_names import LAST, find_locally, name_of_run, resolve_checkpoint, which_run
 from cifar10.conf_folder import PROJECT
 from cifar10.errors import CheckpointError
+from tests.documented import ROOT
 
 RUN_ID = "f" * 32
 
@@ -158,3 +163,68 @@ def test_a_refusal_names_the_folder_in_full_unless_it_is_the_projects(
 def test_a_run_id_that_is_no_text_is_passed_over(models: Path) -> None:
     (models / "new" / "run_id").write_bytes(b"\xff\xfe")
     assert find_locally(RUN_ID, str(models)) == models / "old" / "best.ckpt"
+
+
+@pytest.mark.parametrize("name", ["0" * 32, "models:/cats@champion", "runs:/abc/checkpoints/best.ckpt"])
+@pytest.mark.parametrize(
+    ("uri", "told"),
+    [
+        ("http://127.0.0.1:9", r"no MLflow server answers at http://127\.0\.0\.1:9 \(Connection refused\)"),
+        ("./mlruns", r"is a folder, and MLflow keeps no runs in folders"),
+        ("databricks://secret", r"databricks://\.\.\. \(from MLFLOW_TRACKING_URI\) is a kind of store"),
+        (None, r"there is no database mlruns/mlflow\.db here"),
+    ],
+)
+def test_mlflow_that_is_away_is_told_at_once(
+    name: str, uri: str | None, told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.delenv("MLFLOW_TRACKING_URI", raising=False)
+    if uri is not None:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    started = time.monotonic()
+    with pytest.raises(CheckpointError, match=told):
+        resolve_checkpoint(name)
+    assert time.monotonic() - started < 10
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_server_that_takes_a_connection_and_says_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as mute:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{mute.getsockname()[1]}")
+        with pytest.raises(CheckpointError, match=r"no MLflow server answers .* within 3 s"):
+            resolve_checkpoint("0" * 32)
+
+
+FETCH = """
+import sys
+from pathlib import Path
+from cifar10.checkpoint_names import resolve_checkpoint
+from cifar10.config import TrackingConfig
+from cifar10.tracking import open_tracker
+Path("models/run").mkdir(parents=True)
+Path("models/run/best.ckpt").write_bytes(b"weights")
+config = TrackingConfig(backend="mlflow", uri="sqlite:///mlruns/mlflow.db", artifacts=None, experiment="cifar10",
+                        required=False, system_metrics=False, tensorboard=False)
+tracker = open_tracker(config, Path("models/run"))
+tracker.log_file(Path("models/run/best.ckpt"), "checkpoints")
+tracker.finish("FINISHED")
+for name in (tracker.run_id, f"runs:/{tracker.run_id}/checkpoints"):
+    path = resolve_checkpoint(name, "elsewhere")
+    assert path.read_bytes() == b"weights", path
+    print(path)
+"""
+
+
+@pytest.mark.slow
+def test_what_was_fetched_from_mlflow_is_removed_at_exit(tmp_path: Path) -> None:
+    (tmp_path / "temporary").mkdir()
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TMPDIR": str(tmp_path / "temporary")}
+    out = subprocess.run(
+        [sys.executable, "-c", FETCH], cwd=tmp_path, env=environment, stdout=subprocess.PIPE, text=True, check=True
+    )
+    fetched = [Path(line) for line in out.stdout.splitlines()]
+    assert [path.parts[: len(tmp_path.parts) + 1] for path in fetched] == [(*tmp_path.parts, "temporary")] * 2
+    assert not [
+        path for path in (tmp_path / "temporary").rglob("*") if path.suffix == ".ckpt" or "cifar10-" in path.name
+    ]

@@ -36,7 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Call]:
 
         return record
 
-    for walk in ("train", "infer", "evaluate", "fetch", "demo"):
+    for walk in ("train", "infer", "evaluate", "sync", "fetch", "demo"):
         module = ModuleType(f"cifar10.{walk}")
         setattr(module, walk, stand_in(walk))
         monkeypatch.setitem(sys.modules, f"cifar10.{walk}", module)

@@ -128,9 +128,9 @@ WRONG = {
     "seed=1\n2": "has a character that Hydra cannot read, \\n; leave it out",
     "seed=\x1b[31m": "has a character that Hydra cannot read, \\x1b",
     "run_name=\u202ex": "has a character that Hydra cannot read, \\u202e",
-    "tracking.uri=foo": "tracking.uri: must be sqlite:///FILE or http://HOST:PORT, not foo",
-    "tracking.uri=sqlite://mlflow.db": "tracking.uri: must be sqlite:///FILE",
-    "tracking.uri=": "tracking.uri: must be sqlite:///FILE",
+    "tracking.uri=foo": "tracking.uri: foo is a folder, and MLflow keeps no runs in folders since 3.14",
+    "tracking.uri=sqlite://mlflow.db": "tracking.uri: sqlite://mlflow.db names no file",
+    "tracking.uri=": "tracking.uri: is empty; it must be sqlite:///FILE",
     "tracking.artifacts=": "tracking.artifacts: must have at least 1 character",
     "models_dir=": "models_dir: must have at least 1 character",
     # names of runs
@@ -180,7 +180,6 @@ RIGHT = [
     "training.gradient_clip=null",
     "tracking.uri=sqlite:////tmp/m.db",
     "tracking.uri=https://host:1/path",
-    "tracking.uri='postgresql://user@host/db'",
 ]
 
 

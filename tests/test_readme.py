@@ -11,6 +11,7 @@ import cifar10.evaluate
 import cifar10.explain
 import cifar10.fetch
 import cifar10.infer
+import cifar10.sync
 import cifar10.train  # noqa: F401 - as the others, so that its walk can be replaced
 from cifar10.command_line import main
 from cifar10.compose import load_config
@@ -42,7 +43,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(f"cifar10.{name}.{name}", start)
 
-    for name in ("train", "evaluate", "fetch", "demo"):
+    for name in ("train", "evaluate", "sync", "fetch", "demo"):
         stand_in(name, None)
     stand_in("explain", "")
     stand_in("infer", Summary(1, 0, None))

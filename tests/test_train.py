@@ -35,8 +35,8 @@ def run(name: str, *overrides: str) -> dict[str, object]:
 def test_a_run_leaves_scores_history_figures_and_both_checkpoints(capsys: pytest.CaptureFixture[str]) -> None:
     facts = run("first")
     files = {file.name for file in Path("models/first").iterdir()}
-    expected = {"best.ckpt", "last.ckpt", "scores.json", "history.csv", "config.yaml", "curves.png", "confusion.png"}
-    assert files == {*expected, ".lock"}
+    kept = {"best.ckpt", "last.ckpt", "scores.json", "history.csv", "config.yaml", "run.json"}
+    assert files == kept | {"curves.png", "confusion.png", ".lock"}
     with Path("models/first/history.csv").open() as file:
         history = list(csv.DictReader(file))
     assert [row["epoch"] for row in history] == ["0", "1"]
@@ -303,6 +303,11 @@ def test_resume_auto_refuses_other_settings_and_names_them() -> None:
         train(load_config([*job, "optimizer.lr=0.02"]), resume="auto")
 
 
+def contents(folder: Path) -> dict[str, bytes]:
+    """Return what each file holds; but for `run.json`, which notes every attempt."""
+    return {name: content for name, (content, _) in snapshot(folder).items() if name != "run.json"}
+
+
 def drop(*keys: str) -> Any:
     def change(raw: dict[str, Any]) -> None:
         for key in keys:
@@ -342,11 +347,11 @@ def test_a_training_state_that_is_not_whole_is_refused_in_one_line(kind: str) ->
     raw = torch.load("models/cut/last.ckpt", weights_only=True)
     BROKEN_STATES[kind](raw)
     torch.save(raw, "models/cut/last.ckpt")
-    before = {name: content for name, (content, _) in snapshot(Path("models/cut")).items()}
+    before = contents(Path("models/cut"))
     with pytest.raises(UserError, match=r"models/cut/last\.ckpt.*") as refusal:
         train(load_config(TINY), resume="cut")
     assert len(str(refusal.value).splitlines()) == 1
-    assert {name: content for name, (content, _) in snapshot(Path("models/cut")).items()} == before
+    assert contents(Path("models/cut")) == before
 
 
 def test_time_is_counted_over_all_processes_of_a_run() -> None:

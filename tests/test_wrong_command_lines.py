@@ -13,7 +13,7 @@ import commands
 from cifar10.command_line import main
 
 PROGRAM = Path(commands.__file__)
-WALKS = ("train", "infer", "evaluate", "fetch", "demo")
+WALKS = ("train", "infer", "evaluate", "sync", "fetch", "demo")
 MOST_LINES = 3
 
 

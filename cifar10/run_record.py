@@ -1,0 +1,139 @@
+"""What a run's folder keeps for MLflow's record beside settings and scores: `run.json` and `run_id`.
+
+With them a run that MLflow could not take can be recorded later (`sync.py`). `run.json` holds a key that the run in
+MLflow bears as a tag, so that no run is recorded twice, also where the process ended before MLflow's answer came.
+"""
+
+import contextlib
+import getpass
+import json
+import os
+import socket
+import time
+import uuid
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import psutil
+
+from cifar10.destination import whole_file
+from cifar10.errors import UserError
+
+Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
+"""As MLflow calls them."""
+
+_FILE, _RUN_ID = "run.json", "run_id"
+_QUIET_SECONDS = 15 * 60  # on another machine: without a change in the folder for so long, a run has ended
+
+
+def _now() -> int:
+    return int(time.time() * 1000)
+
+
+@dataclass
+class RunRecord:
+    """When a run began and ended, and the tags and data set that MLflow is told. Times are milliseconds since 1970."""
+
+    folder: Path
+    key: str = field(default_factory=lambda: uuid.uuid4().hex)
+    started: int = field(default_factory=_now)
+    ended: int | None = None
+    status: Status = "RUNNING"
+    tags: dict[str, str] = field(default_factory=dict)
+    data: dict[str, str] = field(default_factory=dict)
+    """Name, digest and source."""
+    process: dict[str, Any] = field(default_factory=dict)
+    """Host, process id and time of creation of the process that runs it."""
+
+    @classmethod
+    def of(cls, folder: Path) -> "RunRecord | None":
+        """Return what `folder` keeps, None if it has no readable `run.json`: then an older version made it."""
+        try:
+            values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+            return cls(folder, **values)
+        except (OSError, ValueError, TypeError):
+            return None
+
+    @property
+    def run_id(self) -> str | None:
+        """MLflow's id of the run, once it has one."""
+        try:
+            return (self.folder / _RUN_ID).read_text(encoding="utf-8").strip() or None
+        except (OSError, ValueError):
+            return None
+
+    @run_id.setter
+    def run_id(self, run_id: str) -> None:
+        self._write(_RUN_ID, run_id + "\n")
+
+    def begin(self, tags: dict[str, Any], data: dict[str, str]) -> None:
+        """Note that this process runs it, and what is known before the first step."""
+        tags = {**tags, **_origin(tags.get("git_commit"))}
+        self.tags = {key: str(value) for key, value in tags.items() if value is not None}
+        self.data = data
+        self.process = _this_process()
+        self.status, self.ended = "RUNNING", None
+        self.save()
+
+    def end(self, status: Status, ended: int | None = None) -> None:
+        """Note how it ended, and when: now, if not given."""
+        self.status, self.ended = status, ended or _now()
+        self.save()
+
+    def close(self, status: Status) -> None:
+        """Note how it ends now; a disk that is full, which has been told by others, does not stop that."""
+        with contextlib.suppress(UserError, OSError):
+            self.end(status)
+
+    def save(self) -> None:
+        """Write `run.json`.
+
+        Raises:
+            UserError: It could not be written; what was there before is untouched.
+        """
+        values = asdict(self)
+        del values["folder"]
+        self._write(_FILE, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+
+    def is_running(self) -> bool:
+        """Whether the run may still go on: its process is alive, or, on another machine, its folder changes."""
+        if self.ended is not None:
+            return False
+        if self.process.get("host") == socket.gethostname():
+            return _is_alive(self.process)
+        return time.time() - self.changed() < _QUIET_SECONDS
+
+    def changed(self) -> float:
+        """Return when the training last wrote to the folder, in seconds since 1970."""
+        files = [file for file in self.folder.iterdir() if file.is_file() and file.name not in (_FILE, _RUN_ID)]
+        return max((file.stat().st_mtime for file in files), default=self.started / 1000)
+
+    def _write(self, name: str, text: str) -> None:
+        with whole_file(self.folder / name) as file:
+            file.write(text.encode())
+
+
+def _this_process() -> dict[str, Any]:
+    return {"host": socket.gethostname(), "pid": os.getpid(), "created": psutil.Process().create_time()}
+
+
+def _is_alive(process: dict[str, Any]) -> bool:
+    try:
+        return bool(abs(psutil.Process(process["pid"]).create_time() - process["created"]) < 1)
+    except (psutil.Error, KeyError, TypeError, ValueError):
+        return False
+
+
+def _origin(git_commit: str | None) -> dict[str, str | None]:
+    """Return the tags from which MLflow's pages show who ran what."""
+    try:
+        user = getpass.getuser()
+    except (KeyError, OSError):  # a container's user need not have a name
+        user = None
+    return {
+        "mlflow.user": user,
+        "mlflow.source.name": "commands.py",
+        "mlflow.source.type": "LOCAL",
+        "mlflow.source.git.commit": git_commit,
+    }

@@ -1,0 +1,288 @@
+"""The walk of `sync`: what a run's folder holds -> what MLflow lacks of it -> sent, so that it is recorded once.
+
+Epochs, scores, parameters, tags and files are compared one by one with what MLflow has, and only what is missing is
+sent: a run that is complete is not changed.
+"""
+
+import csv
+import json
+import math
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from cifar10.config import TrackingConfig
+from cifar10.errors import Misuse, UserError
+from cifar10.mlflow_entities import NOTE, data_sets, metrics, note, parameters_of, params, run_tags, send_metrics
+from cifar10.mlflow_store import KEY_TAG, MLflowStore, StoreError, probe, reason_of
+from cifar10.mlflow_uri import shown_uri, uri_problem
+from cifar10.nearest import did_you_mean
+from cifar10.run_record import RunRecord, Status
+
+_ALWAYS = {"config.yaml": "", "history.csv": ""}
+_WHEN_FINISHED = {
+    **_ALWAYS,
+    "scores.json": "",
+    "curves.png": "figures",
+    "confusion.png": "figures",
+    "best.ckpt": "checkpoints",
+}
+"""The files that are sent -> the folder of MLflow's artifacts that they go to."""
+_TIMES = ("wall_seconds", "cpu_seconds")  # the scores whose names have no / in them
+
+
+@dataclass(frozen=True)
+class Recorded:
+    """What a run's folder holds for MLflow."""
+
+    record: RunRecord
+    tracking: TrackingConfig
+    parameters: dict[str, str]
+    history: list[dict[str, float]]
+    """One entry of scores an epoch, with its number as `epoch`."""
+    scores: dict[str, float]
+    """Empty if the run did not come to its end."""
+
+    @property
+    def files(self) -> dict[Path, str]:
+        """The files there are -> the folder of MLflow's artifacts that they go to."""
+        names = _WHEN_FINISHED if self.scores else _ALWAYS
+        folder = self.record.folder
+        return {folder / name: place for name, place in names.items() if (folder / name).is_file()}
+
+    @property
+    def tags(self) -> dict[str, str]:
+        return {**self.record.tags, KEY_TAG: self.record.key, NOTE: note(self.record.tags, self.scores)}
+
+
+def sync(name: str | None = None, models_dir: str = "models", tracking_uri: str | None = None) -> None:
+    """Send to MLflow what it lacks of the run `name` in `models_dir`, or of all runs there; print a line for each.
+
+    Args:
+        name: A run's folder, by its name in `models_dir` or its path.
+        models_dir: Where run folders are.
+        tracking_uri: Another store than the one that the run was to be recorded in.
+
+    Raises:
+        UserError: There is no such run, it is still running, or the store is away.
+    """
+    if name is not None:
+        print(synced(run_folder(name, models_dir), tracking_uri), flush=True)
+        return
+    folders = sorted(file.parent for file in Path(models_dir).glob("*/config.yaml"))
+    if not folders:
+        raise Misuse(f"there is no run in {models_dir}/; name another folder with --models_dir=DIR")
+    failures = 0
+    for folder in folders:
+        try:
+            print(synced(folder, tracking_uri), flush=True)
+        except UserError as error:
+            failures += 1
+            print(error, file=sys.stderr)
+    if failures:
+        raise UserError(f"{failures} of {len(folders)} runs could not be recorded")
+
+
+def synced(folder: Path, tracking_uri: str | None = None) -> str:
+    """Send what MLflow lacks of the run in `folder`, and return a line that says what that was."""
+    recorded = read_run(folder)
+    config = recorded.tracking.model_copy(update={"uri": tracking_uri or recorded.tracking.uri})
+    problem = uri_problem(config.uri)
+    if problem is not None and tracking_uri is not None:
+        raise Misuse(f"--tracking_uri: {problem}")
+    if recorded.record.is_running():
+        raise UserError(f"{folder.name} is still running, and its own process records it; end it first")
+    try:
+        probe(config.uri)
+        store = MLflowStore(config)
+        run_id, _ = store.begin(recorded.record)
+        sent = complete(store, run_id, recorded)
+    except StoreError as error:
+        raise UserError(f"{folder.name} was not recorded: {error}") from None
+    except UserError:
+        raise
+    except Exception as error:  # MLflow raises its own, requests', SQLAlchemy's and OSError
+        reason = f"MLflow at {shown_uri(config.uri)} did not take it: {reason_of(error)}"
+        raise UserError(f"{folder.name} was not recorded whole: {reason}; the same line goes on with it") from error
+    if recorded.record.run_id != run_id:
+        recorded.record.run_id = run_id
+    told = f"recorded {', '.join(sent)}" if sent else "is complete, nothing was sent"
+    return f"{folder.name}: {told}; see {store.address(run_id)}"
+
+
+def run_folder(name: str, models_dir: str) -> Path:
+    """Return the folder of the run that is called `name`.
+
+    Raises:
+        Misuse: There is none.
+    """
+    for folder in (Path(models_dir) / name, Path(name)):
+        if (folder / "config.yaml").is_file():
+            return folder
+    runs = sorted(file.parent.name for file in Path(models_dir).glob("*/config.yaml"))
+    listed = f", which holds: {', '.join(runs[-8:])}" if runs else ", which holds none"
+    raise Misuse(f"there is no run {name} in {models_dir}/{did_you_mean(name, runs) or listed}")
+
+
+def read_run(folder: Path) -> Recorded:
+    """Return what `folder` holds for MLflow.
+
+    Raises:
+        UserError: A file cannot be read.
+    """
+    try:
+        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        tracking = TrackingConfig.model_validate(settings["tracking"])
+        scores = _scores(folder / "scores.json")
+        history = _history(folder / "history.csv")
+        record = _record(folder, bool(scores))
+    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, ValidationError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{folder} cannot be read as a run: {reason_of(error)}") from error
+    return Recorded(record, tracking, parameters_of(settings), history, scores)
+
+
+def complete(store: MLflowStore, run_id: str, recorded: Recorded) -> list[str]:
+    """Send what the run `run_id` lacks, and return in words what that was."""
+    run = store.client.get_run(run_id)
+    sent = [
+        *_send_parameters(store, run, recorded),
+        *_send_metrics(store, run, recorded),
+        *_send_files(store, run, recorded),
+    ]
+    record, info = recorded.record, run.info
+    other_end = info.end_time is None or (bool(record.process) and info.end_time != record.ended)  # else it is a guess
+    if info.status != record.status or other_end:
+        store.client.set_terminated(run_id, record.status, record.ended)
+        sent.append(f"its end as {record.status}")
+    return sent
+
+
+def _send_parameters(store: MLflowStore, run: Any, recorded: Recorded) -> list[str]:
+    new = {key: value for key, value in recorded.parameters.items() if key not in run.data.params}
+    tags = {key: value for key, value in recorded.tags.items() if key not in run.data.tags}
+    if (
+        run.data.tags.get(NOTE) == note(recorded.record.tags, {}) != recorded.tags[NOTE]
+    ):  # else a user may have written it
+        tags[NOTE] = recorded.tags[NOTE]
+    if new or tags:
+        store.client.log_batch(run.info.run_id, params=params(new), tags=run_tags(tags))
+    told = [_count(new, "parameter")] * bool(new) + [_count(tags, "tag")] * bool(tags)
+    if recorded.record.data and not (run.inputs and run.inputs.dataset_inputs):
+        store.client.log_inputs(run.info.run_id, data_sets(recorded.record.data))
+        told.append("the data set")
+    return told
+
+
+def _send_metrics(store: MLflowStore, run: Any, recorded: Recorded) -> list[str]:
+    last = max((int(entry["epoch"]) for entry in recorded.history), default=0)
+    known = {
+        key: {metric.step for metric in store.client.get_metric_history(run.info.run_id, key)}
+        for key in run.data.metrics
+        if key in recorded.scores or any(key in entry for entry in recorded.history)
+    }
+
+    def missing(scores: dict[str, float], step: int) -> dict[str, float]:
+        return {key: value for key, value in scores.items() if step not in known.get(key, ())}
+
+    entries, epochs, timestamp = [], 0, float(recorded.record.started)
+    for entry in recorded.history:
+        timestamp += 1000 * entry.get("seconds", 0.0)  # about when the epoch ended
+        epoch = int(entry["epoch"])
+        fresh = missing({key: value for key, value in entry.items() if key != "epoch"}, epoch)
+        entries += metrics(fresh, int(timestamp), epoch)
+        epochs += bool(fresh)
+    final = missing({k: v for k, v in recorded.scores.items() if not any(k in e for e in recorded.history)}, last)
+    entries += metrics(final, recorded.record.ended or int(timestamp), last)
+    send_metrics(store.client, run.info.run_id, entries)
+    return [f"{epochs} epoch{'s' * (epochs != 1)}"] * bool(epochs) + [_count(final, "score")] * bool(final)
+
+
+def _send_files(store: MLflowStore, run: Any, recorded: Recorded) -> list[str]:
+    sizes = {
+        item.path: item.file_size
+        for place in sorted(set(recorded.files.values()))
+        for item in store.client.list_artifacts(run.info.run_id, place or None)
+    }
+    new = [
+        (path, place)
+        for path, place in recorded.files.items()
+        if sizes.get(f"{place}/{path.name}".lstrip("/")) != path.stat().st_size
+    ]
+    for path, place in new:
+        store.client.log_artifact(run.info.run_id, str(path), place or None)
+    return [_count(new, "file")] * bool(new)
+
+
+def _count(things: Any, name: str) -> str:
+    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
+
+
+def _history(path: Path) -> list[dict[str, float]]:
+    if not path.is_file():
+        return []
+    with path.open(newline="", encoding="utf-8") as file:
+        return [
+            {key: number for key, text in row.items() if (number := _number(text)) is not None}
+            for row in csv.DictReader(file)
+        ]
+
+
+def _scores(path: Path) -> dict[str, float]:
+    if not path.is_file():
+        return {}
+    facts = json.loads(path.read_text(encoding="utf-8"))
+    return {
+        key: number
+        for key, value in facts.items()
+        if ("/" in key or key in _TIMES) and (number := _number(value)) is not None
+    }
+
+
+def _number(value: object) -> float | None:
+    """Return `value` as a number, None if it is none."""
+    try:
+        number = float(value)  # type: ignore[arg-type]
+    except (TypeError, ValueError):
+        return None
+    return number if math.isfinite(number) else None
+
+
+def _record(folder: Path, is_finished: bool) -> RunRecord:
+    """Return the run's record, with an end if its process has gone without a word."""
+    record = RunRecord.of(folder)
+    is_running = record.is_running() if record else not is_finished  # an older version keeps no process
+    record = record or _from_checkpoint(folder)
+    if record.ended is None and not (is_running and record.is_running()):
+        status: Status = "FINISHED" if is_finished else "KILLED"
+        record.end(status, int(record.changed() * 1000))
+    return record
+
+
+def _from_checkpoint(folder: Path) -> RunRecord:
+    """Return a record of a run that is older than `run.json`, as far as its checkpoint tells."""
+    from cifar10.checkpoint_names import BEST, LAST
+    from cifar10.checkpoints import load_checkpoint
+
+    started = int((folder / "config.yaml").stat().st_mtime * 1000)
+    record = RunRecord(folder, started=started)
+    path = next((folder / name for name in (BEST, LAST) if (folder / name).is_file()), None)
+    if path is None:
+        return record
+    checkpoint = load_checkpoint(path)
+    known, model = checkpoint.metadata.model_dump(), checkpoint.config.model.target
+    plain = ("git_commit", "git_dirty", "code_digest", "data_digest", "precision", "program")
+    record.tags = {
+        **{key: str(known[key]) for key in plain if known.get(key) is not None},
+        **{f"version.{name}": str(number) for name, number in known.get("versions", {}).items()},
+        "data": str(known.get("data_name", "")),
+        "model": model.rpartition(".")[2],
+    }
+    source = checkpoint.config.data_loading.target
+    record.data = {"name": record.tags["data"], "digest": checkpoint.data_digest, "source": source}
+    return record
