@@ -193,3 +193,59 @@ def test_the_image_does_not_run_as_root_and_needs_no_buildkit() -> None:
     dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
     assert re.findall(r"^USER (.+)$", dockerfile, re.MULTILINE)[-1] not in ("root", "0")
     assert not re.search(r"^# *syntax=|--mount=|<<", dockerfile, re.MULTILINE)
+
+
+def copy_of_the_project(folder: Path) -> Path:
+    """Copy what Git tracks into a new repository in `folder` and commit it there; skip where this is no repository."""
+    listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
+    if listed.returncode:
+        pytest.skip("this is no Git repository")
+    for name in filter(None, listed.stdout.split("\0")):
+        if (ROOT / name).is_file():
+            (folder / name).parent.mkdir(parents=True, exist_ok=True)
+            shutil.copy(ROOT / name, folder / name)
+    git = ["git", "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for words in (["init", "--quiet"], ["add", "--all"], ["commit", "--quiet", "--message", "All"]):
+        subprocess.run([*git, *words], cwd=folder, check=True, capture_output=True)
+    return folder
+
+
+def test_a_checkout_on_windows_has_the_same_bytes(tmp_path: Path) -> None:
+    project = copy_of_the_project(tmp_path / "project")
+    windows = tmp_path / "windows"
+    settings = ["-c", "core.autocrlf=true", "-c", "core.eol=crlf"]
+    subprocess.run(["git", *settings, "clone", "--quiet", project, windows], check=True)
+    names = subprocess.run(["git", "ls-files"], cwd=windows, capture_output=True, text=True, check=True).stdout.split(
+        "\n"
+    )
+    assert "scripts/setup" in names
+    changed = [name for name in names if name and (windows / name).read_bytes() != (project / name).read_bytes()]
+    assert changed == []
+    for script in SHELL_SCRIPTS:
+        assert subprocess.run(["sh", "-n", windows / "scripts" / script], check=False).returncode == 0
+
+
+def test_make_in_docs_takes_the_sphinx_of_the_environment_and_else_that_of_the_path(tmp_path: Path) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("there is no make")
+    (tmp_path / "docs").mkdir()
+    shutil.copy(ROOT / "docs" / "Makefile", tmp_path / "docs")
+
+    def command() -> str:
+        made = subprocess.run(["make", "-n", "html"], cwd=tmp_path / "docs", capture_output=True, text=True, check=True)
+        return made.stdout.strip()
+
+    assert command() == 'sphinx-build -M html . "_build"'
+    (tmp_path / ".venv" / "bin").mkdir(parents=True)
+    write_program(tmp_path / ".venv" / "bin" / "python", "")
+    assert command() == '../.venv/bin/python -m sphinx -M html . "_build"'
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(300)
+def test_make_html_in_docs_builds_the_documentation(tmp_path: Path) -> None:
+    if shutil.which("make") is None:
+        pytest.skip("there is no make")
+    words = [f"SPHINXBUILD={sys.executable} -m sphinx", f"BUILDDIR={tmp_path}", "SPHINXOPTS=-W -q"]
+    subprocess.run(["make", "html", *words], cwd=ROOT / "docs", check=True)
+    assert (tmp_path / "html" / "index.html").exists()
