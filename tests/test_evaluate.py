@@ -1,4 +1,4 @@
-"""`evaluate` and `demo`: the scores of training again, from the checkpoint alone, and the whole job in one go."""
+"""`evaluate`: the scores of training again, from the checkpoint alone."""
 
 import json
 from pathlib import Path
@@ -6,7 +6,6 @@ from pathlib import Path
 import pytest
 import torch
 
-import cifar10.demo
 from cifar10.compose import load_config
 from cifar10.evaluate import evaluate
 from cifar10.train import train
@@ -42,19 +41,3 @@ def test_other_data_than_the_runs_own_are_pointed_out(capsys: pytest.CaptureFixt
     torch.save(raw, "models/a/best.ckpt")
     evaluate("a")
     assert "these are not the data of the training run" in capsys.readouterr().err
-
-
-def test_the_demo_trains_infers_and_says_what_was_made(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def load_tiny(overrides: list[str]) -> object:
-        return load_config(
-            [*TINY, "model.width=4", *(override for override in overrides if override.startswith("run_name="))]
-        )
-
-    monkeypatch.setattr(cifar10.demo, "load_config", load_tiny)
-    cifar10.demo.demo()
-    [folder] = Path("models").iterdir()
-    screen = capsys.readouterr().out
-    assert f"{folder}/best.ckpt" in screen and "python commands.py train" in screen
-    assert len((folder / "predictions.csv").read_text().splitlines()) == 1 + 30
