@@ -1,12 +1,16 @@
 """The way in for a stranger: pinned requirements, set-up that says what is missing, files that CI and people share."""
 
+import contextlib
+import hashlib
 import os
+import pty
 import re
 import runpy
 import shutil
 import stat
 import subprocess
 import sys
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -105,15 +109,18 @@ def run_setup(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
     project = tmp_path / "project with a space"
     (project / "scripts").mkdir(parents=True)
     (tmp_path / "bin").mkdir()
-    shutil.copy(ROOT / "scripts" / "setup", project / "scripts")
+    for name in ("setup", "environment"):
+        shutil.copy(ROOT / "scripts" / name, project / "scripts")
     for name in ("requirements.txt", "requirements-dev.txt"):
         shutil.copy(ROOT / name, project)
 
-    def run(*arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    def run(*arguments: str, stderr: int = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess[str]:
         path = f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"
         command = ["sh", str(project / "scripts" / "setup"), *arguments]
         variables = {**os.environ, "PATH": path, **environment}
-        return subprocess.run(command, cwd="/", env=variables, capture_output=True, text=True, check=False)
+        return subprocess.run(
+            command, cwd="/", env=variables, stdout=subprocess.PIPE, stderr=stderr, text=True, check=False
+        )
 
     return run
 
@@ -128,9 +135,37 @@ def assert_one_line(result: subprocess.CompletedProcess[str], *parts: str) -> No
         assert part in last
 
 
-def test_setup_refuses_an_old_python(run_setup: Callable[..., Any], tmp_path: Path) -> None:
-    old = write_program(tmp_path / "old", '[ "$1" = -V ] && echo Python 3.9.2 && exit 0\nexit 1\n')
-    assert_one_line(run_setup(PYTHON=str(old)), "Python 3.11, 3.12 or 3.13 is needed", "found: Python 3.9.2", "PYTHON=")
+def test_setup_refuses_an_old_python_and_says_which_version_it_has(
+    run_setup: Callable[..., Any], tmp_path: Path
+) -> None:
+    old = write_program(tmp_path / "old", 'case "$2" in *print*) echo Python 3.9.2 ;; *) exit 1 ;; esac\n')
+    assert_one_line(run_setup(PYTHON=str(old)), f"PYTHON={old} is Python 3.9.2", "3.11, 3.12 or 3.13 is needed")
+
+
+@pytest.mark.parametrize(
+    ("program", "reason"),
+    [
+        (None, "not found"),
+        (
+            "echo Fatal Python error >&2\necho \"ModuleNotFoundError: No module named 'encodings'\" >&2\nexit 1\n",
+            "No module named",
+        ),
+    ],
+)
+def test_setup_says_that_a_named_python_does_not_start(
+    run_setup: Callable[..., Any], tmp_path: Path, program: str | None, reason: str
+) -> None:
+    python = tmp_path / "broken python"
+    if program is not None:
+        write_program(python, program)
+    assert_one_line(run_setup(PYTHON=str(python)), f"PYTHON={python} does not start: {reason}")
+
+
+def test_setup_looks_for_a_python_of_a_supported_version(run_setup: Callable[..., Any], tmp_path: Path) -> None:
+    for name in ("python3", "python3.13", "python3.12", "python3.11", "python"):
+        write_program(tmp_path / "bin" / name, 'case "$2" in *print*) echo Python 3.9.2 ;; *) exit 1 ;; esac\n')
+    write_program(tmp_path / "bin" / "df", "echo header; echo disk 1 1 99999999 1% /\n")
+    assert_one_line(run_setup(), "Python 3.11, 3.12 or 3.13 is needed", "found: Python 3.9.2", "PYTHON=")
 
 
 def test_setup_names_the_package_that_brings_the_venv_module(run_setup: Callable[..., Any], tmp_path: Path) -> None:
@@ -165,14 +200,100 @@ def test_setup_does_nothing_where_the_locked_versions_are_installed(
     run_setup: Callable[..., Any], tmp_path: Path
 ) -> None:
     project = tmp_path / "project with a space"
-    (project / ".venv").mkdir()
+    (project / ".venv" / "bin").mkdir(parents=True)
+    python = write_program(project / ".venv" / "bin" / "python", "")
     shutil.copy(project / "requirements-dev.txt", project / ".venv" / "installed-dev.txt")
     nothing = write_program(tmp_path / "nothing", "exit 1\n")
     for arguments in ((), ("dev",)):
         result = run_setup(*arguments, PYTHON=str(nothing))
         assert (result.returncode, result.stdout, result.stderr) == (0, "", "")
+    python.unlink()
+    assert run_setup(PYTHON=str(nothing)).returncode == 1
+    write_program(python, "")
     shutil.copy(ROOT / "LICENSE", project / "requirements-dev.txt")
     assert run_setup("dev", PYTHON=str(nothing)).returncode == 1
+
+
+STAND_INS = ("six", "torch", "torchvision", "pytorch_lightning", "mlflow")
+
+
+@pytest.fixture
+def stand_ins(run_setup: Callable[..., Any], tmp_path: Path) -> dict[str, str]:
+    """Let the project require tiny packages, and return the settings by which pip finds them on the disk."""
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    lines = []
+    for name in STAND_INS:
+        wheel = wheels / f"{name}-1.0-py3-none-any.whl"
+        info = f"{name}-1.0.dist-info"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.writestr(f"{name}.py", "")
+            archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
+            archive.writestr(
+                f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
+            )
+            archive.writestr(f"{info}/RECORD", "")
+        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
+        lines.append(f"{name}==1.0 \\\n    --hash=sha256:{digest}\n")
+    (tmp_path / "project with a space" / "requirements.txt").write_text(
+        "# a comment\n" + "".join(lines), encoding="utf-8"
+    )
+    write_program(tmp_path / "bin" / "df", "echo header; echo disk 1 1 99999999 1% /\n")
+    offline = {"PIP_NO_INDEX": "1", "PIP_FIND_LINKS": wheels.as_uri(), "PIP_CONFIG_FILE": os.devnull}
+    return {**offline, "PYTHON": sys.executable}
+
+
+@pytest.mark.slow
+def test_setup_tells_its_progress_and_keeps_the_words_of_pip_in_a_log(
+    run_setup: Callable[..., Any], stand_ins: dict[str, str], tmp_path: Path
+) -> None:
+    elsewhere = {"PYTHONPATH": "/nowhere", "PYTHONHOME": "/nowhere", "PIP_TARGET": str(tmp_path / "elsewhere")}
+    hostile = {**elsewhere, "PIP_USER": "1", "PIP_REQUIRE_VIRTUALENV": "1", "HOME": "/dev/null", "TMPDIR": "/nowhere"}
+    result = run_setup(**stand_ins, **hostile)
+    assert result.returncode == 0, result.stderr
+    said = [re.sub(r"\d+ s$", "N s", line) for line in result.stderr.splitlines()]
+    assert [line.partition(";")[0] for line in said if "making .venv" not in line] == [
+        "setup: installing 5 packages as far as they are missing",
+        "setup: 5 of 5 packages are in place, N s",
+        "setup: .venv is ready",
+    ]
+    venv = tmp_path / "project with a space" / ".venv"
+    assert "Successfully installed" in (venv / "pip.log").read_text()
+    assert len(list(venv.glob("lib/*/site-packages/torch.py"))) == 1
+    assert not (tmp_path / "elsewhere").exists() and not (venv / "tmp").exists()
+    again = run_setup(**stand_ins)
+    assert (again.returncode, again.stderr) == (0, "")
+
+
+@pytest.mark.slow
+def test_setup_shows_the_last_words_of_pip_where_it_failed_and_goes_on_afterwards(
+    run_setup: Callable[..., Any], stand_ins: dict[str, str], tmp_path: Path
+) -> None:
+    requirements = tmp_path / "project with a space" / "requirements.txt"
+    right = requirements.read_text()
+    requirements.write_text(right.replace("torch==1.0", "torch==2.0"))
+    result = run_setup(**stand_ins)
+    assert result.returncode == 1
+    *_, reason, last = result.stderr.splitlines()
+    assert "torch==2.0" in reason
+    assert f"{tmp_path}/project with a space/.venv/pip.log" in last and "Run the same command again" in last
+    requirements.write_text(right)
+    assert run_setup(**stand_ins).returncode == 0
+
+
+@pytest.mark.slow
+def test_on_a_terminal_one_line_tells_what_pip_is_at(run_setup: Callable[..., Any], stand_ins: dict[str, str]) -> None:
+    terminal, stderr = pty.openpty()
+    result = run_setup(**stand_ins, stderr=stderr)
+    os.close(stderr)
+    shown = b""
+    with contextlib.suppress(OSError):  # the end of a terminal is an error
+        while part := os.read(terminal, 4096):
+            shown += part
+    os.close(terminal)
+    assert result.returncode == 0
+    assert re.search(rb"\rsetup: 0 of 5 packages, \d+ s: torch +", shown)
+    assert all(len(line) <= 160 for line in re.split(rb"[\r\n]+", shown))
 
 
 def test_hooks_run_only_what_is_locked_here() -> None:
