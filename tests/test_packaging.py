@@ -18,6 +18,8 @@ from typing import Any
 import pytest
 import yaml
 
+from tests.documented import shell_lines
+
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = ["demo", "test", "train", "lint", "docs"]
 SHELL_SCRIPTS = [*TARGETS, "setup"]
@@ -370,3 +372,18 @@ def test_make_html_in_docs_builds_the_documentation(tmp_path: Path) -> None:
     words = [f"SPHINXBUILD={sys.executable} -m sphinx", f"BUILDDIR={tmp_path}", "SPHINXOPTS=-W -q"]
     subprocess.run(["make", "html", *words], cwd=ROOT / "docs", check=True)
     assert (tmp_path / "html" / "index.html").exists()
+
+
+def test_what_the_lines_of_the_documentation_make_is_ignored_by_git() -> None:
+    if subprocess.run(["git", "rev-parse"], cwd=ROOT, capture_output=True, check=False).returncode:
+        pytest.skip("this is no Git repository")
+    pages = [ROOT / "README.md", *(ROOT / "docs").glob("*.md")]
+    text = "\n".join(line for page in pages for line in shell_lines(page.read_text(encoding="utf-8")))
+    written = set(re.findall(r"--output=([\w./-]+)", text)) | set(re.findall(r"--test_dir=([\w./-]+)", text))
+    assert {"answers.csv", "measured", "photos"} <= written
+    made = {".venv", "dvc_plots/index.html", ".dvc/tmp/lock", ".dvc/cache/files", ".dvc/config.local"}
+    made |= {"mlruns/mlflow.db", "models/first/best.ckpt", "models/dvc-metrics.json", "data/report.yaml"}
+    made |= {"docs/_build/html/index.html", *(name if "." in name else f"{name}/file" for name in written)}
+    names = sorted(name for name in made if not name.startswith("/"))
+    ignored = subprocess.run(["git", "check-ignore", *names], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert ignored.stdout.splitlines() == names
