@@ -1,6 +1,8 @@
 """The way in for a stranger: pinned requirements, set-up that says what is missing, files that CI and people share."""
 
 import contextlib
+import fnmatch
+import functools
 import hashlib
 import os
 import pty
@@ -10,8 +12,11 @@ import shutil
 import stat
 import subprocess
 import sys
+import threading
+import tomllib
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +27,7 @@ from tests.documented import shell_lines
 
 ROOT = Path(__file__).resolve().parent.parent
 TARGETS = ["demo", "test", "train", "lint", "docs"]
-SHELL_SCRIPTS = [*TARGETS, "setup"]
+SHELL_SCRIPTS = [*TARGETS, "setup", "image_packages"]
 
 
 def run_check(folder: Path) -> subprocess.CompletedProcess[str]:
@@ -310,6 +315,150 @@ def test_compose_publishes_ports_on_loopback_only() -> None:
     ports = [port for service in services.values() for port in service.get("ports", [])]
     assert ports
     assert all(port.startswith("127.0.0.1:") for port in ports)
+
+
+def serve_index(folder: Path) -> tuple[ThreadingHTTPServer, str]:
+    """Serve a folder as a package index; the caller closes it."""
+    server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(SimpleHTTPRequestHandler, directory=folder))
+    threading.Thread(target=server.serve_forever, daemon=True).start()
+    return server, f"http://127.0.0.1:{server.server_port}/cpu"
+
+
+LOCKED = {package["name"]: package for package in tomllib.loads((ROOT / "poetry.lock").read_text())["package"]}
+
+
+@pytest.fixture
+def cpu_index(tmp_path: Path) -> Iterator[str]:
+    """Serve pages of an index that has CPU builds of the locked PyTorch, and other files beside them."""
+    for name, digit in (("torch", "1"), ("torchvision", "2")):
+        version = LOCKED[name]["version"]
+        files = {
+            f"{name}-{version}%2Bcpu-cp311-cp311-manylinux_2_28_x86_64.whl": digit * 64,
+            f"{name}-{version}%2Bcpu-cp311-cp311-manylinux_2_28_aarch64.whl": "a" + digit * 63,
+            f"{name}-{version}%2Bcpu-cp311-cp311-win_amd64.whl": "b" * 64,
+            f"{name}-0.1.0%2Bcpu-cp311-cp311-manylinux_2_28_x86_64.whl": "c" * 64,
+            f"{name}-{version}%2Bcu132-cp311-cp311-manylinux_2_28_x86_64.whl": "d" * 64,
+        }
+        links = [f'<a href="/whl/cpu/{file}#sha256={digest}">{file}</a>' for file, digest in files.items()]
+        (tmp_path / "cpu" / name).mkdir(parents=True)
+        (tmp_path / "cpu" / name / "index.html").write_text("<html><body>" + "<br>".join(links), encoding="utf-8")
+    server, address = serve_index(tmp_path)
+    yield address
+    server.shutdown()
+    server.server_close()
+
+
+@pytest.fixture
+def exporting(copied: Path) -> Callable[..., subprocess.CompletedProcess[str]]:
+    """Return a function that runs scripts/export_requirements --torch-cpu in a folder of its own."""
+    (copied / "scripts").mkdir()
+    for name in ("export_requirements", "check_requirements"):
+        shutil.copy(ROOT / "scripts" / name, copied / "scripts")
+
+    def run(*words: str) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, str(copied / "scripts" / "export_requirements"), "--torch-cpu", *words]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    return run
+
+
+def test_cpu_builds_are_required_by_the_locked_versions_and_the_hashes_of_their_index(
+    exporting: Callable[..., subprocess.CompletedProcess[str]], copied: Path, cpu_index: str
+) -> None:
+    assert exporting(cpu_index).returncode == 0
+    text = (copied / "requirements-torch-cpu.txt").read_text()
+    check = runpy.run_path(str(ROOT / "scripts" / "check_requirements"))
+    assert check["read_requirements"](text) == (
+        [
+            (name, f"{LOCKED[name]['version']}+cpu", {f"sha256:{digit * 64}", f"sha256:a{digit * 63}"})
+            for name, digit in (("torch", "1"), ("torchvision", "2"))
+        ],
+        [],
+    )
+    assert run_check(copied).returncode == 0
+    for pattern, replacement, complaint in (
+        (r"torch==\d+", "torch==1", "torch is 1"),
+        (r" \\\n    --hash=sha256:2+", "", None),
+        (r"torchvision==(?:.*\n?)*", "", "torchvision is missing"),
+    ):
+        (copied / "requirements-torch-cpu.txt").write_text(re.sub(pattern, replacement, text))
+        found = run_check(copied)
+        assert found.returncode == (complaint is not None)
+        assert (complaint or "") in found.stderr
+
+
+def test_cpu_builds_that_cannot_be_had_are_said_in_one_line(
+    exporting: Callable[..., subprocess.CompletedProcess[str]], copied: Path, cpu_index: str
+) -> None:
+    for address in (f"{cpu_index}/nowhere", "http://127.0.0.1:9", "nonsense"):
+        result = exporting(address)
+        assert result.returncode == 1 and len(result.stderr.splitlines()) == 1
+        assert "requirements-torch-cpu.txt cannot be made" in result.stderr and "--torch-cpu INDEX" in result.stderr
+    assert not (copied / "requirements-torch-cpu.txt").exists()
+
+
+@pytest.fixture
+def install_in_image(tmp_path: Path) -> Callable[..., tuple[int, list[str], str]]:
+    """Return a function that runs scripts/image_packages where pip only notes the requirements that it is given."""
+    library = tmp_path / "library"
+    (library / "torch" / "test").mkdir(parents=True)
+    (library / "numpy" / "tests").mkdir(parents=True)
+    note = 'for file; do :; done\necho "$@" >>pip.log\ncat "$file" >>pip.log\n'
+    (tmp_path / "bin").mkdir()
+    write_program(tmp_path / "bin" / "pip", note)
+    write_program(tmp_path / "bin" / "python", f'case "$*" in *purelib*) echo "{library}" ;; esac\n')
+    shutil.copy(ROOT / "requirements.txt", tmp_path)
+    settings = {"TORCH_INDEX_URL": "https://an.index/cpu", "MPLCONFIGDIR": str(library)}
+
+    def run(kind: str) -> tuple[int, list[str], str]:
+        result = subprocess.run(
+            ["sh", str(ROOT / "scripts" / "image_packages"), kind],
+            cwd=tmp_path,
+            env={**os.environ, **settings, "PATH": f"{tmp_path / 'bin'}{os.pathsep}{os.environ['PATH']}"},
+            capture_output=True,
+            text=True,
+            check=False,
+        )
+        log = (tmp_path / "pip.log").read_text() if (tmp_path / "pip.log").exists() else ""
+        return result.returncode, log.splitlines(), result.stderr
+
+    return run
+
+
+def test_an_image_for_the_cpu_leaves_out_what_only_cuda_needs_and_nothing_else(
+    install_in_image: Callable[..., tuple[int, list[str], str]], tmp_path: Path
+) -> None:
+    code, log, stderr = install_in_image("cpu")
+    assert code == 1 and not log and "python3 scripts/export_requirements --torch-cpu" in stderr
+    (tmp_path / "requirements-torch-cpu.txt").write_text("torch==1.0+cpu --hash=sha256:1\n")
+    code, log, stderr = install_in_image("cpu")
+    assert code == 0, stderr
+    calls = [line for line in log if line.startswith("install ")]
+    assert len(calls) == 2 and all("--require-hashes" in call for call in calls)
+    assert "--index-url https://an.index/cpu" in calls[0]
+    check = runpy.run_path(str(ROOT / "scripts" / "check_requirements"))
+    installed = {line.split("==")[0] for line in log if re.match(r"[a-z0-9].*==", line)}
+    required = {name for name, _, _ in check["read_requirements"]((ROOT / "requirements.txt").read_text())[0]}
+    only_cuda = {name for name in required if re.match("nvidia-|cuda-|triton$", name)}
+    assert installed == required - only_cuda - {"torchvision"}
+    needed_by = {name: {n for n, p in LOCKED.items() if name in p.get("dependencies", {})} for name in only_cuda}
+    assert all(users <= only_cuda | {"torch"} for users in needed_by.values()), needed_by
+
+
+def test_an_image_for_cuda_holds_all_that_is_locked_without_the_tests_of_the_packages(
+    install_in_image: Callable[..., tuple[int, list[str], str]], tmp_path: Path
+) -> None:
+    code, log, stderr = install_in_image("cuda")
+    assert code == 0, stderr
+    assert "--require-hashes" in log[0] and log[1:] == (ROOT / "requirements.txt").read_text().splitlines()
+    assert not list((tmp_path / "library").rglob("test*"))
+
+
+def test_all_that_the_image_is_made_of_is_sent_to_the_engine() -> None:
+    sent = set(re.findall(r"^!(.+)$", (ROOT / ".dockerignore").read_text(), re.MULTILINE))
+    copied = re.findall(r"^COPY (?:--\S+ )*(.+) \S+$", (ROOT / "Dockerfile").read_text(), re.MULTILINE)
+    for name in " ".join(copied).split():
+        assert any(fnmatch.fnmatch(path, name) for path in sent), name
 
 
 def test_the_image_does_not_run_as_root_and_needs_no_buildkit() -> None:
