@@ -536,3 +536,12 @@ def test_what_the_lines_of_the_documentation_make_is_ignored_by_git() -> None:
     names = sorted(name for name in made if not name.startswith("/"))
     ignored = subprocess.run(["git", "check-ignore", *names], cwd=ROOT, capture_output=True, text=True, check=False)
     assert ignored.stdout.splitlines() == names
+
+
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))], ids=lambda page: page.name
+)
+def test_what_a_shell_would_expand_is_quoted_in_each_line_to_type(page: Path) -> None:
+    for line in shell_lines(page.read_text(encoding="utf-8")):
+        bare = re.sub(r"'[^']*'|\"[^\"]*\"", "", re.sub(r"(^|\s)#.*", "", line))
+        assert not re.search(r"[][?*{}()~]", bare), line
