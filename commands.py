@@ -145,7 +145,7 @@ def data(*overrides: str, export_images: bool = False) -> None:
     --export_images   also write the images as PNG files into class folders under data/train and data/test
 
     python commands.py data
-    python commands.py data data_loading.sources=[/mnt/archives]
+    python commands.py data 'data_loading.sources=[/mnt/archives]'
     """
     note_place()
     from cifar10.compose import load_config

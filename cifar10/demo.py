@@ -1,38 +1,47 @@
 """The walk of `demo`: the whole job on drawn shapes, in about a minute and without a download."""
 
-import shutil
+import os
+import shlex
 import sys
 import time
+from itertools import count
 from pathlib import Path
 
 from PIL import Image
 
+from cifar10.arguments import PROGRAM
 from cifar10.build import build
 from cifar10.compose import load_config
+from cifar10.constants import CIFAR10_ARCHIVE
 from cifar10.data.contract import DataSet
+from cifar10.errors import UserError
 from cifar10.infer import Summary, infer
 from cifar10.targets import DATA
 from cifar10.train import train
 
 _IMAGES_PER_CLASS = 10
-_IMAGES = Path("data/demo")
 
 
 def demo() -> None:
-    """Train, test, save and track a small network, classify a folder with it, and say what was made."""
-    name = f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
+    """Train, test, save and track a small network, classify a folder with it, and say what was made.
+
+    Raises:
+        UserError: A folder cannot be written.
+    """
+    images = _new_folder(Path("data"))
+    name = images.name
     config = load_config(["experiment=demo", f"run_name={name}"])
-    _headline("1/3  train and test: python commands.py train experiment=demo")
+    folder = Path(config.models_dir) / name
+    _headline(f"1/3  train and test: {PROGRAM} train experiment=demo")
     scores = train(config)
-    _headline(f"2/3  draw images to classify: {_IMAGES}/")
-    num_images = _draw_images(build(DATA, config.data_loading), _IMAGES)
-    predictions = Path(config.models_dir) / name / "predictions.csv"
+    _headline(f"2/3  draw images to classify: {images}/")
+    num_images = _draw_images(build(DATA, config.data_loading), images)
+    predictions = folder / "predictions.csv"
     _headline(
-        f"3/3  classify them: python commands.py infer --test_dir {_IMAGES} --checkpoint_name {name} "
-        f"--output {predictions}"
+        f"3/3  classify them: {PROGRAM} infer --test_dir={images} --checkpoint_name={name} --output={predictions}"
     )
     summary = infer(
-        test_dir=str(_IMAGES),
+        test_dir=str(images),
         checkpoint_name=name,
         output=str(predictions),
         output_format=None,
@@ -41,15 +50,33 @@ def demo() -> None:
         tta=None,
         device="auto",
     )
-    _last_screen(name, Path(config.models_dir) / name, scores["test/accuracy_tta"], num_images, summary)
+    print(_what_was_made(folder, images, scores["test/accuracy_tta"], num_images, summary))
+    print(_what_to_type(images, config.tracking.uri), flush=True)
+
+
+def _new_folder(parent: Path) -> Path:
+    """Make a folder that is this demo's alone: nothing that lies there before is overwritten or removed."""
+    name = f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
+    for number in count(1):
+        folder = parent / (name if number == 1 else f"{name}-{number}")
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:  # another demo began in the same second
+            continue
+        except OSError as error:
+            where = Path.cwd() / folder
+            raise UserError(
+                f"{where} cannot be made ({error.strerror}); start the demo where files may be written"
+            ) from None
+    raise AssertionError
 
 
 def _draw_images(data: DataSet, folder: Path) -> int:
     """Write some test images as FOLDER/CLASS/NUMBER.png; return how many."""
-    shutil.rmtree(folder, ignore_errors=True)
     num_images = 0
     for label, class_name in enumerate(data.class_names):
-        (folder / class_name).mkdir(parents=True)
+        (folder / class_name).mkdir()
         for index in (data.test.labels == label).nonzero().flatten()[:_IMAGES_PER_CLASS].tolist():
             pixels = data.test.images[index].permute(1, 2, 0).contiguous().numpy()
             Image.fromarray(pixels).save(folder / class_name / f"{index:04d}.png")
@@ -61,22 +88,43 @@ def _headline(text: str) -> None:
     print(f"\n== {text}", file=sys.stderr, flush=True)
 
 
-def _last_screen(name: str, folder: Path, accuracy: float, num_images: int, summary: Summary) -> None:
+def _what_was_made(folder: Path, images: Path, accuracy: float, num_images: int, summary: Summary) -> str:
     right = "" if summary.accuracy is None else f", {summary.accuracy:.0%} of them rightly"
-    print(
-        f"""
+    return f"""
 It works. A small network learnt ten drawn shapes ({accuracy:.1%} of unseen ones right)
 and named {num_images} images{right}.
 
   {folder}/best.ckpt              the network; it carries its configuration, classes and origin
   {folder}/scores.json            every score, with seed, versions and machine
   {folder}/curves.png             how it learnt; confusion.png: what it mixes up
-  {folder}/predictions.csv        a row for each image in {_IMAGES}/
+  {folder}/predictions.csv        a row for each image in {images}/"""
 
-Next:
-  .venv/bin/mlflow ui --backend-store-uri sqlite:///mlruns/mlflow.db     see the run in a browser
-  .venv/bin/python commands.py config                                    see every setting and where it comes from
-  .venv/bin/python commands.py train                                     the real thing: CIFAR-10 (downloads 163 MB)
-  .venv/bin/python commands.py infer --test_dir DIR --checkpoint_name {name}""",
-        flush=True,
-    )
+
+def _what_to_type(images: Path, tracking_uri: str) -> str:
+    program = _typed_program()
+    lines = [
+        ("see every setting and where it comes from", f"{program} config"),
+        (f"the real thing: CIFAR-10 ({CIFAR10_ARCHIVE.size / 1e6:.0f} MB to fetch)", f"{program} train run_name=first"),
+        ("name the images of any folder", f"{program} infer --test_dir={images} --checkpoint_name={images.name}"),
+    ]
+    if tracking_uri.startswith("sqlite:"):
+        browser = f"{_beside_python('mlflow')} ui --backend-store-uri {shlex.quote(tracking_uri)}"
+        lines.insert(0, ("see the run in a browser, at http://127.0.0.1:5000", browser))
+    typed = [f"  # {what}\n  {line}" for what, line in lines]
+    return "\n".join(["", f"Next, in {shlex.quote(str(Path.cwd()))}:", *typed])
+
+
+def _typed_program() -> str:
+    """Return what to type for this program here, whether or not its environment has been entered."""
+    if PROGRAM != "python commands.py":
+        return PROGRAM
+    return f"{_beside_python(Path(sys.executable).name)} {shlex.quote(os.path.relpath(_COMMANDS))}"
+
+
+def _beside_python(name: str) -> str:
+    """Return the path of a program of this Python's environment, relative where it lies below the current folder."""
+    path = Path(sys.executable).with_name(name)
+    return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
+
+
+_COMMANDS = Path(__file__).resolve().parent.parent / "commands.py"

@@ -1,45 +1,68 @@
 """Numbers -> matplotlib Figures. Nothing here saves or shows."""
 
+import itertools
+import sys
+import unicodedata
 from collections.abc import Sequence
 
 import numpy as np
+from matplotlib import font_manager
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.font_manager import FontEntry, FontProperties
+from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 _TRAINING, _VALIDATION = "#3a6ea5", "#d1603d"
 _MOST_NUMBERS = 20  # classes up to which each cell of a confusion matrix is labelled
+_MOST_NAMES = 160  # class names that fit side by side along an axis
+_LONGEST_NAME = 24  # columns of a class name; a wide character, as in Chinese, takes two
 
 
 def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
     """Return loss and accuracy by epoch, training beside validation.
 
     Args:
-        history: One entry per epoch: `epoch` from 0, `train/loss`, `train/accuracy`, and perhaps `val/...`.
+        history: One entry per epoch: `epoch` from 0, `train/loss`, `train/accuracy`, and perhaps `val/...`. A value
+            that is no finite number leaves a gap.
     """
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     left, right = figure.subplots(1, 2)
     _draw_curve(left, history, "loss")
     _draw_curve(right, history, "accuracy")
-    right.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
+    right.yaxis.set_major_formatter(_percent)
+    if len(history) == 1:  # a single point has no range of its own
+        left.set_ylim(0, (1.2 * left.dataLim.y1 if left.lines else 0) or 1)
+        right.set_ylim(0, 1.02)
     return figure
+
+
+def _percent(share: float, _position: float) -> str:
+    return f"{100 * share:.6g}%"  # as many digits as tell neighbouring ticks apart
 
 
 def _draw_curve(axes: Axes, history: Sequence[dict[str, float]], name: str) -> None:
     epochs = [entry["epoch"] + 1 for entry in history]
     for split, label, colour in (("train", "training", _TRAINING), ("val", "validation", _VALIDATION)):
-        values = [entry.get(f"{split}/{name}", np.nan) for entry in history]
+        values = np.array([entry.get(f"{split}/{name}", np.nan) for entry in history], dtype=np.float64)
+        values[~np.isfinite(values)] = np.nan
         if not np.isnan(values).all():
             axes.plot(epochs, values, marker="o", markersize=3, color=colour, label=label)
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    if len(epochs) == 1:
+        axes.set_xlim(epochs[0] - 0.5, epochs[0] + 0.5)
     axes.set_title(name)
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(frameon=False)
+    if axes.lines:
+        axes.legend(frameon=False)
 
 
 def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
     """Return a picture of which class was taken for which, as a part of each true class.
+
+    A name that no installed font can draw is replaced by the number of its class, and a line on stderr says so.
 
     Args:
         counts: (K, K); row: true class, column: predicted class.
@@ -52,10 +75,8 @@ def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> F
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
     colours = figure.colorbar(image, ax=axes, shrink=0.8)
-    colours.ax.yaxis.set_major_formatter(lambda value, _: f"{value:.0%}")
-    size = 9 if num_classes <= _MOST_NUMBERS else 5
-    axes.set_xticks(range(num_classes), class_names, rotation=90 if num_classes > 10 else 45, ha="right", fontsize=size)
-    axes.set_yticks(range(num_classes), class_names, fontsize=size)
+    colours.ax.yaxis.set_major_formatter(_percent)
+    _name_classes(axes, class_names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
     if num_classes <= _MOST_NUMBERS:
@@ -68,3 +89,63 @@ def _label_cells(axes: Axes, counts: NDArray[np.int64], share: NDArray[np.float6
         if count:
             colour = "white" if share[row, column] > 0.5 else "black"
             axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8, color=colour)
+
+
+def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
+    """Write the names along both axes; of very many classes, every second or third and so on."""
+    num_classes = len(class_names)
+    shown = range(0, num_classes, -(-num_classes // _MOST_NAMES))
+    names = [_on_one_line(class_names[label]) for label in shown]
+    fonts = _fonts(set(names))
+    if replaced := sum(name not in fonts for name in names):
+        print(
+            f"note: no installed font can draw {replaced} of the class names; the confusion matrix shows the numbers "
+            "of these classes. With a font for them, such as Noto Sans CJK, it shows their names",
+            file=sys.stderr,
+        )
+    texts = [name if name in fonts else str(label) for label, name in zip(shown, names, strict=True)]
+    size = 9 if num_classes <= _MOST_NUMBERS else 7 if num_classes <= 100 else 5
+    axes.set_xticks(shown, texts, rotation=90 if num_classes > 10 else 45, ha="right", fontsize=size, parse_math=False)
+    axes.set_yticks(shown, texts, fontsize=size, parse_math=False)
+    for tick_label in (*axes.get_xticklabels(), *axes.get_yticklabels()):
+        if path := fonts.get(tick_label.get_text()):
+            tick_label.set_fontproperties(FontProperties(fname=path, size=size))
+
+
+def _on_one_line(name: str) -> str:
+    """Return a name without line breaks and control characters, its middle left out where it is long."""
+    printable = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(name.split()))
+    columns = [2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in printable]
+    if sum(columns) <= _LONGEST_NAME:
+        return printable
+    half = (_LONGEST_NAME - 1) // 2
+    head = sum(width <= half for width in itertools.accumulate(columns))
+    tail = sum(width <= half for width in itertools.accumulate(reversed(columns)))
+    return f"{printable[:head]}…{printable[-tail:]}"
+
+
+def _fonts(names: set[str]) -> dict[str, str]:
+    """Return name -> the file of an installed font that has all its characters, for each name that has one.
+
+    Fonts are opened only where the usual one lacks a character, and only until all names are drawn.
+    """
+    usual = str(font_manager.findfont(FontProperties()))
+    fonts = {name: usual for name in names if _has_all(usual, name)}
+    for font in sorted(font_manager.fontManager.ttflist, key=_plainness) if len(fonts) < len(names) else ():
+        if not font.name.startswith("Last Resort"):  # it has a box for every character
+            fonts |= {name: font.fname for name in names - fonts.keys() if _has_all(font.fname, name)}
+        if len(fonts) == len(names):
+            break
+    return fonts
+
+
+def _plainness(font: FontEntry) -> tuple[bool, bool, bool, str]:
+    return "Sans" not in font.name, font.style != "normal", font.weight not in (400, "normal", "regular"), font.name
+
+
+def _has_all(path: str, characters: str) -> bool:
+    try:
+        font = font_manager.get_font(path)
+    except (OSError, RuntimeError):  # it has gone since matplotlib listed it
+        return False
+    return all(font.get_char_index(ord(character)) for character in characters)

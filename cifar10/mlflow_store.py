@@ -143,7 +143,10 @@ class MLflowStore:
         """Return how to see the run: the page to open, or the line to type and then the page."""
         page = f"/#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
         if database_path(self.uri) is None:
-            return f"{shown_uri(self.uri).rstrip('/')}{page}"
+            server = os.environ.get("CIFAR10_TRACKING_ADDRESS") or shown_uri(
+                self.uri
+            )  # as seen from outside a container
+            return f"{server.rstrip('/')}{page}"
         program = "mlflow" if shutil.which("mlflow") else f"{shlex.quote(sys.executable)} -m mlflow"
         line = f"{program} ui --backend-store-uri {shlex.quote(self.uri)}"
         return f"{line}, then http://127.0.0.1:5000{page}"

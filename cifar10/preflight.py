@@ -10,7 +10,7 @@ from cifar10.config import Component, Config
 from cifar10.data.contract import DataSet
 from cifar10.data.mirroring import measure_mirroring
 from cifar10.data.resizing import scaled
-from cifar10.errors import UserError
+from cifar10.errors import Misuse
 from cifar10.targets import MODEL, SELECTION, Role
 
 
@@ -18,10 +18,10 @@ def refuse_unfit(config: Config, data: DataSet) -> None:
     """Refuse a configuration that would fail on these data in mid-run.
 
     Raises:
-        UserError: There is nothing to validate on, or the network does not take the images.
+        Misuse: There is nothing to validate on, or the network does not take the images.
     """
     if config.training.monitor is not None and not len(data.validation):
-        raise UserError(
+        raise Misuse(
             f"training.monitor={config.training.monitor} needs validation images: set the validation size of "
             "data_loading above 0, or training.monitor=null"
         )
@@ -33,7 +33,7 @@ def refuse_unfit(config: Config, data: DataSet) -> None:
                 _build(role, component, data.num_classes, pixels)
             _try_network(config.model, data, pixels)
         except ValueError as error:
-            raise UserError(f"training would need images of {pixels} pixels: {error}; {advice}") from error
+            raise Misuse(f"training would need images of {pixels} pixels: {error}; {advice}") from error
 
 
 def warn_of_mirroring(config: Config, data: DataSet) -> None:
@@ -69,7 +69,7 @@ def _try_network(component: Component, data: DataSet, pixels: int) -> None:
     """
     network = _build(MODEL, component, data.num_classes, data.image_size).eval()
     if not callable(getattr(network, "fit_to", None)):
-        raise UserError(f"{component.target} has no fit_to(images), which every network needs; see docs/add_a_part.md")
+        raise Misuse(f"{component.target} has no fit_to(images), which every network needs; see docs/add_a_part.md")
     device = next((parameter.device for parameter in network.parameters()), torch.device("meta"))
     images = torch.zeros(2, 3, pixels, pixels, dtype=torch.uint8, device=device)
     try:

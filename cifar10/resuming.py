@@ -10,7 +10,7 @@ from cifar10.checkpoint_names import LAST, resolve_checkpoint
 from cifar10.checkpoints import Checkpoint, load_checkpoint, require_training_state
 from cifar10.compose import with_changes
 from cifar10.config import Config
-from cifar10.errors import UserError
+from cifar10.errors import Misuse
 from cifar10.run_folder import SCORES, is_folder_of, lasting_settings
 from cifar10.tally import Scores
 from cifar10.trained_data import without_sources
@@ -80,7 +80,7 @@ def _refuse_other_settings(checkpoint: Checkpoint, config: Config) -> None:
     then, now = lasting_settings(checkpoint.config), lasting_settings(config)
     for key in sorted({*then, *now}):
         if then.get(key) != now.get(key):
-            raise UserError(
+            raise Misuse(
                 f"{checkpoint.path.parent} was begun with {key}={then.get(key)}, not {now.get(key)}; "
                 "set it as it was, or choose another run_name"
             )
@@ -95,9 +95,9 @@ def _refuse_other_length(checkpoint: Checkpoint, config: Config) -> None:
     is_constant = schedule.target.endswith(".Constant") and not schedule.arguments.get("warmup")
     if not is_constant or config.training.resizing:
         again = command_line("train", f"weights={checkpoint.path}", f"training.epochs={epochs}")
-        raise UserError(
+        raise Misuse(
             f"{checkpoint.path.parent} cannot go on to {epochs} epochs: its learning rate and image sizes are laid out "
             f"for {before}; start a new run from its weights: {again}"
         )
     if epochs < len(checkpoint.history):
-        raise UserError(f"training.epochs={epochs}: {checkpoint.path} has {len(checkpoint.history)} epochs behind it")
+        raise Misuse(f"training.epochs={epochs}: {checkpoint.path} has {len(checkpoint.history)} epochs behind it")

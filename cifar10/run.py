@@ -25,7 +25,7 @@ from cifar10.checkpoint_names import BEST
 from cifar10.checkpoints import FORMAT, Checkpoint, load_checkpoint
 from cifar10.config import Config
 from cifar10.data.contract import DataSet
-from cifar10.errors import UserError
+from cifar10.errors import Misuse
 from cifar10.figures import confusion_matrix, learning_curves
 from cifar10.provenance import code_state, machine, versions
 from cifar10.run_folder import (
@@ -204,7 +204,7 @@ def _run_name(config: Config) -> str:
     """Return the run's name, the same in all its processes; that of one without a name depends on the time of day."""
     started_by_torchrun = config.training.num_processes > 1 and "RANK" in os.environ
     if config.run_name is None and started_by_torchrun:  # each process would look at its own clock
-        raise UserError("several processes started by torchrun must agree on a name: set run_name=NAME")
+        raise Misuse("several processes started by torchrun must agree on a name: set run_name=NAME")
     if not is_first_process() and _RUN_NAME_VARIABLE in os.environ:
         return os.environ[_RUN_NAME_VARIABLE]
     data_name, model_name = (part.target.rsplit(".", 1)[1].lower() for part in (config.data_loading, config.model))

@@ -22,7 +22,7 @@ from cifar10.advice import command_line
 from cifar10.checkpoint_names import BEST, LAST
 from cifar10.config import Config, flatten
 from cifar10.destination import sync_folder
-from cifar10.errors import UserError
+from cifar10.errors import Misuse, UserError
 from cifar10.validation import validate
 
 CONFIG, HISTORY, SCORES, RECORD, RUN_ID = "config.yaml", "history.csv", "scores.json", "run.json", "run_id"
@@ -118,7 +118,9 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
 
 
 class _TakenError(FolderError):
-    """The folder holds another run, or a process works in it."""
+    """The folder holds another run, or a process works in it. Nothing was started."""
+
+    exit_code = Misuse.exit_code
 
 
 def _claimed(path: Path, is_new: bool) -> RunFolder:

@@ -19,7 +19,7 @@ from cifar10.checkpoints import Checkpoint, load_checkpoint
 from cifar10.config import Config
 from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
-from cifar10.errors import CheckpointError, UserError
+from cifar10.errors import CheckpointError, Misuse, UserError
 from cifar10.interruption import Interrupted, StopOnSignal
 from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier, DivergedError
@@ -169,10 +169,11 @@ def start_from(initial: Checkpoint, network: nn.Module, data: DataSet) -> None:
     """Give `network` the weights of `initial`.
 
     Raises:
-        UserError: They are of other classes, or of another network.
+        Misuse: They are of other classes.
+        UserError: They are of another network.
     """
     if initial.class_names != data.class_names:
-        raise UserError(
+        raise Misuse(
             f"weights={initial.path} tells apart {_few(initial.class_names)}, not the classes of these data, "
             f"{_few(data.class_names)}"
         )

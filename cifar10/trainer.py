@@ -3,6 +3,7 @@
 import importlib.util
 import logging
 import os
+import sys
 import warnings
 from pathlib import Path
 from typing import Any, Literal
@@ -14,7 +15,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from cifar10.config import Config, TrainingConfig
 from cifar10.devices import computes_bf16, has_matrix_units
-from cifar10.errors import UserError
+from cifar10.errors import Misuse, UserError
 from cifar10.kernels.machine_code import allow as allow_kernels
 from cifar10.kernels.machine_code import are_usable
 from cifar10.saving import AtomicCheckpointIO
@@ -39,13 +40,13 @@ def resolve_accelerator(training: TrainingConfig) -> Literal["cpu", "gpu"]:
     """Return where the run computes.
 
     Raises:
-        UserError: A GPU is asked for and there is none, or fewer than `devices`.
+        Misuse: A GPU is asked for and there is none, or fewer than `devices`.
     """
     num_gpus = torch.cuda.device_count()
     if training.accelerator == "cpu" or (training.accelerator == "auto" and num_gpus == 0):
         return "cpu"
     if num_gpus < training.devices:
-        raise UserError(
+        raise Misuse(
             f"training.devices={training.devices} GPUs are asked for and there are {num_gpus}; "
             f"set training.devices={max(num_gpus, 1)} or training.accelerator=cpu"
         )
@@ -124,5 +125,7 @@ def _loggers(config: Config, folder: Path) -> list[TensorBoardLogger]:
     if not config.tracking.tensorboard:
         return []
     if importlib.util.find_spec("tensorboard") is None:
-        raise UserError("tracking.tensorboard=true needs a package: pip install 'tensorboard>=2.18'")
+        raise UserError(
+            f"tracking.tensorboard=true needs a package: {sys.executable} -m pip install 'tensorboard>=2.18'"
+        )
     return [TensorBoardLogger(folder, name="tensorboard", version="")]

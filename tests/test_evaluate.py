@@ -1,4 +1,4 @@
-"""`evaluate` and `demo`: the scores of training again, from the checkpoint alone, and the whole job in one go."""
+"""`evaluate`: the scores of training again, from the checkpoint alone."""
 
 import json
 import shlex
@@ -9,9 +9,8 @@ import pytest
 import torch
 from PIL import Image
 
-import cifar10.demo
 from cifar10.build import build
-from cifar10.checkpoints import Checkpoint
+from cifar10.checkpoints import Checkpoint, Metadata
 from cifar10.command_line import main
 from cifar10.compose import load_config
 from cifar10.errors import UserError
@@ -154,32 +153,19 @@ def test_data_that_cannot_be_loaded_in_another_order_are_relabelled() -> None:
     config = load_config([*TINY])
     today = build(DATA, config.data_loading)
     names = today.class_names[::-1]
-    identity = {"class_names": list(names), "image_size": today.image_size}
-    data = load_trained_data(Checkpoint(Path("x.ckpt"), config, identity, {}))
+    metadata = Metadata(
+        format=1, class_names=list(names), image_size=16, data_digest="0" * 64, precision="fp32", history=[]
+    )
+    data = load_trained_data(Checkpoint(Path("x.ckpt"), config, metadata, {}), config.data_loading)
     assert data.class_names == names
     assert torch.equal(data.test.images, today.test.images)
     assert data.test.labels.tolist() == [9 - label for label in today.test.labels.tolist()]
+    larger = metadata.model_copy(update={"image_size": 24})
     with pytest.raises(UserError, match="takes images of 24 pixels, and those of its data have 16 today"):
-        load_trained_data(Checkpoint(Path("x.ckpt"), config, identity | {"image_size": 24}, {}))
+        load_trained_data(Checkpoint(Path("x.ckpt"), config, larger, {}), config.data_loading)
 
 
 @pytest.mark.parametrize("today", [["a", "b"], ["a", "b", "d"], ["a", "b", "c", "d"], ["a", "b", "c", "C"]])
 def test_other_classes_are_refused(today: list[str]) -> None:
     with pytest.raises(UserError, match="the data have other classes than x"):
         class_ids(today, ["a", "b", "c"], "x")
-
-
-def test_the_demo_trains_infers_and_says_what_was_made(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
-    def load_tiny(overrides: list[str]) -> object:
-        return load_config(
-            [*TINY, "model.width=4", *(override for override in overrides if override.startswith("run_name="))]
-        )
-
-    monkeypatch.setattr(cifar10.demo, "load_config", load_tiny)
-    cifar10.demo.demo()
-    [folder] = Path("models").iterdir()
-    screen = capsys.readouterr().out
-    assert f"{folder}/best.ckpt" in screen and "python commands.py train" in screen
-    assert len((folder / "predictions.csv").read_text().splitlines()) == 1 + 30
