@@ -15,6 +15,17 @@ SUFFIXES = (
 )
 """Names that end so, in any case, are taken for images when a folder is searched."""
 
+SYSTEM_FOLDERS = frozenset(
+    [
+        *("@eadir", "#recycle", "#snapshot", "@recycle", "@recently-snapshot", "@tmp"),  # Synology, QNAP
+        *("__macosx", "network trash folder", "temporary items"),  # macOS, also inside zip archives and on shares
+        *("$recycle.bin", "system volume information", "found.000"),  # Windows; "recycled" may well be a class of waste
+        *("lost+found", "~snapshot"),  # ext4, NetApp
+        "__pycache__",
+    ]
+)
+"""Folders that operating systems and network storage make: thumbnails, trash, snapshots. Names are case-folded."""
+
 Patterns = frozenset[tuple[str, ...]]
 """What may still follow below a folder, one pattern a level; () is anything."""
 
@@ -23,8 +34,9 @@ def find_images(root: str, skipped: Counter[str] | None = None) -> Iterator[Path
     """Yield the image files of a folder and its sub-folders, or of a glob, or `root` itself if it is a file.
 
     Sorted by name within each folder; only one folder at a time is held in memory. Passed over: other files by their
-    name, hidden ones, pipes and devices, links to folders (what is inside `root` is found where it lies) and links out
-    of `root`. A folder that cannot be listed is yielded like a file, so that decoding it gives the reason.
+    name, hidden ones, system folders below `root`, pipes and devices, links to folders (what is inside `root` is found
+    where it lies) and links out of `root`. A folder that cannot be listed is yielded like a file, so that decoding it
+    gives the reason.
 
     Args:
         root: May hold `*`, `?`, `[]` and `**`; a folder that matches is searched too. A file of that very name goes
@@ -41,6 +53,11 @@ def find_images(root: str, skipped: Counter[str] | None = None) -> Iterator[Path
     if not os.path.isdir(folder):
         raise UserError(f"there is no folder or file {root!r}")
     return _walk(folder, pattern, skipped)
+
+
+def is_system_folder(name: str) -> bool:
+    """Tell whether a folder of this name, in any case, is one of `SYSTEM_FOLDERS`. Hidden folders are not."""
+    return name.casefold() in SYSTEM_FOLDERS
 
 
 def search_root(root: str) -> Path:
@@ -98,13 +115,19 @@ def _look_at(
     if not deeper:
         return None
     is_folder = entry.is_dir(follow_symlinks=False)
-    reason = None if is_folder and not entry.name.startswith(".") else _reason_to_skip(entry, real_root)
+    reason = _reason_to_skip_folder(entry.name) if is_folder else _reason_to_skip(entry, real_root)
     if reason:
         skipped[reason] += 1
         return None
     if is_folder:
         return entry.name, deeper
     return (entry.name, None) if any(set(rest) <= {"**"} for rest in deeper) else None
+
+
+def _reason_to_skip_folder(name: str) -> str | None:
+    if name.startswith("."):
+        return "hidden"
+    return "system folder" if is_system_folder(name) else None
 
 
 def _reason_to_skip(entry: "os.DirEntry[str]", real_root: str) -> str | None:

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from cifar10.errors import UserError
-from cifar10.image_search import find_images, search_root
+from cifar10.image_search import SYSTEM_FOLDERS, find_images, is_system_folder, search_root
 from cifar10.images import ImageError, decode_image
 
 NAMES = [
@@ -58,6 +58,22 @@ def test_what_is_passed_over_is_counted_by_its_reason(tmp_path: Path) -> None:
     skipped: Counter[str] = Counter()
     assert found(tmp_path, skipped) == ["1.png"]
     assert skipped == {"not named as an image": 2, "hidden": 3}
+
+
+def test_folders_that_systems_make_are_passed_over_and_counted(tmp_path: Path) -> None:
+    made = ["@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information", "a/@eaDir/1.png"]
+    touch(tmp_path, "a/1.png", "Thumbs.db", ".DS_Store", "a/._1.png", *(f"{folder}/thumbnail.png" for folder in made))
+    skipped: Counter[str] = Counter()
+    assert found(tmp_path, skipped) == ["a/1.png"]
+    assert skipped == {"system folder": 6, "hidden": 2, "not named as an image": 1}
+
+
+def test_a_system_folder_is_known_in_any_case_and_searched_if_it_is_named_itself(tmp_path: Path) -> None:
+    assert all(name == name.casefold() for name in SYSTEM_FOLDERS)
+    assert is_system_folder("@EADIR") and not is_system_folder("recycled") and not is_system_folder(".git")
+    touch(tmp_path, "lost+found/1.png")
+    assert found(tmp_path / "lost+found") == ["1.png"]
+    assert found(str(tmp_path / "lost+found" / "*.png")) == ["1.png"]
 
 
 def test_pipes_and_sockets_are_passed_over(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
