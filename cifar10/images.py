@@ -15,6 +15,7 @@ import io
 import os
 import stat
 import warnings
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -22,14 +23,17 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cifar10.errors import UserError
+from cifar10.image_structure import excessive_work, lacks_pieces, lacks_pixels, unbounded_header
 
 Pixels = NDArray[np.uint8]
 
 MAX_PIXELS = 52_000_000
-"""Largest width x height that is decoded: 50-megapixel photographs pass (8192 x 6144), at 0.5 GB while they do."""
+"""Largest width x height that is decoded: 50-megapixel photographs pass (8192 x 6144)."""
 MAX_BYTES = 128 * 2**20
 """Largest file that is read."""
 
+_BAND_PIXELS = 2**20
+"""Pixels that are converted to RGB at a time."""
 _LIMIT = f"{MAX_PIXELS // 10**6} megapixels"
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # without this list Pillow may start Ghostscript
 _SIGNATURES = {
@@ -58,6 +62,49 @@ class ImageError(UserError):
     """This file or these bytes cannot be used as an image; the message is the reason, in a few words."""
 
 
+class EncodedImage:
+    """A picture whose header has been read and found possible; its pixels have not been decoded.
+
+    Raises:
+        ImageError: it is damaged, is not of a known format, or is too large.
+    """
+
+    def __init__(self, data: bytes) -> None:
+        if not data:
+            raise ImageError("empty file")
+        self._data = data
+        try:
+            self._image = _open(data)
+        except Exception as error:
+            raise _reason(error, data) from None
+
+    @property
+    def num_pixels(self) -> int:
+        return self._image.width * self._image.height
+
+    def decode(self) -> Pixels:
+        """Return it as uint8 (H, W, 3).
+
+        Raises:
+            ImageError: it is damaged.
+        """
+        return np.array(self._decoded())
+
+    def decode_square(self, size: int) -> Pixels:
+        """Return what `resize_image` makes of it, uint8 (size, size, 3), without a copy of all pixels.
+
+        Raises:
+            ImageError: it is damaged.
+        """
+        return np.array(_square(self._decoded(), size))
+
+    def _decoded(self) -> Image.Image:
+        try:
+            return _decode(self._image, self._data)
+        except Exception as error:
+            raise _reason(error, self._data) from None
+
+
 def decode_image(source: bytes | Path) -> Pixels:
     """Return the picture in `source`, encoded bytes or a file, as uint8 (H, W, 3).
 
@@ -66,20 +113,7 @@ def decode_image(source: bytes | Path) -> Pixels:
     Raises:
         ImageError: it cannot be read, is damaged, is not of a known format, or is too large.
     """
-    data = source if isinstance(source, bytes) else _read(source)
-    if not data:
-        raise ImageError("empty file")
-    try:
-        return _decode(data)
-    except ImageError:
-        raise
-    except UnidentifiedImageError:
-        raise ImageError(_unidentified(data)) from None
-    except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow's own limit
-        raise ImageError(f"too large: the limit is {_LIMIT}") from None
-    except Exception as error:  # Pillow lets damaged files raise nearly anything, from KeyError to struct.error
-        reason = " ".join(str(error).split())[:100] or type(error).__name__
-        raise ImageError(f"damaged: {reason}") from None
+    return EncodedImage(source if isinstance(source, bytes) else read_image_file(source)).decode()
 
 
 def resize_image(pixels: Pixels, size: int) -> Pixels:
@@ -87,13 +121,9 @@ def resize_image(pixels: Pixels, size: int) -> Pixels:
 
     The short side is scaled to `size` and the long side cropped in the middle. Bicubic, smoothed when shrinking.
     """
-    height, width = pixels.shape[:2]
-    if (height, width) == (size, size):
+    if pixels.shape[:2] == (size, size):
         return pixels
-    side = min(height, width)
-    left, top = (width - side) / 2, (height - side) / 2
-    square = (left, top, left + side, top + side)
-    return np.array(Image.fromarray(pixels).resize((size, size), Image.Resampling.BICUBIC, box=square))
+    return np.array(_square(Image.fromarray(pixels), size))
 
 
 def silence_pillow() -> None:
@@ -105,7 +135,12 @@ def silence_pillow() -> None:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def _read(path: Path) -> bytes:
+def read_image_file(path: Path) -> bytes:
+    """Return what is in the file.
+
+    Raises:
+        ImageError: it cannot be read, is no regular file, or is too large.
+    """
     try:
         mode = os.stat(path).st_mode
         if stat.S_ISDIR(mode):
@@ -129,21 +164,55 @@ def _open_without_waiting(path: str, flags: int) -> int:
     return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
-def _decode(data: bytes) -> Pixels:
-    image: Image.Image = _open(data)
-    if image.format == "PNG":  # the only format whose verify() does something; decoding alone ignores checksums
-        _verify_png(image, data)
-        image = _open(data)  # verify() leaves it unusable
-    image.load()
-    return _turn(image, _rgb(image))
+def _reason(error: Exception, data: bytes) -> ImageError:
+    """Return what to say of `data` instead of `error`."""
+    if isinstance(error, ImageError):
+        return error
+    if isinstance(error, UnidentifiedImageError):
+        return ImageError(_unidentified(data))
+    if isinstance(error, (Image.DecompressionBombError, Image.DecompressionBombWarning)):  # Pillow's own limit
+        return ImageError(f"too large: the limit is {_LIMIT}")
+    if isinstance(error, MemoryError):
+        return ImageError("too large for the memory that is left")
+    # Pillow lets damaged files raise nearly anything, from KeyError to struct.error
+    reason = " ".join(str(error).split())[:100] or type(error).__name__
+    return ImageError(f"damaged: {reason}")
+
+
+def _refuse(reason: str | None) -> None:
+    if reason is not None:
+        raise ImageError(reason)
 
 
 def _open(data: bytes) -> Image.Image:
+    _refuse(unbounded_header(data))
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
     width, height = image.size
     if width * height > MAX_PIXELS:
         raise ImageError(f"too large: {width} x {height} pixels, the limit is {_LIMIT}")
+    _refuse(excessive_work(image, data, MAX_PIXELS))
+    _refuse(lacks_pieces(image))
     return image
+
+
+def _decode(image: Image.Image, data: bytes) -> Image.Image:
+    """Return the picture in colour and upright."""
+    if image.format == "PNG":  # the only format whose verify() does something; decoding alone ignores checksums
+        _verify_png(image, data)
+        image = _open(data)  # verify() leaves it unusable
+    image.load()
+    _refuse(lacks_pixels(image, data))
+    return _turn(image, _rgb(image))
+
+
+def _square(image: Image.Image, size: int) -> Image.Image:
+    width, height = image.size
+    if (height, width) == (size, size):
+        return image
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    square = (left, top, left + side, top + side)
+    return image.resize((size, size), Image.Resampling.BICUBIC, box=square)
 
 
 def _verify_png(image: Image.Image, data: bytes) -> None:
@@ -163,43 +232,70 @@ def _unidentified(data: bytes) -> str:
     return "not a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM image"
 
 
-def _rgb(image: Image.Image) -> Pixels:
+def _rgb(image: Image.Image) -> Image.Image:
+    """Return `image` in RGB, converted band by band: an intermediate copy of 50 megapixels takes 200 MB."""
+    if image.mode == "RGB" and not image.has_transparency_data:
+        return image
+    convert = _conversion(image)
+    if image.width * image.height <= _BAND_PIXELS:
+        return convert(image)
+    converted = Image.new("RGB", image.size)
+    for band in _bands(image):
+        converted.paste(convert(image.crop(band)), band)
+    return converted
+
+
+def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
+    """Return what makes RGB of any part of `image`."""
     if image.mode == "F":
-        return _grey(_bytes_of_float(np.asarray(image)))
+        scale = _float_scale(*_extremes(image))
+        return lambda part: _grey(np.rint(np.asarray(part) * scale).astype(np.uint8))
     if image.mode.startswith("I"):
-        return _grey(_bytes_of_sixteen_bits(np.asarray(image)))
+        _refuse_beyond_sixteen_bits(*_extremes(image))
+        return lambda part: _grey(((np.asarray(part).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode not in _EIGHT_BIT_MODES:
         raise ImageError(f"colour mode {image.mode} is not supported")
-    if image.has_transparency_data:
-        canvas = Image.new("RGBA", image.size, "white")
-        canvas.alpha_composite(image.convert("RGBA"))
-        image = canvas
-    return np.array(image if image.mode == "RGB" else image.convert("RGB"))
+    return _over_white if image.has_transparency_data else lambda part: part.convert("RGB")
 
 
-def _grey(values: Pixels) -> Pixels:
-    return np.repeat(values[:, :, None], 3, axis=2)
+def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
+    rows = max(_BAND_PIXELS // image.width, 1)
+    for top in range(0, image.height, rows):
+        yield 0, top, image.width, min(top + rows, image.height)
 
 
-def _bytes_of_sixteen_bits(values: NDArray[np.integer]) -> Pixels:
-    if values.min() < 0 or values.max() > 65535:
-        raise ImageError(f"grey values from {values.min()} to {values.max()}; expected 0 to 65535")
-    return ((values.astype(np.uint32) + 128) // 257).astype(np.uint8)
+def _over_white(part: Image.Image) -> Image.Image:
+    canvas = Image.new("RGBA", part.size, "white")
+    canvas.alpha_composite(part.convert("RGBA"))
+    return canvas.convert("RGB")
 
 
-def _bytes_of_float(values: NDArray[np.floating]) -> Pixels:
-    low, high = float(values.min()), float(values.max())  # NaN if there is one, and then no comparison holds
-    if not (low >= 0 and high <= 255):
+def _grey(values: Pixels) -> Image.Image:
+    return Image.fromarray(values).convert("RGB")
+
+
+def _extremes(image: Image.Image) -> tuple[float, float]:
+    """Return the smallest and the largest value; NaN if one is."""
+    found = [(values.min(), values.max()) for band in _bands(image) for values in [np.asarray(image.crop(band))]]
+    return np.min([low for low, _ in found]).item(), np.max([high for _, high in found]).item()
+
+
+def _refuse_beyond_sixteen_bits(low: float, high: float) -> None:
+    if low < 0 or high > 65535:
+        raise ImageError(f"grey values from {low} to {high}; expected 0 to 65535")
+
+
+def _float_scale(low: float, high: float) -> int:
+    if not (low >= 0 and high <= 255):  # not so if one is NaN
         raise ImageError(f"float values from {low:g} to {high:g}; expected 0 to 1, or 0 to 255")
-    rounded: Pixels = np.rint(values * (255 if high <= 1 else 1)).astype(np.uint8)
-    return rounded
+    return 255 if high <= 1 else 1
 
 
-def _turn(image: Image.Image, pixels: Pixels) -> Pixels:
-    """Apply the EXIF orientation of `image` to its `pixels`. Pillow itself has already turned a TIFF."""
+def _turn(image: Image.Image, upright: Image.Image) -> Image.Image:
+    """Apply the EXIF orientation of `image` to its pixels in RGB. Pillow itself has already turned a TIFF."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # metadata that cannot be read say nothing about the pixels
-        return pixels
+        return upright
     method = _TURNS.get(orientation)
-    return pixels if method is None else np.array(Image.fromarray(pixels).transpose(method))
+    return upright if method is None else upright.transpose(method)
