@@ -265,5 +265,5 @@ def _pieces_needed(image: Image.Image, tiled: bool) -> int:
 
 
 def _number(tags: object, tag: int) -> int:
-    value = tags.get(tag, 0)  # type: ignore[attr-defined]
+    value: object = tags.get(tag, 0)  # type: ignore[attr-defined]
     return value if isinstance(value, int) else 0

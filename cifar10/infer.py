@@ -174,8 +174,7 @@ def _at_least_one(paths: Iterator[Path], test_dir: str, skipped: Counter[str]) -
 @contextmanager
 def _progress(test_dir: str, destination: Destination) -> Iterator["tqdm[Any]"]:
     """Show how far it has come if stderr is a terminal, unless the rows themselves scroll over the same one."""
-    rows_on_screen = destination.path is None and sys.stdout.isatty()
-    shown = sys.stderr.isatty() and not rows_on_screen
+    shown = sys.stderr.isatty() and not destination.is_terminal()
     total = sum(1 for _ in find_images(test_dir)) if shown else None  # takes a few seconds a million
     with tqdm(total=total, unit=" images", disable=not shown, dynamic_ncols=True, leave=False) as bar:
         yield bar
@@ -210,7 +209,7 @@ def _summary_line(
     parts.append(f"{summary.num_images / max(seconds, 1e-9):,.0f} images/s")
     if skipped:
         parts.append(f"passed over: {_listed(skipped)}")
-    where = f"; written to {destination.path}" if destination.path else ""
+    where = f"; written to {destination.path}" if destination.path and not destination.is_stream else ""
     return ", ".join(parts) + where
 
 

@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol, TextIO
 
-from cifar10.destination import Destination, whole_file
+from cifar10.destination import Destination, open_destination
 
 _ROW_GROUP = 16_384  # rows that Parquet holds in memory before it writes them
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -73,7 +73,7 @@ def open_results(
         with closing(_text_writer(destination.format, sys.stdout, class_names, top_k)) as writer:
             yield writer
         return
-    with whole_file(destination.path) as file:
+    with open_destination(destination) as file:
         if destination.format == "parquet":
             with closing(ParquetWriter(file, provenance)) as writer:
                 yield writer
@@ -81,7 +81,7 @@ def open_results(
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
         with closing(_text_writer(destination.format, text, class_names, top_k)) as writer:
             yield writer
-        text.detach()  # the file belongs to whole_file, which closes it
+        text.detach()  # the file belongs to open_destination, which closes it
 
 
 def _text_writer(name: str, stream: TextIO, class_names: Sequence[str], top_k: int) -> Writer:
