@@ -2,13 +2,15 @@
 
 import os
 import re
+from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
 from cifar10.checkpoint_names import BEST, LAST, find_locally
 from cifar10.errors import CheckpointError, Misuse, UserError
-from cifar10.image_search import find_images
+from cifar10.image_search import describe_skipped, find_images
 from cifar10.nearest import did_you_mean
+from cifar10.other_formats import kind_of_collection, kind_of_name
 
 
 def require_images(test_dir: str) -> None:
@@ -16,12 +18,31 @@ def require_images(test_dir: str) -> None:
     is_glob = any(magic in test_dir for magic in "*?[")
     if not os.path.lexists(test_dir) and not is_glob:
         raise Misuse(f"--test_dir: there is no folder or file {test_dir}{_nearest_beside(test_dir)}")
+    if os.path.isfile(test_dir):
+        _refuse_other_format(test_dir)
+    skipped: Counter[str] = Counter()
     try:
-        found = next(find_images(test_dir), None)
+        found = next(find_images(test_dir, skipped), None)
     except UserError as error:
         raise Misuse(f"--test_dir: {error}") from None
     if found is None:
-        raise Misuse(f"--test_dir: {'nothing matches' if is_glob else 'there are no images in'} {test_dir}")
+        passed_over = f"; {describe_skipped(skipped)}" if skipped else ""
+        raise Misuse(
+            f"--test_dir: {'nothing matches' if is_glob else 'there are no images in'} {test_dir}{passed_over}"
+        )
+
+
+def _refuse_other_format(test_dir: str) -> None:
+    """Refuse an archive of images, a list of their names, and a raw photo, of which only a thumbnail can be read."""
+    if kind_of_name(test_dir) == "raw photo":
+        raise Misuse(f"--test_dir: {test_dir} is a raw photo, which is not read; convert it to JPEG or PNG first")
+    try:
+        with open(test_dir, "rb") as file:
+            start = file.read(4096)
+    except OSError:  # the decoder gives the reason
+        return
+    if (kind := kind_of_collection(start)) is not None:
+        raise Misuse(f"--test_dir: {test_dir} is {kind}")
 
 
 def require_folder(output: str) -> None:

@@ -8,6 +8,7 @@ from glob import has_magic
 from pathlib import Path
 
 from cifar10.errors import UserError
+from cifar10.other_formats import kind_of_name
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
@@ -58,6 +59,14 @@ def find_images(root: str, skipped: Counter[str] | None = None) -> Iterator[Path
 def is_system_folder(name: str) -> bool:
     """Tell whether a folder of this name, in any case, is one of `SYSTEM_FOLDERS`. Hidden folders are not."""
     return name.casefold() in SYSTEM_FOLDERS
+
+
+def describe_skipped(skipped: Counter[str]) -> str:
+    """Return how many were passed over for which reason, the most frequent first, as a part of a line."""
+    by_number = sorted(skipped.items(), key=lambda item: (-item[1], item[0]))
+    listed = ", ".join(f"{number:,} {reason}" for reason, number in by_number)
+    advice = "; convert HEIC photos to JPEG first (heif-convert, sips, ImageMagick)" if "HEIC photo" in skipped else ""
+    return f"passed over: {listed}{advice}"
 
 
 def search_root(root: str) -> Path:
@@ -136,7 +145,7 @@ def _reason_to_skip(entry: "os.DirEntry[str]", real_root: str) -> str | None:
     if entry.is_symlink() and (reason := _reason_to_skip_link(entry, real_root)):
         return reason
     if os.path.splitext(entry.name)[1].lower() not in SUFFIXES:
-        return "not named as an image"
+        return kind_of_name(entry.name) or "not named as an image"
     if os.path.exists(entry.path) and not os.path.isfile(entry.path):
         return "not a regular file"
     return None

@@ -157,7 +157,11 @@ def _ends_flat(image: Image.Image) -> bool:
     """Tell whether the last pixels are of one colour, as those are that libjpeg fills in for missing ones."""
     width, height = image.size
     left, top = max(width - 4, (width - 1) // 8 * 8), max(height - 4, (height - 1) // 8 * 8)
-    return image.im.crop((left, top, width, height)).getcolors(1) is not None
+    corner = image.im.crop((left, top, width, height))
+    if image.mode == "L":  # getcolors knows four bytes a pixel only
+        low, high = corner.getextrema()
+        return bool(low == high)
+    return corner.getcolors(1) is not None
 
 
 def _jpeg_lacks(image: Image.Image, data: bytes) -> str | None:
@@ -248,7 +252,7 @@ def _lacks_restarts(data: bytes) -> bool:
         across = down = 1
     blocks = math.ceil(width / (8 * across)) * math.ceil(height / (8 * down))
     found = len(_RESTART.findall(data, *scans[0]))
-    return found < math.ceil(blocks / interval) - 1
+    return bool(found < math.ceil(blocks / interval) - 1)
 
 
 # TIFF

@@ -8,7 +8,8 @@ Pixels are uint8 (H, W, 3). What becomes of pictures that are not plain 8-bit RG
 - 16-bit grey is divided by 257; float is read as 0 to 1 or else as 0 to 255, and refused if it fits neither;
 - colour profiles are ignored: the numbers are taken as sRGB.
 
-Known limit: JPEG has no checksums. One that is cut off is refused; changed bytes may go unnoticed as wrong pixels.
+Known limit: JPEG has no checksums. One that lacks pixels is refused, but changed bytes may go unnoticed as wrong pixels.
+What else is not noticed is in `image_structure`.
 """
 
 import io
@@ -24,6 +25,7 @@ from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cifar10.errors import UserError
 from cifar10.image_structure import excessive_work, lacks_pieces, lacks_pixels, unbounded_header
+from cifar10.other_formats import kind_of_photo
 
 Pixels = NDArray[np.uint8]
 
@@ -226,6 +228,8 @@ def _verify_png(image: Image.Image, data: bytes) -> None:
 
 
 def _unidentified(data: bytes) -> str:
+    if (kind := kind_of_photo(data[:256])) is not None:
+        return kind
     for signature, name in _SIGNATURES.items():
         if data.startswith(signature):
             return f"damaged: a {name} header that cannot be read"
