@@ -8,8 +8,8 @@ Pixels are uint8 (H, W, 3). What becomes of pictures that are not plain 8-bit RG
 - 16-bit grey is divided by 257; float is read as 0 to 1 or else as 0 to 255, and refused if it fits neither;
 - colour profiles are ignored: the numbers are taken as sRGB.
 
-Known limit: JPEG has no checksums. One that lacks pixels is refused, but changed bytes may go unnoticed as wrong pixels.
-What else is not noticed is in `image_structure`.
+Known limit: JPEG has no checksums. One that lacks pixels is refused; changed bytes may go unnoticed as wrong pixels.
+`image_structure` says what else is not noticed.
 """
 
 import io
@@ -28,6 +28,8 @@ from cifar10.image_structure import excessive_work, lacks_pieces, lacks_pixels, 
 from cifar10.other_formats import kind_of_photo
 
 Pixels = NDArray[np.uint8]
+Box = tuple[int, int, int, int]
+"""Left, top, right, bottom."""
 
 MAX_PIXELS = 52_000_000
 """Largest width x height that is decoded: 50-megapixel photographs pass (8192 x 6144)."""
@@ -35,7 +37,7 @@ MAX_BYTES = 128 * 2**20
 """Largest file that is read."""
 
 _BAND_PIXELS = 2**20
-"""Pixels that are converted to RGB at a time."""
+"""Pixels that are converted to RGB, turned and made narrow at a time: a copy of 50 megapixels takes 200 MB."""
 _LIMIT = f"{MAX_PIXELS // 10**6} megapixels"
 _FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # without this list Pillow may start Ghostscript
 _SIGNATURES = {
@@ -57,6 +59,9 @@ _TURNS = {
     7: Image.Transpose.TRANSVERSE,
     8: Image.Transpose.ROTATE_90,
 }
+_SIDEWAYS = frozenset(_TURNS[orientation] for orientation in (5, 6, 7, 8))  # these swap rows and columns
+_FROM_THE_RIGHT = frozenset(_TURNS[orientation] for orientation in (2, 3, 7, 8))
+_FROM_BELOW = frozenset(_TURNS[orientation] for orientation in (3, 4, 6, 7))
 _EIGHT_BIT_MODES = frozenset(["1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "RGBX", "LA", "PA", "RGBA", "RGBa"])
 
 
@@ -90,7 +95,10 @@ class EncodedImage:
         Raises:
             ImageError: it is damaged.
         """
-        return np.array(self._decoded())
+        try:
+            return np.array(_upright_rgb(_load(self._image, self._data)))
+        except Exception as error:
+            raise _reason(error, self._data) from None
 
     def decode_square(self, size: int) -> Pixels:
         """Return what `resize_image` makes of it, uint8 (size, size, 3), without a copy of all pixels.
@@ -98,11 +106,8 @@ class EncodedImage:
         Raises:
             ImageError: it is damaged.
         """
-        return np.array(_square(self._decoded(), size))
-
-    def _decoded(self) -> Image.Image:
         try:
-            return _decode(self._image, self._data)
+            return np.array(_upright_square(_load(self._image, self._data), size))
         except Exception as error:
             raise _reason(error, self._data) from None
 
@@ -197,14 +202,41 @@ def _open(data: bytes) -> Image.Image:
     return image
 
 
-def _decode(image: Image.Image, data: bytes) -> Image.Image:
-    """Return the picture in colour and upright."""
+def _load(image: Image.Image, data: bytes) -> Image.Image:
+    """Return the picture with its pixels, none of them missing."""
     if image.format == "PNG":  # the only format whose verify() does something; decoding alone ignores checksums
         _verify_png(image, data)
         image = _open(data)  # verify() leaves it unusable
     image.load()
     _refuse(lacks_pixels(image, data))
-    return _turn(image, _rgb(image))
+    return image
+
+
+def _upright_rgb(image: Image.Image) -> Image.Image:
+    converted, turn = _rgb(image), _turn(image)
+    return converted if turn is None else converted.transpose(turn)
+
+
+def _upright_square(image: Image.Image, size: int) -> Image.Image:
+    """Return what `_square` makes of the whole picture, turned and in RGB, without ever having all of that in memory.
+
+    Pillow resizes each row and then each column of what comes out; the rows can as well be resized band by band. Of
+    pictures that are higher than wide it may resize the columns first, which gives other last bits.
+    """
+    turn = _turn(image)
+    width, height = image.size[::-1] if turn in _SIDEWAYS else image.size
+    if width * height <= _BAND_PIXELS or height > width or (width, height) == (size, size):
+        return _square(_upright_rgb(image), size)
+    side = min(height, width)
+    left, top = (width - side) / 2, (height - side) / 2
+    convert = _conversion(image)
+    narrow = Image.new("RGB", (size, height))
+    for box in _bands(width, height):
+        part = convert(image.crop(_before_turn(box, turn, image.size)))
+        part = part if turn is None else part.transpose(turn)
+        part = part.resize((size, part.height), Image.Resampling.BICUBIC, box=(left, 0, left + side, part.height))
+        narrow.paste(part, (0, box[1]))
+    return narrow.resize((size, size), Image.Resampling.BICUBIC, box=(0, top, size, top + side))
 
 
 def _square(image: Image.Image, size: int) -> Image.Image:
@@ -237,15 +269,13 @@ def _unidentified(data: bytes) -> str:
 
 
 def _rgb(image: Image.Image) -> Image.Image:
-    """Return `image` in RGB, converted band by band: an intermediate copy of 50 megapixels takes 200 MB."""
-    if image.mode == "RGB" and not image.has_transparency_data:
-        return image
+    """Return `image` in RGB, converted band by band."""
     convert = _conversion(image)
-    if image.width * image.height <= _BAND_PIXELS:
+    if convert is _unchanged or image.width * image.height <= _BAND_PIXELS:
         return convert(image)
     converted = Image.new("RGB", image.size)
-    for band in _bands(image):
-        converted.paste(convert(image.crop(band)), band)
+    for box in _bands(*image.size):
+        converted.paste(convert(image.crop(box)), box)
     return converted
 
 
@@ -259,13 +289,20 @@ def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:
         return lambda part: _grey(((np.asarray(part).astype(np.uint32) + 128) // 257).astype(np.uint8))
     if image.mode not in _EIGHT_BIT_MODES:
         raise ImageError(f"colour mode {image.mode} is not supported")
-    return _over_white if image.has_transparency_data else lambda part: part.convert("RGB")
+    if image.has_transparency_data:
+        return _over_white
+    return _unchanged if image.mode == "RGB" else lambda part: part.convert("RGB")
 
 
-def _bands(image: Image.Image) -> Iterator[tuple[int, int, int, int]]:
-    rows = max(_BAND_PIXELS // image.width, 1)
-    for top in range(0, image.height, rows):
-        yield 0, top, image.width, min(top + rows, image.height)
+def _unchanged(part: Image.Image) -> Image.Image:
+    return part
+
+
+def _bands(width: int, height: int) -> Iterator[Box]:
+    """Yield boxes of whole rows, from top to bottom."""
+    rows = max(_BAND_PIXELS // width, 1)
+    for top in range(0, height, rows):
+        yield 0, top, width, min(top + rows, height)
 
 
 def _over_white(part: Image.Image) -> Image.Image:
@@ -280,7 +317,7 @@ def _grey(values: Pixels) -> Image.Image:
 
 def _extremes(image: Image.Image) -> tuple[float, float]:
     """Return the smallest and the largest value; NaN if one is."""
-    found = [(values.min(), values.max()) for band in _bands(image) for values in [np.asarray(image.crop(band))]]
+    found = [(values.min(), values.max()) for box in _bands(*image.size) for values in [np.asarray(image.crop(box))]]
     return np.min([low for low, _ in found]).item(), np.max([high for _, high in found]).item()
 
 
@@ -295,11 +332,23 @@ def _float_scale(low: float, high: float) -> int:
     return 255 if high <= 1 else 1
 
 
-def _turn(image: Image.Image, upright: Image.Image) -> Image.Image:
-    """Apply the EXIF orientation of `image` to its pixels in RGB. Pillow itself has already turned a TIFF."""
+def _turn(image: Image.Image) -> Image.Transpose | None:
+    """Return how to turn `image` as its EXIF orientation says. Pillow itself has already turned a TIFF."""
     try:
         orientation = image.getexif().get(ExifTags.Base.Orientation, 1)
     except Exception:  # metadata that cannot be read say nothing about the pixels
-        return upright
-    method = _TURNS.get(orientation)
-    return upright if method is None else upright.transpose(method)
+        return None
+    return _TURNS.get(orientation)
+
+
+def _before_turn(box: Box, turn: Image.Transpose | None, size: tuple[int, int]) -> Box:
+    """Return where the pixels of `box` lie in a picture of `size` that is not turned yet."""
+    left, top, right, bottom = box
+    width, height = size
+    if turn in _SIDEWAYS:
+        left, top, right, bottom = top, left, bottom, right
+    if turn in _FROM_THE_RIGHT:
+        left, right = width - right, width - left
+    if turn in _FROM_BELOW:
+        top, bottom = height - bottom, height - top
+    return left, top, right, bottom

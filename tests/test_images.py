@@ -243,13 +243,20 @@ def test_conversion_band_by_band_changes_no_pixel(mode: str, monkeypatch: pytest
     np.testing.assert_array_equal(decode_image(data), whole)
 
 
-@pytest.mark.parametrize("orientation", [1, 3, 6])
-@pytest.mark.parametrize("size", [8, 33, 64])
-def test_decoding_to_a_square_is_decoding_and_resizing(orientation: int, size: int) -> None:
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("height", "width"), [(64, 51), (40, 63), (33, 33), (200, 7), (51, 200)])
+def test_decoding_to_a_square_is_decoding_turning_and_resizing(
+    orientation: int, height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
     exif = Image.Exif()
     exif[0x0112] = orientation
-    data = save(Image.fromarray(picture(size=64)[:, :50]), "JPEG", exif=exif)
-    np.testing.assert_array_equal(EncodedImage(data).decode_square(size), resize_image(decode_image(data), size))
+    data = save(Image.fromarray(picture(size=200)[:height, :width]), "PNG", exif=exif)
+    for size in (8, 33, 64):
+        expected = resize_image(decode_image(data), size)
+        np.testing.assert_array_equal(EncodedImage(data).decode_square(size), expected)
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "_BAND_PIXELS", 450)  # as if it were large
+            np.testing.assert_array_equal(EncodedImage(data).decode_square(size), expected)
 
 
 def test_pixels_of_the_right_size_are_not_touched() -> None:
