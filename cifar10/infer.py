@@ -25,6 +25,7 @@ from cifar10.errors import Misuse, UserError
 from cifar10.image_search import describe_skipped, find_images, search_root
 from cifar10.images import ImageError, silence_pillow
 from cifar10.labels import ClassFolders
+from cifar10.memory import share_memory_between_threads
 from cifar10.predictor import Predictor
 from cifar10.report import Score
 from cifar10.results import Guess, Row, open_results, visible
@@ -72,6 +73,7 @@ def infer(
         UserError: There are no images, no such checkpoint or device, or the output cannot be written.
     """
     silence_pillow()
+    share_memory_between_threads()
     if top_k < 1:
         raise Misuse(f"top_k={top_k} is not possible; it must be 1 or more")
     destination = choose_destination(output, output_format)
