@@ -142,15 +142,16 @@ class _DecodingThread(threading.Thread):
 
     def _decode(self, path: Path) -> Pixels | ImageError:
         try:
-            is_large = _size_of(path) > _LARGE_FILE
-            if is_large:
-                self._take(_MOST_PIXELS)
-            image = EncodedImage(read_image_file(path))
-            if not is_large and image.num_pixels > _SMALL_IMAGE:
+            image = EncodedImage(read_image_file(path, self._wait_to_read))
+            if image.num_pixels > _SMALL_IMAGE and not self._held:
                 self._take(image.num_pixels)
             return image.decode_square(self._image_size)
         except ImageError as error:
             return ImageError(str(error))  # without the traceback, which would keep all pixels in memory
+
+    def _wait_to_read(self, num_bytes: int) -> None:
+        if num_bytes > _LARGE_FILE:
+            self._take(_MOST_PIXELS)
 
     def _take(self, num_pixels: int) -> None:
         with self._lock:
@@ -202,11 +203,3 @@ class _PixelBudget:
         with self._changed:
             self._left += num_pixels
             self._changed.notify_all()
-
-
-def _size_of(path: Path) -> int:
-    """Return the bytes of a file; 0 if that cannot be known, and then reading it gives the reason."""
-    try:
-        return os.stat(path).st_size
-    except (OSError, ValueError):
-        return 0

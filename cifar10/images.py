@@ -142,8 +142,8 @@ def silence_pillow() -> None:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def read_image_file(path: Path) -> bytes:
-    """Return what is in the file.
+def read_image_file(path: Path, before_reading: Callable[[int], None] | None = None) -> bytes:
+    """Return what is in the file; its size in bytes is passed to `before_reading`, which may wait.
 
     Raises:
         ImageError: it cannot be read, is no regular file, or is too large.
@@ -161,6 +161,8 @@ def read_image_file(path: Path) -> bytes:
                 raise ImageError("not a regular file")
             if status.st_size > MAX_BYTES:
                 raise ImageError(f"too large: {status.st_size / 2**20:.0f} MiB, the limit is {MAX_BYTES // 2**20} MiB")
+            if before_reading is not None:
+                before_reading(status.st_size)
             return file.read(MAX_BYTES)
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror or error}") from None
