@@ -55,6 +55,13 @@ def test_an_interlaced_png_has_the_pixels_that_went_in() -> None:
     np.testing.assert_array_equal(decode_image(data), picture())
 
 
+def test_rows_that_lack_above_an_interlaced_last_row_are_found() -> None:
+    pixels = picture(size=33)  # its last row comes in an early pass
+    data = png(33, 33, zlib.compress(b"".join(rows_of_passes(pixels)[:-5])), interlaced=True)
+    with pytest.raises(ImageError, match="pixels are missing"):
+        decode_image(data)
+
+
 def test_a_png_with_more_data_than_pixels_is_taken() -> None:
     np.testing.assert_array_equal(decode_image(png(32, 32, zlib.compress(rows(picture()) + b"more"))), picture())
 
