@@ -15,6 +15,7 @@ from cifar10.errors import CheckpointError, Misuse, UserError
 from cifar10.flags import shortened
 from cifar10.image_search import find_images, no_images
 from cifar10.nearest import did_you_mean
+from cifar10.other_formats import kind_of_collection, kind_of_name
 
 RESUMABLE = ("models_dir", "training.epochs", "data_loading.root", "data_loading.sources", "tracking")
 """Settings, and sections of them, that may change when a run goes on."""
@@ -26,6 +27,8 @@ def require_images(test_dir: str) -> None:
     is_glob = any(magic in test_dir for magic in "*?[")
     if not os.path.lexists(test_dir) and not is_glob:
         raise Misuse(f"--test_dir: there is no folder or file {test_dir}{_nearest_beside(test_dir)}")
+    if os.path.isfile(test_dir):
+        _refuse_other_format(test_dir)
     skipped: Counter[str] = Counter()
     try:
         found = next(find_images(test_dir, skipped), None)
@@ -34,6 +37,19 @@ def require_images(test_dir: str) -> None:
     if found is None:
         nothing = f"nothing matches {test_dir}" if is_glob and not skipped else no_images(test_dir, skipped)
         raise Misuse(f"--test_dir: {nothing}")
+
+
+def _refuse_other_format(test_dir: str) -> None:
+    """Refuse an archive of images, a list of their names, and a raw photo, of which only a thumbnail can be read."""
+    if kind_of_name(test_dir) == "raw photo":
+        raise Misuse(f"--test_dir: {test_dir} is a raw photo, which is not read; convert it to JPEG or PNG first")
+    try:
+        with open(test_dir, "rb") as file:
+            start = file.read(4096)
+    except OSError:  # the decoder gives the reason
+        return
+    if (kind := kind_of_collection(start)) is not None:
+        raise Misuse(f"--test_dir: {test_dir} is {kind}")
 
 
 def require_folder(output: str) -> None:

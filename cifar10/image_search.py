@@ -10,6 +10,7 @@ from glob import has_magic
 from pathlib import Path
 
 from cifar10.errors import UserError
+from cifar10.other_formats import kind_of_name
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
@@ -88,7 +89,7 @@ def no_images(root: str, skipped: Counter[str]) -> str:
     """Return what to tell somebody whose `root` holds no image but what was passed over."""
     told = f"no images in {root!r}: looked for *.png, *.jpg and other picture files"
     if skipped:
-        told += f"; passed over: {listed(skipped)}"
+        told += f"; {describe_skipped(skipped)}"
     if skipped[_LINK_OUT] or skipped[_LINK_TO_FOLDER]:
         told += (
             "\nlinks to folders and out of the folder are not followed, so that a folder from elsewhere cannot reach "
@@ -101,6 +102,12 @@ def no_images(root: str, skipped: Counter[str]) -> str:
 def is_system_folder(name: str) -> bool:
     """Tell whether a folder of this name, in any case, is one of `SYSTEM_FOLDERS`. Hidden folders are not."""
     return name.casefold() in SYSTEM_FOLDERS
+
+
+def describe_skipped(skipped: Counter[str]) -> str:
+    """Return how many were passed over for which reason, the most frequent first, as a part of a line."""
+    advice = "; convert HEIC photos to JPEG first (heif-convert, sips, ImageMagick)" if "HEIC photo" in skipped else ""
+    return f"passed over: {listed(skipped)}{advice}"
 
 
 def search_root(root: str) -> Path:
@@ -188,7 +195,9 @@ def _reason_against_loose(entry: "os.DirEntry[str]") -> str:
     """Return why something that is no folder is none of those that are looked for."""
     if entry.is_symlink() and not os.path.exists(entry.path):
         return "link that leads nowhere"
-    return "image outside of the class folders" if _is_named_as_image(entry.name) else "not named as an image"
+    if _is_named_as_image(entry.name):
+        return "image outside of the class folders"
+    return kind_of_name(entry.name) or "not named as an image"
 
 
 def _leads_up(link: str) -> bool:
@@ -205,7 +214,7 @@ def _reason_against_file(entry: "os.DirEntry[str]", real_root: str | None) -> st
     if entry.is_symlink() and (reason := _reason_against_link(entry, real_root)):
         return reason
     if not _is_named_as_image(entry.name):
-        return "not named as an image"
+        return kind_of_name(entry.name) or "not named as an image"
     if os.path.exists(entry.path) and not os.path.isfile(entry.path):
         return "not a regular file"
     return None

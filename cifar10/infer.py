@@ -4,6 +4,7 @@ Everything streams: two batches of images are in memory at a time, one being ask
 """
 
 import contextlib
+import os
 import signal
 import sys
 import time
@@ -21,12 +22,16 @@ from tqdm import tqdm
 from cifar10.decoding import Decoded, decode_files
 from cifar10.destination import Destination, choose_destination
 from cifar10.errors import Misuse, UserError
-from cifar10.image_search import find_images, listed, no_images, search_root
+from cifar10.image_search import describe_skipped, find_images, no_images, search_root
 from cifar10.images import ImageError, silence_pillow
 from cifar10.labels import ClassFolders
+from cifar10.memory import share_memory_between_threads
 from cifar10.predictor import Predictor
 from cifar10.report import Score
-from cifar10.results import Guess, Row, open_results
+from cifar10.results import Guess, Row, open_results, visible
+
+_MOST_NAMED = 4
+"""Folders and classes that a warning names."""
 
 
 @dataclass(frozen=True)
@@ -68,6 +73,7 @@ def infer(
         UserError: There are no images, no such checkpoint or device, or the output cannot be written.
     """
     silence_pillow()
+    share_memory_between_threads()
     if top_k < 1:
         raise Misuse(f"top_k={top_k} is not possible; it must be 1 or more")
     destination = choose_destination(output, output_format)
@@ -91,7 +97,8 @@ def _infer(
     _say(_provenance_line(predictor))
     started = time.monotonic()
     root, folders, score = search_root(test_dir), ClassFolders(predictor.class_names), Score(predictor.class_names)
-    num_images = num_failed = 0
+    num_images = num_failed = num_labelled = 0
+    strange: dict[str, None] = {}  # names of folders that are no class, as a set in order
     with (
         _progress(test_dir, destination) as bar,
         open_results(destination, predictor.class_names, top_k, predictor.provenance) as writer,
@@ -103,9 +110,13 @@ def _infer(
             writer.write(rows)
             num_images += len(rows)
             num_failed += sum(row.error is not None for row in rows)
+            num_labelled += sum(row.label is not None for row in rows)
+            _add_folders(strange, rows)
             bar.update(len(rows))
     if score.total:
         _say(score.report())
+    if strange and not num_labelled:
+        _say(_strange_folders_line(strange, predictor.class_names))
     summary = Summary(num_images, num_failed, score.accuracy)
     _say(_summary_line(summary, score, skipped, time.monotonic() - started, destination))
     return summary
@@ -170,11 +181,31 @@ def _at_least_one(paths: Iterator[Path], test_dir: str, skipped: Counter[str]) -
     return chain([first], paths)
 
 
+def _add_folders(folders: dict[str, None], rows: Sequence[Row]) -> None:
+    """Add the names of the folders that the files of `rows` lie in, until there are enough to be named."""
+    for row in rows:
+        if len(folders) > _MOST_NAMED:
+            return
+        if (name := os.path.basename(os.path.dirname(row.path))) != "":
+            folders[name] = None
+
+
+def _strange_folders_line(folders: Iterable[str], class_names: Sequence[str]) -> str:
+    return (
+        f"warning: none of the sub-folders ({_first(list(folders))}) is a class of this checkpoint "
+        f"({_first(class_names)}); was another checkpoint meant?"
+    )
+
+
+def _first(names: Sequence[str]) -> str:
+    shown = [visible(name) for name in names[:_MOST_NAMED]]
+    return ", ".join([*shown, "..."] if len(names) > _MOST_NAMED else shown)
+
+
 @contextmanager
 def _progress(test_dir: str, destination: Destination) -> Iterator["tqdm[Any]"]:
     """Show how far it has come if stderr is a terminal, unless the rows themselves scroll over the same one."""
-    rows_on_screen = destination.path is None and sys.stdout.isatty()
-    shown = sys.stderr.isatty() and not rows_on_screen
+    shown = sys.stderr.isatty() and not destination.is_terminal()
     total = sum(1 for _ in find_images(test_dir)) if shown else None  # takes a few seconds a million
     with tqdm(total=total, unit=" images", disable=not shown, dynamic_ncols=True, leave=False) as bar:
         yield bar
@@ -208,8 +239,8 @@ def _summary_line(
         parts.append(f"accuracy {summary.accuracy:.2%} ({score.correct:,} of {score.total:,} whose folder is a class)")
     parts.append(f"{summary.num_images / max(seconds, 1e-9):,.0f} images/s")
     if skipped:
-        parts.append(f"passed over: {listed(skipped)}")
-    where = f"; written to {destination.path}" if destination.path else ""
+        parts.append(describe_skipped(skipped))
+    where = f"; written to {destination.path}" if destination.path and not destination.is_stream else ""
     return ", ".join(parts) + where
 
 

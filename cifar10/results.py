@@ -16,7 +16,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol, TextIO
 
-from cifar10.destination import Destination, whole_file
+from cifar10.destination import Destination, open_destination
 
 _ROW_GROUP = 16_384  # rows that Parquet holds in memory before it writes them
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -73,7 +73,7 @@ def open_results(
         with closing(_text_writer(destination.format, sys.stdout, class_names, top_k)) as writer:
             yield writer
         return
-    with whole_file(destination.path) as file:
+    with open_destination(destination) as file:
         if destination.format == "parquet":
             with closing(ParquetWriter(file, provenance)) as writer:
                 yield writer
@@ -81,7 +81,7 @@ def open_results(
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
         with closing(_text_writer(destination.format, text, class_names, top_k)) as writer:
             yield writer
-        text.detach()  # the file belongs to whole_file, which closes it
+        text.detach()  # the file belongs to open_destination, which closes it
 
 
 def _text_writer(name: str, stream: TextIO, class_names: Sequence[str], top_k: int) -> Writer:
@@ -96,7 +96,7 @@ class TableWriter:
     def __init__(self, stream: TextIO, class_names: Sequence[str], top_k: int) -> None:
         self._stream = stream
         self._top_k = top_k
-        self._width = max(len("class"), *(len(_visible(name)) for name in class_names))
+        self._width = max(len("class"), *(len(visible(name)) for name in class_names))
         header = "  ".join(f"{'class':{self._width}}  {'prob.':>6}" for _ in range(top_k))
         print(f"{header}  path", file=stream)
 
@@ -108,10 +108,10 @@ class TableWriter:
         """Nothing is held back."""
 
     def _line(self, row: Row) -> str:
-        cells = [f"{_visible(guess.class_name):{self._width}}  {guess.probability:6.4f}" for guess in row.top]
+        cells = [f"{visible(guess.class_name):{self._width}}  {guess.probability:6.4f}" for guess in row.top]
         cells += [f"{'-':{self._width}}  {'-':>6}"] * (self._top_k - len(cells))
         reason = f"  ({row.error})" if row.error else ""
-        return "  ".join([*cells, _visible(row.path)]) + reason
+        return "  ".join([*cells, visible(row.path)]) + reason
 
 
 class CsvWriter:
@@ -204,7 +204,7 @@ def _unicode(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _visible(name: str) -> str:
+def visible(name: str) -> str:
     """Return a name on one line and without anything that a terminal would obey."""
     text = _unicode(name)
     return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)

@@ -22,7 +22,10 @@ NOT_AN_IMAGE = "^not a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM image$"
 DAMAGED = "^damaged: "
 CHECKSUM = "^damaged: a checksum is wrong or the end is missing$"
 CUT_OFF = "^damaged: .*truncated"
+MISSING = "^damaged: pixels are missing"
 TOO_LARGE = "^too large: .* 52 megapixels$"
+TOO_MANY = "^too large: .* the limit is "
+ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
 
 
 class Malformed(NamedTuple):
@@ -52,11 +55,57 @@ def png_chunk(kind: bytes, data: bytes) -> bytes:
     return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
 
 
-def png(width: int, height: int, compressed: bytes, depth: int = 8, colour_type: int = 2) -> bytes:
+def png(
+    width: int, height: int, compressed: bytes, depth: int = 8, colour_type: int = 2, interlaced: bool = False
+) -> bytes:
     """Return a PNG of these header values, whatever its `compressed` pixels are."""
-    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, 0)
+    header = struct.pack(">IIBBBBB", width, height, depth, colour_type, 0, 0, interlaced)
     chunks = png_chunk(b"IHDR", header) + png_chunk(b"IDAT", compressed) + png_chunk(b"IEND", b"")
     return PNG_SIGNATURE + chunks
+
+
+def rows_of_passes(pixels: NDArray[np.uint8]) -> list[bytes]:
+    """Return the rows of a PNG of `pixels` (H, W, 3), unfiltered, in the order of its seven interlace passes."""
+    passes = [pixels[top::step_y, left::step_x] for left, top, step_x, step_y in ADAM7]
+    return [b"\0" + row.tobytes() for part in passes for row in part if row.size]
+
+
+def jpeg_ending_early(part: float, **options: Any) -> bytes:
+    """Return a JPEG whose first scan ends after a `part` of its data, with the end of the file in its place."""
+    whole = encode(picture(size=64), "JPEG", quality=95, **options)
+    start = whole.index(b"\xff\xda") + 14
+    end = whole.index(b"\xff\xc4", start) if options.get("progressive") else len(whole) - 2
+    return whole[: start + int((end - start) * part)].rstrip(b"\xff") + b"\xff\xd9"
+
+
+def jpeg_of_many_scans(size: int, scans: int) -> bytes:
+    """Return a progressive JPEG that repeats its last scan."""
+    whole = encode(np.full((size, size, 3), 90, np.uint8), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    return whole[:last] + whole[last:-2] * scans + whole[-2:]
+
+
+def tiff(pixels: NDArray[np.uint8], kept: int, tile: int | None = None) -> bytes:
+    """Return an uncompressed TIFF of `pixels` (H, W, 3) with its first `kept` strips of 16 rows, or tiles."""
+    height, width = pixels.shape[:2]
+    if tile is None:
+        pieces = [pixels[top : top + 16].tobytes() for top in range(0, height, 16)][:kept]
+        layout = {273: [], 278: [16], 279: [len(piece) for piece in pieces]}
+    else:
+        corners = [(top, left) for top in range(0, height, tile) for left in range(0, width, tile)][:kept]
+        pieces = [pixels[top : top + tile, left : left + tile].tobytes() for top, left in corners]
+        layout = {322: [tile], 323: [tile], 324: [], 325: [len(piece) for piece in pieces]}
+    layout[273 if tile is None else 324] = [8 + sum(map(len, pieces[:number])) for number in range(len(pieces))]
+    tags = {256: [width], 257: [height], 258: [8, 8, 8], 259: [1], 262: [2], 277: [3], **layout}
+    body = b"".join(pieces)
+    directory, values = struct.pack("<H", len(tags)), b""
+    for tag, numbers in sorted(tags.items()):
+        packed = struct.pack(f"<{len(numbers)}I", *numbers)
+        place = 8 + len(body) + 2 + 12 * len(tags) + 4 + len(values)
+        directory += struct.pack("<HHI", tag, 4, len(numbers))
+        directory += packed if len(packed) == 4 else struct.pack("<I", place)
+        values += b"" if len(packed) == 4 else packed
+    return b"II*\0" + struct.pack("<I", 8 + len(body)) + body + directory + bytes(4) + values
 
 
 def png_bomb(width: int, height: int) -> bytes:
@@ -97,6 +146,11 @@ def _not_images() -> list[Malformed]:
         Malformed("zipped.png", gzip.compress(encode(picture(), "PNG")), NOT_AN_IMAGE),
         Malformed("array.png", array.getvalue(), NOT_AN_IMAGE),
         Malformed("icon.png", encode(picture(), "ICO"), NOT_AN_IMAGE),
+        Malformed(
+            "photo.jpg", b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(99), "^a HEIC photo, .* convert it to JPEG"
+        ),
+        Malformed("picture.jpg", b"\0\0\0\x1cftypmif1\0\0\0\0avifmif1" + bytes(99), "^an AVIF picture, "),
+        Malformed("clip.jpg", b"\0\0\0\x14ftypqt  " + bytes(99), "^a video, "),
         Malformed("sound.webp", b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0" + bytes(24), DAMAGED),
     ]
 
@@ -104,8 +158,15 @@ def _not_images() -> list[Malformed]:
 def _pngs() -> list[Malformed]:
     good = encode(picture(), "PNG")
     data_start = good.index(b"IDAT") + 4
-    whole = zlib.compress(b"".join(b"\0" + row.tobytes() for row in picture()))
+    rows = b"".join(b"\0" + row.tobytes() for row in picture())
+    whole, interlaced = zlib.compress(rows), rows_of_passes(picture())
     return [
+        Malformed("png_one_row.png", png(32, 32, zlib.compress(rows[:97])), r"missing \(97 of 3,104 bytes\)$"),
+        Malformed("png_half_of_last_row.png", png(32, 32, zlib.compress(rows[:-48])), CUT_OFF),
+        *(
+            Malformed(name, png(32, 32, zlib.compress(b"".join(interlaced[:kept])), interlaced=True), MISSING)
+            for name, kept in {"png_one_pass.png": 4, "png_half_a_pass.png": -8, "png_interlaced_row.png": -1}.items()
+        ),
         Malformed("png_signature_only.png", PNG_SIGNATURE, DAMAGED),
         Malformed("png_header_only.png", good[:33], DAMAGED),
         Malformed("png_half.png", good[: len(good) // 2], CHECKSUM),
@@ -129,6 +190,11 @@ def _jpegs() -> list[Malformed]:
     good = encode(picture(), "JPEG", quality=95)
     tables, frame, scan = (good.index(marker) for marker in (b"\xff\xdb", b"\xff\xc0", b"\xff\xda"))
     return [
+        Malformed("jpeg_early_end.jpg", jpeg_ending_early(0.5), MISSING),
+        Malformed("jpeg_early_end_restarts.jpg", jpeg_ending_early(0.5, restart_marker_rows=1), MISSING),
+        Malformed("jpeg_early_end_progressive.jpg", jpeg_ending_early(0.5, progressive=True), MISSING),
+        Malformed("jpeg_many_scans.jpg", jpeg_of_many_scans(2048, 300), "^too large: .* scans of 2048 x 2048 pixels"),
+        Malformed("jpeg_many_headers.jpg", good[:2] + b"\xff\xe1\0\x0cExif\0\0II*\0" * 30_000 + good[2:], TOO_MANY),
         Malformed("jpeg_start_only.jpg", good[:3], DAMAGED),
         Malformed("jpeg_cut_in_header.jpg", good[:100], DAMAGED),
         Malformed("jpeg_half.jpg", good[: len(good) // 2], CUT_OFF),
@@ -156,6 +222,7 @@ def _bmps_and_ppms() -> list[Malformed]:
         Malformed("bmp_half.bmp", bmp[: len(bmp) // 2], CUT_OFF),
         Malformed("bmp_huge.bmp", bmp[:18] + struct.pack("<ii", 2**30, 2**30) + bmp[26:], TOO_LARGE),
         Malformed("bmp_unknown_depth.bmp", bmp[:28] + struct.pack("<H", 77) + bmp[30:], DAMAGED),
+        Malformed("pgm_many_comments.pgm", b"P2 2 2 9\n" + b"#\n" * 100_000 + b"1 2 3 4\n", TOO_MANY),
         Malformed("ppm_half.ppm", ppm[: len(ppm) // 2], CUT_OFF),
         Malformed("ppm_huge.ppm", b"P6 99999 99999 255\n" + bytes(99), TOO_LARGE),
         Malformed("ppm_no_size.ppm", b"P6\nmany pixels\n255\n", DAMAGED),
@@ -170,6 +237,8 @@ def _tiffs() -> list[Malformed]:
     lab = io.BytesIO()
     Image.new("LAB", (32, 32)).save(lab, "TIFF")
     return [
+        Malformed("tiff_three_strips_of_four.tif", tiff(picture(size=64), kept=3), "^damaged: 3 of 4 strips$"),
+        Malformed("tiff_two_tiles_of_four.tif", tiff(picture(size=64), kept=2, tile=32), "^damaged: 2 of 4 tiles$"),
         Malformed("tiff_signature_only.tif", good[:4], DAMAGED),
         Malformed("tiff_half.tif", good[: len(good) // 2], DAMAGED),
         Malformed("tiff_compressed_half.tif", lzw[: len(lzw) // 2], DAMAGED),

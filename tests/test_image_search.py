@@ -11,7 +11,7 @@ import pytest
 
 from cifar10.checks import require_images
 from cifar10.errors import Misuse, UserError
-from cifar10.image_search import SYSTEM_FOLDERS, find_images, is_system_folder, search_root
+from cifar10.image_search import SYSTEM_FOLDERS, describe_skipped, find_images, is_system_folder, search_root
 from cifar10.images import ImageError, decode_image
 
 NAMES = [
@@ -68,6 +68,19 @@ def test_folders_that_systems_make_are_passed_over_and_counted(tmp_path: Path) -
     skipped: Counter[str] = Counter()
     assert found(tmp_path, skipped) == ["a/1.png"]
     assert skipped == {"system folder": 6, "hidden": 2, "not named as an image": 1}
+
+
+def test_photos_in_other_formats_and_videos_are_counted_as_what_they_are(tmp_path: Path) -> None:
+    names = ["IMG_1.HEIC", "2.heic", "3.DNG", "4.cr2", "5.nef", "6.ARW", "7.MOV", "8.mp4", "9.zip", "a.avif", "b.txt"]
+    touch(tmp_path, *names)
+    skipped: Counter[str] = Counter()
+    assert found(tmp_path, skipped) == []
+    assert skipped == {
+        **{"HEIC photo": 2, "raw photo": 4, "video": 2, "archive": 1, "not named as an image": 1},
+        "AVIF, JPEG XL or JPEG 2000 picture": 1,
+    }
+    assert describe_skipped(skipped).startswith("passed over: 4 raw photo, 2 HEIC photo, 2 video")
+    assert "convert HEIC photos to JPEG first" in describe_skipped(skipped)
 
 
 def test_a_system_folder_is_known_in_any_case_and_searched_if_it_is_named_itself(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ import pytest
 from PIL import Image
 
 from cifar10 import images
-from cifar10.images import ImageError, decode_image, resize_image
+from cifar10.images import EncodedImage, ImageError, decode_image, resize_image
 from tests.malformed import Malformed, encode, flip_byte, malformed_images, picture, png_bomb
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, for which a walk calls silence_pillow()
@@ -117,6 +117,18 @@ def test_pipes_folders_and_missing_files_are_reasons_and_nothing_waits(tmp_path:
         decode_image(Path(os.devnull))
 
 
+def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    path = tmp_path / "1.png"
+    path.write_bytes(encode(picture(), "PNG"))
+
+    def refuse(*_: object) -> int:
+        raise PermissionError(13, "Permission denied", str(path))
+
+    monkeypatch.setattr(images, "_open_without_waiting", refuse)  # tests may run as root, who may read everything
+    with pytest.raises(ImageError, match=r"^cannot be read: Permission denied$"):
+        decode_image(path)
+
+
 def test_a_pipe_that_takes_the_place_of_a_file_does_not_block(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pipe, file = tmp_path / "pipe.png", tmp_path / "file.png"
     os.mkfifo(pipe)
@@ -213,6 +225,38 @@ def test_of_an_animation_the_first_frame_is_taken(image_format: str) -> None:
     options = {"lossless": True} if image_format == "WEBP" else {}
     data = save(frames[0], image_format, save_all=True, append_images=frames[1:], **options)
     assert (decode_image(data) == (255, 0, 0)).all()
+
+
+@pytest.mark.parametrize("mode", ["1", "L", "P", "LA", "RGBA", "CMYK", "I;16", "F"])
+def test_conversion_band_by_band_changes_no_pixel(mode: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    pixels = picture(size=48)
+    if mode in ("I;16", "F"):
+        grey = pixels[:, :, 0]
+        image = Image.fromarray(grey.astype(np.uint16) * 257 if mode == "I;16" else grey.astype(np.float32))
+    else:
+        image = Image.fromarray(pixels).convert(mode)
+        if mode in ("LA", "RGBA"):
+            image.putalpha(Image.fromarray(pixels[:, :, 1]))
+    data = save(image, "TIFF")
+    whole = decode_image(data)
+    monkeypatch.setattr(images, "_BAND_PIXELS", 48 * 7)
+    np.testing.assert_array_equal(decode_image(data), whole)
+
+
+@pytest.mark.parametrize("orientation", range(1, 9))
+@pytest.mark.parametrize(("height", "width"), [(64, 51), (40, 63), (33, 33), (200, 7), (51, 200)])
+def test_decoding_to_a_square_is_decoding_turning_and_resizing(
+    orientation: int, height: int, width: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = orientation
+    data = save(Image.fromarray(picture(size=200)[:height, :width]), "PNG", exif=exif)
+    for size in (8, 33, 64):
+        expected = resize_image(decode_image(data), size)
+        np.testing.assert_array_equal(EncodedImage(data).decode_square(size), expected)
+        with monkeypatch.context() as patch:
+            patch.setattr(images, "_BAND_PIXELS", 450)  # as if it were large
+            np.testing.assert_array_equal(EncodedImage(data).decode_square(size), expected)
 
 
 def test_pixels_of_the_right_size_are_not_touched() -> None:

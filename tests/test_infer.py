@@ -223,6 +223,23 @@ def test_folders_named_as_classes_give_accuracy_and_a_report_on_stderr(
     assert [row["label"] for row in rows] == ["automobile", "cat", "cat", None, "airplane", "airplane"]
 
 
+@pytest.mark.parametrize(
+    ("folders", "warned"),
+    [(["ring", "plus"], True), (["ring", "cat"], False), (["deep/plane/ring"], False), (["."], False)],
+)
+def test_sub_folders_of_which_none_is_a_class_are_warned_of(
+    tmp_path: Path, engine: StubEngine, capsys: pytest.CaptureFixture[str], folders: list[str], warned: bool
+) -> None:
+    for folder in folders:
+        write(tmp_path / folder / "1.png")
+    infer(str(tmp_path), "any")
+    expected = (
+        "warning: none of the sub-folders (plus, ring) is a class of this checkpoint (airplane, automobile, cat); "
+        "was another checkpoint meant?"
+    )
+    assert (expected in capsys.readouterr().err.splitlines()) == warned
+
+
 def test_top_k_names_the_most_probable_classes_in_order(tmp_path: Path, engine: StubEngine) -> None:
     write(tmp_path / "in" / "1.png", channel=1)
     [row] = rows_of(tmp_path / "in", tmp_path, top_k=3)

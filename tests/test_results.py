@@ -4,6 +4,10 @@ import csv
 import io
 import json
 import os
+import socket
+import subprocess
+import sys
+import threading
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +212,79 @@ def test_the_format_is_the_one_named_else_that_of_the_suffix(
     assert os.listdir(tmp_path) == []
 
 
+STREAM = """
+import sys
+from cifar10.destination import choose_destination
+from cifar10.results import Guess, Row, open_results
+with open_results(choose_destination(sys.argv[1], sys.argv[2]), ["cat"], 1, {}) as writer:
+    writer.write([Row("1.png", (Guess("cat", 0, 0.5),))])
+print("said", file=sys.stderr)
+"""
+
+
+def streamed(tmp_path: Path, output: str, output_format: str) -> "subprocess.CompletedProcess[bytes]":
+    """Write a row to `output` in a process whose stdout and stderr are a pipe and a file that has a line already."""
+    log = tmp_path / "log"
+    log.write_text("before\n")
+    with log.open("ab") as stderr:
+        return subprocess.run(
+            [sys.executable, "-c", STREAM, output, output_format],
+            stdin=subprocess.DEVNULL,
+            stdout=subprocess.PIPE,
+            stderr=stderr,
+            check=True,
+        )
+
+
+@pytest.mark.parametrize("output", ["-", "/dev/stdout", "/dev/fd/1", "/proc/self/fd/1", "/dev/../dev/stdout"])
+def test_names_of_stdout_are_stdout(tmp_path: Path, output: str) -> None:
+    assert streamed(tmp_path, output, "csv").stdout.splitlines()[1] == b"1.png,cat,0,0.500000,,"
+    assert (tmp_path / "log").read_text() == "before\nsaid\n"
+
+
+def test_parquet_goes_through_a_pipe_if_stdout_is_named_for_it(tmp_path: Path) -> None:
+    table = pq.read_table(io.BytesIO(streamed(tmp_path, "/dev/stdout", "parquet").stdout))
+    assert table.column("path").to_pylist() == ["1.png"]
+
+
+def test_rows_written_to_stderr_leave_a_file_behind_it_as_it_was(tmp_path: Path) -> None:
+    assert streamed(tmp_path, "/dev/stderr", "jsonl").stdout == b""
+    lines = (tmp_path / "log").read_text().splitlines()
+    assert lines[0] == "before" and json.loads(lines[1])["path"] == "1.png" and lines[2] == "said"
+
+
+def test_a_named_pipe_is_written_to_as_rows_come(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    read: list[str] = []
+    reader = threading.Thread(target=lambda: read.append(pipe.read_text()))
+    reader.start()
+    written(pipe, top_k=1)
+    reader.join(timeout=30)
+    assert "cat/1.png" in read[0] and os.listdir(tmp_path) == ["pipe.csv"]
+
+
+def test_a_pipe_whose_reader_has_gone_is_said_in_one_line(tmp_path: Path) -> None:
+    pipe = tmp_path / "pipe.csv"
+    os.mkfifo(pipe)
+    reader = os.open(pipe, os.O_RDONLY | os.O_NONBLOCK)
+
+    def write() -> None:
+        with open_results(choose_destination(str(pipe), None), CLASSES, 1, {}) as writer:
+            os.close(reader)
+            writer.write(rows())
+
+    with pytest.raises(UserError, match=r"pipe\.csv could not be written: Broken pipe"):
+        write()
+
+
+def test_devices_take_rows(tmp_path: Path) -> None:
+    written(Path(os.devnull))
+    if Path("/dev/full").exists():
+        with pytest.raises(UserError, match="/dev/full could not be written: No space left on device"):
+            written(Path("/dev/full"))
+
+
 @pytest.mark.parametrize(
     ("output", "output_format", "reason"),
     [
@@ -216,8 +293,9 @@ def test_the_format_is_the_one_named_else_that_of_the_suffix(
         ("a.xml", None, "names no format"),
         ("folder.csv", None, "is a folder"),
         ("missing/a.csv", None, "there is no folder"),
-        ("pipe.csv", None, "no regular file"),
-        ("/dev/null", "csv", "no regular file"),
+        ("socket.csv", None, "is a socket or a disk"),
+        ("/dev/fd/999", "csv", "this stream is not open"),
+        ("/dev/stdin", "csv", "open for reading only"),
         ("/proc/a.csv", None, "cannot be written"),
         ("x" * 300 + ".csv", None, "cannot be written"),
     ],
@@ -227,7 +305,9 @@ def test_an_output_that_cannot_be_is_misuse_before_anything_starts(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "folder.csv").mkdir()
-    os.mkfifo("pipe.csv")
-    with pytest.raises(Misuse, match=reason):
-        choose_destination(output, output_format)
-    assert sorted(os.listdir(tmp_path)) == ["folder.csv", "pipe.csv"]
+    with socket.socket(socket.AF_UNIX) as server, open(os.devnull) as stdin:
+        server.bind("socket.csv")
+        monkeypatch.setattr("cifar10.destination._OWN_STREAMS", {"stdin": stdin.fileno()})
+        with pytest.raises(Misuse, match=reason):
+            choose_destination(output, output_format)
+    assert sorted(os.listdir(tmp_path)) == ["folder.csv", "socket.csv"]

@@ -1,0 +1,273 @@
+"""What the bytes of an image file say beside its pixels: whether any are missing, and how much work decoding them is.
+
+Decoders fill in what a file lacks, with black (PNG, TIFF) or grey (JPEG), and report nothing. A file may be small in
+bytes and in pixels and still keep a decoder busy for a minute. Functions here return the reason for a refusal, or None.
+
+Not noticed: a progressive JPEG that lacks some of its refinement (a coarser picture), a JPEG that lacks its last few
+pixels, a JPEG inside a TIFF that ends early, pixels that the compression of BMP skips on purpose.
+"""
+
+import io
+import math
+import re
+import struct
+import zlib
+from collections.abc import Iterator
+
+from PIL import Image
+
+MAX_SCANNED_PIXELS = 10**9
+"""Most pixels x scans of a JPEG: 20 scans of 50 megapixels, in 2 to 4 s. Progressive encoders write about ten scans."""
+MAX_PIECES = 250_000
+"""Most strips or tiles of a TIFF: tiles of 16 x 16 pixels over 50 megapixels are 200,000."""
+MAX_HEADERS = 2_000
+"""Most header segments of a JPEG, and comments in a PPM; Pillow takes quadratic time for them."""
+
+_PIECE = 65_536  # bytes, of compressed data and of pixels, that are inflated at a time
+_ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
+_PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
+
+_START_OF_SCAN, _END_OF_IMAGE, _RESTART_INTERVAL = 0xDA, 0xD9, 0xDD
+_START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
+_WITHOUT_LENGTH = frozenset([0x00, 0x01, *range(0xD0, 0xD9), 0xFF])  # stuffing, restarts, fill bytes
+_MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # restarts and stuffed bytes belong to the scan
+_RESTART = re.compile(rb"\xff[\xd0-\xd7]")
+_NOISE = bytes((37 * n * n + 11 * n + 5) % 255 for n in range(4096))  # no 0xFF, which would begin a marker
+
+_TILE_WIDTH, _TILE_LENGTH, _ROWS_PER_STRIP, _PLANAR, _DNG_VERSION = 322, 323, 278, 284, 50706
+_STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS = 273, 279, 324, 325
+
+
+def unbounded_header(data: bytes) -> str | None:
+    """Return why not even the header of the file `data` may be parsed."""
+    if data.startswith(b"\xff\xd8") and len(data) > 2**18 and data.count(b"\xff\xe1") > MAX_HEADERS:
+        headers = sum(1 for _ in _jpeg_headers(data))
+        if headers > MAX_HEADERS:
+            return f"too large: {headers:,} header segments, the limit is {MAX_HEADERS:,}"
+    if data[:2] in (b"P1", b"P2", b"P3") and (comments := data.count(b"#")) > MAX_HEADERS:
+        return f"too large: {comments:,} comments, the limit is {MAX_HEADERS:,}"
+    return None
+
+
+def excessive_work(image: Image.Image, data: bytes, max_pixels: int) -> str | None:
+    """Return why the pixels of `image`, opened from `data` and not yet loaded, take too long to decode."""
+    if image.format in ("JPEG", "MPO"):
+        most = MAX_SCANNED_PIXELS // (image.width * image.height)  # metadata may look like scans, hence in two steps
+        if _has_many_scans(image, data) and data.count(b"\xff\xda") > most and (scans := len(_jpeg_scans(data))) > most:
+            return f"too large: {scans:,} scans of {image.width} x {image.height} pixels, the limit is {most:,}"
+    elif image.format == "TIFF":
+        tags = image.tag_v2  # type: ignore[attr-defined]
+        tile = _number(tags, _TILE_WIDTH) * _number(tags, _TILE_LENGTH)
+        if tile > max_pixels:
+            return f"too large: a tile of {tile:,} pixels"
+        if len(image.tile) > MAX_PIECES:  # type: ignore[attr-defined]
+            return f"too large: more than {MAX_PIECES:,} strips or tiles"
+    return None
+
+
+def lacks_pieces(image: Image.Image) -> str | None:
+    """Return which pixels have no place in the file, for a TIFF that is opened and not yet loaded."""
+    if image.format != "TIFF":
+        return None
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    if _DNG_VERSION in tags:
+        return "a raw photo (DNG), which is not read; convert it to JPEG first"
+    if getattr(image, "_compression", "raw") != "raw":  # libtiff notices by itself
+        return None
+    tiled = _TILE_OFFSETS in tags
+    offsets = tags.get(_TILE_OFFSETS if tiled else _STRIP_OFFSETS, ())
+    needed = _pieces_needed(image, tiled)
+    there = sum(offset > 0 for offset in offsets)
+    if there < needed:
+        return f"damaged: {there} of {needed} {'tiles' if tiled else 'strips'}"
+    return None
+
+
+def lacks_pixels(image: Image.Image, data: bytes) -> str | None:
+    """Return which pixels of a PNG or JPEG the file `data` lacks, although the decoder has filled `image` with them.
+
+    The common case is cheap: what was filled in is of one colour, and it is at the bottom right.
+    """
+    if image.format == "PNG":
+        return _png_lacks(image, data) if _may_lack_rows(image) else None
+    if image.format in ("JPEG", "MPO"):
+        return _jpeg_lacks(image, data) if _ends_flat(image) else None
+    return None
+
+
+# PNG
+
+
+def _may_lack_rows(image: Image.Image) -> bool:
+    """Tell whether the last row is zero, as a row is that was never written; interlaced rows come in another order."""
+    last_row = image.im.crop((0, image.height - 1, image.width, image.height))
+    return bool(image.info.get("interlace")) or last_row.getbbox(False) is None
+
+
+def _png_lacks(image: Image.Image, data: bytes) -> str | None:
+    """Compare the inflated length with that of all rows. More than that harms nobody, and libpng takes it, too."""
+    depth, colour_type, _, _, interlaced = struct.unpack_from("5B", data, 24)
+    passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
+    bits = depth * _PNG_CHANNELS[colour_type]
+    expected = sum(_bytes_of_pass(image.width, image.height, bits, *grid) for grid in passes)
+    found = _inflated_length(_png_data(data), expected)
+    if found < expected:
+        return f"damaged: pixels are missing ({found:,} of {expected:,} bytes)"
+    return None
+
+
+def _bytes_of_pass(width: int, height: int, bits: int, left: int, top: int, step_x: int, step_y: int) -> int:
+    """Return the bytes of those pixels that begin at (left, top) and follow in such steps; one a row is its filter."""
+    columns, rows = math.ceil((width - left) / step_x), math.ceil((height - top) / step_y)
+    return rows * (1 + math.ceil(columns * bits / 8)) if columns > 0 and rows > 0 else 0
+
+
+def _png_data(data: bytes) -> Iterator[memoryview]:
+    """Yield the compressed pixels without the two bytes of zlib's header, in pieces."""
+    position, skip, view = 8, 2, memoryview(data)
+    while position + 8 <= len(data):
+        length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"IDAT":
+            for start in range(position + 8, position + 8 + length, _PIECE):
+                piece = view[start : min(start + _PIECE, position + 8 + length)]
+                skipped = min(skip, len(piece))
+                skip -= skipped
+                yield piece[skipped:]
+        position += length + 12
+
+
+def _inflated_length(pieces: Iterator[memoryview], limit: int) -> int:
+    """Return how many bytes `pieces` of a deflate stream hold, or at least `limit`. Keeps none of them."""
+    inflate, total = zlib.decompressobj(-zlib.MAX_WBITS), 0  # raw: its checksum stands behind the last pixel
+    for piece in pieces:
+        pending: bytes | memoryview = piece
+        while total < limit and not inflate.eof:
+            found = len(inflate.decompress(pending, _PIECE))
+            total += found
+            pending = inflate.unconsumed_tail
+            if not pending and found < _PIECE:
+                break
+    return total
+
+
+# JPEG
+
+
+def _ends_flat(image: Image.Image) -> bool:
+    """Tell whether the last pixels are of one colour, as those are that libjpeg fills in for missing ones."""
+    width, height = image.size
+    left, top = max(width - 4, (width - 1) // 8 * 8), max(height - 4, (height - 1) // 8 * 8)
+    corner = image.im.crop((left, top, width, height))
+    if image.mode == "L":  # getcolors knows four bytes a pixel only
+        low, high = corner.getextrema()
+        return bool(low == high)
+    return corner.getcolors(1) is not None
+
+
+def _jpeg_lacks(image: Image.Image, data: bytes) -> str | None:
+    """Put noise behind the last scan: it changes the picture if the decoder has come to the end and needs more.
+
+    Both pictures are decoded at an eighth of the size, which takes little memory.
+    """
+    if _lacks_restarts(data):
+        return "damaged: pixels are missing"
+    scans = _jpeg_scans(data)
+    if not scans:
+        return None
+    end = scans[-1][1]
+    with_noise = data[:end] + _NOISE + data[end:]
+    if _shrunk(data) != _shrunk(with_noise):
+        return "damaged: pixels are missing"
+    return None
+
+
+def _shrunk(data: bytes) -> bytes:
+    image = Image.open(io.BytesIO(data), formats=("JPEG",))
+    image.draft(image.mode, (max(image.width // 8, 1), max(image.height // 8, 1)))
+    return image.tobytes()
+
+
+def _has_many_scans(image: Image.Image, data: bytes) -> bool:
+    """Tell whether the frame is progressive, or its components may come in scans of their own."""
+    if "progressive" in image.info:
+        return True
+    end: int = image.fp.tell()  # type: ignore[attr-defined]  # Pillow has read the header of the first scan
+    length: int = 8 + 2 * image.layers  # type: ignore[attr-defined]  # of one that holds all components
+    return not data.startswith(b"\xff\xda", end - length)
+
+
+def _jpeg_headers(data: bytes) -> Iterator[tuple[int, int, int]]:
+    """Yield (marker, start, end) of each segment with a length, up to the first scan's; it may stand at the end."""
+    position = 2
+    while position + 4 <= len(data):
+        if data[position] != 0xFF:  # Pillow skips stray bytes, too
+            position += 1
+            continue
+        marker = data[position + 1]
+        if marker in _WITHOUT_LENGTH:
+            position += 1 if marker == 0xFF else 2
+            continue
+        if marker == _END_OF_IMAGE:
+            return
+        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
+        yield marker, position + 4, end
+        if marker == _START_OF_SCAN:
+            return
+        position = end
+
+
+def _jpeg_scans(data: bytes) -> list[tuple[int, int]]:
+    """Return (start, end) of the compressed data of each scan. A second picture in the file does not count."""
+    scans = []
+    position = next((end for marker, _, end in _jpeg_headers(data) if marker == _START_OF_SCAN), len(data))
+    while found := _MARKER_IN_SCAN.search(data, position):
+        end = position + len(data[position : found.start()].rstrip(b"\xff"))  # fill bytes belong to the marker
+        scans.append((position, end))
+        marker, start = data[found.end() - 1], found.end()
+        while marker not in (_START_OF_SCAN, _END_OF_IMAGE):  # tables between the scans
+            start += int.from_bytes(data[start : start + 2], "big")
+            if data[start : start + 1] != b"\xff" or start + 2 > len(data):
+                return scans
+            marker, start = data[start + 1], start + 2
+        if marker == _END_OF_IMAGE:
+            return scans
+        position = start + int.from_bytes(data[start : start + 2], "big")
+    return scans
+
+
+def _lacks_restarts(data: bytes) -> bool:
+    """Tell whether a picture of one scan with restart markers has fewer of them than its size asks for."""
+    segments = {marker: (start, end) for marker, start, end in _jpeg_headers(data)}
+    frame = next((segments[marker] for marker in segments if marker in _START_OF_FRAME), None)
+    if frame is None or _RESTART_INTERVAL not in segments:
+        return False
+    (interval,) = struct.unpack_from(">H", data, segments[_RESTART_INTERVAL][0])
+    scans = _jpeg_scans(data)
+    height, width, components = struct.unpack_from(">HHB", data, frame[0] + 1)
+    if not interval or len(scans) != 1 or data[segments[_START_OF_SCAN][0]] != components:
+        return False
+    factors = [data[frame[0] + 7 + 3 * number] for number in range(components)]
+    across, down = max(factor >> 4 for factor in factors), max(factor & 15 for factor in factors)
+    if components == 1:
+        across = down = 1
+    blocks = math.ceil(width / (8 * across)) * math.ceil(height / (8 * down))
+    found = len(_RESTART.findall(data, *scans[0]))
+    return bool(found < math.ceil(blocks / interval) - 1)
+
+
+# TIFF
+
+
+def _pieces_needed(image: Image.Image, tiled: bool) -> int:
+    tags = image.tag_v2  # type: ignore[attr-defined]
+    if tiled:
+        across, down = _number(tags, _TILE_WIDTH), _number(tags, _TILE_LENGTH)
+    else:
+        across, down = image.width, min(_number(tags, _ROWS_PER_STRIP) or image.height, image.height)
+    planes = len(image.getbands()) if _number(tags, _PLANAR) == 2 else 1
+    return math.ceil(image.width / max(across, 1)) * math.ceil(image.height / max(down, 1)) * planes
+
+
+def _number(tags: object, tag: int) -> int:
+    value: object = tags.get(tag, 0)  # type: ignore[attr-defined]
+    return value if isinstance(value, int) else 0
