@@ -70,6 +70,8 @@ class Metadata(BaseModel):
     """MLflow's id of the run that made it, if it was tracked."""
     tta: TTA | None = None
     """Test-time augmentation to use instead of the configured one, which scored worse on the validation images."""
+    initial_weights: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of the weights that the network started from, if they were those of another checkpoint."""
     program: str | None = None
     data_name: str | None = None
     git_commit: str | None = None

@@ -57,6 +57,8 @@ class Run:
     tracker: Tracker
     claim: RunFolder | None
     """None in all processes but the first."""
+    initial_weights: str | None = None
+    """Digest of the weights that the network started from, None for random ones."""
 
     @property
     def is_first_process(self) -> bool:
@@ -81,6 +83,7 @@ class Run:
             "run_id": self.tracker.run_id,
             **code_state(),
             "versions": versions(),
+            **({"initial_weights": self.initial_weights} if self.initial_weights else {}),
         }
 
     def begin(self, num_parameters: int, history: list[Scores]) -> None:
@@ -141,7 +144,7 @@ def is_first_process() -> bool:
     return os.environ.get("RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0"
 
 
-def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None) -> Run:
+def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None, initial_weights: str | None = None) -> Run:
     """Claim the run's folder and open its record, or, with a `checkpoint` in its own run folder, go on with those.
 
     A checkpoint that lies elsewhere goes on in a new folder in `config.models_dir`, with a record of its own: what lies
@@ -154,7 +157,7 @@ def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None) -> Ru
     goes_on = checkpoint is not None and is_folder_of(config, checkpoint.path.parent, Path(config.models_dir))
     if not is_first_process():
         folder = checkpoint.path.parent if checkpoint and goes_on else Path(config.models_dir) / _run_name(config)
-        return Run(config, data, folder, NoTracker(), None)
+        return Run(config, data, folder, NoTracker(), None, initial_weights)
     require_store(config.tracking)
     claim = claim_existing(checkpoint.path.parent) if checkpoint and goes_on else _claim_new(config)
     try:
@@ -165,7 +168,7 @@ def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None) -> Ru
     except BaseException:
         claim.release()
         raise
-    return Run(config, data, claim.path, tracker, claim)
+    return Run(config, data, claim.path, tracker, claim, initial_weights)
 
 
 def _claim_new(config: Config) -> RunFolder:

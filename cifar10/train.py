@@ -54,16 +54,16 @@ def train(
     checkpoint, config = find_resumed(config, resume, changes)
     if checkpoint is not None and (finished := finished_scores(checkpoint, config)) is not None:
         return finished
-    initial = load_checkpoint(resolve_checkpoint(config.weights, config.models_dir)) if config.weights else None
     keep_memory_warm()
     prepare_cpu(config.training)
     data = _load_data(config, checkpoint)
     refuse_unfit(config, data)
     warn_of_mirroring(config, data)
     network = make_network(config, data)
-    if initial is not None and checkpoint is None:
-        start_from(initial, network, data)
-    run = open_run(config, data, checkpoint)
+    initial_weights = checkpoint.metadata.initial_weights if checkpoint else None
+    if checkpoint is None and config.weights is not None:
+        initial_weights = start_from(config, network, data)
+    run = open_run(config, data, checkpoint, initial_weights)
     try:
         scores = _fit_and_test(network, run, checkpoint, stopwatch)
     except BaseException as error:
@@ -165,13 +165,15 @@ def _restoring(checkpoint: Checkpoint | None, saver: SaveCheckpoints) -> Iterato
         ) from error
 
 
-def start_from(initial: Checkpoint, network: nn.Module, data: DataSet) -> None:
-    """Give `network` the weights of `initial`.
+def start_from(config: Config, network: nn.Module, data: DataSet) -> str:
+    """Give `network` the weights of the checkpoint that `config.weights` names, and return their digest.
 
     Raises:
         Misuse: They are of other classes.
         UserError: They are of another network.
     """
+    assert config.weights is not None
+    initial = load_checkpoint(resolve_checkpoint(config.weights, config.models_dir))
     if initial.class_names != data.class_names:
         raise Misuse(
             f"weights={initial.path} tells apart {_few(initial.class_names)}, not the classes of these data, "
@@ -185,6 +187,7 @@ def start_from(initial: Checkpoint, network: nn.Module, data: DataSet) -> None:
             f"weights={initial.path} are of another network than {type(network).__name__}: {reason}"
         ) from error
     _say(f"starts from {initial.path}, weights {initial.weights_digest[:12]}")
+    return initial.weights_digest
 
 
 def _fit_and_test(network: nn.Module, run: Run, checkpoint: Checkpoint | None, stopwatch: Stopwatch) -> Scores:

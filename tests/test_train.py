@@ -229,6 +229,7 @@ def test_a_run_starts_from_the_weights_of_another(capsys: pytest.CaptureFixture[
     run("second", "weights=first", *rate)
     assert f"starts from models/first/best.ckpt, weights {str(first['weights_digest'])[:12]}" in capsys.readouterr().err
     states = [load_checkpoint(Path(f"models/{name}/best.ckpt")).weights for name in ("first", "second")]
+    assert load_checkpoint(Path("models/second/best.ckpt")).metadata.initial_weights == first["weights_digest"]
     for name in states[0]:
         if "running" not in name and "num_batches" not in name:
             torch.testing.assert_close(states[0][name], states[1][name])
