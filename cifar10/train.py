@@ -18,6 +18,7 @@ from cifar10.checkpoint_outline import first_line
 from cifar10.checkpoints import Checkpoint, load_checkpoint
 from cifar10.config import Config
 from cifar10.data.contract import DataSet
+from cifar10.data.mirroring import MirrorTest
 from cifar10.data.module import ResidentData
 from cifar10.errors import CheckpointError, Misuse, UserError
 from cifar10.interruption import Interrupted, StopOnSignal
@@ -213,10 +214,11 @@ def _drop_views_that_score_worse(trainer: pl.Trainer, classifier: Classifier, ru
     if plain <= augmented:
         return
     _say(
-        f"warning: on the validation images {classifier.tta} is right for {augmented:.1%}, and each image alone for "
-        f"{plain:.1%}: this network is tested and used without. If left and right matter in these data, train with "
-        "augmentation.flip=none"
+        f"note: of the validation images {augmented:.1%} are right with {classifier.tta}, and {plain:.1%} without; so this "
+        "network is tested and used without"
     )
+    if MirrorTest(plain, augmented, len(run.data.validation)).matters:
+        _say("warning: left and right matter in these data; train without mirroring: augmentation.flip=none")
     classifier.tta = "none"
     if run.is_first_process:
         for name in (BEST, LAST):

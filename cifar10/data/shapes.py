@@ -113,7 +113,7 @@ def shapes(
         _draw_split(size, image_size, np.random.default_rng([seed, stream]))
         for stream, size in enumerate(sizes.values())
     )
-    return DataSet("shapes", tuple(_FIGURES), train, validation, test)
+    return DataSet("shapes", tuple(_FIGURES), train, validation, test, is_mirrorable=True)
 
 
 def _draw_split(num_images: int, size: int, random: np.random.Generator) -> Split:
