@@ -214,8 +214,8 @@ def _drop_views_that_score_worse(trainer: pl.Trainer, classifier: Classifier, ru
     if plain <= augmented:
         return
     _say(
-        f"note: of the validation images {augmented:.1%} are right with {classifier.tta}, and {plain:.1%} without; so this "
-        "network is tested and used without"
+        f"note: of the validation images {augmented:.1%} are right with {classifier.tta}, and {plain:.1%} without; so "
+        "this network is tested and used without"
     )
     if MirrorTest(plain, augmented, len(run.data.validation)).matters:
         _say("warning: left and right matter in these data; train without mirroring: augmentation.flip=none")
