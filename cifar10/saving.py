@@ -7,12 +7,9 @@ under a second name, whenever an epoch was the best so far.
 
 import os
 import shutil
-import signal
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import pytorch_lightning as pl
@@ -26,16 +23,6 @@ from cifar10.destination import sync_folder
 from cifar10.errors import UserError
 from cifar10.model import Classifier
 from cifar10.tally import Scores
-
-_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-
-
-class Interrupted(SystemExit):
-    """Training stopped on a signal, its state saved. The exit code is 128 + signal number."""
-
-    def __init__(self, signal_number: int, saved_at: Path) -> None:
-        super().__init__(128 + signal_number)
-        self.saved_at = saved_at
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
@@ -128,7 +115,7 @@ class SaveCheckpoints(CheckpointCallback):
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Save within an epoch, where an optimizer step has just been completed."""
-        if self.every_seconds is not None and _is_between_steps(trainer) and self._is_due(trainer, self.every_seconds):
+        if self.every_seconds is not None and is_between_steps(trainer) and self._is_due(trainer, self.every_seconds):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -170,7 +157,7 @@ class SaveCheckpoints(CheckpointCallback):
         return True
 
 
-def _is_between_steps(trainer: pl.Trainer) -> bool:
+def is_between_steps(trainer: pl.Trainer) -> bool:
     """Whether a whole optimizer step has just ended and the epoch goes on; its end saves in any case."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
     return progress.current.ready % trainer.accumulate_grad_batches == 0 and not progress.is_last_batch
@@ -181,48 +168,3 @@ def _link_or_copy(source: Path, target: Path) -> None:
         os.link(source, target)
     except OSError:  # some filesystems have no hard links
         shutil.copyfile(source, target)
-
-
-class StopOnSignal(pl.Callback):
-    """On Ctrl-C or SIGTERM: finish the step, save, stop. A second Ctrl-C stops at once."""
-
-    def __init__(self, saver: SaveCheckpoints) -> None:
-        self.saver = saver
-        self.received: int | None = None
-
-    @contextmanager
-    def listening(self) -> Iterator[None]:
-        """Handle the signals within this block; put back what was there after it."""
-        before = {number: signal.getsignal(number) for number in _SIGNALS}
-        try:
-            yield
-        finally:
-            for number, handler in before.items():
-                signal.signal(number, handler)
-
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        for number in _SIGNALS:  # after Lightning has set its own, which would exit with code 0
-            signal.signal(number, self._receive)
-
-    def _receive(self, number: int, _frame: FrameType | None) -> None:
-        if self.received is not None and number == signal.SIGINT:
-            raise KeyboardInterrupt
-        self.received = number
-        self.saver.urgent = True
-
-    def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
-        if _is_between_steps(trainer):
-            self._stop_if_received(trainer)
-
-    def on_train_epoch_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        epoch_is_saved = self.saver.saved_step == trainer.global_step  # else the signal came after its end
-        if self.received is not None and trainer.world_size == 1 and epoch_is_saved:
-            raise Interrupted(self.received, self.saver.last)
-
-    def _stop_if_received(self, trainer: pl.Trainer) -> None:
-        received = self.received is not None
-        if trainer.world_size > 1:
-            received = trainer.strategy.reduce_boolean_decision(received, all=False)
-        if received:
-            self.saver.save(trainer)
-            raise Interrupted(self.received or signal.SIGTERM, self.saver.last)

@@ -17,11 +17,12 @@ from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
 from cifar10.data.resizing import scaled
 from cifar10.errors import UserError
+from cifar10.interruption import Interrupted, StopOnSignal
 from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier
 from cifar10.progress import TrainingProgress
 from cifar10.run import Run, is_first_process, open_run, process_seconds
-from cifar10.saving import Interrupted, SaveCheckpoints, StopOnSignal
+from cifar10.saving import SaveCheckpoints
 from cifar10.selection import Selection
 from cifar10.tally import Scores
 from cifar10.trainer import make_trainer, prepare_cpu
