@@ -10,6 +10,7 @@ from typing import Literal
 from cifar10.checks import require_checkpoint, require_device, require_folder, require_images, require_resumable
 from cifar10.command_line import main
 from cifar10.destination import choose_destination
+from cifar10.signals import if_stopped
 
 
 def train(*overrides: str, resume: str | None = None) -> None:
@@ -26,10 +27,11 @@ def train(*overrides: str, resume: str | None = None) -> None:
     """
     if resume is not None:
         require_resumable(resume, overrides)
-    from cifar10.compose import load_config
-    from cifar10.train import train
+    with if_stopped("before training began; nothing was trained"):
+        from cifar10.compose import load_config
+        from cifar10.train import train
 
-    train(load_config(overrides), resume=resume)
+        train(load_config(overrides), resume=resume)
 
 
 def infer(
@@ -91,9 +93,10 @@ def evaluate(checkpoint_name: str = "best", *, output: str | None = None) -> Non
     require_checkpoint(checkpoint_name)
     if output is not None:
         require_folder(output)
-    from cifar10.evaluate import evaluate
+    with if_stopped("in the test; no scores were written"):
+        from cifar10.evaluate import evaluate
 
-    evaluate(checkpoint_name, output=output)
+        evaluate(checkpoint_name, output=output)
 
 
 def data(*overrides: str, export_images: bool = False) -> None:
@@ -108,7 +111,8 @@ def data(*overrides: str, export_images: bool = False) -> None:
     from cifar10.compose import load_config
     from cifar10.fetch import fetch
 
-    fetch(load_config(overrides), export_images=export_images)
+    with if_stopped("while the data were fetched; the same command goes on with what is here"):
+        fetch(load_config(overrides), export_images=export_images)
 
 
 def config(*overrides: str) -> None:
