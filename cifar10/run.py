@@ -25,6 +25,7 @@ from cifar10.config import Config
 from cifar10.data.contract import DataSet
 from cifar10.errors import UserError
 from cifar10.figures import confusion_matrix, learning_curves
+from cifar10.processes import Processes, find_processes
 from cifar10.provenance import code_state, machine, versions
 from cifar10.saving import prepare_folder, write_atomically
 from cifar10.tally import Scores
@@ -107,12 +108,6 @@ class Run:
         self.tracker.log_file(self.folder / BEST, "checkpoints")
 
 
-def is_first_process() -> bool:
-    """Whether this is the one process of the run that writes and speaks."""
-    # torchrun sets both; Lightning sets LOCAL_RANK only for the processes that it starts itself.
-    return os.environ.get("RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0"
-
-
 def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None) -> Run:
     """Make the run's folder and open its record, or, with a `checkpoint`, go on with those it came from.
 
@@ -120,8 +115,9 @@ def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None) -> Ru
         UserError: The folder cannot be written or holds another run, tracking is required and impossible, or the run
             needs a name.
     """
-    is_first = is_first_process()
-    folder = checkpoint.path.absolute().parent if checkpoint else Path(config.models_dir) / _run_name(config)
+    processes = find_processes(config.training)
+    is_first = processes.is_first
+    folder = checkpoint.path.absolute().parent if checkpoint else Path(config.models_dir) / _run_name(config, processes)
     if not is_first:
         return Run(config, data, folder, NoTracker(), is_first)
     prepare_folder(folder)
@@ -153,15 +149,21 @@ def process_seconds() -> Scores:
     }
 
 
-def _run_name(config: Config) -> str:
+def _run_name(config: Config, processes: Processes) -> str:
     """Return the run's name, the same in all its processes."""
     data_name, model_name = (part.target.rsplit(".", 1)[1].lower() for part in (config.data_loading, config.model))
     name = config.run_name or f"{data_name}-{model_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-    if config.training.num_processes == 1:
+    if processes.launcher == "nobody":
         return name
-    if config.run_name is None and "RANK" in os.environ:  # torchrun: each process would look at its own clock
-        raise UserError("several processes started by torchrun must agree on a name: set run_name=NAME")
-    return os.environ.setdefault(_RUN_NAME_VARIABLE, name)
+    if processes.launcher != "lightning":
+        if config.run_name is None:  # each process would look at its own clock
+            raise UserError(
+                f"several processes started by {processes.launcher} must agree on a name: set run_name=NAME"
+            )
+        return name
+    if processes.is_first:
+        os.environ[_RUN_NAME_VARIABLE] = name
+    return os.environ[_RUN_NAME_VARIABLE]
 
 
 def _flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:

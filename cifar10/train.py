@@ -10,6 +10,7 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
 
 from cifar10.build import build
+from cifar10.capacity import refuse_untrainable, sizes_of, training_advice
 from cifar10.checkpoint_names import BEST, LAST, resolve_checkpoint
 from cifar10.checkpoints import Checkpoint, load_checkpoint
 from cifar10.config import Config
@@ -20,10 +21,13 @@ from cifar10.errors import UserError
 from cifar10.interruption import Interrupted, StopOnSignal
 from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier
+from cifar10.processes import find_processes
 from cifar10.progress import TrainingProgress
-from cifar10.run import Run, is_first_process, open_run, process_seconds
+from cifar10.run import Run, open_run, process_seconds
 from cifar10.saving import SaveCheckpoints
 from cifar10.selection import Selection
+from cifar10.shortage import told_if_alone, told_if_short
+from cifar10.signals import Stopped, held, if_stopped
 from cifar10.tally import Scores
 from cifar10.trainer import make_trainer, prepare_cpu
 
@@ -42,18 +46,24 @@ def train(config: Config, resume: str | None = None) -> Scores:
     if resume is not None:
         checkpoint = load_checkpoint(resolve_checkpoint(resume, config.models_dir, prefer=LAST))
         config = checkpoint.config
+    find_processes(config.training)  # refuses what a launcher has started in the wrong number, before data are loaded
     keep_memory_warm()
     prepare_cpu(config.training)
     data: DataSet = build(config.data_loading)
     _refuse_unfit(config, data, checkpoint)
     network = make_network(config, data)
+    refuse_untrainable(network, config, data.image_size, len(data.train))
     run = open_run(config, data, checkpoint)
     try:
-        scores = _fit_and_test(network, run, checkpoint)
+        with told_if_alone(lambda: _what_is_kept(run)):
+            scores = _fit_and_test(network, run, checkpoint)
     except BaseException as error:
         _close_early(run, error)
+        if isinstance(error, Stopped) and find_processes(config.training).is_launched_by_lightning:
+            raise SystemExit from None  # the first process says it; Lightning kills it if another's exit code is not 0
         raise
-    run.tracker.finish("FINISHED")
+    with if_stopped(f"while the tracker was told; the run is complete in {run.folder}"):
+        run.tracker.finish("FINISHED")
     if run.is_first_process:
         _announce(scores, run)
     return scores
@@ -86,8 +96,10 @@ def test(trainer: pl.Trainer, classifier: Classifier, module: ResidentData, path
     """Return the scores of the checkpoint at `path` on the test split, plain and with test-time augmentation."""
     # What is saved is the averaged weights already; the callback would put the current ones back in their place.
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
-    _say(f"testing {path} on {len(module.data.test):,} images")
-    trainer.test(classifier, module, ckpt_path=path, weights_only=True, verbose=False)
+    if trainer.is_global_zero:
+        _say(f"testing {path} on {len(module.data.test):,} images")
+    with told_if_short(f"lower evaluation.batch_size={classifier.config.evaluation.batch_size}"):
+        trainer.test(classifier, module, ckpt_path=path, weights_only=True, verbose=False)
     return dict(classifier.test_scores)
 
 
@@ -99,7 +111,7 @@ def fit(
     module = ResidentData(run.data, config)
     selection = make_selection(config, run.data)
     classifier = Classifier(network, config, run.identity(), module.steps_per_epoch, selection)
-    progress = TrainingProgress(module.images_per_step, module.steps_per_epoch, training.epochs)
+    progress = TrainingProgress(module.images_per_step, module.steps_per_epoch, training.epochs, training.resizing)
 
     def after_epoch(trainer: pl.Trainer, history: list[Scores], is_saved: bool) -> None:
         if is_saved:
@@ -113,7 +125,7 @@ def fit(
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         history=checkpoint.history if checkpoint else [],
     )
-    with stopper.listening():
+    with stopper.listening(), told_if_short(training_advice(config)):
         trainer.fit(classifier, module, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
     return trainer, classifier, module
 
@@ -121,11 +133,13 @@ def fit(
 def _fit_and_test(network: nn.Module, run: Run, checkpoint: Checkpoint | None) -> Scores:
     trainer, classifier, module = fit(network, run, checkpoint)
     history = list(classifier.history)
-    scores = test(trainer, classifier, module, run.folder / BEST)
+    with if_stopped(f"in the test, after training; go on with: {_go_on_line(run)}"):
+        scores = test(trainer, classifier, module, run.folder / BEST)
     scores |= {key: value for key, value in history[-1].items() if key.startswith(("train/", "val/"))}
     scores |= process_seconds()
     if run.is_first_process:
-        run.record_scores(scores, history, classifier.confusion)
+        with held():
+            run.record_scores(scores, history, classifier.confusion)
     return scores
 
 
@@ -143,19 +157,31 @@ def _refuse_unfit(config: Config, data: DataSet, checkpoint: Checkpoint | None) 
     sizes = [(data.image_size, f"choose another model than {config.model.target} and selection=all")]
     sizes += [(scaled(data.image_size, stage), "set training.resizing=[]") for stage in config.training.resizing]
     for pixels, advice in sizes:
-        try:
-            for component in (config.model, config.selection):
-                build(component, num_classes=data.num_classes, image_size=pixels)
-        except ValueError as error:
-            raise UserError(f"training would need images of {pixels} pixels: {error}; {advice}") from error
+        with told_if_short(f"lower {sizes_of('model', config.model)}"):
+            try:
+                for component in (config.model, config.selection):
+                    build(component, num_classes=data.num_classes, image_size=pixels)
+            except ValueError as error:
+                raise UserError(f"training would need images of {pixels} pixels: {error}; {advice}") from error
 
 
 def _close_early(run: Run, error: BaseException) -> None:
-    interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
-    run.tracker.finish("KILLED" if interrupted else "FAILED")
-    if isinstance(error, Interrupted):
-        _say(f"stopped, and saved at {error.saved_at}")
-        _say(f"go on with: python commands.py train --resume {run.folder.name}")
+    run.tracker.finish("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED")
+    if isinstance(error, Stopped):
+        saved_at = error.saved_at if isinstance(error, Interrupted) else None
+        error.kept = error.kept or _what_is_kept(run, saved_at)
+
+
+def _what_is_kept(run: Run, saved_at: Path | None = None) -> str:
+    """Return the end of the line that says what has stopped the run; `saved_at` if its last step was saved there."""
+    if not (run.folder / LAST).exists():
+        return "before anything was saved; there is nothing to go on with"
+    when = f"and saved at {saved_at}" if saved_at else "after the last save"
+    return f"{when}; go on with: {_go_on_line(run)}"
+
+
+def _go_on_line(run: Run) -> str:
+    return f"python commands.py train --resume {run.folder.name}"
 
 
 def _announce(scores: Scores, run: Run) -> None:
@@ -173,5 +199,4 @@ def _announce(scores: Scores, run: Run) -> None:
 
 
 def _say(text: str) -> None:
-    if is_first_process():
-        print(text, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)
