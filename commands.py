@@ -22,6 +22,7 @@ from cifar10.checks import (
 )
 from cifar10.command_line import main
 from cifar10.destination import choose_destination
+from cifar10.signals import if_stopped
 
 
 def train(*overrides: str, resume: str | None = None) -> None:
@@ -43,11 +44,12 @@ def train(*overrides: str, resume: str | None = None) -> None:
 
     changes = overrides if resume not in (None, "auto") else ()
     config = load_config(placement_settings(changes) if changes else overrides)  # before what takes seconds to import
-    from cifar10.stopwatch import Stopwatch
-    from cifar10.train import train
+    with if_stopped("before training began; nothing was trained"):
+        from cifar10.stopwatch import Stopwatch
+        from cifar10.train import train
 
-    since_start = Stopwatch(wall_started=STARTED_AT, cpu_started=0.0)
-    train(config, resume=resume, changes=changes, stopwatch=since_start)
+        since_start = Stopwatch(wall_started=STARTED_AT, cpu_started=0.0)
+        train(config, resume=resume, changes=changes, stopwatch=since_start)
 
 
 def infer(
@@ -117,9 +119,10 @@ def evaluate(*overrides: str, checkpoint_name: str = "best", output: str | None 
     if output is not None:
         require_folder(output)
     checkpoint_name = pin_checkpoint(checkpoint_name)
-    from cifar10.evaluate import evaluate
+    with if_stopped("in the test; no scores were written"):
+        from cifar10.evaluate import evaluate
 
-    evaluate(checkpoint_name, output=output, overrides=overrides)
+        evaluate(checkpoint_name, output=output, overrides=overrides)
 
 
 def sync(name: str | None = None, *, models_dir: str = "models", tracking_uri: str | None = None) -> None:
@@ -153,7 +156,8 @@ def data(*overrides: str, export_images: bool = False) -> None:
     config = load_config(overrides)
     from cifar10.fetch import fetch
 
-    fetch(config, export_images=export_images)
+    with if_stopped("while the data were fetched; the same command goes on with what is here"):
+        fetch(config, export_images=export_images)
 
 
 def config(*overrides: str) -> None:

@@ -1,13 +1,13 @@
 """From the words of a command line to one running command: read all, then Fire, then run, then an exit code.
 
-0 done, 1 failed, 2 misused, 3 done but some inputs failed, 130 interrupted by Ctrl-C.
+0 done, 1 failed, 2 misused, 3 done but some inputs failed, 128 + N stopped by signal N: 130 Ctrl-C, 143 SIGTERM.
 """
 
 import contextlib
 import errno
 import functools
 import io
-import os
+import signal
 import sys
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -19,9 +19,11 @@ from cifar10.command_help import command_help, overview
 from cifar10.errors import Misuse, UserError
 from cifar10.flags import Command, Commands, flags_of
 from cifar10.nearest import did_you_mean
+from cifar10.shortage import told_if_short
+from cifar10.signals import Stopped, listening, stopped_by
+from cifar10.streams import STDOUT_NAME, restart_in_utf8, secure_standard_streams
 
 _HELP = ("-h", "--help", "-help", "--h")
-_INTERRUPTED = 130
 _BROKEN_PIPE = 141
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
 
@@ -40,27 +42,46 @@ class Task:
 
 def main(commands: Commands, description: str, words: Sequence[str] | None = None) -> int:
     """Do what `words` say, by default the program's own arguments, and return the exit code."""
-    _speak_utf8()
+    if words is None:
+        restart_in_utf8()
+    secure_standard_streams()
     try:
-        exit_code = _run(commands, description, list(sys.argv[1:] if words is None else words))
-        if sys.stdout is not None:  # the shell can close it
-            sys.stdout.flush()
-        return exit_code
+        with listening():
+            exit_code = _stoppable(commands, description, list(sys.argv[1:] if words is None else words))
+            if sys.stdout is not None:  # a program that calls this can have taken it away
+                sys.stdout.flush()
+            return exit_code
     except UserError as error:
         _complain(error)
         return error.exit_code
-    except KeyboardInterrupt:
+    except Stopped as stop:
+        print(stop, file=sys.stderr)
+        return 128 + stop.number
+    except KeyboardInterrupt:  # raised by a library, or before `listening`
         print("interrupted", file=sys.stderr)
-        return _INTERRUPTED
+        return 128 + signal.SIGINT
     except BrokenPipeError:  # the reader of stdout, such as `head`, has gone
-        _discard_stdout()
         return _BROKEN_PIPE
     except OSError as error:
-        if error.errno not in _DISK_FULL:
+        if error.errno not in _DISK_FULL and error.filename != STDOUT_NAME:
             raise
-        _discard_stdout()
-        print(f"error: {error.strerror}: {error.filename or 'stdout'} was not written whole", file=sys.stderr)
+        print(f"error: {error.strerror}: {error.filename or STDOUT_NAME} was not written whole", file=sys.stderr)
         return UserError.exit_code
+    finally:
+        with contextlib.suppress(OSError):  # said already; Python's own last flush would complain a second time
+            if sys.stdout is not None:
+                sys.stdout.flush()
+
+
+def _stoppable(commands: Commands, description: str, words: list[str]) -> int:
+    """Do what `words` say; if a signal came, let it be what is told, not what it broke on its way up."""
+    try:
+        with told_if_short("give this process more: ulimit -v and -u, or the limits of its container or job"):
+            return _run(commands, description, words)
+    except Exception:
+        if stop := stopped_by():
+            raise stop from None
+        raise
 
 
 def _run(commands: Commands, description: str, words: list[str]) -> int:
@@ -139,16 +160,3 @@ def _complain(error: UserError) -> None:
     """Write `error` to stderr, each of several problems on a line of its own."""
     for problem in getattr(error, "problems", [str(error)]):
         print(f"error: {problem}", file=sys.stderr)
-
-
-def _discard_stdout() -> None:
-    """Let Python's own last flush go nowhere, so that it does not complain a second time."""
-    with contextlib.suppress(OSError, ValueError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-
-
-def _speak_utf8() -> None:
-    """Write UTF-8 whatever the locale says; a file name that is no UTF-8 goes out as the bytes it came in as."""
-    for stream in (sys.stdout, sys.stderr):
-        if isinstance(stream, io.TextIOWrapper):
-            stream.reconfigure(encoding="utf-8", errors="surrogateescape")

@@ -3,9 +3,7 @@
 Everything streams: two batches of images are in memory at a time, one being asked about and one being decoded.
 """
 
-import contextlib
 import os
-import signal
 import sys
 import time
 from collections import Counter
@@ -29,6 +27,8 @@ from cifar10.memory import share_memory_between_threads
 from cifar10.predictor import Predictor
 from cifar10.report import Score
 from cifar10.results import Guess, Row, open_results, visible
+from cifar10.shortage import told_if_short
+from cifar10.signals import if_stopped, listening
 
 _MOST_NAMED = 4
 """Folders and classes that a warning names."""
@@ -82,7 +82,12 @@ def infer(
     predictor = Predictor.from_checkpoint(checkpoint_name, device=device, batch_size=batch_size, tta=tta)
     if top_k > predictor.num_classes:
         raise Misuse(f"top_k={top_k} is more than the {predictor.num_classes} classes of {checkpoint_name}")
-    with _exit_on_sigterm():
+    kept = f"; {destination.path} was not written" if destination.path else "; the rows above are whole"
+    with (
+        listening(),
+        if_stopped(f"while images were classified{kept}"),
+        told_if_short(f"ask about fewer images at once: --batch_size below {predictor.batch_size}"),
+    ):
         return _infer(paths, test_dir, skipped, predictor, destination, top_k)
 
 
@@ -209,19 +214,6 @@ def _progress(test_dir: str, destination: Destination) -> Iterator["tqdm[Any]"]:
     total = sum(1 for _ in find_images(test_dir)) if shown else None  # takes a few seconds a million
     with tqdm(total=total, unit=" images", disable=not shown, dynamic_ncols=True, leave=False) as bar:
         yield bar
-
-
-@contextmanager
-def _exit_on_sigterm() -> Iterator[None]:
-    """Leave by way of every `finally` and exit code 143 when terminated, so that no half-written file stays."""
-
-    def leave(*_: object) -> None:
-        raise SystemExit(128 + signal.SIGTERM)
-
-    with contextlib.ExitStack() as stack:
-        with contextlib.suppress(ValueError):  # only the main thread may set handlers
-            stack.callback(signal.signal, signal.SIGTERM, signal.signal(signal.SIGTERM, leave))
-        yield
 
 
 def _provenance_line(predictor: Predictor) -> str:

@@ -2,17 +2,21 @@
 
 import sys
 import time
+from collections.abc import Sequence
 from typing import Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
+from cifar10.data.resizing import Stage
 from cifar10.model import Classifier
 from cifar10.tally import Scores
 
 _REDRAW_SECONDS = 0.5
 _LINE_SECONDS = 30.0
+_FORECAST_AFTER_SECONDS = 20.0  # the first steps also warm up kernels and caches
+_LONG_SECONDS = 1800.0
 
 
 class TrainingProgress(ProgressBar):
@@ -22,10 +26,14 @@ class TrainingProgress(ProgressBar):
         images_per_step: Of an optimizer step, over all processes.
         steps_per_epoch: Optimizer steps.
         num_epochs: Of the run.
+        resizing: Its stages of smaller images, which take less time.
     """
 
-    def __init__(self, images_per_step: int, steps_per_epoch: int, num_epochs: int) -> None:
+    def __init__(
+        self, images_per_step: int, steps_per_epoch: int, num_epochs: int, resizing: Sequence[Stage] = ()
+    ) -> None:
         super().__init__()
+        self.resizing = resizing
         self.images_per_step = images_per_step
         self.num_epochs = num_epochs
         self.num_images = num_epochs * steps_per_epoch * images_per_step
@@ -34,6 +42,7 @@ class TrainingProgress(ProgressBar):
         self._bar: tqdm[Any] | None = None
         self._shown_at = self._started_at = time.monotonic()
         self._first_image = 0
+        self._is_forecast = False
 
     def disable(self) -> None:
         """Say nothing; Lightning calls this in all processes but the first."""
@@ -42,7 +51,7 @@ class TrainingProgress(ProgressBar):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._started_at = self._shown_at = time.monotonic()
         self._first_image = self._images_done(trainer)
-        if self._enabled and sys.stderr.isatty():
+        if self._enabled and sys.stderr is not None and sys.stderr.isatty():
             self._bar = tqdm(
                 total=self.num_images,
                 initial=self._first_image,
@@ -53,6 +62,7 @@ class TrainingProgress(ProgressBar):
             )
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule, *_: Any) -> None:
+        self._forecast(trainer)
         pause = _LINE_SECONDS if self._bar is None else _REDRAW_SECONDS
         if not self._enabled or time.monotonic() - self._shown_at < pause:
             return
@@ -93,10 +103,56 @@ class TrainingProgress(ProgressBar):
     def _images_done(self, trainer: pl.Trainer) -> int:
         return trainer.global_step * self.images_per_step
 
+    def _forecast(self, trainer: pl.Trainer) -> None:
+        """Say once, when some steps have been measured, how long a long run will take."""
+        seconds = time.monotonic() - self._started_at
+        if self._is_forecast or seconds < _FORECAST_AFTER_SECONDS:
+            return
+        self._is_forecast = True
+        left = self._seconds_left(trainer)
+        if not self._enabled or left is None or left < _LONG_SECONDS:
+            return
+        line = f"this will take about {_in_words(left)} on this machine; Ctrl-C saves, and train --resume goes on"
+        if self._bar is None:
+            print(line, file=sys.stderr, flush=True)
+        else:
+            self._bar.write(line, file=sys.stderr)
+
     def _pace(self, trainer: pl.Trainer) -> str:
-        done = self._images_done(trainer)
-        if done == self._first_image:  # a run that was cut off between the last step of an epoch and its end
+        left = self._seconds_left(trainer)
+        if left is None:  # a run that was cut off between the last step of an epoch and its end
             return "no step since the resume"
-        rate = (done - self._first_image) / max(time.monotonic() - self._started_at, 1e-9)
-        left = (self.num_images - done) / rate
-        return f"{rate:,.0f} images/s, {int(left) // 60}:{int(left) % 60:02d} left"
+        rate = (self._images_done(trainer) - self._first_image) / max(time.monotonic() - self._started_at, 1e-9)
+        return f"{rate:,.0f} images/s, {_clock(left)} left"
+
+    def _seconds_left(self, trainer: pl.Trainer) -> float | None:
+        """Return how long the rest will take, smaller images in proportion to their pixels; None: nothing measured."""
+        first, now = (
+            self._work(images / self.num_images) for images in (self._first_image, self._images_done(trainer))
+        )
+        if now <= first:
+            return None
+        return (self._work(1.0) - now) / (now - first) * (time.monotonic() - self._started_at)
+
+    def _work(self, progress: float) -> float:
+        """Return what is done at `progress` in [0, 1] of all steps, as a part of all steps with whole images."""
+        work = begin = 0.0
+        for end, scale in [*((stage.until, stage.scale) for stage in self.resizing), (1.0, 1.0)]:
+            work += max(0.0, min(progress, end) - begin) * scale**2
+            begin = end
+        return work
+
+
+def _clock(seconds: float) -> str:
+    """Return minutes and seconds, 9:05, or from an hour on hours as well, 10:00:54."""
+    minutes, rest = divmod(int(seconds), 60)
+    return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
+
+
+def _in_words(seconds: float) -> str:
+    """Return a time in two digits: 45 min, 1.5 h, 10 h, 3 days."""
+    for unit, length in (("days", 86_400), ("h", 3600)):
+        if seconds >= (2 if unit == "days" else 1) * length:
+            number = seconds / length
+            return f"{number:.0f} {unit}" if number >= 9.5 else f"{number:.1f} {unit}"
+    return f"{seconds / 60:.0f} min"

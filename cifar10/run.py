@@ -27,6 +27,7 @@ from cifar10.config import Config
 from cifar10.data.contract import DataSet
 from cifar10.errors import Misuse
 from cifar10.figures import confusion_matrix, learning_curves
+from cifar10.processes import Processes, find_processes
 from cifar10.provenance import code_state, machine, versions
 from cifar10.run_folder import (
     CONFIG,
@@ -138,12 +139,6 @@ class Run:
         self.tracker.log_file(self.folder / BEST, "checkpoints")
 
 
-def is_first_process() -> bool:
-    """Whether this is the one process of the run that writes and speaks."""
-    # torchrun sets both; Lightning sets LOCAL_RANK only for the processes that it starts itself.
-    return os.environ.get("RANK", "0") == "0" and os.environ.get("LOCAL_RANK", "0") == "0"
-
-
 def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None, initial_weights: str | None = None) -> Run:
     """Claim the run's folder and open its record, or, with a `checkpoint` in its own run folder, go on with those.
 
@@ -155,11 +150,13 @@ def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None, initi
             run needs a name.
     """
     goes_on = checkpoint is not None and is_folder_of(config, checkpoint.path.parent, Path(config.models_dir))
-    if not is_first_process():
-        folder = checkpoint.path.parent if checkpoint and goes_on else Path(config.models_dir) / _run_name(config)
+    processes = find_processes(config.training)
+    if not processes.is_first:
+        name = _run_name(config, processes)
+        folder = checkpoint.path.parent if checkpoint and goes_on else Path(config.models_dir) / name
         return Run(config, data, folder, NoTracker(), None, initial_weights)
     require_store(config.tracking)
-    claim = claim_existing(checkpoint.path.parent) if checkpoint and goes_on else _claim_new(config)
+    claim = claim_existing(checkpoint.path.parent) if checkpoint and goes_on else _claim_new(config, processes)
     try:
         run_id = checkpoint.run_id if checkpoint and goes_on else None
         tracker = open_tracker(config.tracking, claim.path, run_id)
@@ -171,9 +168,11 @@ def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None, initi
     return Run(config, data, claim.path, tracker, claim, initial_weights)
 
 
-def _claim_new(config: Config) -> RunFolder:
-    claim = claim_new(Path(config.models_dir), _run_name(config), may_be_renamed=config.run_name is None)
-    if config.training.num_processes > 1:
+def _claim_new(config: Config, processes: Processes) -> RunFolder:
+    """Claim a new folder, and let the processes that Lightning will start know its name."""
+    may_be_renamed = config.run_name is None
+    claim = claim_new(Path(config.models_dir), _run_name(config, processes), may_be_renamed)
+    if processes.launcher == "lightning":
         os.environ[_RUN_NAME_VARIABLE] = claim.path.name
     return claim
 
@@ -203,12 +202,11 @@ def finite_or_none(value: Any) -> Any:
     return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
-def _run_name(config: Config) -> str:
+def _run_name(config: Config, processes: Processes) -> str:
     """Return the run's name, the same in all its processes; that of one without a name depends on the time of day."""
-    started_by_torchrun = config.training.num_processes > 1 and "RANK" in os.environ
-    if config.run_name is None and started_by_torchrun:  # each process would look at its own clock
-        raise Misuse("several processes started by torchrun must agree on a name: set run_name=NAME")
-    if not is_first_process() and _RUN_NAME_VARIABLE in os.environ:
+    if config.run_name is None and processes.launcher in ("torchrun", "srun"):  # each would look at its own clock
+        raise Misuse(f"several processes started by {processes.launcher} must agree on a name: set run_name=NAME")
+    if processes.is_launched_by_lightning:
         return os.environ[_RUN_NAME_VARIABLE]
     data_name, model_name = (part.target.rsplit(".", 1)[1].lower() for part in (config.data_loading, config.model))
     return config.run_name or f"{data_name}-{model_name}-{time.strftime('%Y%m%d-%H%M%S')}"

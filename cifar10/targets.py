@@ -16,6 +16,7 @@ from typing import Any, get_type_hints
 
 from cifar10.errors import Misuse
 from cifar10.nearest import did_you_mean
+from cifar10.shortage import shortage
 
 Target = Callable[..., Any]
 
@@ -68,6 +69,8 @@ def _import(module_name: str) -> Any:
         package, _, missing = error.name.rpartition(".")
         raise BuildError(f"there is no {error.name}{did_you_mean(missing, _submodules(package))}") from error
     except Exception as error:  # whatever a module being written may raise on import
+        if shortage(error) is not None:  # memory ran out, which is not the module's fault
+            raise
         raise BuildError(f"{module_name} cannot be imported: {_one_line(error)}") from error
 
 

@@ -13,6 +13,7 @@ from torch import nn
 
 from cifar10.advice import command_line
 from cifar10.build import build
+from cifar10.capacity import refuse_untrainable, sizes_of, training_advice
 from cifar10.checkpoint_names import BEST, LAST, name_of_run, resolve_checkpoint
 from cifar10.checkpoint_outline import first_line
 from cifar10.checkpoints import Checkpoint, load_checkpoint
@@ -25,11 +26,14 @@ from cifar10.interruption import Interrupted, StopOnSignal
 from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier, DivergedError
 from cifar10.preflight import refuse_unfit, warn_of_mirroring
+from cifar10.processes import find_processes
 from cifar10.progress import TrainingProgress
 from cifar10.resuming import find_resumed, finished_scores
-from cifar10.run import Run, is_first_process, open_run
+from cifar10.run import Run, open_run
 from cifar10.saving import SaveCheckpoints, amend_checkpoint
 from cifar10.selection import Selection
+from cifar10.shortage import told_if_alone, told_if_short
+from cifar10.signals import Stopped, held, if_stopped
 from cifar10.stopwatch import Stopwatch
 from cifar10.tally import Scores
 from cifar10.targets import DATA, MODEL, SELECTION
@@ -55,24 +59,28 @@ def train(
     checkpoint, config = find_resumed(config, resume, changes)
     if checkpoint is not None and (finished := finished_scores(checkpoint, config)) is not None:
         return finished
+    find_processes(config.training)  # refuses what a launcher has started in the wrong number, before data are loaded
     keep_memory_warm()
     prepare_cpu(config.training)
     data = _load_data(config, checkpoint)
     refuse_unfit(config, data)
     warn_of_mirroring(config, data)
     network = make_network(config, data)
+    refuse_untrainable(network, config, data.image_size, len(data.train))
     initial_weights = checkpoint.metadata.initial_weights if checkpoint else None
     if checkpoint is None and config.weights is not None:
         initial_weights = start_from(config, network, data)
     run = open_run(config, data, checkpoint, initial_weights)
     try:
-        scores = _fit_and_test(network, run, checkpoint, stopwatch)
+        with told_if_alone(lambda: _what_is_kept(run)):
+            scores = _fit_and_test(network, run, checkpoint, stopwatch)
     except BaseException as error:
-        interrupted = isinstance(error, Interrupted | KeyboardInterrupt)
-        run.close("KILLED" if interrupted else "FAILED")
-        _say_how_to_go_on(run, error)
+        _close_early(run, error)
+        if isinstance(error, Stopped) and find_processes(config.training).is_launched_by_lightning:
+            raise SystemExit from None  # the first process says it; Lightning kills it if another's exit code is not 0
         raise
-    run.close("FINISHED")
+    with if_stopped(f"while the tracker was told; the run is complete in {run.folder}"):
+        run.close("FINISHED")
     if run.is_first_process:
         _announce(scores, run)
     return scores
@@ -81,8 +89,9 @@ def train(
 def make_network(config: Config, data: DataSet) -> nn.Module:
     """Build the network, its first weights drawn by the seed, and let it measure the training images."""
     torch.manual_seed(config.seed)
-    network: nn.Module = build(MODEL, config.model, num_classes=data.num_classes, image_size=data.image_size)
-    _fit_to_data(network, config, data)
+    with told_if_short(f"lower {sizes_of('model', config.model)}"):
+        network: nn.Module = build(MODEL, config.model, num_classes=data.num_classes, image_size=data.image_size)
+        _fit_to_data(network, config, data)
     return network
 
 
@@ -111,8 +120,10 @@ def test(  # a step of the program, no test of pytest
     """Return the scores of the checkpoint at `path` on the test split, plain and with test-time augmentation."""
     # What is saved is the averaged weights already; the callback would put the current ones back in their place.
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
-    _say(f"testing {path} on {len(module.data.test):,} {split} images of {module.data.name}")
-    trainer.test(classifier, module, ckpt_path=path, weights_only=True, verbose=False)
+    if trainer.is_global_zero:
+        _say(f"testing {path} on {len(module.data.test):,} {split} images of {module.data.name}")
+    with told_if_short(f"lower evaluation.batch_size={classifier.config.evaluation.batch_size}"):
+        trainer.test(classifier, module, ckpt_path=path, weights_only=True, verbose=False)
     return dict(classifier.test_scores)
 
 
@@ -128,7 +139,7 @@ def fit(
     module = ResidentData(run.data, config)
     selection = make_selection(config, run.data)
     classifier = Classifier(network, config, run.identity(), module.steps_per_epoch, selection)
-    progress = TrainingProgress(module.images_per_step, module.steps_per_epoch, training.epochs)
+    progress = TrainingProgress(module.images_per_step, module.steps_per_epoch, training.epochs, training.resizing)
 
     def after_epoch(trainer: pl.Trainer, history: list[Scores], is_saved: bool) -> None:
         if is_saved:
@@ -144,7 +155,7 @@ def fit(
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         history=checkpoint.history if checkpoint else [],
     )
-    with stopper.listening(), _restoring(checkpoint, saver):
+    with stopper.listening(), told_if_short(training_advice(config)), _restoring(checkpoint, saver):
         trainer.fit(classifier, module, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
     return trainer, classifier, module
 
@@ -198,11 +209,13 @@ def _fit_and_test(network: nn.Module, run: Run, checkpoint: Checkpoint | None, s
         raise UserError(f"in no epoch was {run.config.training.monitor} a finite number, so there is no best one")
     if run.data.is_mirrorable is None and len(run.data.validation) and classifier.tta != "none":
         _drop_views_that_score_worse(trainer, classifier, run)
-    scores = test(trainer, classifier, module, run.folder / BEST)
+    with if_stopped(f"in the test, after training; go on with: {_go_on_line(run)}"):
+        scores = test(trainer, classifier, module, run.folder / BEST)
     scores |= {key: value for key, value in history[-1].items() if key.startswith(("train/", "val/"))}
     scores |= stopwatch.seconds()
     if run.is_first_process:
-        run.record_scores(scores, history, classifier.confusion)
+        with held():
+            run.record_scores(scores, history, classifier.confusion)
     return scores
 
 
@@ -242,18 +255,31 @@ def _load_data(config: Config, checkpoint: Checkpoint | None) -> DataSet:
     return data
 
 
-def _say_how_to_go_on(run: Run, error: BaseException) -> None:
-    """Say what is kept of a run that ends early. Only here is it known whether there is something to go on from."""
-    is_saved = (run.folder / LAST).exists()
-    if isinstance(error, Interrupted):
-        _say(f"stopped, and saved at {error.saved_at}")
-    if isinstance(error, DivergedError):
+def _close_early(run: Run, error: BaseException) -> None:
+    """Close the record of a run that ends early, and say what is kept: only here it is known."""
+    run.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED")
+    if isinstance(error, Stopped):
+        saved_at = error.saved_at if isinstance(error, Interrupted) else None
+        error.kept = error.kept or _what_is_kept(run, saved_at)
+    elif isinstance(error, DivergedError):
         rate = run.config.optimizer.arguments.get("lr")
+        is_saved = (run.folder / LAST).exists()
         _say(f"training stopped; lower optimizer.lr (now {rate}), or set training.gradient_clip=1")
         _say(f"the state before it is kept: {run.folder / LAST}" if is_saved else "nothing was saved before")
-    elif is_saved:
-        again = command_line("train", resume=run.folder.name, models_dir=str(run.folder.parent))
-        _say(f"go on with: {again}")
+    elif (run.folder / LAST).exists():
+        _say(f"go on with: {_go_on_line(run)}")
+
+
+def _what_is_kept(run: Run, saved_at: Path | None = None) -> str:
+    """Return the end of the line that says what has stopped the run; `saved_at` if its last step was saved there."""
+    if not (run.folder / LAST).exists():
+        return "before anything was saved; there is nothing to go on with"
+    when = f"and saved at {saved_at}" if saved_at else "after the last save"
+    return f"{when}; go on with: {_go_on_line(run)}"
+
+
+def _go_on_line(run: Run) -> str:
+    return command_line("train", resume=run.folder.name, models_dir=str(run.folder.parent))
 
 
 def _announce(scores: Scores, run: Run) -> None:
@@ -275,5 +301,4 @@ def _few(names: Sequence[str]) -> str:
 
 
 def _say(text: str) -> None:
-    if is_first_process():
-        print(text, file=sys.stderr, flush=True)
+    print(text, file=sys.stderr, flush=True)

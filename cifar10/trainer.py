@@ -10,6 +10,10 @@ from typing import Any, Literal
 
 import pytorch_lightning as pl
 import torch
+from lightning_fabric.plugins.environments.cluster_environment import ClusterEnvironment
+from lightning_fabric.plugins.environments.lightning import LightningEnvironment
+from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
+from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
@@ -18,6 +22,7 @@ from cifar10.devices import computes_bf16, has_matrix_units
 from cifar10.errors import Misuse, UserError
 from cifar10.kernels.machine_code import allow as allow_kernels
 from cifar10.kernels.machine_code import are_usable
+from cifar10.processes import find_processes, prepare_launch
 from cifar10.saving import AtomicCheckpointIO
 
 Precision = Literal["fp32", "bf16", "fp16"]
@@ -89,7 +94,7 @@ def make_trainer(config: Config, folder: Path, callbacks: list[Callback]) -> pl.
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     if resolve_accelerator(training) == "gpu" and resolve_precision(training) != "fp32":
         torch.set_float32_matmul_precision("high")  # the rest in TF32: who asks for bf16 can do without 13 bits more
-    return pl.Trainer(
+    trainer = pl.Trainer(
         default_root_dir=folder,
         accelerator=resolve_accelerator(training),
         devices=training.devices,
@@ -101,13 +106,29 @@ def make_trainer(config: Config, folder: Path, callbacks: list[Callback]) -> pl.
         gradient_clip_val=None if training.chunked else training.gradient_clip,
         callbacks=[*callbacks, *_optional_callbacks(training)],
         logger=_loggers(config, folder),
-        plugins=[AtomicCheckpointIO()],
+        plugins=[AtomicCheckpointIO(), _cluster_environment(training)],
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
         enable_model_summary=False,
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),  # Lightning's uses stdout
         benchmark=True,
     )
+    # Lightning would take SIGTERM for itself, leave with exit code 0, and send a broadcast from within the handler.
+    trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
+    return trainer
+
+
+def _cluster_environment(training: TrainingConfig) -> ClusterEnvironment:
+    """Return how the processes find each other. Named here, since Lightning would believe any leftover variable."""
+    processes = find_processes(training)
+    prepare_launch(processes)
+    if processes.launcher == "torchrun":
+        return TorchElasticEnvironment()
+    if processes.launcher == "srun":
+        return SLURMEnvironment(auto_requeue=False)
+    environment = LightningEnvironment()
+    environment.set_global_rank(processes.rank)
+    return environment
 
 
 def _optional_callbacks(training: TrainingConfig) -> list[Callback]:

@@ -73,7 +73,9 @@ def test_a_batch_is_shared_by_the_processes_of_all_machines() -> None:
 
 
 def test_processes_of_torchrun_must_be_told_the_runs_name(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("RANK", "1")
+    torchrun = {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2", "LOCAL_WORLD_SIZE": "1", "RANK": "1"}
+    for name, value in torchrun.items():
+        monkeypatch.setenv(name, value)
     config = load_config([*TINY, "training.num_nodes=2"])
     with pytest.raises(UserError, match="set run_name=NAME"):
         open_run(config, data=None, checkpoint=None)  # type: ignore[arg-type]
