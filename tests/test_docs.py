@@ -320,6 +320,13 @@ def test_a_checkpoint_holds_what_the_table_lists(run_folder: Path) -> None:
     assert listed == set(torch.load(run_folder / "models/example/best.ckpt", weights_only=True)["cifar10"])
 
 
+def test_each_test_that_is_said_to_hold_a_behaviour_exists() -> None:
+    named = re.findall(r"`(\w+)::(\w+)` \|$", (DOCS / "what_can_go_wrong.md").read_text(), re.MULTILINE)
+    assert len(named) > 50
+    for file, name in named:
+        assert f"def test_{name}(" in (ROOT / "tests" / f"test_{file}.py").read_text(), f"{file}::{name}"
+
+
 def test_a_run_leaves_the_files_that_are_listed(run_folder: Path) -> None:
     for document in (ROOT / "models" / "README.md", DOCS / "quick_start.md"):
         listing = re.search(r"^```\w*\n\S+/\n(.*?)^```", document.read_text(), re.DOTALL | re.MULTILINE)
