@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -184,6 +185,7 @@ def test_a_resumed_run_chooses_what_the_uninterrupted_one_does(
             train(make_config("cut", chunks))
     for lossy in (True, False):
         Path("models/again").mkdir()
+        shutil.copy("models/cut/config.yaml", "models/again")  # so that it counts as the run's own folder
         raw = torch.load("models/cut/last.ckpt", weights_only=True)
         if lossy:
             raw["cifar10_selection"] = {}
