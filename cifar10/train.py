@@ -25,7 +25,7 @@ from cifar10.errors import CheckpointError, Misuse, UserError
 from cifar10.interruption import Interrupted, StopOnSignal
 from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier, DivergedError
-from cifar10.preflight import refuse_unfit, warn_of_mirroring
+from cifar10.preflight import refuse_unfit, tell_batches, warn_of_mirroring
 from cifar10.processes import find_processes
 from cifar10.progress import TrainingProgress
 from cifar10.resuming import find_resumed, finished_scores
@@ -65,6 +65,7 @@ def train(
     data = _load_data(config, checkpoint)
     refuse_unfit(config, data)
     warn_of_mirroring(config, data)
+    tell_batches(config, data)
     network = make_network(config, data)
     refuse_untrainable(network, config, data.image_size, len(data.train))
     initial_weights = checkpoint.metadata.initial_weights if checkpoint else None

@@ -16,7 +16,7 @@ from cifar10.data.contract import DataError, DataSet, Split, hold_out, require_m
 from cifar10.decoding import decode_files
 from cifar10.images import ImageError, silence_pillow
 from cifar10.labels import few
-from cifar10.ranges import ClassName, Fraction, Length, NonNegativeInt, Range
+from cifar10.ranges import ClassName, Fraction, Length, Range, Seed
 
 _LOGGER = logging.getLogger(__name__)
 _LOOK_AHEAD = 256  # files
@@ -29,7 +29,7 @@ def folder(
     classes: list[ClassName] | None,
     validation_fraction: Fraction,
     test_fraction: Fraction,
-    seed: NonNegativeInt,
+    seed: Seed,
 ) -> DataSet:
     """Return the images below `root` as a data set. Those that cannot be read are left out, with a warning.
 
