@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 from cifar10.advice import command_line
 from cifar10.build import build
@@ -156,7 +157,7 @@ def fit(
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         history=checkpoint.history if checkpoint else [],
     )
-    with stopper.listening(), told_if_short(training_advice(config)), _restoring(checkpoint, saver):
+    with stopper.listening(), told_if_short(training_advice(config)), _restoring(checkpoint, saver), _compiling(config):
         trainer.fit(classifier, module, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
     return trainer, classifier, module
 
@@ -175,6 +176,18 @@ def _restoring(checkpoint: Checkpoint | None, saver: SaveCheckpoints) -> Iterato
         raise CheckpointError(
             f"{checkpoint.path}: its training state cannot be restored ({type(error).__name__}: {first_line(error)}); "
             f"start a new run from its weights: {again}"
+        ) from error
+
+
+@contextmanager
+def _compiling(config: Config) -> Iterator[None]:
+    """Say in one line if torch.compile cannot compile the network, most often for want of a C++ compiler."""
+    try:
+        yield
+    except BackendCompilerFailed as error:
+        raise UserError(
+            f"training.compile={str(config.training.compile).lower()}: {first_line(error)}; install a compiler such as "
+            "g++, or set training.compile=false"
         ) from error
 
 
