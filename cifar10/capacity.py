@@ -2,10 +2,8 @@
 
 import copy
 import logging
-from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 from torch import nn
 
@@ -13,11 +11,11 @@ from cifar10.config import Component, Config
 from cifar10.data.resident import largest_batch
 from cifar10.data.resizing import scaled
 from cifar10.errors import UserError
+from cifar10.limits import total_memory
 
 log = logging.getLogger(__name__)
 
 _COPIES = 3  # of each weight, at least, in training: itself, its gradient and one moment
-_CGROUP_LIMIT = Path("/sys/fs/cgroup/memory.max")
 
 
 def sizes_of(section: str, component: Component) -> str:
@@ -58,22 +56,12 @@ def refuse_untrainable(network: nn.Module, config: Config, image_size: int, num_
 
 def _refuse_too_large(network: nn.Module, config: Config) -> None:
     num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
-    available = _memory()
+    available = total_memory()
     if _COPIES * num_bytes > available:
         raise UserError(
             f"the network's weights take {num_bytes / 1e9:,.1f} GB, in training at least {_COPIES} times that, and "
             f"there are {available / 1e9:,.1f} GB here; lower {sizes_of('model', config.model)}"
         )
-
-
-def _memory() -> int:
-    """Return the bytes of memory of this machine, or of the container that this runs in."""
-    total = int(psutil.virtual_memory().total)
-    try:
-        limit = _CGROUP_LIMIT.read_text().strip()
-    except OSError:
-        return total
-    return min(total, int(limit)) if limit.isdecimal() else total
 
 
 def _refuse_single_images(network: nn.Module, config: Config, image_size: int) -> None:

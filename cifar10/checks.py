@@ -17,8 +17,11 @@ from cifar10.image_search import find_images, no_images
 from cifar10.nearest import did_you_mean
 from cifar10.other_formats import kind_of_collection, kind_of_name
 
-RESUMABLE = ("models_dir", "training.epochs", "data_loading.root", "data_loading.sources", "tracking")
-"""Settings, and sections of them, that may change when a run goes on."""
+RESUMABLE = (
+    *("models_dir", "training.epochs", "data_loading.root", "data_loading.sources", "tracking"),
+    *("training.accelerator", "training.devices", "training.num_nodes"),
+)
+"""Settings, and sections of them, that may change when a run goes on: its length, and where things are."""
 _WHERE_DATA_LIE = ("data_loading.root", "data_loading.sources")
 
 

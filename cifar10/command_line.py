@@ -17,7 +17,7 @@ from cifar10 import __version__
 from cifar10.arguments import PROGRAM, canonical
 from cifar10.command_help import command_help, overview
 from cifar10.errors import Misuse, UserError
-from cifar10.flags import Command, Commands, flags_of
+from cifar10.flags import Command, Commands, flags_of, shortened
 from cifar10.nearest import did_you_mean
 from cifar10.shortage import told_if_short
 from cifar10.signals import Stopped, listening, stopped_by
@@ -84,7 +84,18 @@ def _stoppable(commands: Commands, description: str, words: list[str]) -> int:
         raise
 
 
+def _refuse_windows_line_ends(words: Sequence[str]) -> None:
+    """Refuse words that end with a carriage return: it is never meant, and a terminal does not show it."""
+    for word in words:
+        if word.endswith("\r"):
+            raise Misuse(
+                f"{shortened(word.rstrip())!r} is followed by a carriage return: the script with this line has "
+                "the line ends of Windows; sed -i 's/\\r$//' SCRIPT takes them out"
+            )
+
+
 def _run(commands: Commands, description: str, words: list[str]) -> int:
+    _refuse_windows_line_ends(words)
     text = _wanted_text(commands, description, words)
     if text is not None:
         print(text)

@@ -5,6 +5,7 @@ Values are then laid over them one by one, and the schema finds those that shoul
 each with its key.
 """
 
+import json
 import re
 import threading
 from collections.abc import Iterator, Sequence
@@ -239,11 +240,20 @@ def _wrong_values(composition: Composition) -> list[Problem]:
 
 
 def _tracking_problems(section: Any) -> list[Problem]:
-    """Refuse an address that no store can have; not in the schema, which old checkpoints must go on to fit."""
-    if isinstance(section, dict) and section.get("backend") == "mlflow" and isinstance(section.get("uri"), str):
-        problem = uri_problem(section["uri"])
-        return [] if problem is None else [Problem("tracking.uri", problem)]
-    return []
+    """Refuse an address that no store can have, and a name that looks like another.
+
+    Not in the schema, which old checkpoints must go on to fit.
+    """
+    if not isinstance(section, dict) or section.get("backend") != "mlflow":
+        return []
+    problems = []
+    if isinstance(section.get("uri"), str) and (problem := uri_problem(section["uri"])) is not None:
+        problems.append(Problem("tracking.uri", problem))
+    name = section.get("experiment")
+    if isinstance(name, str) and name != name.strip():
+        told = f"{json.dumps(name, ensure_ascii=False)} begins or ends with a space, and would be"
+        problems.append(Problem("tracking.experiment", f"{told} another experiment than {name.strip()}; leave it out"))
+    return problems
 
 
 def _wrong_arguments(name: str, section: Any) -> list[Problem]:

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
 from cifar10.errors import Misuse, UserError
+from cifar10.image_search import SUFFIXES
 
 Format = Literal["table", "csv", "jsonl", "parquet"]
 
@@ -74,6 +75,8 @@ def choose_destination(output: str | None, output_format: str | None) -> Destina
     if final is None:
         known = ", ".join(_FORMAT_OF_SUFFIX)
         raise Misuse(f"--output={output}: its suffix names no format ({known}); say which with --format")
+    if path.exists() and path.suffix.lower() in (*SUFFIXES, ".ckpt"):
+        raise Misuse(f"--output={output} is there already, and no result by its name; name another file")
     _refuse_unwritable(path, output)
     return Destination(path, final)
 

@@ -3,6 +3,7 @@
 import torch
 
 from cifar10.errors import Misuse
+from cifar10.limits import num_cpus
 
 
 def choose_device(name: str) -> torch.device:
@@ -20,6 +21,17 @@ def choose_device(name: str) -> torch.device:
     if kind == "cuda" and int(index or 0) >= num_gpus:
         raise Misuse(f"device={name}: this machine has {num_gpus} CUDA devices; choose auto or cpu")
     return torch.device("cpu" if kind == "cpu" else name)
+
+
+def limit_threads(num_processes: int = 1) -> None:
+    """Let PyTorch use no more threads than this process has processors, shared with others of its run.
+
+    PyTorch counts the machine's. Where a container or a job may use fewer, threads that have to wait for their turn
+    hold up all others at the end of each operation.
+    """
+    most = max(1, num_cpus() // num_processes)
+    if torch.get_num_threads() > most or num_processes > 1:
+        torch.set_num_threads(most)
 
 
 def has_matrix_units() -> bool:

@@ -11,6 +11,7 @@ import torch
 
 from cifar10.checkpoint_names import resolve_checkpoint
 from cifar10.checkpoints import Checkpoint, load_checkpoint
+from cifar10.config import TrainingConfig
 from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
 from cifar10.errors import UserError
@@ -37,8 +38,7 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
         UserError: The checkpoint, its data or the folder are not as needed.
     """
     checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
-    alone = checkpoint.config.training.model_copy(update={"devices": 1, "num_nodes": 1, "accumulate": 1})
-    config = checkpoint.config.model_copy(update={"training": alone})
+    config = checkpoint.config.model_copy(update={"training": _here_and_alone(checkpoint.config.training)})
     if output:
         _make_folder(Path(output))
     keep_memory_warm()
@@ -63,6 +63,12 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
     if output:
         _save(report, classifier, data, folder)
     return scores
+
+
+def _here_and_alone(training: TrainingConfig) -> TrainingConfig:
+    """Return the settings of a training for one process on this machine, whatever it was trained on."""
+    accelerator = "auto" if training.accelerator == "gpu" else training.accelerator
+    return training.model_copy(update={"accelerator": accelerator, "devices": 1, "num_nodes": 1, "accumulate": 1})
 
 
 def _make_folder(folder: Path) -> None:

@@ -2,7 +2,7 @@
 
 import re
 import unicodedata
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Iterable, Sequence
 from pathlib import PurePath
 
@@ -29,6 +29,13 @@ class ClassFolders:
             known = {self._plain[name] for name in names if name in self._plain}
             if len(known) == 1:
                 self._plain |= dict.fromkeys(names, known.pop())
+
+    def alike(self) -> list[list[str]]:
+        """Return the names that differ in nothing but case, space, - and _, those of one kind together."""
+        kinds: dict[str, list[str]] = defaultdict(list)
+        for name in self._exact:
+            kinds[_plain(name)].append(name)
+        return [names for names in kinds.values() if len(names) > 1]
 
     def find(self, folder_name: str) -> int | None:
         """Return the id of the class that `folder_name` means, or None."""

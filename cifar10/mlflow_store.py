@@ -106,6 +106,7 @@ class MLflowStore:
             if path is not None and artifacts is not None:
                 mend_places(path, artifacts, config.experiment)
             self.experiment_id = self._experiment(config.experiment, artifacts)
+        self._experiments_of_runs: dict[str, str] = {}  # of runs found; theirs may have been renamed since
 
     def begin(self, record: RunRecord) -> tuple[str, bool]:
         """Return the id of the run in this store, and whether it was made now. It is made once."""
@@ -129,7 +130,9 @@ class MLflowStore:
 
         if record.run_id is not None:
             try:
-                if self.client.get_run(record.run_id).info.lifecycle_stage == "active":
+                info = self.client.get_run(record.run_id).info
+                if info.lifecycle_stage == "active":
+                    self._experiments_of_runs[record.run_id] = info.experiment_id
                     return record.run_id
             except MlflowException as error:
                 if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
@@ -141,7 +144,8 @@ class MLflowStore:
 
     def address(self, run_id: str) -> str:
         """Return how to see the run: the page to open, or the line to type and then the page."""
-        page = f"/#/experiments/{self.experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        experiment_id = self._experiments_of_runs.get(run_id, self.experiment_id)
+        page = f"/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
         if database_path(self.uri) is None:
             server = os.environ.get("CIFAR10_TRACKING_ADDRESS") or shown_uri(
                 self.uri

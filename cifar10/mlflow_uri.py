@@ -55,7 +55,8 @@ def absolute_uri(uri: str) -> str:
     if path is None:
         return uri.rstrip("/")
     query = uri.partition("?")[1:]
-    return f"{_SQLITE}{path.absolute()}{''.join(query)}"
+    quoted = str(path.absolute()).replace("%", "%25").replace("?", "%3F")  # SQLAlchemy decodes what is in an address
+    return f"{_SQLITE}{quoted}{''.join(query)}"
 
 
 def _server_problem(uri: str, source: str) -> str | None:

@@ -27,6 +27,11 @@ _DEEPEST = 20  # brackets within brackets, or sections within sections
 _LONGEST_NUMBER = 300  # digits
 _LONGEST_ADVICE = 400  # characters of a line that is told to be typed
 
+_TYPEWRITER = str.maketrans(
+    {**dict.fromkeys("“”„‟«»″", '"'), **dict.fromkeys("‘’‚‛′", "'"), **dict.fromkeys("‐‑‒–—−", "-")}
+)
+"""Characters that word processors and chats put in the place of plain ones."""
+
 _ELEMENT = re.compile(r""" "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*' | [^,\[\]"']+ """, re.VERBOSE)
 """An element of a list as it is written: in quotes of either kind, or plain."""
 
@@ -155,6 +160,9 @@ def _grammar_advice(line: str) -> str:
     tight = f"{key.rstrip(':')}={value.lstrip('= ')}"
     if tight != line and _parsed(tight):
         return f"{shown(line)} is not an override: write {typed(tight)}"
+    for plainer in _plainer(value):
+        if _parsed(f"{key}={plainer}"):
+            return f"{key}: Hydra cannot read {shown(value)}; write {typed(f'{key}={plainer}')}"
     if not _parsed(f"{key}=1"):
         return (
             f"{shown(line)} is not an override: {shown(key)} cannot be a key; write KEY=VALUE, as in training.epochs=5"
@@ -163,6 +171,15 @@ def _grammar_advice(line: str) -> str:
         text for text in (_each_quoted(value), _quoted(value)) if text is not None and _parsed(f"{key}={text}")
     )
     return f"{key}: Hydra reads {shown(value)} only in quotes: {typed(f'{key}={quoted}')}"
+
+
+def _plainer(value: str) -> list[str]:
+    """Return what may be meant by a value that word processors, JSON or other languages have a hand in."""
+    plain = value.translate(_TYPEWRITER)
+    unquoted = plain[1:-1] if plain != value and plain[:1] == plain[-1:] and plain[:1] in ("'", '"') else plain
+    without_key_quotes = re.sub(r"""(["'])(\w+)\1\s*:""", r"\2:", plain)
+    candidates = (unquoted, plain, without_key_quotes, plain.rstrip(" ;,"))
+    return [candidate for candidate in candidates if candidate not in ("", value)]
 
 
 def _choice_problem(override: Override) -> str | None:
@@ -194,8 +211,14 @@ def _value_problem(override: Override) -> str | None:
         return f"there is no such group{did_you_mean(group, groups())}"
     if override.is_sweep_override():
         value = str(override.input_line).partition("=")[2]
-        as_list = f"; a list is written {typed(f'{key}=[{value}]')}" if "(" not in value else ""
-        return f"several values are given, and a run has one{as_list}"
+        if "(" in value:
+            return "several values are given, and a run has one"
+        if re.fullmatch(r"[-+]?[0-9]+,[0-9]+", value):
+            fraction = value.replace(",", ".")
+            other = f", and a fraction {typed(f'{key}={fraction}')}"
+        else:
+            other = f", and a name with a comma {typed(f'{key}={_quoted(value)}')}"
+        return f"several values are given, and a run has one; a list is written {typed(f'{key}=[{value}]')}{other}"
     return None
 
 

@@ -9,21 +9,34 @@ from cifar10.build import build
 from cifar10.config import Component, Config
 from cifar10.data.contract import DataSet
 from cifar10.data.mirroring import measure_mirroring
+from cifar10.data.resident import largest_batch
 from cifar10.data.resizing import scaled
 from cifar10.errors import Misuse
 from cifar10.targets import MODEL, SELECTION, Role
+
+_MOST_LEFT = 0.1  # of the training images that an epoch may leave out without a word
 
 
 def refuse_unfit(config: Config, data: DataSet) -> None:
     """Refuse a configuration that would fail on these data in mid-run.
 
     Raises:
-        Misuse: There is nothing to validate on, or the network does not take the images.
+        Misuse: There is nothing to validate on, too little to learn from, the images are smaller than the border around
+            them, or the network does not take them.
     """
     if config.training.monitor is not None and not len(data.validation):
         raise Misuse(
             f"training.monitor={config.training.monitor} needs validation images: set the validation size of "
             "data_loading above 0, or training.monitor=null"
+        )
+    try:
+        largest_batch(len(data.train), config.training.batch_size, _num_shares(config))
+    except ValueError as error:
+        raise Misuse(f"{error}; lower training.accumulate or training.devices") from None
+    if config.augmentation.crop_padding >= data.image_size:
+        raise Misuse(
+            f"augmentation.crop_padding={config.augmentation.crop_padding} is a border of reflected pixels, of which "
+            f"images of {data.image_size} pixels have {data.image_size - 1} at most; lower it"
         )
     sizes = [(data.image_size, f"choose another model than {config.model.target} and selection=all")]
     sizes += [(scaled(data.image_size, stage), "set training.resizing=[]") for stage in config.training.resizing]
@@ -34,6 +47,33 @@ def refuse_unfit(config: Config, data: DataSet) -> None:
             _try_network(config.model, data, pixels)
         except ValueError as error:
             raise Misuse(f"training would need images of {pixels} pixels: {error}; {advice}") from error
+
+
+def tell_batches(config: Config, data: DataSet) -> None:
+    """Say so if batches are smaller than configured, or leave many images out of each epoch."""
+    training, num_images, num_shares = config.training, len(data.train), _num_shares(config)
+    size = largest_batch(num_images, training.batch_size, num_shares)
+    if size < training.batch_size:
+        print(
+            f"note: the training split has {num_images:,} images, so each step learns from {size:,} of them, not from "
+            f"training.batch_size={training.batch_size}",
+            file=sys.stderr,
+        )
+    num_left = num_images % size
+    if num_left > _MOST_LEFT * num_images:
+        one_more = num_images // (num_images // size + 1)  # as many as fill one step more
+        advice = max(one_more - one_more % num_shares, num_shares)
+        print(
+            f"note: each epoch learns from {num_images - num_left:,} of the {num_images:,} training images, in whole "
+            f"batches of {size:,}, and leaves others out each time; with training.batch_size={advice} it would leave "
+            f"out {num_images % advice:,}",
+            file=sys.stderr,
+        )
+
+
+def _num_shares(config: Config) -> int:
+    """Return the micro-batches that one optimizer step is made of, over all processes."""
+    return config.training.accumulate * config.training.num_processes
 
 
 def warn_of_mirroring(config: Config, data: DataSet) -> None:

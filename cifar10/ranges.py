@@ -59,6 +59,8 @@ ClassName = Annotated[str | int, OrNumber()]
 """How a configuration names a class."""
 PositiveInt = Annotated[int, Range(gt=0)]
 NonNegativeInt = Annotated[int, Range(ge=0)]
+Seed = Annotated[int, Range(ge=0, lt=2**63)]
+"""What PyTorch's generators take."""
 PositiveFloat = Annotated[float, Range(gt=0)]
 NonNegativeFloat = Annotated[float, Range(ge=0)]
 Fraction = Annotated[float, Range(ge=0, lt=1)]

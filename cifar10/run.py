@@ -17,6 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import matplotlib.style
 import yaml
 from torch import Tensor
 
@@ -189,12 +190,13 @@ def _take_along_best(checkpoint: Checkpoint, folder: Path) -> None:
 
 
 def save_figures(history: list[Scores], confusion: Tensor, class_names: tuple[str, ...], folder: Path) -> None:
-    """Save `confusion.png`, and `curves.png` if there is a history."""
-    pictures = {"confusion.png": confusion_matrix(confusion.numpy(), class_names)}
-    if history:
-        pictures["curves.png"] = learning_curves(history)
-    for name, figure in pictures.items():
-        write_atomically(folder / name, lambda path, figure=figure: figure.savefig(path, dpi=120, format="png"))  # type: ignore[misc]
+    """Save `confusion.png`, and `curves.png` if there is a history; a `matplotlibrc` of the user has no effect."""
+    with matplotlib.style.context("default"):  # text.usetex=True would need LaTeX, at the end of a run of hours
+        pictures = {"confusion.png": confusion_matrix(confusion.numpy(), class_names)}
+        if history:
+            pictures["curves.png"] = learning_curves(history)
+        for name, figure in pictures.items():
+            write_atomically(folder / name, lambda path, figure=figure: figure.savefig(path, dpi=120, format="png"))  # type: ignore[misc]
 
 
 def finite_or_none(value: Any) -> Any:

@@ -29,6 +29,7 @@ CONFIG, HISTORY, SCORES, RECORD, RUN_ID = "config.yaml", "history.csv", "scores.
 FIGURES = ("curves.png", "confusion.png")
 _FILES = (BEST, LAST, CONFIG, HISTORY, SCORES, RECORD, RUN_ID, *FIGURES)
 _LOCK = ".lock"
+_NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # NFS without its lock daemon, some cluster file systems
 _ALMOST_FULL = 50 * 2**20  # bytes free: less than a checkpoint may need
 _LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))})\.[0-9a-f]+\.tmp")
 
@@ -92,7 +93,10 @@ def is_folder_of(config: Config, path: Path, models_dir: Path) -> bool:
 
 def lasting_settings(config: Config) -> dict[str, Any]:
     """Return the settings that stay the same when a run goes on, by their dotted keys."""
-    changing = ("run_name", "models_dir", "data_loading.root", "data_loading.sources", "training.epochs")
+    changing = (
+        *("run_name", "models_dir", "data_loading.root", "data_loading.sources", "training.epochs"),
+        *("training.accelerator", "training.devices", "training.num_nodes"),
+    )
     flat = flatten(config.plain())
     return {key: flat[key] for key in flat if key not in changing and not key.startswith("tracking.")}
 
@@ -143,7 +147,8 @@ def _claimed(path: Path, is_new: bool) -> RunFolder:
         raise _TakenError(f"another process is training in {path}; wait for it, or choose another run_name") from None
     except OSError as error:
         reason = error.strerror or str(error)
-        raise FolderError(f"{path} cannot be written ({reason}); choose another with models_dir=DIR") from None
+        what = "is on a file system that cannot lock files" if error.errno in _NO_LOCKS else "cannot be written"
+        raise FolderError(f"{path} {what} ({reason}); choose another with models_dir=DIR") from None
     return RunFolder(path, lock)
 
 

@@ -36,6 +36,8 @@ class RunRecord:
     """When a run began and ended, and the tags and data set that MLflow is told. Times are milliseconds since 1970."""
 
     folder: Path
+    name: str = ""
+    """Of the folder that the record was made for; older records have none."""
     key: str = field(default_factory=lambda: uuid.uuid4().hex)
     started: int = field(default_factory=_now)
     ended: int | None = None
@@ -64,17 +66,28 @@ class RunRecord:
             return None
 
     @run_id.setter
-    def run_id(self, run_id: str) -> None:
-        self._write(_RUN_ID, run_id + "\n")
+    def run_id(self, run_id: str | None) -> None:
+        if run_id is None:
+            (self.folder / _RUN_ID).unlink(missing_ok=True)
+        else:
+            self._write(_RUN_ID, run_id + "\n")
 
     def begin(self, tags: dict[str, Any], data: dict[str, str]) -> None:
         """Note that this process runs it, and what is known before the first step."""
         tags = {**tags, **_origin(tags.get("git_commit"))}
         self.tags = {key: str(value) for key, value in tags.items() if value is not None}
         self.data = data
+        self.name = self.folder.name
         self.process = _this_process()
         self.status, self.ended = "RUNNING", None
         self.save()
+
+    def is_copied(self) -> bool:
+        """Whether the folder was copied from that of a run that is still beside it; one that was renamed is not."""
+        if self.name in ("", self.folder.name):
+            return False
+        original = RunRecord.of(self.folder.with_name(self.name))
+        return original is not None and original.key == self.key
 
     def end(self, status: Status, ended: int | None = None) -> None:
         """Note how it ended, and when: now, if not given."""

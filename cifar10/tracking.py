@@ -1,5 +1,6 @@
 """Where a run is recorded: MLflow, or its own folder only."""
 
+import sys
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -74,6 +75,10 @@ def open_tracker(config: TrackingConfig, folder: Path, run_id: str | None = None
         UserError: The store cannot be used and `required` is set, or the folder cannot be written.
     """
     record = RunRecord.of(folder) or RunRecord(folder)
+    if record.is_copied():
+        print(f"{folder} is a copy of {record.name}; it goes on as a run of its own", file=sys.stderr)
+        record, run_id = RunRecord(folder), None
+        record.run_id = None
     if config.backend == "none":
         return NoTracker(record)
     if run_id is not None and record.run_id is None:

@@ -10,6 +10,7 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
 
 from cifar10.advice import command_line
 from cifar10.build import build
@@ -25,7 +26,7 @@ from cifar10.errors import CheckpointError, Misuse, UserError
 from cifar10.interruption import Interrupted, StopOnSignal
 from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier, DivergedError
-from cifar10.preflight import refuse_unfit, warn_of_mirroring
+from cifar10.preflight import refuse_unfit, tell_batches, warn_of_mirroring
 from cifar10.processes import find_processes
 from cifar10.progress import TrainingProgress
 from cifar10.resuming import find_resumed, finished_scores
@@ -65,6 +66,7 @@ def train(
     data = _load_data(config, checkpoint)
     refuse_unfit(config, data)
     warn_of_mirroring(config, data)
+    tell_batches(config, data)
     network = make_network(config, data)
     refuse_untrainable(network, config, data.image_size, len(data.train))
     initial_weights = checkpoint.metadata.initial_weights if checkpoint else None
@@ -155,7 +157,7 @@ def fit(
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),
         history=checkpoint.history if checkpoint else [],
     )
-    with stopper.listening(), told_if_short(training_advice(config)), _restoring(checkpoint, saver):
+    with stopper.listening(), told_if_short(training_advice(config)), _restoring(checkpoint, saver), _compiling(config):
         trainer.fit(classifier, module, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
     return trainer, classifier, module
 
@@ -174,6 +176,18 @@ def _restoring(checkpoint: Checkpoint | None, saver: SaveCheckpoints) -> Iterato
         raise CheckpointError(
             f"{checkpoint.path}: its training state cannot be restored ({type(error).__name__}: {first_line(error)}); "
             f"start a new run from its weights: {again}"
+        ) from error
+
+
+@contextmanager
+def _compiling(config: Config) -> Iterator[None]:
+    """Say in one line if torch.compile cannot compile the network, most often for want of a C++ compiler."""
+    try:
+        yield
+    except BackendCompilerFailed as error:
+        raise UserError(
+            f"training.compile={str(config.training.compile).lower()}: {first_line(error)}; install a compiler such as "
+            "g++, or set training.compile=false"
         ) from error
 
 

@@ -2,7 +2,6 @@
 
 import importlib.util
 import logging
-import os
 import sys
 import warnings
 from pathlib import Path
@@ -18,7 +17,7 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAverag
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from cifar10.config import Config, TrainingConfig
-from cifar10.devices import computes_bf16, has_matrix_units
+from cifar10.devices import computes_bf16, has_matrix_units, limit_threads
 from cifar10.errors import Misuse, UserError
 from cifar10.kernels.machine_code import allow as allow_kernels
 from cifar10.kernels.machine_code import are_usable
@@ -73,8 +72,10 @@ def prepare_cpu(training: TrainingConfig) -> None:
     """Choose kernels, and give each process its share of the CPU: two processes with all threads each would fight."""
     allow_kernels(training.kernels)
     sharing = training.devices if resolve_accelerator(training) == "cpu" else 1
-    if training.threads is not None or sharing > 1:
-        torch.set_num_threads(training.threads or max(1, (os.cpu_count() or 1) // sharing))
+    if training.threads is None:
+        limit_threads(sharing)
+    else:
+        torch.set_num_threads(training.threads)
 
 
 def make_trainer(config: Config, folder: Path, callbacks: list[Callback]) -> pl.Trainer:

@@ -85,7 +85,7 @@ def test_a_network_that_memory_cannot_hold_is_refused_before_a_folder_is_made(
 
 
 def test_a_network_whose_gradients_do_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifar10.capacity._memory", lambda: 10_000)
+    monkeypatch.setattr("cifar10.capacity.total_memory", lambda: 10_000)
     with pytest.raises(UserError, match=r"weights take .* GB here; lower model\.width=32"):
         train(load_config(TINY))
 

@@ -12,7 +12,7 @@ from cifar10.data.archives import obtain
 from cifar10.data.contract import DataError, DataSet, Split, hold_out
 from cifar10.labels import ClassFolders
 from cifar10.nearest import did_you_mean
-from cifar10.ranges import ClassName, Length, NonNegativeInt
+from cifar10.ranges import ClassName, Length, NonNegativeInt, Seed
 
 Root = Annotated[str, Length(1)]
 """Folder that holds, or will hold, the batches."""
@@ -22,7 +22,7 @@ def cifar10(
     root: Root,
     classes: list[ClassName] | None,
     validation_size: NonNegativeInt,
-    seed: NonNegativeInt,
+    seed: Seed,
     sources: list[str] | None,
 ) -> DataSet:
     """Return CIFAR-10, fetched first if `root` does not hold it.
@@ -50,7 +50,7 @@ def cifar100(
     labels: Literal["fine", "coarse"],
     classes: list[ClassName] | None,
     validation_size: NonNegativeInt,
-    seed: NonNegativeInt,
+    seed: Seed,
     sources: list[str] | None,
 ) -> DataSet:
     """Return CIFAR-100 with its 100 fine or 20 coarse classes; the rest as in `cifar10`."""

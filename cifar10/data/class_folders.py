@@ -78,6 +78,8 @@ def find_classes(train: Path, wanted: Sequence[str | int] | None) -> tuple[list[
     present = in_order(_folders_in(train, skipped))
     _refuse_no_text(train, present)
     _refuse_twice(present, f"{train} has two folders of the same name in other Unicode forms")
+    for alike in ClassFolders(present).alike():
+        _LOGGER.warning("%s are classes of their own, told apart by nothing but spelling", few(alike))
     names = present if wanted is None else [_name(item, present) for item in wanted]
     if len(names) < 2:
         _refuse_too_few(train, len(present), skipped, None if wanted is None else len(names))
@@ -159,7 +161,14 @@ def _refuse_missing(root: Path, present: Sequence[str]) -> NoReturn:
     if near := [name for name in present if name.casefold().startswith("train")]:
         raise DataError(f"there is no folder {train}; rename {root / near[0]}")
     classes = [name for name in present if name.casefold() not in _SPLITS]
-    if len(classes) > 1 and len(classes) == len(present):
+    below = [name for name in present if os.path.isdir(root / name / "train")]
+    if len(below) == 1:
+        advice = f"it is in {root / below[0]}: data_loading.root={root / below[0]}"
+    elif len(classes) > 1 and root.name.casefold() == "train":
+        advice = f"name the folder that {root.name} is in: data_loading.root={root.parent}"
+    elif any("\\" in name for name in os.listdir(root)):
+        advice = "names there hold backslashes, as an archive from Windows has them; unpack it anew with unzip"
+    elif len(classes) > 1 and len(classes) == len(present):
         advice = f"if {few(classes)} in {root} are the class folders, move them into it"
     else:
         advice = f"put one folder of images for each class there, such as {train / 'cat' / '1.png'}"

@@ -4,17 +4,16 @@ Shapes: N images, H x W pixels, K classes.
 """
 
 import hashlib
-import resource
 from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 
-import psutil
 import torch
 from torch import Tensor
 
 from cifar10.errors import UserError
 from cifar10.labels import few, is_utf8
+from cifar10.limits import available_memory
 
 
 class DataError(UserError):
@@ -104,20 +103,13 @@ def require_memory(num_bytes: int, image_size: int, advice: str) -> None:
     Raises:
         DataError: They do not fit.
     """
-    available = _available_memory()
+    available = available_memory()
     if num_bytes > available:
         needed = min(num_bytes, 10**24)  # beyond, Python may not turn an integer into a float
         raise DataError(
             f"the images take {needed / 2**30:,.1f} GB of memory at image_size={image_size}, and only "
             f"{available / 2**30:,.1f} GB are free; {advice}"
         )
-
-
-def _available_memory() -> int:
-    """Return the bytes that the machine has free, or that `ulimit -v` leaves this process if that is less."""
-    free: int = psutil.virtual_memory().available
-    most, _ = resource.getrlimit(resource.RLIMIT_AS)
-    return free if most == resource.RLIM_INFINITY else max(0, min(free, most - psutil.Process().memory_info().vms))
 
 
 def hold_out(pool: Split, size: int, seed: int) -> tuple[Split, Split]:

@@ -3,7 +3,9 @@
 Shapes: N images of S x S pixels, K classes.
 """
 
+import hashlib
 import logging
+from collections import defaultdict
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated
@@ -16,7 +18,7 @@ from cifar10.data.contract import DataError, DataSet, Split, hold_out, require_m
 from cifar10.decoding import decode_files
 from cifar10.images import ImageError, silence_pillow
 from cifar10.labels import few
-from cifar10.ranges import ClassName, Fraction, Length, NonNegativeInt, Range
+from cifar10.ranges import ClassName, Fraction, Length, Range, Seed
 
 _LOGGER = logging.getLogger(__name__)
 _LOOK_AHEAD = 256  # files
@@ -29,7 +31,7 @@ def folder(
     classes: list[ClassName] | None,
     validation_fraction: Fraction,
     test_fraction: Fraction,
-    seed: NonNegativeInt,
+    seed: Seed,
 ) -> DataSet:
     """Return the images below `root` as a data set. Those that cannot be read are left out, with a warning.
 
@@ -73,7 +75,9 @@ def folder(
             _LOGGER.warning("%s holds no image of a class; validation_fraction is cut off instead", folders.validation)
         train, validation = _cut(train, validation_fraction, seed)
         _refuse_empty_class(train, names, _NOTHING_LEFT)
-    return DataSet("folder", tuple(names), train, validation, test)
+    data = DataSet("folder", tuple(names), train, validation, test)
+    _warn_of_copies(data)
+    return data
 
 
 def _load(files: Sequence[LabelledFile], image_size: int, split_folder: Path) -> Split:
@@ -116,6 +120,29 @@ def _check_test_images(test: Split, names: Sequence[str], folders: SplitFolders,
         _LOGGER.warning(
             "%d of %d classes have no test image, so no score: %s", len(untested), len(names), few(untested)
         )
+
+
+def _warn_of_copies(data: DataSet) -> None:
+    """Say so if an image that is tested or validated on is also learnt from, or one image is of two classes."""
+    labels: dict[bytes, set[int]] = defaultdict(set)
+    pixels = {name: [_digest(image) for image in split.images] for name, split in data.splits.items()}
+    for name, split in data.splits.items():
+        for digest, label in zip(pixels[name], split.labels.tolist(), strict=True):
+            labels[digest].add(label)
+    learnt = set(pixels["train"])
+    for name in ("validation", "test"):
+        if num_copies := sum(digest in learnt for digest in pixels[name]):
+            _LOGGER.warning(
+                "%d of %d %s images are also training images, pixel for pixel: scores on them are too good",
+                *(num_copies, len(pixels[name]), name),
+            )
+    if of_two := [sorted(ids) for ids in labels.values() if len(ids) > 1]:
+        first = few([data.class_names[label] for label in of_two[0]])
+        _LOGGER.warning("%d images are of several classes at once, such as one of %s", len(of_two), first)
+
+
+def _digest(image: torch.Tensor) -> bytes:
+    return hashlib.blake2b(image.numpy().data, digest_size=16).digest()
 
 
 def _refuse_empty_class(split: Split, names: Sequence[str], complaint: str) -> None:

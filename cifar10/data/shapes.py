@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cifar10.data.contract import DataSet, Split, require_memory
-from cifar10.ranges import NonNegativeInt, PositiveInt, Range
+from cifar10.ranges import NonNegativeInt, PositiveInt, Range, Seed
 
 Field2D = NDArray[np.floating]
 """Signed distance to a figure's edge in units of its radius, (N, H, W); negative inside."""
@@ -91,7 +91,7 @@ def shapes(
     train_size: Annotated[int, Range(ge=10)] = 4000,
     validation_size: NonNegativeInt = 500,
     test_size: PositiveInt = 1000,
-    seed: NonNegativeInt = 0,
+    seed: Seed = 0,
 ) -> DataSet:
     """Draw the data set. Each split has its own random stream, so its size does not change the others.
 

@@ -13,7 +13,7 @@ from torch import nn
 
 from cifar10.checkpoints import Checkpoint
 from cifar10.config import Views
-from cifar10.devices import choose_device, computes_bf16
+from cifar10.devices import choose_device, computes_bf16, limit_threads
 from cifar10.tta import predict_probabilities
 
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -46,6 +46,7 @@ class TorchEngine:
             UserError: The device is not there, or the weights do not fit.
         """
         device = choose_device(device_name)
+        limit_threads()
         network = checkpoint.network()
         return cls(network, device, usable_precision(checkpoint, device), checkpoint.config.training.channels_last)
 

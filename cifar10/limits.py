@@ -1,0 +1,74 @@
+"""What this process may use of the machine: a container's or a job's limits of memory and processors, if it has them.
+
+Linux keeps such limits in control groups (https://docs.kernel.org/admin-guide/cgroup-v2.html). What Python, psutil and
+PyTorch say of memory and processors is the whole machine's.
+"""
+
+import os
+import resource
+from collections.abc import Iterator
+from pathlib import Path
+
+import psutil
+
+_ROOT = Path("/sys/fs/cgroup")
+_OWN_GROUPS = Path("/proc/self/cgroup")
+_MEMORY = (  # of version 2 and 1: the limit, what is used, and the key of what could be freed of that at once
+    ("memory.max", "memory.current", "inactive_file"),
+    ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
+)
+
+
+def total_memory() -> int:
+    """Return the bytes of memory that this process and its group may use, or that the machine has if that is less."""
+    return min([int(psutil.virtual_memory().total), *(limit for limit, _ in _memory_groups())])
+
+
+def available_memory() -> int:
+    """Return the bytes that the machine has free, or that a control group or `ulimit -v` leaves if that is less."""
+    left = [int(psutil.virtual_memory().available), *(limit - used for limit, used in _memory_groups())]
+    most, _ = resource.getrlimit(resource.RLIMIT_AS)
+    if most != resource.RLIM_INFINITY:
+        left.append(most - psutil.Process().memory_info().vms)
+    return max(0, min(left))
+
+
+def num_cpus() -> int:
+    """Return the whole processors that this process may use, at least 1: a quota of 2.5 is 2."""
+    counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    for folder in _groups("cpu"):
+        quota, _, period = (_text(folder / "cpu.max") or "").partition(" ")
+        if not period:  # version 1
+            quota, period = _text(folder / "cpu.cfs_quota_us") or "", _text(folder / "cpu.cfs_period_us") or ""
+        if quota.isdecimal() and period.isdecimal() and int(period):
+            counts.append(int(quota) // int(period))
+    return max(1, min(counts))
+
+
+def _memory_groups() -> Iterator[tuple[int, int]]:
+    """Yield the limit of each group that this process is in and that has one, and what it uses that cannot be freed."""
+    for folder in _groups("memory"):
+        for limit_name, used_name, key in _MEMORY:
+            limit, used = _text(folder / limit_name), _text(folder / used_name)
+            if limit is None or used is None or not (limit.isdecimal() and used.isdecimal()):
+                continue
+            entries = dict(line.split() for line in (_text(folder / "memory.stat") or "").splitlines())
+            yield int(limit), int(used) - int(entries.get(key, 0))
+
+
+def _groups(controller: str) -> Iterator[Path]:
+    """Yield the folders of the groups that this process is in: its own, those around it, and what a container shows."""
+    for line in (_text(_OWN_GROUPS) or "").splitlines():
+        _, controllers, path = line.split(":", 2)
+        if controllers and controller not in controllers.split(","):
+            continue
+        top = _ROOT / controller if controllers else _ROOT
+        folder = top / path.strip("/")
+        yield from (group for group in (folder, *folder.parents) if group.is_relative_to(top))
+
+
+def _text(file: Path) -> str | None:
+    try:
+        return file.read_text(encoding="utf-8").strip()
+    except (OSError, ValueError):
+        return None
