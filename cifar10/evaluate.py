@@ -37,7 +37,9 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
         UserError: The checkpoint, its data or the folder are not as needed.
     """
     checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
-    alone = checkpoint.config.training.model_copy(update={"devices": 1, "num_nodes": 1, "accumulate": 1})
+    alone = checkpoint.config.training.model_copy(
+        update={"devices": 1, "num_nodes": 1, "accumulate": 1, "threads": _possible_threads(checkpoint)}
+    )
     config = checkpoint.config.model_copy(update={"training": alone})
     if output:
         _make_folder(Path(output))
@@ -57,12 +59,19 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
     classifier = Classifier(network, config, checkpoint.metadata.model_dump())
     classifier.tta = checkpoint.tta
     folder = Path(output) if output else checkpoint.path.absolute().parent
-    scores = test(make_trainer(config, folder, []), classifier, ResidentData(data, config), checkpoint.path)
+    trainer, module = make_trainer(config, folder, []), ResidentData(data, config)
+    scores = test(trainer, classifier, module, checkpoint.path, is_loaded=True)
     report = _report(scores, checkpoint, data)
     print(json.dumps(report, indent=2, allow_nan=False))
     if output:
         _save(report, classifier, data, folder)
     return scores
+
+
+def _possible_threads(checkpoint: Checkpoint) -> int | None:
+    """Return the threads of the training run, but no more than there are processors here."""
+    threads = checkpoint.config.training.threads
+    return None if threads is None else min(threads, os.cpu_count() or 1)
 
 
 def _make_folder(folder: Path) -> None:
