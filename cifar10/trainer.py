@@ -50,9 +50,10 @@ def resolve_accelerator(training: TrainingConfig) -> Literal["cpu", "gpu"]:
     if training.accelerator == "cpu" or (training.accelerator == "auto" and num_gpus == 0):
         return "cpu"
     if num_gpus < training.devices:
+        fewer = f"training.devices={num_gpus} or " if num_gpus else ""
         raise Misuse(
             f"training.devices={training.devices} GPUs are asked for and there are {num_gpus}; "
-            f"set training.devices={max(num_gpus, 1)} or training.accelerator=cpu"
+            f"set {fewer}training.accelerator=cpu"
         )
     return "gpu"
 
