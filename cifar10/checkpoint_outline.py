@@ -7,8 +7,10 @@ bounded in memory and time, and can be checked against the network that it is fo
 """
 
 import math
+import os
 import pickle
 import pickletools
+import struct
 import zipfile
 from collections import OrderedDict
 from collections.abc import Callable
@@ -20,7 +22,15 @@ from cifar10.errors import CheckpointError
 
 _MOST_PICKLE_BYTES = 16 * 2**20  # a ResNet-50 with AdamW, after a thousand epochs, takes 0.4 MB
 _MOST_OPERATIONS = 1_000_000  # of the pickle machine, and values in the outline
+_MOST_CHARACTERS = 16 * 2**20  # of all strings, one that occurs twice counted twice
+_MOST_TENSORS = 20_000  # EfficientNet-V2-L with AdamW and averaged weights has 8,000
+_MOST_VIEWS = 2  # bytes of all tensors, as a multiple of the file's: tensors may share a storage, but not all of them
+_MOST_DIMENSIONS = 16
 _DEEPEST = 64  # containers within containers
+
+_ZIP_START = b"PK\x03\x04"
+_ZIP_END = struct.Struct("<4s 4H 2I H")  # the last bytes of an archive without a comment
+_ZIP64_LOCATOR, _ZIP64_END = struct.Struct("<4s I Q I"), struct.Struct("<4s Q 2H 2I 4Q")  # PyTorch writes them as well
 
 _BYTES_OF_TYPE = {
     "DoubleStorage": ("float64", 8),
@@ -32,6 +42,7 @@ _BYTES_OF_TYPE = {
     "ByteStorage": ("uint8", 1),
     "BoolStorage": ("bool", 1),
 }
+_WIDTHS = dict(_BYTES_OF_TYPE.values())
 _PICKLE_OPERATIONS = frozenset(
     [
         *("PROTO", "STOP", "MARK", "GLOBAL", "REDUCE", "BUILD", "BINPERSID"),
@@ -51,6 +62,10 @@ class OutlinedTensor(NamedTuple):
     """As `torch.dtype` is printed, without `torch.`."""
     shape: tuple[int, ...]
 
+    @property
+    def num_bytes(self) -> int:
+        return math.prod(self.shape) * _WIDTHS[self.dtype]
+
 
 class _Storage(NamedTuple):
     dtype: str
@@ -69,15 +84,19 @@ def read_outline(file: BinaryIO, path: Path) -> Any:
         CheckpointError: It is damaged, claims more than it holds, or holds more than plain values and dense tensors.
     """
     try:
+        num_bytes = file.seek(0, os.SEEK_END)
+        _refuse_two_readings(file, num_bytes)
         with zipfile.ZipFile(file) as archive:
             sizes = _record_sizes(archive, path)
             pickled = _read_pickle(archive, path)
-    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, EOFError) as error:
+    except CheckpointError:
+        raise
+    except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error) as error:
         raise CheckpointError(f"{path} is not a checkpoint, or was cut off: {first_line(error)}") from None
     try:
         _refuse_strange_operations(pickled)
         outline = _OutlineUnpickler(BytesIO(pickled), sizes).load()
-        _refuse_endless(outline)
+        _refuse_endless(outline, _MOST_VIEWS * num_bytes)
     except _Foreign as error:
         raise CheckpointError(f"{path} holds more than tensors and plain values ({error}); it was not loaded") from None
     except Exception as error:  # damaged bytes make the unpickler raise nearly anything
@@ -95,14 +114,46 @@ class _Foreign(Exception):
     """Something that no checkpoint of this program holds."""
 
 
+def _refuse_two_readings(file: BinaryIO, num_bytes: int) -> None:
+    """Refuse a file in which PyTorch could find another archive than Python's `zipfile`, or an old kind of checkpoint.
+
+    Python looks for the directory just before the archive's end, PyTorch where that end says. Both are the same place
+    in a file that begins with a record and ends with the directory and nothing else, as `torch.save` writes it.
+    """
+    file.seek(0)
+    if file.read(len(_ZIP_START)) != _ZIP_START:
+        raise ValueError("it does not begin as an archive of PyTorch")
+    end = num_bytes - _ZIP_END.size
+    mark, *_, size, offset, _ = _ZIP_END.unpack(_read_at(file, end, _ZIP_END.size))
+    if mark != b"PK\x05\x06":
+        raise ValueError("it does not end as an archive of PyTorch")
+    locator = end - _ZIP64_LOCATOR.size
+    mark, _, position, _ = _ZIP64_LOCATOR.unpack(_read_at(file, locator, _ZIP64_LOCATOR.size))
+    if mark == b"PK\x06\x07":
+        end = locator - _ZIP64_END.size
+        mark, *_, size, offset = _ZIP64_END.unpack(_read_at(file, end, _ZIP64_END.size))
+        if mark != b"PK\x06\x06" or position != end:
+            raise ValueError("its end is not where it says")
+    if offset + size != end:
+        raise ValueError("its directory is not where it says")
+
+
+def _read_at(file: BinaryIO, position: int, size: int) -> bytes:
+    file.seek(max(position, 0))
+    return file.read(size)
+
+
 def _record_sizes(archive: zipfile.ZipFile, path: Path) -> dict[str, int]:
     """Return the bytes of each record, named without the archive's own folder. PyTorch stores, it never compresses."""
     entries = archive.infolist()
+    if any(entry.filename != entry.orig_filename for entry in entries):  # PyTorch would look for the original
+        raise CheckpointError(f"{path} has records of two names; it was not loaded")
     if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
         raise CheckpointError(f"{path} is compressed inside, as no checkpoint of PyTorch is; it was not loaded")
     sizes = {entry.filename.partition("/")[2]: entry.file_size for entry in entries}
     end = archive.fp.seek(0, 2) if archive.fp is not None else 0
-    if len(sizes) < len(entries) or sum(sizes.values()) > end:
+    names = {name.lower() for name in sizes}  # PyTorch takes DATA.PKL for data.pkl
+    if len(names) < len(entries) or sum(sizes.values()) > end:
         raise CheckpointError(f"{path} claims to hold more than its own size; it was not loaded")
     return sizes
 
@@ -136,7 +187,7 @@ class _OutlineUnpickler(_PythonUnpickler):  # type: ignore[misc]
 
     def find_class(self, module: str, name: str) -> Callable[..., Any] | str:
         if (module, name) == ("collections", "OrderedDict"):
-            return OrderedDict
+            return _empty_ordered_dict
         if (module, name) == ("torch._utils", "_rebuild_tensor_v2"):
             return _outlined_tensor
         if module == "torch" and name in _BYTES_OF_TYPE:
@@ -144,10 +195,34 @@ class _OutlineUnpickler(_PythonUnpickler):  # type: ignore[misc]
         raise _Foreign(f"{module}.{name}")
 
     def load_build(self) -> None:
-        """Drop what would be set on an object: of an ordered dict, versions of modules."""
-        self.stack.pop()
+        """Drop what would be set on an object, which may be versions of modules and nothing else."""
+        state = self.stack.pop()
+        if type(self.stack[-1]) is not OrderedDict or not _is_versions(state):
+            raise _Foreign("attributes of an object")
 
-    dispatch: ClassVar = {**_PythonUnpickler.dispatch, pickle.BUILD[0]: load_build}
+    def load_setitem(self) -> None:
+        value = self.stack.pop()
+        self._set_items([self.stack.pop(), value])
+
+    def load_setitems(self) -> None:
+        self._set_items(self.pop_mark())
+
+    def _set_items(self, items: list[Any]) -> None:
+        """Set keys and values in turn. Tuples and long numbers could be made so that to hash them takes minutes."""
+        target = self.stack[-1]
+        if not isinstance(target, dict):
+            raise ValueError("a key in what has no keys")
+        for key, value in zip(items[::2], items[1::2], strict=True):
+            if not (type(key) is str or (type(key) is int and abs(key) < 2**31)):
+                raise ValueError("a key that is neither a string nor a small number")
+            target[key] = value
+
+    dispatch: ClassVar = {
+        **_PythonUnpickler.dispatch,
+        pickle.BUILD[0]: load_build,
+        pickle.SETITEM[0]: load_setitem,
+        pickle.SETITEMS[0]: load_setitems,
+    }
 
     def persistent_load(self, pid: Any) -> _Storage:
         """Return a storage; what a file claims of it must be what its record has."""
@@ -158,11 +233,23 @@ class _OutlineUnpickler(_PythonUnpickler):  # type: ignore[misc]
         return _Storage(dtype, length)
 
 
+def _empty_ordered_dict() -> OrderedDict[Any, Any]:
+    return OrderedDict()
+
+
+def _is_versions(state: Any) -> bool:
+    """Whether `state` is what PyTorch keeps on a state_dict: the version of each module, {"conv": {"version": 1}}."""
+    if not isinstance(state, dict) or list(state) != ["_metadata"] or not isinstance(state["_metadata"], dict):
+        return False
+    modules = state["_metadata"].values()
+    return all(isinstance(module, dict) and all(map(_is_count, module.values())) for module in modules)
+
+
 def _outlined_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> OutlinedTensor:
     """Return the outline of a dense tensor: each of its numbers has a place of its own in the storage."""
     if not isinstance(storage, _Storage) or not all(map(_is_count, (offset, *shape, *stride))):
         raise ValueError("a tensor without sizes")
-    if len(shape) != len(stride):
+    if len(shape) != len(stride) or len(shape) > _MOST_DIMENSIONS:
         raise ValueError("a tensor whose strides do not fit its shape")
     numbers = math.prod(shape)
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
@@ -172,19 +259,30 @@ def _outlined_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any
 
 
 def _is_count(value: Any) -> bool:
-    return type(value) is int and value >= 0
+    return type(value) is int and 0 <= value < 2**63
 
 
-def _refuse_endless(outline: Any) -> None:
-    """Refuse containers that hold themselves, and few that hold each other so often that they would unfold to many."""
-    level, num_values = [outline], 0
+def _refuse_endless(outline: Any, most_bytes: int) -> None:
+    """Refuse containers that hold themselves, and what is held so often that a small file would unfold to much.
+
+    Args:
+        outline: All that is in the file.
+        most_bytes: Of all its tensors, one that occurs twice counted twice.
+    """
+    level, num_values, num_characters, num_tensors, num_bytes = [outline], 0, 0, 0, 0
     for _ in range(_DEEPEST):
         below: list[Any] = []
         for value in level:
             items = _items(value)
             num_values += len(items)
-            if num_values > _MOST_OPERATIONS:
+            if isinstance(value, str):
+                num_characters += len(value)
+            if isinstance(value, OutlinedTensor):
+                num_tensors, num_bytes = num_tensors + 1, num_bytes + value.num_bytes
+            if num_values > _MOST_OPERATIONS or num_characters > _MOST_CHARACTERS or num_tensors > _MOST_TENSORS:
                 raise ValueError("more values within values than in any checkpoint of this program")
+            if num_bytes > most_bytes:
+                raise ValueError("its tensors claim more numbers than the file has")
             below += items
         if not below:
             return

@@ -3,9 +3,11 @@
 import os
 import pickle
 import resource
+import struct
 import time
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
+from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -145,11 +147,28 @@ def _pickled(pickled: bytes) -> Callable[[Path], None]:
     return make
 
 
-def _tensor(shape: str = "(I4\nt", stride: str = "(I1\nt", numbers: int = 16, offset: int = 0) -> bytes:
-    """Return the operations that pickle a tensor of float32 whose numbers are in data/0, with sizes in protocol 0."""
-    storage = f"(X\x07\x00\x00\x00storagectorch\nFloatStorage\nX\x01\x00\x00\x000X\x03\x00\x00\x00cpuL{numbers}L\ntQ"
-    rebuild = "ctorch._utils\n_rebuild_tensor_v2\n"
-    return f"{rebuild}({storage}I{offset}\n{shape}{stride}I00\nccollections\nOrderedDict\n(tRtR".encode()
+def _tensor(shape: Sequence[int] = (4,), stride: Sequence[int] = (1,), numbers: int = 16, offset: int = 0) -> bytes:
+    """Return the operations that pickle a tensor of float32 whose numbers are in data/0."""
+    return b"ctorch._utils\n_rebuild_tensor_v2\n(%b%b%b%b\x89ccollections\nOrderedDict\n)RtR" % (
+        _storage(numbers),
+        _long(offset),
+        _tuple(shape),
+        _tuple(stride),
+    )
+
+
+def _storage(numbers: int) -> bytes:
+    kind, key, device = (b"X%b%b" % (struct.pack("<I", len(text)), text) for text in (b"storage", b"0", b"cpu"))
+    return b"(%bctorch\nFloatStorage\n%b%b%btQ" % (kind, key, device, _long(numbers))
+
+
+def _tuple(numbers: Sequence[int]) -> bytes:
+    return b"(%bt" % b"".join(map(_long, numbers))
+
+
+def _long(number: int) -> bytes:
+    size = number.bit_length() // 8 + 1
+    return b"\x8a%b%b" % (bytes([size]), number.to_bytes(size, "little", signed=True))
 
 
 def _of_plain(value: Any) -> bytes:
@@ -174,6 +193,83 @@ def _overlapping(path: Path) -> None:
     save(path, make_raw())
     data = path.read_bytes()
     path.write_bytes(data.replace(b"data/1", b"data/0"))
+
+
+_ARRAY_OF_2_GB = b"\x80\x02cbuiltins\nbytearray\nJ\x00\x00\x00\x77\x85R."
+"""A pickle that PyTorch takes for a plain value: what would be loaded if it could be got past the outline."""
+
+
+def _records(raw: Any = None) -> dict[str, bytes]:
+    """Return the records of a good checkpoint."""
+    file = BytesIO()
+    torch.save(raw or make_raw(), file)
+    with zipfile.ZipFile(file) as archive:
+        return {name: archive.read(name) for name in archive.namelist()}
+
+
+def _archive(records: Iterable[tuple[str, bytes]]) -> bytes:
+    file = BytesIO()
+    with zipfile.ZipFile(file, "w") as archive:
+        for name, data in records:
+            archive.writestr(name, data)
+    return file.getvalue()
+
+
+def _with_operations(operations: bytes) -> Callable[[Path], None]:
+    """Return what writes a good checkpoint with one entry more, which these operations of the pickle machine make."""
+
+    def make(path: Path) -> None:
+        records = _records()
+        records["archive/data.pkl"] = records["archive/data.pkl"][:-1] + b"X\x01\x00\x00\x00z" + operations + b"s."
+        path.write_bytes(_archive(records.items()))
+
+    return make
+
+
+def _other_case(path: Path) -> None:
+    """PyTorch finds records whatever the case of their names, so it could take either of these two."""
+    path.write_bytes(_archive([*_records().items(), ("archive/DATA.PKL", _ARRAY_OF_2_GB)]))
+
+
+def _old_kind_before_an_archive(path: Path) -> None:
+    """Python finds an archive by its end, PyTorch by its beginning, and else reads the file as it was saved once."""
+    old = [pickle.dumps(value, protocol=2) for value in (0x1950A86A20F9469CFC6C, 1001, {"little_endian": True})]
+    path.write_bytes(b"".join(old) + _ARRAY_OF_2_GB + pickle.dumps([], protocol=2) + _archive(_records().items()))
+
+
+def _two_directories(path: Path) -> None:
+    """Python reads the directory that lies before the end, PyTorch the one that the end points to."""
+    good = _records()
+    archives = [_archive(good.items()), _archive((good | {"archive/data.pkl": _ARRAY_OF_2_GB}).items())]
+    (records, directory), (evil_records, evil_directory) = (_parted(archive) for archive in archives)
+    moved, position = bytearray(directory), 0
+    while position < len(moved):  # Python adds the distance between the two directories to each record's place
+        lengths = struct.unpack_from("<3H", moved, position + 28)
+        place = struct.unpack_from("<I", moved, position + 42)[0] + len(evil_records) - len(directory)
+        struct.pack_into("<I", moved, position + 42, max(place, 0))
+        position += 46 + sum(lengths)
+    end = struct.pack("<4s4H2IH", b"PK\5\6", 0, 0, *[len(good)] * 2, len(moved), len(evil_records + records), 0)
+    path.write_bytes(evil_records + records + evil_directory + moved + end)
+
+
+def _parted(archive: bytes) -> tuple[bytes, bytes]:
+    """Return the records of an archive and their directory, without its end."""
+    *_, size, offset, _ = struct.unpack("<4s4H2IH", archive[-22:])
+    return archive[:offset], archive[offset : offset + size]
+
+
+def _nested_tuples(levels: int) -> bytes:
+    return b"K\x00" + b"q\xf0h\xf0\x86" * levels
+
+
+def _numbers_of_one_hash(count: int) -> bytes:
+    return b"".join(_long(number * (2**61 - 1)) + b"N" for number in range(1, count))
+
+
+def _state_of_one_tensor(path: Path) -> None:
+    raw = make_raw()
+    once = torch.zeros(100_000, dtype=torch.float64)
+    save(path, {**raw, "optimizer_states": [{"state": {0: {f"moment{number}": once for number in range(1000)}}}]})
 
 
 MALFORMED: dict[str, Callable[[Path], object]] = {
@@ -250,7 +346,7 @@ MALFORMED: dict[str, Callable[[Path], object]] = {
     "a weight of one number, expanded": _with_weight("network.head.bias", torch.zeros(1).expand(3)),
     "a weight expanded to a terabyte": _with_weight("network.head.bias", torch.zeros(1).expand(2**38)),
     "a storage that claims more than it has": _pickled(b"\x80\x02" + _tensor(numbers=10**9) + b"."),
-    "a tensor that claims more than its storage": _pickled(b"\x80\x02" + _tensor(shape="(I400\nt") + b"."),
+    "a tensor that claims more than its storage": _pickled(b"\x80\x02" + _tensor(shape=(400,)) + b"."),
     "a tensor that begins before its storage": _pickled(b"\x80\x02" + _tensor(offset=-4) + b"."),
     "an array of ten gigabytes": _pickled(b"\x80\x02cbuiltins\nbytearray\n(L10000000000L\ntR."),
     "a memo of two billion places": _pickled(b"\x80\x02Nr\xff\xff\xff\x7f."),
@@ -260,6 +356,20 @@ MALFORMED: dict[str, Callable[[Path], object]] = {
     "a pickle with no values": _pickled(b""),
     "ten million values": _pickled(b"\x80\x02](" + b"N" * 10**7 + b"e."),
     "records twice": _overlapping,
+    "records of one name but for the case": _other_case,
+    "a checkpoint of the old kind before an archive": _old_kind_before_an_archive,
+    "an archive with two directories": _two_directories,
+    "a text after the archive": lambda path: path.write_bytes(_archive(_records().items()) + b"PK"),
+    "a tensor that is expanded later": _with_operations(
+        _tensor(shape=(3,), numbers=3) + b"(" + _storage(3) + _long(0) + _tuple([2**38]) + _tuple([0]) + b"tb"
+    ),
+    "an ordered dict without its methods": _with_operations(b"ccollections\nOrderedDict\n)R}X\x05\0\0\0itemsK\1sb"),
+    "keys that take an hour to hash": _with_operations(b"}" + _nested_tuples(40) + b"Ns"),
+    "keys of one hash": _with_operations(b"}(" + _numbers_of_one_hash(50_000) + b"u"),
+    "a shape of giant numbers": _with_operations(_tensor([2**2000] * 30_000, [0] * 30_000, numbers=3)),
+    "a string that occurs three thousand times": _with_config("model", width=["a" * 900_000] * 3000),
+    "a tensor that occurs a thousand times": _state_of_one_tensor,
+    "thirty thousand tensors": _with_operations(b"](" + _tensor(shape=(3,), numbers=3) * 30_000 + b"e"),
 }
 
 

@@ -144,6 +144,7 @@ def test_a_checkpoint_decides_what_is_not_asked_for(monkeypatch: pytest.MonkeyPa
         weights_digest="w",
         data_digest="d",
         network=network,
+        tta="mirror",
     )
     monkeypatch.setattr("cifar10.checkpoint_names.resolve_checkpoint", lambda name, models_dir: Path(models_dir) / name)
     monkeypatch.setattr("cifar10.checkpoints.load_checkpoint", lambda path: loaded)

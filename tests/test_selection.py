@@ -3,6 +3,7 @@
 import copy
 import json
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -183,7 +184,7 @@ def test_a_resumed_run_chooses_what_the_uninterrupted_one_does(
         with pytest.raises(SystemExit):
             train(make_config("cut", chunks))
     for lossy in (True, False):
-        Path("models/again").mkdir()
+        shutil.copytree("models/cut", "models/again")
         raw = torch.load("models/cut/last.ckpt", weights_only=True)
         if lossy:
             raw["cifar10_selection"] = {}
