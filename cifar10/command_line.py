@@ -7,6 +7,7 @@ import contextlib
 import errno
 import functools
 import io
+import os
 import re
 import signal
 import sys
@@ -45,6 +46,7 @@ def main(commands: Commands, description: str, words: Sequence[str] | None = Non
     """Do what `words` say, by default the program's own arguments, and return the exit code."""
     if words is None:
         restart_in_utf8()
+        os.environ["MPLBACKEND"] = "agg"  # nothing is shown; a notebook's name for it need not be one here
     secure_standard_streams()
     try:
         with listening():

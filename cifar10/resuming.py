@@ -44,6 +44,7 @@ def find_resumed(config: Config, resume: str | None, changes: Sequence[str]) -> 
         config = _resumed_config(checkpoint, config, changes)
     require_training_state(checkpoint.path)
     _refuse_other_length(checkpoint, config)
+    _refuse_other_loop(checkpoint, config)
     return checkpoint, config
 
 
@@ -84,6 +85,19 @@ def _refuse_other_settings(checkpoint: Checkpoint, config: Config) -> None:
                 f"{checkpoint.path.parent} was begun with {key}={then.get(key)}, not {now.get(key)}; "
                 "set it as it was, or choose another run_name"
             )
+
+
+def _refuse_other_loop(checkpoint: Checkpoint, config: Config) -> None:
+    """Refuse to go on in chunks with a run that was not trained so, or the other way round: steps are counted apart."""
+    before, now = checkpoint.config.training, config.training
+    if before.chunked != now.chunked:
+        settings = (f"training.devices={now.devices}", f"training.num_nodes={now.num_nodes}")
+        again = command_line("train", f"weights={checkpoint.path}", *settings)
+        raise Misuse(
+            f"{checkpoint.path.parent} cannot go on with {now.num_processes} processes: it was begun with "
+            f"{before.num_processes}, and one process alone makes many steps at a time; start a new run from its "
+            f"weights: {again}"
+        )
 
 
 def _refuse_other_length(checkpoint: Checkpoint, config: Config) -> None:

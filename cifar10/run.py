@@ -153,8 +153,10 @@ def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None, initi
     goes_on = checkpoint is not None and is_folder_of(config, checkpoint.path.parent, Path(config.models_dir))
     processes = find_processes(config.training)
     if not processes.is_first:
-        name = _run_name(config, processes)
-        folder = checkpoint.path.parent if checkpoint and goes_on else Path(config.models_dir) / name
+        if checkpoint and goes_on:
+            folder = checkpoint.path.parent
+        else:
+            folder = Path(config.models_dir) / _run_name(config, processes)
         return Run(config, data, folder, NoTracker(), None, initial_weights)
     require_store(config.tracking)
     claim = claim_existing(checkpoint.path.parent) if checkpoint and goes_on else _claim_new(config, processes)

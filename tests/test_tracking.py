@@ -397,6 +397,18 @@ def test_an_experiment_that_was_deleted_is_told_with_the_way_out(
         open_tracker(make_config(store, experiment="unloved", required=True), tmp_path)
 
 
+def test_the_page_of_a_run_is_in_its_experiment_whatever_that_is_called_today(store: Path, tmp_path: Path) -> None:
+    first = opened(make_config(store, experiment="draft"), tmp_path)
+    first.finish("FINISHED")
+    assert first.store is not None
+    experiment_id = first.store.experiment_id
+    first.store.client.rename_experiment(experiment_id, "published")
+    resumed = opened(make_config(store, experiment="draft"), tmp_path)
+    resumed.finish("FINISHED")
+    assert resumed.run_id == first.run_id
+    assert f"/#/experiments/{experiment_id}/runs/{first.run_id}?" in resumed.describe()
+
+
 def test_switched_off_it_is_off(tmp_path: Path) -> None:
     tracker = open_tracker(make_config(tmp_path, backend="none"), tmp_path)
     tracker.start({}, {}, DATA)

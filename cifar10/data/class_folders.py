@@ -160,6 +160,11 @@ def _refuse_missing(root: Path, present: Sequence[str]) -> NoReturn:
             f"there is no folder {root}{hint or '; set data_loading.root to the one that holds train'}"
         )
     train = root / "train"
+    if any("\\" in name for name in os.listdir(root)):
+        raise DataError(
+            f"there is no folder {train}; names there hold backslashes, as an archive from Windows has them; unpack it "
+            "anew with unzip"
+        )
     if near := [name for name in present if name.casefold().startswith("train")]:
         raise MissingDataError(f"there is no folder {train}; rename {root / near[0]}")
     classes = [name for name in present if name.casefold() not in _SPLITS]
@@ -168,8 +173,6 @@ def _refuse_missing(root: Path, present: Sequence[str]) -> NoReturn:
         advice = f"it is in {root / below[0]}: data_loading.root={root / below[0]}"
     elif len(classes) > 1 and root.name.casefold() == "train":
         advice = f"name the folder that {root.name} is in: data_loading.root={root.parent}"
-    elif any("\\" in name for name in os.listdir(root)):
-        advice = "names there hold backslashes, as an archive from Windows has them; unpack it anew with unzip"
     elif len(classes) > 1 and len(classes) == len(present):
         advice = f"if {few(classes)} in {root} are the class folders, move them into it"
     else:
