@@ -295,7 +295,7 @@ def _build_network(config: Config, metadata: Metadata) -> nn.Module:
 def _refuse_unfit(outlined: Mapping[str, Any], config: Config, metadata: Metadata, path: Path) -> None:
     """Refuse weights that are not those of the network, which takes no more memory for that than the file."""
     num_numbers = sum(math.prod(tensor.shape) for tensor in outlined.values() if isinstance(tensor, OutlinedTensor))
-    limits = (2 * len(outlined) + 100, num_numbers)
+    limits = (2 * len(outlined) + 100, 2 * num_numbers)  # a layer may make a parameter and replace it
     try:
         try:
             with torch.device("meta"), _at_most_parameters(*limits):

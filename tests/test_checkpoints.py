@@ -15,10 +15,13 @@ import pytest
 import torch
 import torchvision
 
+from cifar10.build import build
 from cifar10.checkpoints import _at_most_parameters, digest_of, load_checkpoint
 from cifar10.compose import load_config
+from cifar10.conf_folder import options
 from cifar10.errors import CheckpointError
 from cifar10.networks.simple_cnn import SimpleCNN
+from cifar10.targets import MODEL
 
 
 def make_raw(**changes: Any) -> dict[str, Any]:
@@ -64,6 +67,16 @@ def test_a_checkpoint_gives_back_network_names_and_configuration(tmp_path: Path)
     network = checkpoint.network()
     assert not network.training
     assert digest_of(network.state_dict()) == checkpoint.weights_digest
+
+
+@pytest.mark.parametrize("model", ["torchvision.models.regnet_x_400mf", *options("model")])
+def test_every_network_of_conf_is_loaded_from_its_checkpoint(model: str, tmp_path: Path) -> None:
+    choice = ["model=torchvision", f"model._target_={model}"] if "." in model else [f"model={model}"]
+    config = load_config(["data_loading=shapes", *choice])
+    network = build(MODEL, config.model, num_classes=3, image_size=32)
+    weights = {f"network.{name}": tensor for name, tensor in network.state_dict().items()}
+    path = save(tmp_path / "a.ckpt", {**make_raw(config=config.plain(), image_size=32), "state_dict": weights})
+    assert load_checkpoint(path).weights_digest == digest_of(network.state_dict())
 
 
 def test_the_weights_digest_sees_one_changed_bit(tmp_path: Path) -> None:
