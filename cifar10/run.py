@@ -161,6 +161,8 @@ def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None, initi
     require_store(config.tracking)
     claim = claim_existing(checkpoint.path.parent) if checkpoint and goes_on else _claim_new(config, processes)
     try:
+        if checkpoint is not None and goes_on:
+            _refuse_overtaken(checkpoint)
         run_id = checkpoint.run_id if checkpoint and goes_on else None
         tracker = open_tracker(config.tracking, claim.path, run_id)
         if checkpoint is not None and not goes_on:
@@ -169,6 +171,16 @@ def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None, initi
         claim.release()
         raise
     return Run(config, data, claim.path, tracker, claim, initial_weights)
+
+
+def _refuse_overtaken(checkpoint: Checkpoint) -> None:
+    """Refuse to go on from what another process has trained on from, between the reading of it and the claim.
+
+    Raises:
+        Misuse: The file holds more epochs today.
+    """
+    if load_checkpoint(checkpoint.path).history != checkpoint.history:
+        raise Misuse(f"another process has just trained on in {checkpoint.path.parent}; type the same line again")
 
 
 def _claim_new(config: Config, processes: Processes) -> RunFolder:

@@ -91,8 +91,11 @@ def claim_existing(path: Path) -> RunFolder:
 
 
 def is_folder_of(config: Config, path: Path, models_dir: Path) -> bool:
-    """Whether `path` is the run folder in `models_dir` that a checkpoint with this configuration was written to."""
-    if path.resolve().parent != models_dir.resolve():
+    """Whether `path` is the run folder in `models_dir` that a checkpoint with this configuration was written to.
+
+    It may be a link: a run that was moved to another disk is still that run.
+    """
+    if path.absolute().parent.resolve() != models_dir.resolve():
         return False
     try:
         written = validate(Config, yaml.safe_load((path / CONFIG).read_text(encoding="utf-8")))

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import time
 from pathlib import Path
 from typing import Any
@@ -13,10 +14,11 @@ import torch
 import cifar10.model
 import cifar10.run
 import cifar10.tally
+import cifar10.train
 from cifar10.checkpoints import load_checkpoint
 from cifar10.compose import load_config
 from cifar10.config import Config
-from cifar10.errors import UserError
+from cifar10.errors import Misuse, UserError
 from cifar10.train import train
 from tests.tiny_run import TINY
 
@@ -296,6 +298,33 @@ def test_resume_auto_begins_a_run_and_then_goes_on_with_it(capsys: pytest.Captur
     train(job, resume="auto")
     assert snapshot(Path("models/job")) == files
     assert "is finished" in capsys.readouterr().err
+
+
+def test_a_run_that_was_moved_behind_a_link_is_still_that_run() -> None:
+    job = load_config([*LONGER, "run_name=job"])
+    cut_after_first_epoch(job)
+    Path("models/job").rename("moved")
+    Path("models/job").symlink_to("../moved")
+    train(job, resume="auto")
+    assert os.listdir("models") == ["job"]
+    assert len(Path("moved/history.csv").read_text().splitlines()) == 1 + 3
+
+
+def test_what_another_process_has_done_since_the_checkpoint_was_read_stays(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = load_config([*LONGER, "run_name=job"])
+    cut_after_first_epoch(job)
+    load_data, files = cifar10.train._load_data, []
+
+    def be_overtaken(*arguments: Any) -> Any:
+        monkeypatch.setattr(cifar10.train, "_load_data", load_data)
+        train(job, resume="auto")
+        files.append(snapshot(Path("models/job")))
+        return load_data(*arguments)
+
+    monkeypatch.setattr(cifar10.train, "_load_data", be_overtaken)
+    with pytest.raises(Misuse, match="another process has just trained on"):
+        train(job, resume="auto")
+    assert [snapshot(Path("models/job"))] == files
 
 
 def test_resume_auto_refuses_other_settings_and_names_them() -> None:
