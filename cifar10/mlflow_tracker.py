@@ -104,7 +104,7 @@ class MLflowTracker:
         self.record.begin(tags, data)
         all_tags = {**self.record.tags, KEY_TAG: self.record.key, NOTE: note(self.record.tags, {})}
         values = parameters_of(parameters)
-        self._send(lambda: self._client.log_batch(self.run_id, params=params(values), tags=run_tags(all_tags)))
+        self._send(lambda: self._send_settings(values, all_tags))
         self._send(lambda: self._client.log_inputs(self.run_id, data_sets(data)))
 
     def log_history(self, history: list[dict[str, float]]) -> None:
@@ -281,6 +281,13 @@ class MLflowTracker:
         if failure is None and self.failure is not None:
             log.warning("MLflow at %s answers again, and has been sent what it missed", shown_uri(self.uri))
         self.failure = failure
+
+    def _send_settings(self, values: dict[str, str], tags: dict[str, str]) -> None:
+        """Send parameters and tags. MLflow lets no parameter change, so what a resume has changed becomes a tag."""
+        known = self._client.get_run(self.run_id).data.params
+        changed = {f"resumed.{key}": value for key, value in values.items() if known.get(key, value) != value}
+        new = {key: value for key, value in values.items() if key not in known}
+        self._client.log_batch(self.run_id, params=params(new), tags=run_tags({**tags, **changed}))
 
     def _send_epochs(self) -> None:
         fresh = [entry for entry in self._history if int(entry["epoch"]) not in self._sent_epochs]

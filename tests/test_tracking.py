@@ -119,6 +119,21 @@ def test_epochs_are_recorded_once_also_over_a_resume(store: Path, tmp_path: Path
     assert run.inputs.dataset_inputs[0].dataset.name == "toy"
 
 
+def test_a_setting_that_a_resume_changes_is_kept_as_a_tag(
+    store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    data = {"name": "shapes", "digest": "0" * 64, "source": "x"}
+    for epochs in (4, 5):
+        tracker = opened(make_config(store), tmp_path)
+        tracker.start({"training": {"epochs": epochs, "batch_size": 8}}, {}, data)
+        tracker.finish("FINISHED")
+    assert tracker.store is not None and tracker.run_id is not None
+    run = tracker.store.client.get_run(tracker.run_id)
+    assert run.data.params == {"training.epochs": "4", "training.batch_size": "8"}
+    assert run.data.tags["resumed.training.epochs"] == "5"
+    assert not caplog.messages
+
+
 def test_a_gap_that_an_interrupted_run_left_is_filled_when_it_is_resumed(store: Path, tmp_path: Path) -> None:
     tracker = opened(make_config(store), tmp_path)
     tracker.log_history([HISTORY[0], HISTORY[2]])
