@@ -178,7 +178,8 @@ def _plainer(value: str) -> list[str]:
     plain = value.translate(_TYPEWRITER)
     unquoted = plain[1:-1] if plain != value and plain[:1] == plain[-1:] and plain[:1] in ("'", '"') else plain
     without_key_quotes = re.sub(r"""(["'])(\w+)\1\s*:""", r"\2:", plain)
-    candidates = (unquoted, plain, without_key_quotes, plain.rstrip(" ;,"))
+    number = re.sub(r"(?<=[0-9])[ ;,]+$", "", plain)
+    candidates = (unquoted, plain, without_key_quotes, number)
     return [candidate for candidate in candidates if candidate not in ("", value)]
 
 
@@ -215,10 +216,11 @@ def _value_problem(override: Override) -> str | None:
             return "several values are given, and a run has one"
         if re.fullmatch(r"[-+]?[0-9]+,[0-9]+", value):
             fraction = value.replace(",", ".")
-            other = f", and a fraction {typed(f'{key}={fraction}')}"
+            other = f"a fraction has a point, {typed(f'{key}={fraction}')}"
         else:
-            other = f", and a name with a comma {typed(f'{key}={_quoted(value)}')}"
-        return f"several values are given, and a run has one; a list is written {typed(f'{key}=[{value}]')}{other}"
+            other = f"a name with a comma has quotes, {typed(f'{key}={_quoted(value)}')}"
+        as_list = typed(f"{key}=[{value}]")
+        return f"several values are given, and a run has one; {other}; a list is written {as_list}"
     return None
 
 

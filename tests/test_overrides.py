@@ -21,7 +21,10 @@ def told(*lines: str) -> list[str]:
         ("model=null", "model: cannot be left out; choose one of"),
         ("model=5", "model: there is no 5 among"),
         ("model={width: 5}", "a value in it is set as model.KEY=VALUE"),
-        ("seed=1,2", "seed: several values are given, and a run has one; a list is written 'seed=[1,2]'"),
+        (
+            "seed=1,2",
+            "seed: several values are given, and a run has one; a fraction has a point, seed=1.2; a list is written 'seed=[1,2]'",
+        ),
         ("data_loading.classes=cat,dog", "a list is written 'data_loading.classes=[cat,dog]'"),
         ("training=long.yaml", "there is no long.yaml among default, long; did you mean long?"),
         ("model=conf/model/speed.yaml", "did you mean speed?"),
