@@ -96,7 +96,7 @@ def name_of_run(folder: Path) -> str:
 def refusal_of_run_name(name: str) -> str | None:
     """Return why a new run cannot have this name although a folder could, or None if it can."""
     if name.casefold() in ("best", "last", "auto"):
-        return f"cannot be {name}, which means a run by its age; choose another"
+        return f"cannot be {name}, which has a meaning of its own beside --resume and --checkpoint_name; choose another"
     if _RUN_ID.fullmatch(name.lower()):
         return "cannot be 32 hexadecimal digits, as an MLflow run id is; choose another"
     if name.casefold().endswith(".ckpt"):

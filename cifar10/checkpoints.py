@@ -6,6 +6,7 @@ before it is used: first the outline of the file, then the metadata, then the sh
 """
 
 import hashlib
+import math
 import pickle
 from collections import Counter
 from collections.abc import Iterator, Mapping
@@ -292,12 +293,16 @@ def _build_network(config: Config, metadata: Metadata) -> nn.Module:
 
 
 def _refuse_unfit(outlined: Mapping[str, Any], config: Config, metadata: Metadata, path: Path) -> None:
-    """Refuse weights that are not those of the network, which is built without memory for its parameters."""
+    """Refuse weights that are not those of the network, which takes no more memory for that than the file."""
+    num_numbers = sum(math.prod(tensor.shape) for tensor in outlined.values() if isinstance(tensor, OutlinedTensor))
+    limits = (2 * len(outlined) + 100, num_numbers)
     try:
-        with torch.device("meta"), _at_most_parameters(2 * len(outlined) + 100):
-            expected = _build_network(config, metadata).state_dict()
-    except NotImplementedError:  # a network that looks at its own first weights: `Checkpoint.network` will tell
-        return
+        try:
+            with torch.device("meta"), _at_most_parameters(*limits):
+                expected = _build_network(config, metadata).state_dict()
+        except NotImplementedError:  # a network that looks at numbers while it is built
+            with _at_most_parameters(*limits):
+                expected = _build_network(config, metadata).state_dict()
     except UserError as error:
         raise CheckpointError(f"{path}: its network cannot be built: {first_line(error)}") from None
     except Exception as error:  # sizes that overflow, or too many parts
@@ -317,14 +322,22 @@ def _described(tensor: Any) -> str:
 
 
 @contextmanager
-def _at_most_parameters(limit: int) -> Iterator[None]:
-    """Stop building once more parameters were made than the file can have, however many the configuration asks for."""
-    num_made = 0
+def _at_most_parameters(limit: int, most_numbers: float = math.inf) -> Iterator[None]:
+    """Stop building once more parameters were made than the file can have, however many the configuration asks for.
 
-    def count(*_: object) -> None:
-        nonlocal num_made
+    A parameter is counted before it gets its first numbers, so even a large one has taken no memory by then.
+
+    Args:
+        limit: Parameters, as tensors.
+        most_numbers: In all of them together.
+    """
+    num_made = num_numbers = 0
+
+    def count(_module: object, _name: object, parameter: nn.Parameter | None) -> None:
+        nonlocal num_made, num_numbers
         num_made += 1
-        if num_made > limit:
+        num_numbers += 0 if parameter is None else parameter.numel()
+        if num_made > limit or num_numbers > most_numbers:
             raise ValueError("it has more parameters than the file")
 
     handle = register_module_parameter_registration_hook(count)

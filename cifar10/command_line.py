@@ -8,6 +8,7 @@ import errno
 import functools
 import io
 import os
+import re
 import signal
 import sys
 from collections.abc import Sequence
@@ -172,4 +173,9 @@ def _command_name(commands: Commands, word: str) -> str:
 def _complain(error: UserError) -> None:
     """Write `error` to stderr, each of several problems on a line of its own."""
     for problem in getattr(error, "problems", [str(error)]):
-        print(f"error: {problem}", file=sys.stderr)
+        print(f"error: {_inert(problem)}", file=sys.stderr)
+
+
+def _inert(text: str) -> str:
+    """Return `text` without what a terminal would obey: names and settings may come from a stranger's file."""
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], text)

@@ -123,11 +123,13 @@ def checked(composition: Composition) -> Config:
 def with_changes(config: Config, overrides: Sequence[str]) -> Config:
     """Return `config`, such as a checkpoint's, with `overrides` laid over it.
 
+    Only the overrides may refer to other values: in a stranger's checkpoint, ${oc.env:NAME} would read a variable.
+
     Raises:
         ConfigError: with everything that is wrong.
     """
     parsed, problems = parse_overrides(overrides)
-    values = config.plain()
+    values = _without_references(config.plain())
     for override in parsed:
         if is_choice(override):
             group = override.key_or_group
@@ -138,6 +140,15 @@ def with_changes(config: Config, overrides: Sequence[str]) -> Config:
         problems += [] if problem is None else [problem]
     resolved = _resolved(changed, OmegaConf.to_container(changed), "", problems)
     return checked(Composition(_home_expanded(resolved, "", problems), parsed, problems))
+
+
+def _without_references(value: Any) -> Any:
+    """Return `value` so that OmegaConf takes each ${ in it for what stands there."""
+    if isinstance(value, dict):
+        return {name: _without_references(inner) for name, inner in value.items()}
+    if isinstance(value, list):
+        return [_without_references(inner) for inner in value]
+    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
 
 
 def _lay_over(config: DictConfig, override: Override) -> Problem | None:

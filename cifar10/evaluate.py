@@ -57,7 +57,8 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
     classifier = Classifier(network, config, checkpoint.metadata.model_dump())
     classifier.tta = checkpoint.tta
     folder = Path(output) if output else checkpoint.path.absolute().parent
-    scores = test(make_trainer(config, folder, []), classifier, ResidentData(data, config), checkpoint.path)
+    trainer, module = make_trainer(config, folder, []), ResidentData(data, config)
+    scores = test(trainer, classifier, module, checkpoint.path, is_loaded=True)
     report = _report(scores, checkpoint, data)
     print(json.dumps(report, indent=2, allow_nan=False))
     if output:
@@ -68,7 +69,9 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
 def _here_and_alone(training: TrainingConfig) -> TrainingConfig:
     """Return the settings of a training for one process on this machine, whatever it was trained on."""
     accelerator = "auto" if training.accelerator == "gpu" else training.accelerator
-    return training.model_copy(update={"accelerator": accelerator, "devices": 1, "num_nodes": 1, "accumulate": 1})
+    threads = None if training.threads is None else min(training.threads, os.cpu_count() or 1)
+    one_process = {"devices": 1, "num_nodes": 1, "accumulate": 1}
+    return training.model_copy(update={"accelerator": accelerator, "threads": threads, **one_process})
 
 
 def _make_folder(folder: Path) -> None:

@@ -9,6 +9,7 @@ _OTHER_NAMES = {
     "ckpt": "checkpoint_name",
     "data": "data_loading",
     "dataset": "data_loading",
+    "device": "accelerator",
     "gpu": "accelerator",
     "gpus": "devices",
     "learning_rate": "lr",

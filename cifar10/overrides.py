@@ -216,11 +216,10 @@ def _value_problem(override: Override) -> str | None:
             return "several values are given, and a run has one"
         if re.fullmatch(r"[-+]?[0-9]+,[0-9]+", value):
             fraction = value.replace(",", ".")
-            other = f"a fraction has a point, {typed(f'{key}={fraction}')}"
+            other = f"a fraction {typed(f'{key}={fraction}')}"
         else:
-            other = f"a name with a comma has quotes, {typed(f'{key}={_quoted(value)}')}"
-        as_list = typed(f"{key}=[{value}]")
-        return f"several values are given, and a run has one; {other}; a list is written {as_list}"
+            other = f"a name with a comma {typed(f'{key}={_quoted(value)}')}"
+        return f"several values are given, and a run has one; {other}; a list is written {typed(f'{key}=[{value}]')}"
     return None
 
 

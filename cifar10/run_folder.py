@@ -34,8 +34,8 @@ _ALMOST_FULL = 50 * 2**20  # bytes free: less than a checkpoint may need
 _LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))})\.[0-9a-f]+\.tmp")
 
 
-class FolderError(UserError):
-    """The folder is another run's, or cannot be written."""
+class FolderError(Misuse):
+    """The folder is another run's, or cannot be written. Nothing was started."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -69,6 +69,16 @@ def claim_new(models_dir: Path, name: str, may_be_renamed: bool) -> RunFolder:
             if not may_be_renamed:
                 raise
     raise AssertionError("count() does not end")
+
+
+def refuse_taken(models_dir: Path, name: str | None) -> None:
+    """Refuse a name for a new run that another run has, before seconds are spent on what a run needs.
+
+    Raises:
+        FolderError: It is taken.
+    """
+    if name is not None:
+        _refuse_any_of((BEST, LAST), models_dir / name)
 
 
 def claim_existing(path: Path) -> RunFolder:
@@ -122,9 +132,7 @@ def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
 
 
 class _TakenError(FolderError):
-    """The folder holds another run, or a process works in it. Nothing was started."""
-
-    exit_code = Misuse.exit_code
+    """The folder holds another run, or a process works in it."""
 
 
 def _claimed(path: Path, is_new: bool) -> RunFolder:

@@ -81,6 +81,8 @@ class SaveCheckpoints(CheckpointCallback):
         return {"best_score": self.best_score, **self.stopwatch.seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        if self.has_started:  # Lightning restores callbacks for the test, too
+            return
         if self.best.exists():  # else the run goes on in a new folder, and its best epoch is still to come
             self.best_score = state_dict["best_score"]
         if "wall_seconds" in state_dict:  # older checkpoints have none

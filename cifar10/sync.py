@@ -132,8 +132,9 @@ def read_run(folder: Path) -> Recorded:
     """Return what `folder` holds for MLflow.
 
     Raises:
-        UserError: A file cannot be read.
+        UserError: A file cannot be read, or is a link to another place.
     """
+    _refuse_links(folder)
     try:
         settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
         tracking = TrackingConfig.model_validate(settings["tracking"])
@@ -145,6 +146,13 @@ def read_run(folder: Path) -> Recorded:
             raise
         raise UserError(f"{folder} cannot be read as a run: {reason_of(error)}") from error
     return Recorded(record, tracking, parameters_of(settings), history, scores)
+
+
+def _refuse_links(folder: Path) -> None:
+    """Refuse a file that is a link to one outside of the folder: in a stranger's run, it would send a file of yours."""
+    for path in (folder / name for name in (*_WHEN_FINISHED, "run.json", "run_id")):
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
+            raise UserError(f"{path} is a link to {path.resolve()}, and not sent; put the file itself there")
 
 
 def complete(store: MLflowStore, run_id: str, recorded: Recorded) -> list[str]:

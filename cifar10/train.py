@@ -118,14 +118,20 @@ def test(  # a step of the program, no test of pytest
     module: ResidentData,
     path: Path,
     split: str = "test",  # noqa: PT028
+    is_loaded: bool = False,  # noqa: PT028
 ) -> Scores:
-    """Return the scores of the checkpoint at `path` on the test split, plain and with test-time augmentation."""
+    """Return the scores of the checkpoint at `path` on the test split, plain and with test-time augmentation.
+
+    Args:
+        split: What the images are called in the message.
+        is_loaded: Whether the network has its weights already; then the file is not read.
+    """
     # What is saved is the averaged weights already; the callback would put the current ones back in their place.
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         _say(f"testing {path} on {len(module.data.test):,} {split} images of {module.data.name}")
     with told_if_short(f"lower evaluation.batch_size={classifier.config.evaluation.batch_size}"):
-        trainer.test(classifier, module, ckpt_path=path, weights_only=True, verbose=False)
+        trainer.test(classifier, module, ckpt_path=None if is_loaded else path, weights_only=True, verbose=False)
     return dict(classifier.test_scores)
 
 

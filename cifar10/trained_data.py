@@ -12,7 +12,7 @@ from cifar10.build import argument_names, build
 from cifar10.checkpoints import Checkpoint
 from cifar10.checks import refuse_other_settings
 from cifar10.config import Component, Config
-from cifar10.data.contract import DataError, DataSet, Split
+from cifar10.data.contract import DataError, DataSet, MissingDataError, Split
 from cifar10.errors import UserError
 from cifar10.labels import ClassFolders, few
 from cifar10.targets import DATA
@@ -40,7 +40,7 @@ def load_trained_data(checkpoint: Checkpoint, component: Component, moved: str =
             raise
         in_full = "" if os.path.isabs(root) else f" ({os.path.abspath(root)})"
         told = f"data_loading.root={root}{in_full} comes from the checkpoint {checkpoint.path}"
-        raise DataError(f"{error}\n{told}{'; if the data have moved: ' if moved else ''}{moved}") from error
+        raise type(error)(f"{error}\n{told}{'; if the data have moved: ' if moved else ''}{moved}") from error
     if data.image_size != checkpoint.image_size:
         raise UserError(
             f"{checkpoint.path} takes images of {checkpoint.image_size} pixels, and those of its data have "
@@ -77,7 +77,7 @@ def _refuse_missing_root(checkpoint: Checkpoint, component: Component) -> None:
         and root == checkpoint.config.data_loading.arguments.get("root")
         and not Path(root).is_dir()
     ):
-        raise DataError(f"there is no folder {root}")
+        raise MissingDataError(f"there is no folder {root}")
 
 
 def class_ids(today: Sequence[str], class_names: Sequence[str], whose: object) -> list[int]:

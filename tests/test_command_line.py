@@ -271,6 +271,7 @@ def failing(error: BaseException) -> Commands:
     [
         (UserError("the disk is full"), 1, "error: the disk is full\n"),
         (Misuse("no such thing"), 2, "error: no such thing\n"),
+        (UserError("no class \x1b]0;cat\x07\nof these"), 1, "error: no class \\x1b]0;cat\\x07\nof these\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (BrokenPipeError(), 141, ""),
     ],

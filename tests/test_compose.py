@@ -11,7 +11,7 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from pydantic import ValidationError
 
-from cifar10.compose import ConfigError, load_config
+from cifar10.compose import ConfigError, load_config, with_changes
 from cifar10.conf_folder import CONF, groups, options
 from cifar10.config import Config
 
@@ -89,6 +89,15 @@ def test_overrides_win_over_an_experiment() -> None:
 def test_environment_variables_are_resolved(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://tracker.example:1")
     assert load("tracking=server").tracking.uri == "http://tracker.example:1"
+
+
+@pytest.mark.parametrize("experiment", ["${oc.env:HOME}", r"\${seed}", r"\\${", "$${a}", "a\\"])
+def test_settings_of_a_checkpoint_stay_as_they_are_written(experiment: str) -> None:
+    config = load()
+    config = config.model_copy(update={"tracking": config.tracking.model_copy(update={"experiment": experiment})})
+    changed = with_changes(config, ["training.epochs=77", "data_loading.seed=${seed}"])
+    assert changed.tracking.experiment == experiment
+    assert changed.training.epochs == 77 and changed.data_loading.arguments["seed"] == config.seed
 
 
 def test_defaults_of_signatures_are_filled_in() -> None:

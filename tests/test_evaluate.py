@@ -1,6 +1,7 @@
 """`evaluate`: the scores of training again, from the checkpoint alone."""
 
 import json
+import os
 import shlex
 from pathlib import Path
 
@@ -52,6 +53,15 @@ def test_other_data_than_the_runs_own_are_pointed_out(capsys: pytest.CaptureFixt
     torch.save(raw, "models/a/best.ckpt")
     evaluate("a")
     assert "these are not the data of the training run" in capsys.readouterr().err
+
+
+def test_evaluate_takes_from_a_checkpoint_no_more_than_it_needs() -> None:
+    scores = train(load_config([*TINY, "model.width=4", "run_name=a"]))
+    raw = torch.load("models/a/best.ckpt", weights_only=True)
+    raw["cifar10"]["config"]["training"]["threads"] = 65536
+    torch.save({"cifar10": raw["cifar10"], "state_dict": raw["state_dict"]}, "models/a/best.ckpt")
+    assert evaluate("a").items() <= scores.items()
+    assert torch.get_num_threads() <= (os.cpu_count() or 1)
 
 
 FOLDER = (

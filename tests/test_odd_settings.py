@@ -134,7 +134,7 @@ WRONG = {
     "tracking.artifacts=": "tracking.artifacts: must have at least 1 character",
     "models_dir=": "models_dir: must have at least 1 character",
     # names of runs
-    "run_name=best": "run_name: cannot be best, which means a run by its age",
+    "run_name=best": "run_name: cannot be best, which has a meaning of its own",
     "run_name=LAST": "run_name: cannot be LAST",
     "run_name=auto": "run_name: cannot be auto",
     "run_name=" + "0123456789abcdef" * 2: "run_name: cannot be 32 hexadecimal digits",

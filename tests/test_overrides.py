@@ -21,10 +21,7 @@ def told(*lines: str) -> list[str]:
         ("model=null", "model: cannot be left out; choose one of"),
         ("model=5", "model: there is no 5 among"),
         ("model={width: 5}", "a value in it is set as model.KEY=VALUE"),
-        (
-            "seed=1,2",
-            "seed: several values are given, and a run has one; a fraction has a point, seed=1.2; a list is written 'seed=[1,2]'",
-        ),
+        ("seed=1,2", "a run has one; a fraction seed=1.2; a list is written 'seed=[1,2]'"),
         ("data_loading.classes=cat,dog", "a list is written 'data_loading.classes=[cat,dog]'"),
         ("training=long.yaml", "there is no long.yaml among default, long; did you mean long?"),
         ("model=conf/model/speed.yaml", "did you mean speed?"),
@@ -52,7 +49,7 @@ def test_what_cannot_be_meant_is_told_in_one_line(override: str, expected: str) 
 
 
 @pytest.mark.parametrize(
-    "value", ["кот", "a=b.ckpt", "a(1).png", "it's", 'say "x"', "#1", "a;b", "a~/x", "a,", "{", "[", "$(x)"]
+    "value", ["кот", "a=b.ckpt", "a(1).png", "it's", 'say "x"', "#1", "a;b", "a~/x", "{", "[", "$(x)"]
 )
 def test_the_advised_quotes_make_hydra_read_the_value(value: str) -> None:
     [problem] = told(f"models_dir={value}")

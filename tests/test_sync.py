@@ -232,3 +232,14 @@ def test_a_file_that_is_damaged_is_named(name: str) -> None:
     (folder / name).write_text("{")
     with pytest.raises(UserError, match="cannot be read as a run"):
         sync(folder.name)
+
+
+def test_a_link_to_a_file_elsewhere_is_not_sent(tmp_path: Path) -> None:
+    folder = make_run("linked")
+    secret = tmp_path / "secret"
+    secret.write_text("of the user")
+    (folder / "curves.png").unlink()
+    (folder / "curves.png").symlink_to(secret)
+    with pytest.raises(UserError, match="is a link to"):
+        sync("linked", tracking_uri="sqlite:///linked.db")
+    assert not Path("linked.db").exists()

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import time
 from pathlib import Path
 from typing import Any
 
@@ -353,6 +354,13 @@ def test_a_training_state_that_is_not_whole_is_refused_in_one_line(kind: str) ->
         train(load_config(TINY), resume="cut")
     assert len(str(refusal.value).splitlines()) == 1
     assert contents(Path("models/cut")) == before
+
+
+def test_the_time_of_a_run_is_not_counted_twice() -> None:
+    started = time.monotonic()
+    facts = run("timed")
+    assert 0 < float(str(facts["wall_seconds"])) <= time.monotonic() - started
+    assert 0 < float(str(facts["cpu_seconds"])) <= 2 * (time.monotonic() - started)
 
 
 def test_time_is_counted_over_all_processes_of_a_run() -> None:

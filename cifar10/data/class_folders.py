@@ -17,7 +17,7 @@ from typing import NoReturn
 
 import yaml
 
-from cifar10.data.contract import DataError
+from cifar10.data.contract import DataError, MissingDataError
 from cifar10.image_search import find_images, list_folders, listed
 from cifar10.labels import ClassFolders, composed, few, in_order, is_utf8, printable
 from cifar10.nearest import did_you_mean
@@ -156,7 +156,9 @@ def _name(wanted: str | int, present: Sequence[str]) -> str:
 def _refuse_missing(root: Path, present: Sequence[str]) -> NoReturn:
     if not os.path.isdir(root):
         hint = did_you_mean(str(root), _beside(root))
-        raise DataError(f"there is no folder {root}{hint or '; set data_loading.root to the one that holds train'}")
+        raise MissingDataError(
+            f"there is no folder {root}{hint or '; set data_loading.root to the one that holds train'}"
+        )
     train = root / "train"
     if any("\\" in name for name in os.listdir(root)):
         raise DataError(
@@ -164,7 +166,7 @@ def _refuse_missing(root: Path, present: Sequence[str]) -> NoReturn:
             "anew with unzip"
         )
     if near := [name for name in present if name.casefold().startswith("train")]:
-        raise DataError(f"there is no folder {train}; rename {root / near[0]}")
+        raise MissingDataError(f"there is no folder {train}; rename {root / near[0]}")
     classes = [name for name in present if name.casefold() not in _SPLITS]
     below = [name for name in present if os.path.isdir(root / name / "train")]
     if len(below) == 1:
@@ -175,7 +177,7 @@ def _refuse_missing(root: Path, present: Sequence[str]) -> NoReturn:
         advice = f"if {few(classes)} in {root} are the class folders, move them into it"
     else:
         advice = f"put one folder of images for each class there, such as {train / 'cat' / '1.png'}"
-    raise DataError(f"there is no folder {train}; {advice}")
+    raise MissingDataError(f"there is no folder {train}; {advice}")
 
 
 def _beside(path: Path) -> list[str]:

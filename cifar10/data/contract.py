@@ -11,13 +11,19 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
-from cifar10.errors import UserError
+from cifar10.errors import Misuse, UserError
 from cifar10.labels import few, is_utf8
 from cifar10.limits import available_memory
 
 
 class DataError(UserError):
     """The data cannot be had or cannot be used; the message says what to do."""
+
+
+class MissingDataError(DataError):
+    """A folder that the settings name is not there, or is not laid out as it must be. Nothing was started."""
+
+    exit_code = Misuse.exit_code
 
 
 @dataclass(frozen=True, eq=False)
