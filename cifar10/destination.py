@@ -75,7 +75,7 @@ def choose_destination(output: str | None, output_format: str | None) -> Destina
     if final is None:
         known = ", ".join(_FORMAT_OF_SUFFIX)
         raise Misuse(f"--output={output}: its suffix names no format ({known}); say which with --format")
-    if path.exists() and path.suffix.lower() in (*SUFFIXES, ".ckpt"):
+    if path.suffix.lower() in (*SUFFIXES, ".ckpt") and os.path.exists(path):  # which is false for an impossible name
         raise Misuse(f"--output={output} is there already, and no result by its name; name another file")
     _refuse_unwritable(path, output)
     return Destination(path, final)

@@ -178,7 +178,8 @@ def _plainer(value: str) -> list[str]:
     plain = value.translate(_TYPEWRITER)
     unquoted = plain[1:-1] if plain != value and plain[:1] == plain[-1:] and plain[:1] in ("'", '"') else plain
     without_key_quotes = re.sub(r"""(["'])(\w+)\1\s*:""", r"\2:", plain)
-    candidates = (unquoted, plain, without_key_quotes, plain.rstrip(" ;,"))
+    number = re.sub(r"(?<=[0-9])[ ;,]+$", "", plain)
+    candidates = (unquoted, plain, without_key_quotes, number)
     return [candidate for candidate in candidates if candidate not in ("", value)]
 
 

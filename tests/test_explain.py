@@ -37,7 +37,7 @@ def origins(*overrides: str) -> dict[str, str]:
         ["model=resnet18", "training=long", "tracking=server", "optimizer=adamw", "schedule=cosine"],
         [
             "models_dir='my: models # here'",
-            'tracking.experiment="кот: \\"1\\" "',
+            'tracking.experiment="кот: \\"1\\""',
             "run_name=007",
             "model.widths=[1,2,3]",
         ],

@@ -329,7 +329,7 @@ def test_the_backend_of_a_notebook_is_not_that_of_its_processes() -> None:
 @pytest.mark.slow
 def test_a_compiler_that_is_missing_is_told_in_one_line() -> None:
     """https://github.com/pytorch/pytorch/issues/116696."""
-    line = [sys.executable, PROGRAM, "train", *SMALL, "training.compile=true", "training.accelerator=cpu"]
+    line = [sys.executable, str(PROGRAM), "train", *SMALL, "training.compile=true", "training.accelerator=cpu"]
     done = subprocess.run(["env", "CXX=/bin/false", *line], check=False, capture_output=True, text=True)
     assert done.returncode == 1 and "Traceback" not in done.stderr
     assert "or set training.compile=false" in done.stderr.splitlines()[-1]
@@ -346,7 +346,7 @@ def test_a_run_of_two_processes_goes_on_with_four() -> None:
     """https://github.com/huggingface/transformers/issues/23152."""
     begin, go_on = [*SMALL, "schedule=constant", "run_name=a"], ["--resume=a", "training.epochs=3"]
     for words in ([*begin, "training.devices=2"], [*go_on, "training.devices=4"]):
-        line = [sys.executable, PROGRAM, "train", *words, "training.accelerator=cpu"]
+        line = [sys.executable, str(PROGRAM), "train", *words, "training.accelerator=cpu"]
         subprocess.run(line, check=True, stdin=subprocess.DEVNULL, capture_output=True)
     rows = Path("models/a/history.csv").read_text().splitlines()
     assert [row.split(",")[:2] for row in rows[1:]] == [["0", "3"], ["1", "6"], ["2", "9"]]
