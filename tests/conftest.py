@@ -1,6 +1,7 @@
 """What all tests share: no network, the same examples every time, and the real CIFAR files where they are at hand."""
 
 import os
+import signal
 import socket
 import subprocess
 import sys
@@ -23,6 +24,10 @@ os.environ.update(
 )
 for name in ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_NAME"):
     os.environ.pop(name, None)
+
+# A shell starts what runs in its background with SIGINT ignored, `nohup` with SIGHUP; what tests start inherits that.
+signal.signal(signal.SIGINT, signal.default_int_handler)
+signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
 # The same examples in every run; no deadline, since other work may share the processors.
 hypothesis.settings.register_profile("repeatable", derandomize=True, deadline=None, database=None)

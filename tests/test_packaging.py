@@ -504,8 +504,8 @@ def test_make_in_docs_takes_the_sphinx_of_the_environment_and_else_that_of_the_p
     shutil.copy(ROOT / "docs" / "Makefile", tmp_path / "docs")
 
     def command() -> str:
-        made = subprocess.run(["make", "-n", "html"], cwd=tmp_path / "docs", capture_output=True, text=True, check=True)
-        return made.stdout.strip()
+        line = ["make", "--no-print-directory", "-n", "html"]
+        return subprocess.run(line, cwd=tmp_path / "docs", capture_output=True, text=True, check=True).stdout.strip()
 
     assert command() == 'sphinx-build -M html . "_build"'
     (tmp_path / ".venv" / "bin").mkdir(parents=True)
