@@ -60,13 +60,14 @@ def train(
     checkpoint, config = find_resumed(config, resume, changes)
     if checkpoint is not None and (finished := finished_scores(checkpoint, config)) is not None:
         return finished
-    find_processes(config.training)  # refuses what a launcher has started in the wrong number, before data are loaded
+    processes = find_processes(config.training)  # refuses those of a launcher in a wrong number, before data are loaded
     keep_memory_warm()
     prepare_cpu(config.training)
     data = _load_data(config, checkpoint)
     refuse_unfit(config, data)
-    warn_of_mirroring(config, data)
-    tell_batches(config, data)
+    if processes.is_first:
+        warn_of_mirroring(config, data)
+        tell_batches(config, data)
     network = make_network(config, data)
     refuse_untrainable(network, config, data.image_size, len(data.train))
     initial_weights = checkpoint.metadata.initial_weights if checkpoint else None
