@@ -53,7 +53,7 @@ def finished_scores(checkpoint: Checkpoint, config: Config) -> Scores | None:
     folder = checkpoint.path.parent
     try:
         facts = json.loads((folder / SCORES).read_text(encoding="utf-8"))
-    except (OSError, ValueError):
+    except (OSError, ValueError, RecursionError):
         return None
     is_whole = isinstance(facts, dict) and facts.get("epochs") == len(checkpoint.history)
     if not is_whole or config.training.epochs != checkpoint.config.training.epochs:

@@ -98,10 +98,23 @@ def is_folder_of(config: Config, path: Path, models_dir: Path) -> bool:
     if path.absolute().parent.resolve() != models_dir.resolve():
         return False
     try:
-        written = validate(Config, yaml.safe_load((path / CONFIG).read_text(encoding="utf-8")))
-    except (OSError, TypeError, ValueError, yaml.YAMLError):  # a ValidationError is a ValueError
+        written = validate(Config, read_settings(path))
+    except (OSError, TypeError, ValueError, RecursionError, yaml.YAMLError):  # a ValidationError is a ValueError
         return False
     return lasting_settings(written) == lasting_settings(config)
+
+
+def read_settings(folder: Path) -> Any:
+    """Return what the run's `config.yaml` says. It may be a stranger's, and references would unfold to any size.
+
+    Raises:
+        ValueError: It is not text, or a value refers to another one.
+        OSError, RecursionError, yaml.YAMLError: It cannot be read.
+    """
+    text = (folder / CONFIG).read_text(encoding="utf-8")
+    if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
+        raise ValueError(f"{CONFIG} has values that refer to others, as that of no run has")
+    return yaml.safe_load(text)
 
 
 def lasting_settings(config: Config) -> dict[str, Any]:
@@ -147,7 +160,7 @@ def _claimed(path: Path, is_new: bool) -> RunFolder:
         lock.acquire(timeout=0)
         try:
             if is_new:
-                _refuse_any_of((BEST, LAST), path)
+                _refuse_any_of((BEST, LAST, SCORES), path)  # scores stay where checkpoints were deleted to save room
             for entry in os.listdir(path):
                 if _LEFTOVER.fullmatch(entry):
                     (path / entry).unlink(missing_ok=True)

@@ -54,7 +54,7 @@ class RunRecord:
         try:
             values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
             return cls(folder, **values)
-        except (OSError, ValueError, TypeError):
+        except (OSError, ValueError, TypeError, RecursionError):
             return None
 
     @property

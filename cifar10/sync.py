@@ -21,6 +21,7 @@ from cifar10.mlflow_entities import NOTE, data_sets, metrics, note, parameters_o
 from cifar10.mlflow_store import KEY_TAG, MLflowStore, StoreError, probe, reason_of
 from cifar10.mlflow_uri import shown_uri, uri_problem
 from cifar10.nearest import did_you_mean
+from cifar10.run_folder import read_settings
 from cifar10.run_record import RunRecord, Status
 
 _ALWAYS = {"config.yaml": "", "history.csv": ""}
@@ -136,12 +137,12 @@ def read_run(folder: Path) -> Recorded:
     """
     _refuse_links(folder)
     try:
-        settings = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+        settings = read_settings(folder)
         tracking = TrackingConfig.model_validate(settings["tracking"])
         scores = _scores(folder / "scores.json")
         history = _history(folder / "history.csv")
         record = _record(folder, bool(scores))
-    except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError, ValidationError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError, ValidationError) as error:
         if isinstance(error, UserError):
             raise
         raise UserError(f"{folder} cannot be read as a run: {reason_of(error)}") from error

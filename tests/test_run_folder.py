@@ -1,5 +1,6 @@
 """The folder of a run belongs to one run, and nobody else's files are touched."""
 
+import itertools
 import os
 import subprocess
 import sys
@@ -7,7 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from cifar10.run_folder import FolderError, claim_existing, claim_new, write_atomically
+from cifar10.run_folder import FolderError, claim_existing, claim_new, read_settings, write_atomically
+from cifar10.run_record import RunRecord
 
 _HOLDER = """
 import sys, time
@@ -88,3 +90,22 @@ def test_a_file_is_written_with_the_rights_that_others_have(tmp_path: Path) -> N
     (tmp_path / "plain").write_text("x")
     write_atomically(tmp_path / "last.ckpt", lambda path: path.write_text("x"))
     assert (tmp_path / "last.ckpt").stat().st_mode == (tmp_path / "plain").stat().st_mode
+
+
+def test_scores_whose_checkpoints_were_deleted_are_not_overwritten(tmp_path: Path) -> None:
+    claim_new(tmp_path, "run", False).release()
+    (tmp_path / "run" / "scores.json").write_text("{}")
+    with pytest.raises(FolderError, match="already holds a run"):
+        claim_new(tmp_path, "run", False)
+
+
+def test_settings_that_would_unfold_to_any_size_are_refused(tmp_path: Path) -> None:
+    levels = [f"{name}: &{name} [{','.join(['*' + before] * 10)}]" for before, name in itertools.pairwise("abcdefghi")]
+    (tmp_path / "config.yaml").write_text("\n".join(["a: &a [x, x]", *levels]))
+    with pytest.raises(ValueError, match="refer to others"):
+        read_settings(tmp_path)
+
+
+def test_a_record_that_is_nested_too_deep_is_none(tmp_path: Path) -> None:
+    (tmp_path / "run.json").write_text("[" * 100_000)
+    assert RunRecord.of(tmp_path) is None
