@@ -264,7 +264,7 @@ def test_when_one_of_two_processes_is_killed_the_other_ends_within_a_minute(kill
             time.sleep(0.1)
         return
     last = (tmp_path / "log").read_text().splitlines()[-1]
-    assert (code, "another process of this run has ended" in last, "--resume long" in last) == (1, True, True)
+    assert (code, "another process of this run has ended" in last, "--resume=long" in last) == (1, True, True)
 
 
 @pytest.mark.slow
