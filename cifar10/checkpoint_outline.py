@@ -168,10 +168,12 @@ def _read_pickle(archive: zipfile.ZipFile, path: Path) -> bytes:
 
 
 def _refuse_strange_operations(pickled: bytes) -> None:
+    num_tensors = 0
     for number, (operation, _, _) in enumerate(pickletools.genops(pickled)):
         if operation.name not in _PICKLE_OPERATIONS:
             raise _Foreign(f"pickle operation {operation.name}")
-        if number > _MOST_OPERATIONS:
+        num_tensors += operation.name == "BINPERSID"  # one for the storage of each
+        if number > _MOST_OPERATIONS or num_tensors > _MOST_TENSORS:
             raise ValueError("more values than any checkpoint of this program")
 
 
