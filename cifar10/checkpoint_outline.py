@@ -265,7 +265,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _refuse_endless(outline: Any, most_bytes: int) -> None:
-    """Refuse containers that hold themselves, and what is held so often that a small file would unfold to much.
+    """Refuse recursive containers, and shared values that would expand to more than the limits when copied.
 
     Args:
         outline: All that is in the file.

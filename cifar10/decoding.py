@@ -1,7 +1,6 @@
 """Many image files -> pixels of one size, in order, decoded by threads that run a bounded way ahead."""
 
 import contextlib
-import os
 import threading
 import time
 from collections import deque
@@ -11,6 +10,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from cifar10.images import MAX_PIXELS, EncodedImage, ImageError, Pixels, read_image_file
+from cifar10.limits import num_cpus
 
 PATIENCE = 120.0
 """Seconds that a file may take to be read and decoded; all that `images` does not refuse takes a fraction of it."""
@@ -33,7 +33,7 @@ def decode_files(
 ) -> Iterator[Decoded]:
     """Yield each path with its pixels, resized to S = `image_size`, or its reason; in the order of `paths`.
 
-    Up to `look_ahead` files beyond the one that is asked for are taken from `paths` and decoded, never more. A file
+    At most `look_ahead` files after the current one are taken from `paths` and decoded ahead of time. A file
     that keeps a thread for longer than `patience` seconds, such as one on a server that is away, is given up.
     """
     threads = _Threads(image_size, patience)
@@ -59,7 +59,7 @@ class _Threads:
         self._patience = patience
         self._jobs: _Jobs = SimpleQueue()
         self._budget = _PixelBudget(_MOST_PIXELS)
-        self._threads = [self._start() for _ in range(min(_MOST_THREADS, os.cpu_count() or 1))]
+        self._threads = [self._start() for _ in range(min(_MOST_THREADS, num_cpus()))]
 
     def submit(self, path: Path) -> "Future[Pixels | ImageError]":
         future: Future[Pixels | ImageError] = Future()

@@ -16,6 +16,7 @@ from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
 from cifar10.errors import UserError
 from cifar10.labels import printable
+from cifar10.limits import num_cpus
 from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier
 from cifar10.run import finite_or_none, save_figures
@@ -69,7 +70,7 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
 def _here_and_alone(training: TrainingConfig) -> TrainingConfig:
     """Return the settings of a training for one process on this machine, whatever it was trained on."""
     accelerator = "auto" if training.accelerator == "gpu" else training.accelerator
-    threads = None if training.threads is None else min(training.threads, os.cpu_count() or 1)
+    threads = None if training.threads is None else min(training.threads, num_cpus())
     one_process = {"devices": 1, "num_nodes": 1, "accumulate": 1}
     return training.model_copy(update={"accelerator": accelerator, "threads": threads, **one_process})
 

@@ -26,7 +26,7 @@ def fetch(config: Config, export_images: bool = False) -> None:
         export_images: Also write them as PNG files, see `export.export_images`, into the data's own root.
 
     Raises:
-        Misuse: They are files already, and `export_images` is asked for.
+        Misuse: `export_images` is true, but the data set is already made of image files.
         UserError: The data cannot be had, or the images cannot be written.
     """
     if export_images and config.data_loading.target == _FOLDER:

@@ -46,7 +46,7 @@ def num_cpus() -> int:
 
 
 def _memory_groups() -> Iterator[tuple[int, int]]:
-    """Yield the limit of each group that this process is in and that has one, and what it uses that cannot be freed."""
+    """Yield the memory limit and the memory in use, without page cache, of each control group of this process."""
     for folder in _groups("memory"):
         for limit_name, used_name, key in _MEMORY:
             limit, used = _text(folder / limit_name), _text(folder / used_name)

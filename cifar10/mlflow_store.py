@@ -1,6 +1,6 @@
 """An MLflow store: whether it is there, its experiment and its runs.
 
-It is asked whether it is there before MLflow is imported or a record is sent: MLflow itself would retry for minutes.
+The store is probed before MLflow is imported or a record is sent, because MLflow itself would retry for minutes.
 """
 
 import contextlib

@@ -37,7 +37,7 @@ _ELEMENT = re.compile(r""" "(?:\\.|[^"\\])*" | '(?:\\.|[^'\\])*' | [^,\[\]"']+ "
 
 
 def parse_overrides(lines: Sequence[str]) -> tuple[list[Override], list[Problem]]:
-    """Return the overrides that can be used, in order, and what is wrong with the others."""
+    """Return the valid overrides in order, and one error message for each invalid one."""
     if len(lines) > _MOST_LINES or sum(min(len(line), _LONGEST_LINE) for line in lines) > _LONGEST_IN_ALL:
         told = f"{len(lines):,} settings of {sum(map(len, lines)):,} characters in all are too many to be read here"
         return [], [Problem("", f"{told}, at most {_MOST_LINES} of {_LONGEST_IN_ALL:,}; put them into a file of conf/")]

@@ -73,7 +73,7 @@ class RunRecord:
             self._write(_RUN_ID, run_id + "\n")
 
     def begin(self, tags: dict[str, Any], data: dict[str, str]) -> None:
-        """Note that this process runs it, and what is known before the first step."""
+        """Write the id of this process and the metadata known before the first step."""
         tags = {**tags, **_origin(tags.get("git_commit"))}
         self.tags = {key: str(value) for key, value in tags.items() if value is not None}
         self.data = data

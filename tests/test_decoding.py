@@ -57,7 +57,7 @@ def test_a_file_that_waits_for_its_turn_is_not_given_up(tmp_path: Path, monkeypa
     monkeypatch.setattr(decoding, "_SMALL_IMAGE", 0)
     monkeypatch.setattr(decoding, "_MOST_PIXELS", 24 * 24)  # one at a time: the last waits longer than it may take
     monkeypatch.setattr(decoding, "_TICK", 0.1)
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("cifar10.decoding.num_cpus", lambda: 4)
     results = [result for _, result in decode_files(paths, SIZE, look_ahead=4, patience=1.6)]
     assert not [result for result in results if isinstance(result, ImageError)]
 
@@ -84,7 +84,7 @@ def test_no_more_pixels_are_decoded_at_a_time_than_the_budget_has(
     monkeypatch.setattr(EncodedImage, "decode_square", watched)
     monkeypatch.setattr(decoding, "_SMALL_IMAGE", 0)
     monkeypatch.setattr(decoding, "_MOST_PIXELS", at_a_time * 24 * 24)
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("cifar10.decoding.num_cpus", lambda: 4)
     for path, pixels in decode_files(paths, SIZE, look_ahead=12):
         np.testing.assert_array_equal(pixels, resize_image(decode_image(path), SIZE))
     assert most[0] <= at_a_time
@@ -108,7 +108,7 @@ def test_a_large_file_is_read_while_no_other_picture_is_decoded(
 
     monkeypatch.setattr(decoding, "read_image_file", watched)
     monkeypatch.setattr(decoding, "_LARGE_FILE", 100)
-    monkeypatch.setattr("os.cpu_count", lambda: 4)
+    monkeypatch.setattr("cifar10.decoding.num_cpus", lambda: 4)
     assert len(list(decode_files(paths, SIZE, look_ahead=8))) == 8
     assert most[0] == 1
 

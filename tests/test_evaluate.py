@@ -1,7 +1,6 @@
 """`evaluate`: the scores of training again, from the checkpoint alone."""
 
 import json
-import os
 import shlex
 from pathlib import Path
 
@@ -16,6 +15,7 @@ from cifar10.command_line import main
 from cifar10.compose import load_config
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate
+from cifar10.limits import num_cpus
 from cifar10.targets import DATA
 from cifar10.train import train
 from cifar10.trained_data import class_ids, load_trained_data
@@ -61,7 +61,7 @@ def test_evaluate_takes_from_a_checkpoint_no_more_than_it_needs() -> None:
     raw["cifar10"]["config"]["training"]["threads"] = 65536
     torch.save({"cifar10": raw["cifar10"], "state_dict": raw["state_dict"]}, "models/a/best.ckpt")
     assert evaluate("a").items() <= scores.items()
-    assert torch.get_num_threads() <= (os.cpu_count() or 1)
+    assert torch.get_num_threads() <= num_cpus()
 
 
 FOLDER = (

@@ -1,4 +1,4 @@
-"""What lies in a folder of class folders: which splits, which classes, which files, and what is passed over.
+"""Scan an image folder data set: its splits, classes and files, and what is ignored.
 
     ROOT/train/cat/1.png   ROOT/val/cat/2.png   ROOT/test/cat/3.png
 
