@@ -106,7 +106,7 @@ def require_resumable(name: str, overrides: Sequence[str]) -> None:
 
 def placement_settings(overrides: Sequence[str]) -> list[str]:
     """Return those of RESUMABLE settings that say where things are now, rather than change the checkpoint's."""
-    return [override for override in overrides if override.startswith(("models_dir=", "tracking"))]
+    return [override for override in overrides if override.lstrip("+~").startswith(("models_dir=", "tracking"))]
 
 
 def _is_resumable(key: str) -> bool:

@@ -5,12 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar10.advice import command_line
+from cifar10.advice import command_line, setting
 from cifar10.checkpoint_names import LAST, resolve_checkpoint
 from cifar10.checkpoints import Checkpoint, load_checkpoint, require_training_state
 from cifar10.compose import with_changes
-from cifar10.config import Config
+from cifar10.config import Config, TrackingConfig
 from cifar10.errors import Misuse
+from cifar10.known_stores import unknown_settings
+from cifar10.mlflow_uri import shown_uri
 from cifar10.run_folder import SCORES, is_folder_of, lasting_settings
 from cifar10.tally import Scores
 from cifar10.trained_data import without_sources
@@ -74,7 +76,33 @@ def _resumed_config(checkpoint: Checkpoint, config: Config, changes: Sequence[st
     if not is_folder_of(base, checkpoint.path.parent, Path(config.models_dir)):
         base = base.model_copy(update={"tracking": config.tracking, "run_name": None})
     base = base.model_copy(update={"data_loading": without_sources(base.data_loading)})
-    return with_changes(base, [change for change in changes if not change.startswith("models_dir=")])
+    resumed = with_changes(base, [change for change in changes if not change.startswith("models_dir=")])
+    _refuse_unknown_store(checkpoint, resumed.tracking, config.tracking)
+    return resumed
+
+
+def _refuse_unknown_store(checkpoint: Checkpoint, tracking: TrackingConfig, typed: TrackingConfig) -> None:
+    """Refuse to record in a store that nothing but the run's files names: they may be a stranger's.
+
+    Args:
+        tracking: Where the run would be recorded.
+        typed: What is configured and typed here.
+    """
+    if tracking.backend == "none":
+        return
+    unknown = {
+        key: value
+        for key, value in unknown_settings(tracking).items()
+        if getattr(typed, key.removeprefix("tracking.")) != value
+    }
+    if unknown:
+        told = " and ".join(f"{key}={shown_uri(value)}" for key, value in unknown.items())
+        words = [setting(key, value) for key, value in unknown.items()]
+        again = command_line("train", *words, resume=str(checkpoint.path))
+        raise Misuse(
+            f"{checkpoint.path.parent} says {told}, which is not configured here; if that store is yours: {again}, "
+            "and if not, add tracking=none"
+        )
 
 
 def _refuse_other_settings(checkpoint: Checkpoint, config: Config) -> None:

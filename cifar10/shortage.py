@@ -26,6 +26,10 @@ _PEER = re.compile(
 _ERRORS = (MemoryError, RuntimeError, OSError, ImportError)
 
 
+class PeerGoneError(UserError):
+    """Another process of the run has ended, without which this one cannot go on."""
+
+
 def shortage(error: BaseException) -> str | None:
     """Return what has run out if `error` says so, else None."""
     text = str(error)
@@ -64,14 +68,14 @@ def told_if_alone(what_is_kept: Callable[[], str]) -> Iterator[None]:
         what_is_kept: Returns the end of its line: what is kept, and the way out.
 
     Raises:
-        UserError: Another process is gone.
+        PeerGoneError: Another process is gone.
     """
     try:
         yield
     except RuntimeError as error:
         if not _PEER.search(str(error)):
             raise
-        raise UserError(
+        raise PeerGoneError(
             f"another process of this run has ended: killed, out of memory, or by an error of its own, {what_is_kept()}"
         ) from error
 

@@ -15,8 +15,10 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from cifar10.advice import command_line
 from cifar10.config import TrackingConfig
 from cifar10.errors import Misuse, UserError
+from cifar10.known_stores import unknown_settings
 from cifar10.mlflow_entities import NOTE, data_sets, metrics, note, parameters_of, params, run_tags, send_metrics
 from cifar10.mlflow_store import KEY_TAG, MLflowStore, StoreError, probe, reason_of
 from cifar10.mlflow_uri import shown_uri, uri_problem
@@ -66,7 +68,8 @@ def sync(name: str | None = None, models_dir: str = "models", tracking_uri: str 
     Args:
         name: A run's folder, by its name in `models_dir` or its path.
         models_dir: Where run folders are.
-        tracking_uri: Another store than the one that the run was to be recorded in.
+        tracking_uri: Another store than the one that the run was to be recorded in. Without it, that one must be
+            known here: a run's folder may be a stranger's.
 
     Raises:
         UserError: There is no such run, it is still running, or the store is away.
@@ -91,10 +94,7 @@ def sync(name: str | None = None, models_dir: str = "models", tracking_uri: str 
 def synced(folder: Path, tracking_uri: str | None = None) -> str:
     """Send what MLflow lacks of the run in `folder`, and return a line that says what that was."""
     recorded = read_run(folder)
-    config = recorded.tracking.model_copy(update={"uri": tracking_uri or recorded.tracking.uri})
-    problem = uri_problem(config.uri)
-    if problem is not None and tracking_uri is not None:
-        raise Misuse(f"--tracking_uri: {problem}")
+    config = _store_of(folder, recorded.tracking, tracking_uri)
     if recorded.record.is_running():
         raise UserError(f"{folder.name} is still running, and its own process records it; end it first")
     try:
@@ -113,6 +113,26 @@ def synced(folder: Path, tracking_uri: str | None = None) -> str:
         recorded.record.run_id = run_id
     told = f"recorded {', '.join(sent)}" if sent else "is complete, nothing was sent"
     return f"{folder.name}: {told}; see {store.address(run_id)}"
+
+
+def _store_of(folder: Path, tracking: TrackingConfig, tracking_uri: str | None) -> TrackingConfig:
+    """Return `tracking` with the store to use.
+
+    Raises:
+        Misuse: `tracking_uri` is no address, or there is none and that of the run is not known here.
+    """
+    if tracking_uri is not None:
+        problem = uri_problem(tracking_uri)
+        if problem is not None:
+            raise Misuse(f"--tracking_uri: {problem}")
+        typed = tracking.model_copy(update={"uri": tracking_uri})
+        return typed.model_copy(update={"artifacts": None}) if unknown_settings(typed) else typed
+    unknown = unknown_settings(tracking)
+    if unknown:
+        told = " and ".join(f"{key}={shown_uri(value)}" for key, value in unknown.items())
+        again = command_line("sync", folder.name, models_dir=str(folder.parent), tracking_uri=shown_uri(tracking.uri))
+        raise Misuse(f"{folder.name} says {told}, which is not configured here; if that store is yours: {again}")
+    return tracking
 
 
 def run_folder(name: str, models_dir: str) -> Path:

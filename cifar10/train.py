@@ -22,10 +22,11 @@ from cifar10.config import Config
 from cifar10.data.contract import DataSet
 from cifar10.data.mirroring import MirrorTest
 from cifar10.data.module import ResidentData
+from cifar10.early_end import close_early, going_on_line, what_is_kept
 from cifar10.errors import CheckpointError, Misuse, UserError
-from cifar10.interruption import Interrupted, StopOnSignal
+from cifar10.interruption import StopOnSignal
 from cifar10.memory import keep_memory_warm
-from cifar10.model import Classifier, DivergedError
+from cifar10.model import Classifier
 from cifar10.preflight import refuse_unfit, tell_batches, warn_of_mirroring
 from cifar10.processes import find_processes
 from cifar10.progress import TrainingProgress
@@ -75,10 +76,10 @@ def train(
         initial_weights = start_from(config, network, data)
     run = open_run(config, data, checkpoint, initial_weights)
     try:
-        with told_if_alone(lambda: _what_is_kept(run)):
+        with told_if_alone(lambda: what_is_kept(run)):
             scores = _fit_and_test(network, run, checkpoint, stopwatch)
     except BaseException as error:
-        _close_early(run, error)
+        close_early(run, error)
         if isinstance(error, Stopped) and find_processes(config.training).is_launched_by_lightning:
             raise SystemExit from None  # the first process says it; Lightning kills it if another's exit code is not 0
         raise
@@ -230,7 +231,7 @@ def _fit_and_test(network: nn.Module, run: Run, checkpoint: Checkpoint | None, s
         raise UserError(f"in no epoch was {run.config.training.monitor} a finite number, so there is no best one")
     if run.data.is_mirrorable is None and len(run.data.validation) and classifier.tta != "none":
         _drop_views_that_score_worse(trainer, classifier, run)
-    with if_stopped(f"in the test, after training; go on with: {_go_on_line(run)}"):
+    with if_stopped(f"in the test, after training; go on with: {going_on_line(run)}"):
         scores = test(trainer, classifier, module, run.folder / BEST)
     scores |= {key: value for key, value in history[-1].items() if key.startswith(("train/", "val/"))}
     scores |= stopwatch.seconds()
@@ -274,33 +275,6 @@ def _load_data(config: Config, checkpoint: Checkpoint | None) -> DataSet:
             "train anew"
         )
     return data
-
-
-def _close_early(run: Run, error: BaseException) -> None:
-    """Close the record of a run that ends early, and say what is kept: only here it is known."""
-    run.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED")
-    if isinstance(error, Stopped):
-        saved_at = error.saved_at if isinstance(error, Interrupted) else None
-        error.kept = error.kept or _what_is_kept(run, saved_at)
-    elif isinstance(error, DivergedError):
-        rate = run.config.optimizer.arguments.get("lr")
-        is_saved = (run.folder / LAST).exists()
-        _say(f"training stopped; lower optimizer.lr (now {rate}), or set training.gradient_clip=1")
-        _say(f"the state before it is kept: {run.folder / LAST}" if is_saved else "nothing was saved before")
-    elif (run.folder / LAST).exists():
-        _say(f"go on with: {_go_on_line(run)}")
-
-
-def _what_is_kept(run: Run, saved_at: Path | None = None) -> str:
-    """Return the end of the line that says what has stopped the run; `saved_at` if its last step was saved there."""
-    if not (run.folder / LAST).exists():
-        return "before anything was saved; there is nothing to go on with"
-    when = f"and saved at {saved_at}" if saved_at else "after the last save"
-    return f"{when}; go on with: {_go_on_line(run)}"
-
-
-def _go_on_line(run: Run) -> str:
-    return command_line("train", resume=run.folder.name, models_dir=str(run.folder.parent))
 
 
 def _announce(scores: Scores, run: Run) -> None:

@@ -154,7 +154,7 @@ def test_a_signal_saves_says_how_to_go_on_and_sets_the_exit_code(
     process.send_signal(number)
     out, messages = process.communicate(timeout=120)  # 500 epochs would take longer
     assert process.returncode == code
-    assert f"go on with: python commands.py train --resume={name}" in messages
+    assert f"; go on with: {shlex.join([sys.executable, str(COMMANDS)])} train --resume={name}\n" in messages
     assert out == "" and "Traceback" not in messages
 
 

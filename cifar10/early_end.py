@@ -1,0 +1,48 @@
+"""A run that ends before its end: its record is closed, and what is kept of it and how to go on is told."""
+
+import sys
+from pathlib import Path
+
+from cifar10.advice import command_line, setting
+from cifar10.checkpoint_names import LAST
+from cifar10.interruption import Interrupted
+from cifar10.known_stores import unknown_settings
+from cifar10.model import DivergedError
+from cifar10.run import Run
+from cifar10.shortage import PeerGoneError
+from cifar10.signals import Stopped
+
+
+def close_early(run: Run, error: BaseException) -> None:
+    """Close the record of a run that `error` ends, and say what is kept: only here it is known."""
+    run.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED")
+    is_saved = (run.folder / LAST).exists()
+    if isinstance(error, Stopped):
+        saved_at = error.saved_at if isinstance(error, Interrupted) else None
+        error.kept = error.kept or what_is_kept(run, saved_at)
+    elif isinstance(error, DivergedError):
+        rate = run.config.optimizer.arguments.get("lr")
+        _say(f"training stopped; lower optimizer.lr (now {rate}), or set training.gradient_clip=1")
+        _say(f"the state before it is kept: {run.folder / LAST}" if is_saved else "nothing was saved before")
+    elif is_saved and not isinstance(error, PeerGoneError):  # whose own text says it
+        _say(f"go on with: {going_on_line(run)}")
+
+
+def what_is_kept(run: Run, saved_at: Path | None = None) -> str:
+    """Return the end of the line that says what has stopped the run; `saved_at` if its last step was saved there."""
+    if not (run.folder / LAST).exists():
+        return "before anything was saved; there is nothing to go on with"
+    when = f"and saved at {saved_at}" if saved_at else "after the last save"
+    return f"{when}; go on with: {going_on_line(run)}"
+
+
+def going_on_line(run: Run) -> str:
+    """Return the line to type to go on with the run, recorded where it is recorded."""
+    tracking = run.config.tracking
+    unknown = {} if tracking.backend == "none" else unknown_settings(tracking)
+    words = [setting(key, value) for key, value in unknown.items()]
+    return command_line("train", *words, resume=run.folder.name, models_dir=str(run.folder.parent))
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)

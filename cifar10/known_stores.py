@@ -1,0 +1,55 @@
+"""Which stores of MLflow are known here: those that `conf/tracking` names, with MLFLOW_TRACKING_URI as it is set now.
+
+The folder of a run may be a stranger's, and so the store that its configuration names. Nothing is sent there, and no
+file is written there, unless the same store is configured or typed.
+"""
+
+import os
+from functools import cache
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from cifar10.conf_folder import options
+from cifar10.config import TrackingConfig
+from cifar10.mlflow_places import artifacts_folder
+from cifar10.mlflow_uri import LOCAL_URI, absolute_uri, database_path
+
+
+class _Place(NamedTuple):
+    """A store as it is from any working folder, and the folder for its files; None for that of a server."""
+
+    uri: str
+    artifacts: Path | None
+
+
+def unknown_settings(tracking: TrackingConfig) -> dict[str, str]:
+    """Return those settings of `tracking`, by their dotted keys, that lead to a store or a folder not known here."""
+    place = _place(tracking.uri, tracking.artifacts)
+    if place == _place(LOCAL_URI, None) or place in (
+        known := _configured(Path.cwd(), os.environ.get("MLFLOW_TRACKING_URI"))
+    ):
+        return {}
+    unknown = {} if place.uri in {other.uri for other in known} else {"tracking.uri": tracking.uri}
+    if tracking.artifacts is not None and place.artifacts is not None:
+        unknown["tracking.artifacts"] = tracking.artifacts
+    return unknown
+
+
+def _place(uri: str, artifacts: str | None) -> _Place:
+    path = database_path(uri)
+    return _Place(absolute_uri(uri), None if path is None else artifacts_folder(path, artifacts))
+
+
+@cache
+def _configured(_folder: Path, _variable: str | None) -> frozenset[_Place]:  # what the addresses depend on
+    from cifar10.compose import composed
+
+    sections: list[Any] = [composed([f"tracking={option}"]).values.get("tracking") for option in options("tracking")]
+    return frozenset(
+        {_place(LOCAL_URI, None)}
+        | {
+            _place(section["uri"], section.get("artifacts"))
+            for section in sections
+            if isinstance(section, dict) and isinstance(section.get("uri"), str)
+        }
+    )
