@@ -56,12 +56,15 @@ def _refuse_other_format(test_dir: str) -> None:
 
 
 def require_folder(output: str) -> None:
-    """Refuse a name under which no folder can be or be made."""
+    """Refuse a name under which no folder can be or be made, and the folder of a run: it has a confusion.png."""
     path = Path(output)
     if path.exists() and not path.is_dir():
         raise Misuse(f"--output: {output} is a file; name a folder")
     if not path.exists() and not path.absolute().parent.is_dir():
         raise Misuse(f"--output: there is no folder {path.parent}; make it first")
+    if any((path / name).exists() for name in (BEST, LAST, "scores.json")):
+        again = f"{os.path.normpath(output)}-evaluation"
+        raise Misuse(f"--output: {output} holds a run, which is kept as it is; name another folder, such as {again}")
 
 
 def require_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST) -> None:

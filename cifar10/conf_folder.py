@@ -40,6 +40,12 @@ def settings() -> list[str]:
     return list(dict.fromkeys(names))
 
 
+def values_of(group: str, key: str) -> list[Any]:
+    """Return the values that the options of `group` give to `key`, as they are written."""
+    contents = [_content(CONF / group / f"{option}.yaml") for option in options(group)]
+    return [content[key] for content in contents if key in content]
+
+
 def _keys(content: dict[str, Any]) -> list[str]:
     return [key for key in content if key not in _NO_SETTINGS]
 

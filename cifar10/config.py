@@ -40,6 +40,9 @@ TTA = Literal[Views, "mirror_translate_selective"]
 BatchSize = Annotated[int, Field(gt=0, le=10_000_000)]
 """Images at once. More than any data set here has; how many fit into memory shows when training begins."""
 
+_MOST_PIXELS = 2**24
+"""Of an evaluation's forward pass: 16,384 images of CIFAR-10 or 334 of ImageNet's usual size, 200 MB in float32."""
+
 
 class Section(BaseModel):
     """A frozen part of the configuration that refuses unknown keys."""
@@ -109,7 +112,8 @@ class ResizingStage(Section):
 class TrainingConfig(Section):
     """How long and how to learn."""
 
-    epochs: Annotated[int, Field(gt=0, le=1_000_000)]
+    epochs: Annotated[int, Field(gt=0, le=40_000)]
+    """Passes over the training images. Each checkpoint holds the scores of all so far, and its reader has limits."""
     batch_size: BatchSize
     """Images per optimizer step, over all devices and accumulated parts together."""
     accumulate: BatchSize
@@ -181,12 +185,16 @@ class EvaluationConfig(Section):
     """How a trained network is asked."""
 
     batch_size: BatchSize
-    """Images per forward pass, over all devices."""
+    """Images per forward pass, over all devices; fewer where images are so large, see `images_at_once`."""
     tta: TTA
     """Test-time augmentation: views whose probabilities are averaged (1, 2, 6, or 6 where one is not enough)."""
     tta_confidence: Annotated[float, Field(ge=0, le=1)] = 0.7  # a default, for checkpoints that are older
     """mirror_translate_selective asks for all views of an image whose largest probability is below this. A fixed bound,
     not a share of the batch: what is said of an image must not depend on its neighbours."""
+
+    def images_at_once(self, image_size: int) -> int:
+        """Return the images per forward pass for images of `image_size` x `image_size` pixels, at least 1."""
+        return max(1, min(self.batch_size, _MOST_PIXELS // image_size**2))
 
 
 class TrackingConfig(Section):

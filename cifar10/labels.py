@@ -42,8 +42,11 @@ class ClassFolders:
         return self._exact.get(composed(folder_name), self._plain.get(_plain(folder_name)))
 
     def label(self, relative: PurePath) -> int | None:
-        """Return the class that the folder of a file says, the nearest folder first; None if none says anything."""
-        found = (self.find(folder.name) for folder in relative.parents)
+        """Return the class that the folders of a file say, the outermost first; None if none says anything.
+
+        So data in class folders are read: what is deeper belongs to the class.
+        """
+        found = (self.find(folder.name) for folder in reversed(relative.parents))
         return next((class_id for class_id in found if class_id is not None), None)
 
 

@@ -82,7 +82,7 @@ class Predictor:
             engine=TorchEngine.from_checkpoint(checkpoint, device),
             class_names=checkpoint.class_names,
             image_size=checkpoint.image_size,
-            batch_size=batch_size or evaluation.batch_size,
+            batch_size=batch_size or evaluation.images_at_once(checkpoint.image_size),
             tta=checked or checkpoint.tta,
             tta_confidence=evaluation.tta_confidence,
             origin=origin,

@@ -13,15 +13,18 @@ import time
 import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 import psutil
+from pydantic import Field, TypeAdapter
 
 from cifar10.destination import whole_file
 from cifar10.errors import UserError
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """As MLflow calls them."""
+
+Milliseconds = Annotated[int, Field(ge=0, lt=2**53)]
 
 _FILE, _RUN_ID = "run.json", "run_id"
 _QUIET_SECONDS = 15 * 60  # on another machine: without a change in the folder for so long, a run has ended
@@ -38,9 +41,9 @@ class RunRecord:
     folder: Path
     name: str = ""
     """Of the folder that the record was made for; older records have none."""
-    key: str = field(default_factory=lambda: uuid.uuid4().hex)
-    started: int = field(default_factory=_now)
-    ended: int | None = None
+    key: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] = field(default_factory=lambda: uuid.uuid4().hex)
+    started: Milliseconds = field(default_factory=_now)
+    ended: Milliseconds | None = None
     status: Status = "RUNNING"
     tags: dict[str, str] = field(default_factory=dict)
     data: dict[str, str] = field(default_factory=dict)
@@ -53,7 +56,7 @@ class RunRecord:
         """Return what `folder` keeps, None if it has no readable `run.json`: then an older version made it."""
         try:
             values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
-            return cls(folder, **values)
+            return TypeAdapter(cls).validate_python({**values, "folder": folder})
         except (OSError, ValueError, TypeError, RecursionError):
             return None
 
@@ -134,7 +137,7 @@ def _this_process() -> dict[str, Any]:
 def _is_alive(process: dict[str, Any]) -> bool:
     try:
         return bool(abs(psutil.Process(process["pid"]).create_time() - process["created"]) < 1)
-    except (psutil.Error, KeyError, TypeError, ValueError):
+    except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):
         return False
 
 

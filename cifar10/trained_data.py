@@ -3,6 +3,7 @@
 import dataclasses
 import os
 from collections.abc import Sequence
+from contextlib import nullcontext
 from pathlib import Path
 
 import torch
@@ -11,7 +12,9 @@ from cifar10.advice import command_line
 from cifar10.build import argument_names, build
 from cifar10.checkpoints import Checkpoint
 from cifar10.checks import refuse_other_settings
+from cifar10.conf_folder import values_of
 from cifar10.config import Component, Config
+from cifar10.data.archives import without_fetching
 from cifar10.data.contract import DataError, DataSet, MissingDataError, Split
 from cifar10.errors import UserError
 from cifar10.labels import ClassFolders, few
@@ -31,9 +34,12 @@ def load_trained_data(checkpoint: Checkpoint, component: Component, moved: str =
     Raises:
         UserError: The data cannot be had, or have other classes or sizes than the checkpoint.
     """
+    is_foreign = _root_is_foreign(checkpoint, component)
     try:
-        _refuse_missing_root(checkpoint, component)
-        data = _with_ids_of(checkpoint, component, build(DATA, component))
+        with without_fetching() if is_foreign else nullcontext():
+            if is_foreign and not Path(root := component.arguments["root"]).is_dir():
+                raise MissingDataError(f"there is no folder {root}")  # it would be made
+            data = _with_ids_of(checkpoint, component, build(DATA, component))
     except DataError as error:
         root = component.arguments.get("root")
         if root is None or root != checkpoint.config.data_loading.arguments.get("root"):
@@ -69,15 +75,14 @@ def relocated(config: Config, overrides: Sequence[str]) -> Component:
     return with_changes(base, overrides).data_loading
 
 
-def _refuse_missing_root(checkpoint: Checkpoint, component: Component) -> None:
-    """Refuse a folder that only a checkpoint, perhaps a stranger's, has named: it would be made."""
-    root = component.arguments.get("root")
-    if (
-        isinstance(root, str)
-        and root == checkpoint.config.data_loading.arguments.get("root")
-        and not Path(root).is_dir()
-    ):
-        raise MissingDataError(f"there is no folder {root}")
+def _root_is_foreign(checkpoint: Checkpoint, component: Component) -> bool:
+    """Whether nothing but the checkpoint, perhaps a stranger's, names the folder of the data: no `conf/`, nobody here.
+
+    Then nothing is made or fetched there; what is there is read.
+    """
+    root, then = component.arguments.get("root"), checkpoint.config.data_loading.arguments
+    is_typed = root != then.get("root") or component.arguments.get("sources") is not None
+    return isinstance(root, str) and not is_typed and root not in values_of("data_loading", "root")
 
 
 def class_ids(today: Sequence[str], class_names: Sequence[str], whose: object) -> list[int]:

@@ -19,6 +19,7 @@ from cifar10.build import build
 from cifar10.checkpoints import _at_most_parameters, digest_of, load_checkpoint
 from cifar10.compose import load_config
 from cifar10.conf_folder import options
+from cifar10.config import TrainingConfig
 from cifar10.errors import CheckpointError
 from cifar10.networks.simple_cnn import SimpleCNN
 from cifar10.targets import MODEL
@@ -84,6 +85,15 @@ def test_the_weights_digest_sees_one_changed_bit(tmp_path: Path) -> None:
     before = load_checkpoint(save(tmp_path / "a.ckpt", raw)).weights_digest
     raw["state_dict"]["network.head.bias"].view(torch.int32)[0] ^= 1
     assert load_checkpoint(save(tmp_path / "b.ckpt", raw)).weights_digest != before
+
+
+def test_a_checkpoint_after_as_many_epochs_as_can_be_configured_is_loaded(tmp_path: Path) -> None:
+    (most,) = (bound.le for bound in TrainingConfig.model_fields["epochs"].metadata if hasattr(bound, "le"))
+    names = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds")
+    history = [{"epoch": n, "step": 98 * n, **dict.fromkeys(names, n / 7)} for n in range(most)]
+    state = {n: {"step": float(n), "momentum": float(n)} for n in range(1000)}  # of a thousand tensors
+    raw = {**make_raw(history=history), "optimizer_states": [state]}
+    assert load_checkpoint(save(tmp_path / "a.ckpt", raw)).history == history
 
 
 def _truncated(path: Path) -> None:

@@ -15,6 +15,7 @@ from cifar10.command_line import main
 from cifar10.compose import load_config
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate
+from cifar10.infer import infer
 from cifar10.limits import num_cpus
 from cifar10.targets import DATA
 from cifar10.train import train
@@ -62,6 +63,16 @@ def test_evaluate_takes_from_a_checkpoint_no_more_than_it_needs() -> None:
     torch.save({"cifar10": raw["cifar10"], "state_dict": raw["state_dict"]}, "models/a/best.ckpt")
     assert evaluate("a").items() <= scores.items()
     assert torch.get_num_threads() <= num_cpus()
+
+
+def test_the_folder_of_a_run_is_not_written_to(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = Path("models/a")
+    folder.mkdir(parents=True)
+    (folder / "best.ckpt").touch()
+    assert main(COMMANDS, "", ["evaluate", "a", "--output=models/a/"]) == 2
+    told = capsys.readouterr().err
+    assert "--output: models/a/ holds a run, which is kept as it is; name another folder, such as models/a-eval" in told
+    assert [file.name for file in folder.iterdir()] == ["best.ckpt"]
 
 
 FOLDER = (
@@ -179,3 +190,42 @@ def test_data_that_cannot_be_loaded_in_another_order_are_relabelled() -> None:
 def test_other_classes_are_refused(today: list[str]) -> None:
     with pytest.raises(UserError, match="the data have other classes than x"):
         class_ids(today, ["a", "b", "c"], "x")
+
+
+@pytest.mark.parametrize("target", ["cifar10", "cifar100"])
+def test_nothing_is_fetched_into_a_folder_that_only_a_checkpoint_names(
+    target: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In a stranger's checkpoint it may be any folder of the user's."""
+    train(load_config([*TINY, "model.width=4", "run_name=a"]))
+    raw = torch.load("models/a/best.ckpt", weights_only=True)
+    own = load_config([f"data_loading={target}"]).data_loading
+    monkeypatch.setattr("cifar10.data.archives.download", lambda *arguments: pytest.fail("asked a mirror"))
+    for name in ("private", "absent"):
+        section = {"_target_": own.target, **own.arguments, "root": name}
+        raw["cifar10"]["config"]["data_loading"] = section
+        torch.save(raw, f"{name}.ckpt")
+    Path("private").mkdir()
+    with pytest.raises(UserError, match=r"cifar-10.* is not in private, or not whole\ndata_loading.root=private \("):
+        evaluate("private.ckpt")
+    with pytest.raises(UserError, match="there is no folder absent"):
+        evaluate("absent.ckpt")
+    assert not any(Path("private").iterdir()) and not Path("absent").exists()
+    capsys.readouterr()
+    with pytest.raises(pytest.fail.Exception, match="asked a mirror"):  # who types it may have it fetched
+        evaluate("private.ckpt", overrides=["data_loading.root=typed"])
+
+
+def test_infer_and_evaluate_agree_where_a_class_folder_lies_within_another(capsys: pytest.CaptureFixture[str]) -> None:
+    make_set("blue", "green")
+    inner = Path("set/test/blue/green")
+    inner.mkdir()
+    Path("set/test/blue/0.png").rename(inner / "0.png")
+    train(load_config([*FOLDER, "run_name=a"]))
+    scores = evaluate("a")
+    capsys.readouterr()
+    assert main(COMMANDS, "", ["infer", "set/test", "--checkpoint_name=a"]) == 0
+    assert f"accuracy {scores['test/accuracy_tta']:.2%} (" in capsys.readouterr().err
+    rows = infer("set/test", "a", output="rows.csv")
+    assert rows.accuracy == pytest.approx(scores["test/accuracy_tta"])
+    assert "blue/green/0.png" in Path("rows.csv").read_text()

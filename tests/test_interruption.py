@@ -190,7 +190,7 @@ def start(*words: str, before: tuple[str, ...] = (), log: Path) -> "subprocess.P
         signal.signal(signal.SIGINT, signal.SIG_DFL)
         signal.signal(signal.SIGHUP, signal.SIG_DFL)
 
-    long = ["training.epochs=50000", "training.save_every_seconds=0.05", "model.width=4", "run_name=long"]
+    long = ["training.epochs=40000", "training.save_every_seconds=0.05", "model.width=4", "run_name=long"]
     with log.open("wb") as file:
         return subprocess.Popen(
             [*before, sys.executable, str(PROGRAM), "train", *TINY, *long, *words],

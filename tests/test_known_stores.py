@@ -98,7 +98,9 @@ def test_the_variable_counts_as_it_is_set_now(monkeypatch: pytest.MonkeyPatch) -
 
 def test_nobody_calls_a_strangers_server(server: socket.socket) -> None:
     strangers_run(f"tracking.uri={address(server)}")
-    with pytest.raises(Misuse, match=f"theirs says tracking.uri={address(server)}, which is not configured here") as told:
+    with pytest.raises(
+        Misuse, match=f"theirs says tracking.uri={address(server)}, which is not configured here"
+    ) as told:
         sync("theirs")
     assert str(told.value).endswith(f"sync theirs --tracking_uri={address(server)}")
     with pytest.raises(UserError, match="1 of 1 runs could not be recorded"):

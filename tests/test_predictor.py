@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cifar10.config import TTA
+from cifar10.config import TTA, EvaluationConfig
 from cifar10.devices import choose_device
 from cifar10.engines import pytorch
 from cifar10.engines.pytorch import TorchEngine, usable_precision
@@ -132,9 +132,16 @@ def test_precision_is_the_checkpoints_where_the_device_has_it(
     assert usable_precision(checkpoint(tested_in, configured), CPU) == expected
 
 
+@pytest.mark.parametrize(("image_size", "expected"), [(32, 1000), (129, 1000), (130, 992), (224, 334), (4096, 1)])
+def test_of_larger_images_fewer_are_asked_about_at_once(image_size: int, expected: int) -> None:
+    evaluation = EvaluationConfig(batch_size=1000, tta="none", tta_confidence=0.6)
+    assert evaluation.images_at_once(image_size) == expected
+    assert expected * image_size**2 <= 2**24
+
+
 def test_a_checkpoint_decides_what_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     config = checkpoint("fp32").config
-    config.evaluation = SimpleNamespace(batch_size=77, tta="mirror", tta_confidence=0.6)
+    config.evaluation = EvaluationConfig(batch_size=77, tta="mirror", tta_confidence=0.6)
     loaded = SimpleNamespace(
         path=Path("models/run/best.ckpt"),
         config=config,
@@ -150,6 +157,9 @@ def test_a_checkpoint_decides_what_is_not_asked_for(monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr("cifar10.checkpoints.load_checkpoint", lambda path: loaded)
     default = Predictor.from_checkpoint("run", device="cpu")
     assert (default.batch_size, default.tta, default.class_names, default.image_size) == (77, "mirror", NAMES, 16)
+    loaded.image_size = 4096  # a stranger's checkpoint must not decide how much memory is taken
+    assert Predictor.from_checkpoint("run", device="cpu").batch_size == 1
+    loaded.image_size = 16
     asked = Predictor.from_checkpoint("run", device="cpu", batch_size=5, tta="none")
     assert (asked.batch_size, asked.tta) == (5, "none")
     assert asked.provenance == {

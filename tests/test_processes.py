@@ -201,7 +201,7 @@ def test_the_documented_job_saves_on_its_signal(tmp_path: Path, cluster: dict[st
     script = re.search(r":caption: job\.sh\n\n(.*?)```", SCALING, re.DOTALL)
     assert script is not None
     line = next(line for line in script[1].splitlines() if line.startswith("exec srun"))
-    long = "training.epochs=50000 training.save_every_seconds=0.05 model.width=4"
+    long = "training.epochs=40000 training.save_every_seconds=0.05 model.width=4"
     with subprocess.Popen(
         ["sh", "-c", f"{small(line, 'job')} {long}"], cwd=tmp_path, env=cluster, stderr=subprocess.PIPE, text=True
     ) as job:

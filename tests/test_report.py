@@ -88,9 +88,9 @@ def test_names_that_differ_only_in_case_are_told_apart() -> None:
     assert (folders.find("Cat"), folders.find("cat"), folders.find("CAT")) == (0, 1, None)
 
 
-def test_the_nearest_folder_that_is_a_class_is_the_label() -> None:
+def test_the_outermost_folder_that_is_a_class_is_the_label_as_in_training() -> None:
     folders = ClassFolders(CIFAR)
     assert folders.label(PurePath("test/cat/tabby/1.png")) == 3
-    assert folders.label(PurePath("cat/bird/1.png")) == 2
+    assert folders.label(PurePath("cat/bird/1.png")) == 3
     assert folders.label(PurePath("cat.png")) is None
     assert folders.label(PurePath("cat")) is None

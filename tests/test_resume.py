@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import shlex
 import signal
 import subprocess
 import sys
@@ -149,7 +150,7 @@ def test_a_signal_saves_says_how_to_go_on_and_sets_the_exit_code(
     number: signal.Signals, code: int, reference: Path
 ) -> None:
     name = f"stopped{code}"
-    process = start(*SMALL, "training.epochs=50000", "training.save_every_seconds=0.05", f"run_name={name}")
+    process = start(*SMALL, "training.epochs=40000", "training.save_every_seconds=0.05", f"run_name={name}")
     wait_for(Path(f"models/{name}/last.ckpt"), process)
     process.send_signal(number)
     out, messages = process.communicate(timeout=120)  # 500 epochs would take longer

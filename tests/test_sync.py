@@ -3,8 +3,10 @@
 import csv
 import json
 import os
+import socket
 import sqlite3
 import time
+import uuid
 from pathlib import Path
 from typing import Any
 
@@ -232,6 +234,37 @@ def test_a_file_that_is_damaged_is_named(name: str) -> None:
     (folder / name).write_text("{")
     with pytest.raises(UserError, match="cannot be read as a run"):
         sync(folder.name)
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        {"started": "x"},
+        {"started": -1},
+        {"ended": 10**30},
+        {"tags": [1]},
+        {"tags": {"a": {}}},
+        {"data": "x"},
+        {"process": 7},
+        {"process": {"host": socket.gethostname(), "pid": 10**40, "created": "x"}, "ended": None},
+        {"status": "ODD"},
+        {"key": "' or '1'='1"},
+        {"name": 5},
+        [],
+        7,
+    ],
+    ids=json.dumps,
+)
+def test_a_run_whose_record_is_of_wrong_types_is_recorded_all_the_same(
+    values: Any, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = make_run(f"odd_{uuid.uuid4().hex}")
+    before = json.loads((folder / "run.json").read_text())
+    for name in ("best.ckpt", "last.ckpt"):
+        (folder / name).unlink(missing_ok=True)  # then no older version's record can be made from it
+    (folder / "run.json").write_text(json.dumps({**before, **values} if isinstance(values, dict) else values))
+    sync(folder.name)
+    assert "3 epochs" in told(capsys)
 
 
 def test_a_link_to_a_file_elsewhere_is_not_sent(tmp_path: Path) -> None:

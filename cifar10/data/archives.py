@@ -14,6 +14,7 @@ import tarfile
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -21,13 +22,24 @@ from urllib.parse import urlsplit
 from filelock import FileLock, Timeout
 
 from cifar10.constants import Archive
-from cifar10.data.contract import DataError
+from cifar10.data.contract import DataError, MissingDataError
 from cifar10.data.download import Patience, SourceFailed, download
 
 PATIENT = Patience()
+_may_fetch = ContextVar("may_fetch", default=True)
 
 Source = tuple[str, Callable[[], None]]
 """What to call it, and what to do so that the files are in place (or SourceFailed)."""
+
+
+@contextmanager
+def without_fetching() -> Iterator[None]:
+    """Within this block, let `obtain` refuse what is not complete, and write nothing: the folder was not the user's."""
+    token = _may_fetch.set(False)
+    try:
+        yield
+    finally:
+        _may_fetch.reset(token)
 
 
 def obtain(archive: Archive, root: Path, sources: Sequence[str] = (), patience: Patience = PATIENT) -> None:
@@ -38,9 +50,12 @@ def obtain(archive: Archive, root: Path, sources: Sequence[str] = (), patience: 
 
     Raises:
         DataError: No source has it, or `root` cannot be written.
+        MissingDataError: It is not complete, `without_fetching`.
     """
     if is_complete(archive, root / archive.folder):
         return
+    if not _may_fetch.get():
+        raise MissingDataError(f"{archive.folder} is not in {root}, or not whole")
     with _plain_words_for_disk_errors(archive, root):
         root.mkdir(parents=True, exist_ok=True)
         with _only_one_process(archive, root):

@@ -57,7 +57,7 @@ class ResidentData(pl.LightningDataModule):
 
     def _evaluation(self, split: Split) -> EvaluationBatches:
         trainer = self._trainer()
-        batch_size = self.config.evaluation.batch_size
+        batch_size = self.config.evaluation.images_at_once(self.data.image_size)
         return EvaluationBatches(split, batch_size, self._device(), trainer.global_rank, trainer.world_size)
 
     def _trainer(self) -> pl.Trainer:
