@@ -74,3 +74,6 @@ CIFAR100_STD: Final = (0.2673, 0.2564, 0.2762)
 
 CLASS_ALIASES: Final = {"plane": "airplane", "aeroplane": "airplane", "car": "automobile"}
 """Other spellings -> the published name. The web page says airplane, automobile; PyTorch's tutorial plane, car."""
+
+EXPORT_MARKER: Final = ".digest"
+"""File in a folder of exported images: name and SHA-256 of the data. Hidden, so that nothing takes it for an image."""

@@ -18,6 +18,7 @@ from cifar10.errors import UserError
 from cifar10.infer import Summary, infer
 from cifar10.targets import DATA
 from cifar10.train import train
+from cifar10.wording import counted
 
 _IMAGES_PER_CLASS = 10
 
@@ -92,7 +93,7 @@ def _what_was_made(folder: Path, images: Path, accuracy: float, num_images: int,
     right = "" if summary.accuracy is None else f", {summary.accuracy:.0%} of them rightly"
     return f"""
 It works. A small network learnt ten drawn shapes ({accuracy:.1%} of unseen ones right)
-and named {num_images} images{right}.
+and named {counted(num_images, "image")}{right}.
 
   {folder}/best.ckpt              the network; it carries its configuration, classes and origin
   {folder}/scores.json            every score, with seed, versions and machine

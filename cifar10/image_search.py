@@ -9,6 +9,7 @@ from fnmatch import fnmatchcase
 from glob import has_magic
 from pathlib import Path
 
+from cifar10.constants import EXPORT_MARKER
 from cifar10.errors import UserError
 from cifar10.other_formats import kind_of_name
 
@@ -71,6 +72,8 @@ def list_folders(folder: str, skipped: Counter[str]) -> list[str]:
     names = []
     with os.scandir(folder) as entries:
         for entry in entries:
+            if entry.name == EXPORT_MARKER:
+                continue
             reason = _reason_against_folder(entry)
             if reason is None:
                 names.append(entry.name)
@@ -164,7 +167,7 @@ def _list_folder(folder: str, patterns: Patterns, search: _Search) -> Iterator[t
 def _look_at(entry: "os.DirEntry[str]", patterns: Patterns, search: _Search) -> tuple[str, Patterns | None] | None:
     """Return (name, None) for an image, (name, patterns below) for a folder, None for what is passed over."""
     deeper = _advance(patterns, entry.name)
-    if not deeper:
+    if not deeper or entry.name == EXPORT_MARKER:
         return None
     is_folder = _is_folder(entry) if search.real_root is None else entry.is_dir(follow_symlinks=False)
     reason = _reason_against_folder(entry) if is_folder else _reason_against_file(entry, search.real_root)

@@ -29,6 +29,7 @@ from cifar10.report import Score
 from cifar10.results import Guess, Row, open_results, visible
 from cifar10.shortage import told_if_short
 from cifar10.signals import if_stopped, listening
+from cifar10.wording import counted
 
 _MOST_NAMED = 4
 """Folders and classes that a warning names."""
@@ -226,7 +227,7 @@ def _provenance_line(predictor: Predictor) -> str:
 def _summary_line(
     summary: Summary, score: Score, skipped: Counter[str], seconds: float, destination: Destination
 ) -> str:
-    parts = [f"{summary.num_images:,} images", f"{summary.num_failed:,} could not be read"]
+    parts = [counted(summary.num_images, "image"), f"{summary.num_failed:,} could not be read"]
     if summary.accuracy is not None:
         parts.append(f"accuracy {summary.accuracy:.2%} ({score.correct:,} of {score.total:,} whose folder is a class)")
     parts.append(f"{summary.num_images / max(seconds, 1e-9):,.0f} images/s")

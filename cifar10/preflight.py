@@ -13,6 +13,7 @@ from cifar10.data.resident import largest_batch
 from cifar10.data.resizing import scaled
 from cifar10.errors import Misuse
 from cifar10.targets import MODEL, SELECTION, Role
+from cifar10.wording import counted
 
 _MOST_LEFT = 0.1  # of the training images that an epoch may leave out without a word
 
@@ -55,8 +56,8 @@ def tell_batches(config: Config, data: DataSet) -> None:
     size = largest_batch(num_images, training.batch_size, num_shares)
     if size < training.batch_size:
         print(
-            f"note: the training split has {num_images:,} images, so each step learns from {size:,} of them, not from "
-            f"training.batch_size={training.batch_size}",
+            f"note: the training split has {counted(num_images, 'image')}, so each step learns from {size:,} of them, "
+            f"not from training.batch_size={training.batch_size}",
             file=sys.stderr,
         )
     num_left = num_images % size

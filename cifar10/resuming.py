@@ -16,6 +16,7 @@ from cifar10.mlflow_uri import shown_uri
 from cifar10.run_folder import SCORES, is_folder_of, lasting_settings
 from cifar10.tally import Scores
 from cifar10.trained_data import without_sources
+from cifar10.wording import counted
 
 AUTO = "auto"
 """`--resume=auto`: go on with the run of this name if there is one to go on with, else begin it."""
@@ -62,7 +63,7 @@ def finished_scores(checkpoint: Checkpoint, config: Config) -> Scores | None:
         return None
     if not is_folder_of(config, folder, Path(config.models_dir)):
         return None
-    print(f"{folder} is finished after {facts['epochs']} epochs; nothing was changed", file=sys.stderr)
+    print(f"{folder} is finished after {counted(facts['epochs'], 'epoch')}; nothing was changed", file=sys.stderr)
     return {name: value for name, value in facts.items() if isinstance(value, int | float)}
 
 
@@ -142,4 +143,6 @@ def _refuse_other_length(checkpoint: Checkpoint, config: Config) -> None:
             f"for {before}; start a new run from its weights: {again}"
         )
     if epochs < len(checkpoint.history):
-        raise Misuse(f"training.epochs={epochs}: {checkpoint.path} has {len(checkpoint.history)} epochs behind it")
+        raise Misuse(
+            f"training.epochs={epochs}: {checkpoint.path} has {counted(len(checkpoint.history), 'epoch')} behind it"
+        )

@@ -25,6 +25,7 @@ from cifar10.mlflow_uri import shown_uri, uri_problem
 from cifar10.nearest import did_you_mean
 from cifar10.run_folder import read_settings
 from cifar10.run_record import RunRecord, Status
+from cifar10.wording import counted
 
 _ALWAYS = {"config.yaml": "", "history.csv": ""}
 _WHEN_FINISHED = {
@@ -201,7 +202,7 @@ def _send_parameters(store: MLflowStore, run: Any, recorded: Recorded) -> list[s
         tags[NOTE] = recorded.tags[NOTE]
     if new or tags:
         store.client.log_batch(run.info.run_id, params=params(new), tags=run_tags(tags))
-    told = [_count(new, "parameter")] * bool(new) + [_count(tags, "tag")] * bool(tags)
+    told = [counted(len(new), "parameter")] * bool(new) + [counted(len(tags), "tag")] * bool(tags)
     if recorded.record.data and not (run.inputs and run.inputs.dataset_inputs):
         store.client.log_inputs(run.info.run_id, data_sets(recorded.record.data))
         told.append("the data set")
@@ -229,7 +230,7 @@ def _send_metrics(store: MLflowStore, run: Any, recorded: Recorded) -> list[str]
     final = missing({k: v for k, v in recorded.scores.items() if not any(k in e for e in recorded.history)}, last)
     entries += metrics(final, recorded.record.ended or int(timestamp), last)
     send_metrics(store.client, run.info.run_id, entries)
-    return [f"{epochs} epoch{'s' * (epochs != 1)}"] * bool(epochs) + [_count(final, "score")] * bool(final)
+    return [counted(epochs, "epoch")] * bool(epochs) + [counted(len(final), "score")] * bool(final)
 
 
 def _send_files(store: MLflowStore, run: Any, recorded: Recorded) -> list[str]:
@@ -245,11 +246,7 @@ def _send_files(store: MLflowStore, run: Any, recorded: Recorded) -> list[str]:
     ]
     for path, place in new:
         store.client.log_artifact(run.info.run_id, str(path), place or None)
-    return [_count(new, "file")] * bool(new)
-
-
-def _count(things: Any, name: str) -> str:
-    return f"{len(things)} {name}{'s' * (len(things) != 1)}"
+    return [counted(len(new), "file")] * bool(new)
 
 
 def _history(path: Path) -> list[dict[str, float]]:

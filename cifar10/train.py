@@ -41,6 +41,7 @@ from cifar10.tally import Scores
 from cifar10.targets import DATA, MODEL, SELECTION
 from cifar10.trained_data import load_trained_data
 from cifar10.trainer import make_trainer, prepare_cpu
+from cifar10.wording import counted
 
 
 def train(
@@ -131,7 +132,7 @@ def test(  # a step of the program, no test of pytest
     # What is saved is the averaged weights already; the callback would put the current ones back in their place.
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
     if trainer.is_global_zero:
-        _say(f"testing {path} on {len(module.data.test):,} {split} images of {module.data.name}")
+        _say(f"testing {path} on {counted(len(module.data.test), f'{split} image')} of {module.data.name}")
     with told_if_short(f"lower evaluation.batch_size={classifier.config.evaluation.batch_size}"):
         trainer.test(classifier, module, ckpt_path=None if is_loaded else path, weights_only=True, verbose=False)
     return dict(classifier.test_scores)

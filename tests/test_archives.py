@@ -206,6 +206,16 @@ def obtain_on_a_small_disk(archive: Archive, root: Path, outbox: SimpleQueue[str
         outbox.put(str(error))
 
 
+def test_who_means_the_images_that_lie_there_is_told_how_to_say_so(tmp_path: Path) -> None:
+    root = tmp_path / "photos"
+    for folder in ("train/cat", "train/dog"):
+        (root / folder).mkdir(parents=True)
+    with pytest.raises(DataError, match="cannot be had") as caught:
+        obtain(describe(CONTENT, NOWHERE), root)
+    last = str(caught.value).splitlines()[-1]
+    assert last == f"If the images in {root / 'train'} are meant: data_loading=folder data_loading.root={root}"
+
+
 def test_full_disk_is_told_in_words_and_keeps_the_part(tmp_path: Path) -> None:
     outbox: SimpleQueue[str] = FORK.SimpleQueue()
     with serve() as web:

@@ -5,8 +5,9 @@ import pytest
 import torch
 from PIL import Image
 
+from cifar10.constants import EXPORT_MARKER
 from cifar10.data.contract import DataError, DataSet, Split
-from cifar10.data.export import MARKER, export_images
+from cifar10.data.export import export_images
 
 
 def make_data(name: str = "noise", seed: int = 0) -> DataSet:
@@ -105,7 +106,7 @@ def test_unwritable_place_is_told_in_words(tmp_path: Path) -> None:
 @pytest.mark.parametrize("content", [b"", b"\xff\xfe", b"one"])
 def test_a_folder_with_a_damaged_marker_is_nobody_s(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "train").mkdir()
-    (tmp_path / "train" / MARKER).write_bytes(content)
+    (tmp_path / "train" / EXPORT_MARKER).write_bytes(content)
     with pytest.raises(DataError, match="train is there already"):
         export_images(make_data(), tmp_path)
-    assert (tmp_path / "train" / MARKER).read_bytes() == content
+    assert (tmp_path / "train" / EXPORT_MARKER).read_bytes() == content

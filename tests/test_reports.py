@@ -187,7 +187,7 @@ def test_images_that_are_tested_on_and_learnt_from_are_counted(caplog: pytest.Lo
     Image.open("set/test/b/1.png").save("set/train/a/of another class.png")
     load(Path("set"))
     assert "2 of 4 test images are also training images, pixel for pixel" in caplog.text
-    assert "1 images are of several classes at once, such as one of a, b" in caplog.text
+    assert "in several classes at once, pixel for pixel: 1 image, such as one of a, b" in caplog.text
 
 
 def test_classes_told_apart_by_spelling_alone_are_named(caplog: pytest.LogCaptureFixture) -> None:

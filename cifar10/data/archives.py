@@ -21,6 +21,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
+from cifar10.advice import setting
 from cifar10.constants import Archive
 from cifar10.data.contract import DataError, MissingDataError
 from cifar10.data.download import Patience, SourceFailed, download
@@ -81,8 +82,16 @@ def _try_all(archive: Archive, root: Path, sources: list[Source]) -> None:
         f"{archive.folder} is not in {root} and cannot be had: "
         + "; ".join(f"{', '.join(labels)}: {reason}" for reason, labels in failures.items())
         + f"\nPut {archive.name} ({archive.size:,} bytes, SHA-256 {archive.sha256}) into {root}/, "
-        f"or name a copy of it: data_loading.sources=[/path/to/{archive.name}]"
+        f"or name a copy of it: data_loading.sources=[/path/to/{archive.name}]{_own_images_told(root)}"
     )
+
+
+def _own_images_told(root: Path) -> str:
+    """Return a line for whoever means images of their own, if `root` is laid out as class folders are."""
+    if not (root / "train").is_dir():
+        return ""
+    words = f"data_loading=folder {setting('data_loading.root', str(root))}"
+    return f"\nIf the images in {root / 'train'} are meant: {words}"
 
 
 def _sources(archive: Archive, root: Path, named: Sequence[str], patience: Patience) -> Iterator[Source]:

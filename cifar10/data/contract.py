@@ -14,6 +14,7 @@ from torch import Tensor
 from cifar10.errors import Misuse, UserError
 from cifar10.labels import few, is_utf8
 from cifar10.limits import available_memory
+from cifar10.wording import counted
 
 
 class DataError(UserError):
@@ -128,7 +129,9 @@ def hold_out(pool: Split, size: int, seed: int) -> tuple[Split, Split]:
         DataError: `size` leaves no image to train on.
     """
     if size >= len(pool):
-        raise DataError(f"validation_size={size} leaves nothing to train on: the training split has {len(pool)} images")
+        raise DataError(
+            f"validation_size={size} leaves nothing to train on: the training split has {counted(len(pool), 'image')}"
+        )
     generator = torch.Generator().manual_seed(seed)
     counts = torch.bincount(pool.labels)
     exact = counts.double() * size / len(pool)

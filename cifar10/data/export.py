@@ -14,11 +14,10 @@ from numpy.typing import NDArray
 from PIL import Image
 from tqdm import tqdm
 
+from cifar10.constants import EXPORT_MARKER
 from cifar10.data.contract import DataError, DataSet, Split
 from cifar10.labels import printable
-
-MARKER = ".digest"
-"""Holds the data set's name and SHA-256. Hidden, so that nothing takes it for an image."""
+from cifar10.wording import counted
 
 
 def export_images(data: DataSet, root: Path) -> None:
@@ -53,10 +52,10 @@ def _export_split(split: Split, data: DataSet, root: Path, name: str) -> None:
         if unfinished.exists() and not _holds(unfinished, data):
             raise DataError(f"{unfinished} is left over from an export of other data; remove it")
         unfinished.mkdir(parents=True, exist_ok=True)
-        (unfinished / MARKER).write_text(_marker(data), encoding="utf-8")
+        (unfinished / EXPORT_MARKER).write_text(_marker(data), encoding="utf-8")
         num_written = _write_missing(split, data.class_names, unfinished)
         unfinished.rename(folder)
-    print(f"{folder}: {len(split):,} images, {num_written:,} of them new", file=sys.stderr)
+    print(f"{folder}: {counted(len(split), 'image')}, {num_written:,} of them new", file=sys.stderr)
 
 
 def _write_missing(split: Split, class_names: tuple[str, ...], folder: Path) -> int:
@@ -94,7 +93,7 @@ def _holds(folder: Path, data: DataSet) -> bool:
 
 def _marked(folder: Path) -> str:
     """Return what the marker of `folder` says; nothing if there is none."""
-    marker = folder / MARKER
+    marker = folder / EXPORT_MARKER
     return marker.read_text(encoding="utf-8", errors="replace") if marker.is_file() else ""
 
 

@@ -19,6 +19,7 @@ from cifar10.decoding import decode_files
 from cifar10.images import ImageError, silence_pillow
 from cifar10.labels import few
 from cifar10.ranges import ClassName, Fraction, Length, Range, Seed
+from cifar10.wording import counted
 
 _LOGGER = logging.getLogger(__name__)
 _LOOK_AHEAD = 256  # files
@@ -138,7 +139,9 @@ def _warn_of_copies(data: DataSet) -> None:
             )
     if of_two := [sorted(ids) for ids in labels.values() if len(ids) > 1]:
         first = few([data.class_names[label] for label in of_two[0]])
-        _LOGGER.warning("%d images are of several classes at once, such as one of %s", len(of_two), first)
+        _LOGGER.warning(
+            "in several classes at once, pixel for pixel: %s, such as one of %s", counted(len(of_two), "image"), first
+        )
 
 
 def _digest(image: torch.Tensor) -> bytes:
