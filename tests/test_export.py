@@ -1,3 +1,4 @@
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
@@ -8,6 +9,7 @@ from PIL import Image
 from cifar10.constants import EXPORT_MARKER
 from cifar10.data.contract import DataError, DataSet, Split
 from cifar10.data.export import export_images
+from cifar10.image_search import find_images, list_folders
 
 
 def make_data(name: str = "noise", seed: int = 0) -> DataSet:
@@ -39,6 +41,14 @@ def test_files_hold_exactly_the_pixels_under_class_and_place(tmp_path: Path) -> 
         for row, (image, label) in enumerate(zip(pool[name], labels[name], strict=True)):
             path = tmp_path / name / data.class_names[label] / f"{row:0{digits}}.png"
             np.testing.assert_array_equal(np.asarray(Image.open(path)), image.permute(1, 2, 0).numpy())
+
+
+def test_exported_images_are_found_and_nothing_is_said_to_be_passed_over(tmp_path: Path) -> None:
+    export_images(make_data(), tmp_path)
+    skipped: Counter[str] = Counter()
+    assert len(list(find_images(str(tmp_path), skipped))) == 21
+    assert list_folders(str(tmp_path / "train"), skipped) == ["big_truck", "cat", "dog"]
+    assert not skipped
 
 
 def test_second_export_changes_nothing(tmp_path: Path) -> None:

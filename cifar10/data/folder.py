@@ -138,10 +138,8 @@ def _warn_of_copies(data: DataSet) -> None:
                 *(num_copies, len(pixels[name]), name),
             )
     if of_two := [sorted(ids) for ids in labels.values() if len(ids) > 1]:
-        first = few([data.class_names[label] for label in of_two[0]])
-        _LOGGER.warning(
-            "in several classes at once, pixel for pixel: %s, such as one of %s", counted(len(of_two), "image"), first
-        )
+        num_images, first = counted(len(of_two), "image"), few([data.class_names[label] for label in of_two[0]])
+        _LOGGER.warning("in several classes at once, pixel for pixel: %s, such as one of %s", num_images, first)
 
 
 def _digest(image: torch.Tensor) -> bytes:
