@@ -65,6 +65,7 @@ class MLflowTracker:
         self.failure: str | None = None
         """Why the store does not take the record now, if it does not."""
         self._is_away = False
+        self._is_abandoned = False  # the run ends before it has begun
         self._jobs: queue.Queue[Job | None] = queue.Queue()
         self._unsent: list[Job] = []
         self._history: list[dict[str, float]] = []
@@ -95,7 +96,7 @@ class MLflowTracker:
         if self._probed.wait(_PROBED_SECONDS):
             self._settled.wait(_MAKING_SECONDS)
         if self.store is None:
-            self._deadline = time.monotonic()
+            self._is_abandoned = True
             self._jobs.put(None)
             raise missing_store(self.failure or f"MLflow at {shown_uri(self.uri)} could not be opened in time")
 
@@ -189,7 +190,7 @@ class MLflowTracker:
         while self._take():
             self._sample_system()
             self._try()
-        while True:
+        while not self._is_abandoned:
             self._try()
             given_up = time.monotonic() > (self._deadline or 0)
             if (self.store is not None and not self._unsent) or not self._is_away or given_up:
@@ -275,10 +276,10 @@ class MLflowTracker:
         return reason
 
     def _tell(self, failure: str | None) -> None:
-        is_told_elsewhere = self._deadline is not None or (self.config.required and not self._settled.is_set())
+        is_told_elsewhere = self._deadline is not None or self._is_abandoned or (self.config.required and not self._settled.is_set())
         if failure is not None and self.failure is None and not is_told_elsewhere:
             log.warning("%s; training goes on, and the record is sent when it can be", failure)
-        if failure is None and self.failure is not None:
+        if failure is None and self.failure is not None and not self._is_abandoned:
             log.warning("MLflow at %s answers again, and has been sent what it missed", shown_uri(self.uri))
         self.failure = failure
 

@@ -8,6 +8,7 @@ import socket
 import sqlite3
 import subprocess
 import sys
+import threading
 import time
 import urllib.request
 from collections.abc import Iterator
@@ -240,7 +241,12 @@ def test_what_is_away_ends_a_run_that_requires_it(kind: str, tmp_path: Path, cap
         assert time.monotonic() - started < 10
         with pytest.raises(UserError, match=r"(MLflow|written).*tracking\.required=false"):
             open_tracker(config, tmp_path)
+    thread = next((thread for thread in threading.enumerate() if thread.name == "mlflow"), None)
+    if thread is not None:
+        thread.join(20)
+        assert not thread.is_alive()
     assert not caplog.records
+    assert not (tmp_path / "run_id").exists()  # nothing is begun after the refusal
 
 
 @pytest.mark.usefixtures("impatient")
