@@ -276,9 +276,8 @@ class MLflowTracker:
         return reason
 
     def _tell(self, failure: str | None) -> None:
-        is_told_elsewhere = (
-            self._deadline is not None or self._is_abandoned or (self.config.required and not self._settled.is_set())
-        )
+        is_told_elsewhere = self._is_abandoned or self._deadline is not None
+        is_told_elsewhere |= self.config.required and not self._settled.is_set()
         if failure is not None and self.failure is None and not is_told_elsewhere:
             log.warning("%s; training goes on, and the record is sent when it can be", failure)
         if failure is None and self.failure is not None and not self._is_abandoned:
