@@ -23,7 +23,7 @@ from cifar10.checks import (
 )
 from cifar10.command_line import main
 from cifar10.destination import choose_destination
-from cifar10.signals import if_stopped
+from cifar10.system.signals import if_stopped
 
 
 def train(*overrides: str, resume: str | None = None) -> None:

@@ -27,8 +27,8 @@ from cifar10.compose import load_config
 from cifar10.constants import CIFAR10_MEAN, CIFAR10_STD
 from cifar10.data.contract import Split
 from cifar10.data.resident import TrainingBatches
-from cifar10.memory import keep_memory_warm
 from cifar10.networks.normalize import Normalize
+from cifar10.system.memory import keep_memory_warm
 
 _BATCH_SIZE, _HOLE = 500, 12
 _AUGMENTATION = ("augmentation.crop_padding=4", "augmentation.flip=random")

@@ -23,7 +23,7 @@ from measuring import newest_runs, table, write_results
 from cifar10.compose import load_config
 from cifar10.conf_folder import options
 from cifar10.devices import computes_bf16
-from cifar10.memory import keep_memory_warm
+from cifar10.system.memory import keep_memory_warm
 
 _LAYERS = [(24, 64, 31), (64, 64, 15), (64, 256, 15), (256, 256, 7), (256, 256, 7), (256, 256, 3)]
 """The default network's 3 x 3 convolutions: channels in, channels out, pixels a side."""

@@ -22,8 +22,8 @@ from cifar10.build import build
 from cifar10.compose import load_config
 from cifar10.kernels import machine_code
 from cifar10.kernels.convolution import Convolution3x3
-from cifar10.memory import keep_memory_warm
 from cifar10.networks.speed import ShiftNorm
+from cifar10.system.memory import keep_memory_warm
 from cifar10.targets import MODEL, OPTIMIZER
 
 _CONVOLUTIONS = [

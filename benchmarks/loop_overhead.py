@@ -46,10 +46,10 @@ from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
 from cifar10.data.resident import TrainingBatches
 from cifar10.data.resizing import pixels_at, resize
-from cifar10.memory import keep_memory_warm
 from cifar10.mlflow_tracker import MLflowTracker
 from cifar10.model import Classifier
 from cifar10.run import open_run
+from cifar10.system.memory import keep_memory_warm
 from cifar10.targets import DATA, OPTIMIZER, SCHEDULE
 from cifar10.train import fit, make_network
 from cifar10.trainer import prepare_cpu, resolve_precision

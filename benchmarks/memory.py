@@ -1,4 +1,4 @@
-"""What does it save to keep memory between steps (cifar10/memory.py)?
+"""What does it save to keep memory between steps (cifar10/system/memory.py)?
 
     python benchmarks/memory.py [--pairs 3]
 
@@ -41,7 +41,7 @@ def main() -> None:
 def measure(warm: bool) -> dict[str, float]:
     """Return milliseconds of wall and processor time and page faults, each an image."""
     sys.path.insert(0, str(Path(__file__).parents[1]))
-    from cifar10.memory import keep_memory_warm
+    from cifar10.system.memory import keep_memory_warm
 
     if warm:
         assert keep_memory_warm(), "this C library has no mallopt"

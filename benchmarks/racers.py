@@ -30,8 +30,8 @@ from torch.nn.functional import cross_entropy
 from cifar10.data.contract import Split
 from cifar10.data.resident import TrainingBatches
 from cifar10.data.resizing import pixels_at, resize
-from cifar10.memory import keep_memory_warm
 from cifar10.selection import Selection
+from cifar10.system.memory import keep_memory_warm
 from cifar10.tta import predict_probabilities
 
 Run = Callable[[int], tuple[float, float]]

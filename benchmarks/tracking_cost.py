@@ -112,8 +112,8 @@ def measure(backend: str, words: list[str]) -> dict[str, Any]:
     from cifar10.checkpoints import digest_of
     from cifar10.compose import load_config
     from cifar10.data.contract import DataSet
-    from cifar10.memory import keep_memory_warm
     from cifar10.run import open_run
+    from cifar10.system.memory import keep_memory_warm
     from cifar10.targets import DATA
     from cifar10.train import fit, make_network
 

@@ -13,7 +13,7 @@ from cifar10.advice import PROGRAM
 from cifar10.conf_folder import groups, options, settings
 from cifar10.errors import Misuse
 from cifar10.flags import FALSE, TRUE, Commands, Flag, flags_of, shortened, takes_overrides
-from cifar10.nearest import nearest
+from cifar10.suggest import nearest
 
 __all__ = ["PROGRAM", "canonical"]
 

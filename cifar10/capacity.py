@@ -11,7 +11,7 @@ from cifar10.config import Component, Config
 from cifar10.data.resident import largest_batch
 from cifar10.data.resizing import scaled
 from cifar10.errors import UserError
-from cifar10.limits import total_memory
+from cifar10.system.limits import total_memory
 
 log = logging.getLogger(__name__)
 

@@ -13,7 +13,7 @@ from typing import Any
 from cifar10.advice import command_line
 from cifar10.conf_folder import PROJECT
 from cifar10.errors import CheckpointError
-from cifar10.nearest import did_you_mean
+from cifar10.suggest import did_you_mean
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 

@@ -14,8 +14,8 @@ from cifar10.conf_folder import PROJECT, top_settings
 from cifar10.errors import CheckpointError, Misuse, UserError
 from cifar10.flags import shortened
 from cifar10.image_search import find_images, no_images
-from cifar10.nearest import did_you_mean
 from cifar10.other_formats import kind_of_collection, kind_of_name
+from cifar10.suggest import did_you_mean
 
 RESUMABLE = (
     *("models_dir", "training.epochs", "data_loading.root", "data_loading.sources", "tracking"),

@@ -20,10 +20,10 @@ from cifar10.arguments import PROGRAM, canonical
 from cifar10.command_help import command_help, overview
 from cifar10.errors import Misuse, UserError
 from cifar10.flags import Command, Commands, flags_of, shortened
-from cifar10.nearest import did_you_mean
-from cifar10.shortage import told_if_short
-from cifar10.signals import Stopped, listening, stopped_by
-from cifar10.streams import STDOUT_NAME, restart_in_utf8, secure_standard_streams
+from cifar10.suggest import did_you_mean
+from cifar10.system.shortage import told_if_short
+from cifar10.system.signals import Stopped, listening, stopped_by
+from cifar10.system.streams import STDOUT_NAME, restart_in_utf8, secure_standard_streams
 
 _HELP = ("-h", "--help", "-help", "--h")
 _BROKEN_PIPE = 141

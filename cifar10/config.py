@@ -19,7 +19,7 @@ from pydantic import (
     model_validator,
 )
 
-from cifar10.ranges import Fraction
+from cifar10.types import Fraction
 
 
 def _plain_name(name: str) -> str:

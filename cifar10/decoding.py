@@ -10,7 +10,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from cifar10.images import MAX_PIXELS, EncodedImage, ImageError, Pixels, read_image_file
-from cifar10.limits import num_cpus
+from cifar10.system.limits import num_cpus
 
 PATIENCE = 120.0
 """Seconds that a file may take to be read and decoded; all that `images` does not refuse takes a fraction of it."""

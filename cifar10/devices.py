@@ -3,7 +3,7 @@
 import torch
 
 from cifar10.errors import Misuse
-from cifar10.limits import num_cpus
+from cifar10.system.limits import num_cpus
 
 
 def choose_device(name: str) -> torch.device:

@@ -9,8 +9,8 @@ from cifar10.interruption import Interrupted
 from cifar10.known_stores import unknown_settings
 from cifar10.model import DivergedError
 from cifar10.run import Run
-from cifar10.shortage import PeerGoneError
-from cifar10.signals import Stopped
+from cifar10.system.shortage import PeerGoneError
+from cifar10.system.signals import Stopped
 
 
 def close_early(run: Run, error: BaseException) -> None:

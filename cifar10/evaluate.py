@@ -16,11 +16,11 @@ from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
 from cifar10.errors import UserError
 from cifar10.labels import printable
-from cifar10.limits import num_cpus
-from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier
 from cifar10.run import finite_or_none, save_figures
 from cifar10.run_folder import write_atomically
+from cifar10.system.limits import num_cpus
+from cifar10.system.memory import keep_memory_warm
 from cifar10.tally import Scores
 from cifar10.train import test
 from cifar10.trained_data import load_trained_data, moved_line, relocated

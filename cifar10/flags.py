@@ -11,8 +11,8 @@ from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
 from cifar10.errors import Misuse
-from cifar10.home import expanded
-from cifar10.nearest import did_you_mean
+from cifar10.suggest import did_you_mean
+from cifar10.system.home import expanded
 
 Command = Callable[..., int | None]
 """Returns its exit code if it has something to say with it."""

@@ -23,12 +23,12 @@ from cifar10.errors import Misuse, UserError
 from cifar10.image_search import describe_skipped, find_images, no_images, search_root
 from cifar10.images import ImageError, silence_pillow
 from cifar10.labels import ClassFolders
-from cifar10.memory import share_memory_between_threads
 from cifar10.predictor import Predictor
 from cifar10.report import Score
 from cifar10.results import Guess, Row, open_results, visible
-from cifar10.shortage import told_if_short
-from cifar10.signals import if_stopped, listening
+from cifar10.system.memory import share_memory_between_threads
+from cifar10.system.shortage import told_if_short
+from cifar10.system.signals import if_stopped, listening
 from cifar10.wording import counted
 
 _MOST_NAMED = 4

@@ -9,7 +9,7 @@ from typing import Any
 import pytorch_lightning as pl
 
 from cifar10.saving import SaveCheckpoints, is_between_steps
-from cifar10.signals import Stopped, listening, taken_by
+from cifar10.system.signals import Stopped, listening, taken_by
 
 
 class Interrupted(Stopped):

@@ -17,7 +17,7 @@ from hydra.errors import HydraException
 
 from cifar10.conf_folder import groups, options
 from cifar10.config import Config
-from cifar10.nearest import did_you_mean
+from cifar10.suggest import did_you_mean
 from cifar10.validation import Problem, shown
 
 _LONGEST_LINE = 20_000  # characters; a list of so many takes about a second

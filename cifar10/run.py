@@ -28,7 +28,6 @@ from cifar10.config import Config
 from cifar10.data.contract import DataSet
 from cifar10.errors import Misuse
 from cifar10.figures import confusion_matrix, learning_curves
-from cifar10.processes import Processes, find_processes
 from cifar10.provenance import code_state, machine, versions
 from cifar10.run_folder import (
     CONFIG,
@@ -42,6 +41,7 @@ from cifar10.run_folder import (
     write_atomically,
 )
 from cifar10.run_record import Status
+from cifar10.system.processes import Processes, find_processes
 from cifar10.tally import Scores
 from cifar10.tracking import NoTracker, Tracker, open_tracker, require_store
 from cifar10.trainer import resolve_precision

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any, get_type_hints
 
 from cifar10.errors import Misuse
-from cifar10.nearest import did_you_mean
-from cifar10.shortage import shortage
+from cifar10.suggest import did_you_mean
+from cifar10.system.shortage import shortage
 
 Target = Callable[..., Any]
 

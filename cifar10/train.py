@@ -25,18 +25,18 @@ from cifar10.data.module import ResidentData
 from cifar10.early_end import close_early, going_on_line, what_is_kept
 from cifar10.errors import CheckpointError, Misuse, UserError
 from cifar10.interruption import StopOnSignal
-from cifar10.memory import keep_memory_warm
 from cifar10.model import Classifier
 from cifar10.preflight import refuse_unfit, tell_batches, warn_of_mirroring
-from cifar10.processes import find_processes
 from cifar10.progress import TrainingProgress
 from cifar10.resuming import find_resumed, finished_scores
 from cifar10.run import Run, open_run
 from cifar10.saving import SaveCheckpoints, amend_checkpoint
 from cifar10.selection import Selection
-from cifar10.shortage import told_if_alone, told_if_short
-from cifar10.signals import Stopped, held, if_stopped
 from cifar10.stopwatch import Stopwatch
+from cifar10.system.memory import keep_memory_warm
+from cifar10.system.processes import find_processes
+from cifar10.system.shortage import told_if_alone, told_if_short
+from cifar10.system.signals import Stopped, held, if_stopped
 from cifar10.tally import Scores
 from cifar10.targets import DATA, MODEL, SELECTION
 from cifar10.trained_data import load_trained_data

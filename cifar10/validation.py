@@ -8,7 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
-from cifar10.nearest import nearest
+from cifar10.suggest import nearest
 
 Model = TypeVar("Model", bound=BaseModel)
 

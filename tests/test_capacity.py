@@ -17,7 +17,7 @@ from cifar10.compose import load_config
 from cifar10.errors import UserError
 from cifar10.networks.resnet import ResNet
 from cifar10.networks.speed import SpeedNet
-from cifar10.shortage import shortage, told_if_alone, told_if_short
+from cifar10.system.shortage import shortage, told_if_alone, told_if_short
 from cifar10.train import train
 from tests.tiny_run import TINY
 

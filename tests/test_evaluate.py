@@ -16,7 +16,7 @@ from cifar10.compose import load_config
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate
 from cifar10.infer import infer
-from cifar10.limits import num_cpus
+from cifar10.system.limits import num_cpus
 from cifar10.targets import DATA
 from cifar10.train import train
 from cifar10.trained_data import class_ids, load_trained_data

@@ -144,7 +144,7 @@ def test_wrong_classes_are_errors(tmp_path: Path, classes: list[str | int], mess
 
 def test_more_than_fits_into_memory_is_refused_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, {"train/a": 5, "train/b": 5})
-    monkeypatch.setattr("cifar10.limits.psutil.virtual_memory", lambda: type("M", (), {"available": 1000}))
+    monkeypatch.setattr("cifar10.system.limits.psutil.virtual_memory", lambda: type("M", (), {"available": 1000}))
     with pytest.raises(DataError, match=r"only 0\.0 GB are free; choose a smaller"):
         load(tmp_path)
 

@@ -11,7 +11,7 @@ from cifar10.command_line import parse
 from cifar10.compose import ConfigError, load_config
 from cifar10.errors import Misuse
 from cifar10.explain import explain
-from cifar10.home import expanded, expanded_uri
+from cifar10.system.home import expanded, expanded_uri
 
 USER = Path(os.path.expanduser("~root"))
 needs_root = pytest.mark.skipif(str(USER) == "~root", reason="there is no user root")

@@ -19,7 +19,7 @@ import cifar10.run
 import cifar10.train
 from cifar10.compose import load_config
 from cifar10.interruption import Interrupted
-from cifar10.signals import Stopped
+from cifar10.system.signals import Stopped
 from cifar10.train import train
 from commands import COMMANDS
 from tests.tiny_run import TINY
@@ -150,7 +150,7 @@ def test_signals_of_schedulers_and_terminals_save_as_sigterm_does(
 
 
 def test_a_second_signal_stops_without_saving(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifar10.signals._ECHO_SECONDS", 0.0)
+    monkeypatch.setattr("cifar10.system.signals._ECHO_SECONDS", 0.0)
 
     def send_twice(*_: object) -> None:
         for _number in range(2):

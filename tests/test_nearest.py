@@ -2,7 +2,7 @@
 
 import pytest
 
-from cifar10.nearest import did_you_mean, nearest
+from cifar10.suggest import did_you_mean, nearest
 
 KEYS = [
     "seed",

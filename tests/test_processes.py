@@ -18,7 +18,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 from cifar10.compose import load_config
 from cifar10.config import TrainingConfig
 from cifar10.errors import Misuse
-from cifar10.processes import Processes, find_processes
+from cifar10.system.processes import Processes, find_processes
 from cifar10.train import train
 from tests.tiny_run import TINY
 

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import pytest
 from pydantic import TypeAdapter, ValidationError
 
-from cifar10.ranges import (
+from cifar10.types import (
     Fraction,
     Length,
     NonNegativeFloat,

@@ -29,12 +29,12 @@ from cifar10.destination import choose_destination
 from cifar10.errors import Misuse, UserError
 from cifar10.evaluate import evaluate
 from cifar10.image_search import find_images
-from cifar10.limits import available_memory, num_cpus, total_memory
 from cifar10.mlflow_uri import absolute_uri
 from cifar10.preflight import refuse_unfit, tell_batches
 from cifar10.run import save_figures
 from cifar10.run_folder import FolderError, claim_new
 from cifar10.run_record import RunRecord
+from cifar10.system.limits import available_memory, num_cpus, total_memory
 from cifar10.targets import DATA
 from cifar10.tracking import open_tracker
 from cifar10.train import train
@@ -404,8 +404,8 @@ def in_group(files: dict[str, str], own: str, monkeypatch: pytest.MonkeyPatch) -
         (path := Path("cgroup", name)).parent.mkdir(parents=True, exist_ok=True)
         path.write_text(text)
     Path("own").write_text(own)
-    monkeypatch.setattr("cifar10.limits._ROOT", Path("cgroup"))
-    monkeypatch.setattr("cifar10.limits._OWN_GROUPS", Path("own"))
+    monkeypatch.setattr("cifar10.system.limits._ROOT", Path("cgroup"))
+    monkeypatch.setattr("cifar10.system.limits._OWN_GROUPS", Path("own"))
     monkeypatch.setattr("os.sched_getaffinity", lambda process: set(range(64)), raising=False)
 
 

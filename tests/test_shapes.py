@@ -47,6 +47,6 @@ def test_more_images_than_memory_holds_are_refused_before_anything_is_drawn(size
 
 
 def test_a_limit_of_the_process_s_memory_counts_as_well(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifar10.limits.resource.getrlimit", lambda _: (2**20, 2**20))
+    monkeypatch.setattr("cifar10.system.limits.resource.getrlimit", lambda _: (2**20, 2**20))
     with pytest.raises(DataError, match=r"only 0\.0 GB are free"):
         shapes()

@@ -30,7 +30,7 @@ from torch.nn.functional import cross_entropy
 
 import cifar10.data.cifar
 import cifar10.data.contract
-import cifar10.memory
+import cifar10.system.memory
 import cifar10.model
 import cifar10.networks.resnet
 import cifar10.networks.simple_cnn

@@ -11,8 +11,8 @@ from cifar10.constants import CIFAR10_ARCHIVE, CIFAR100_ARCHIVE, CLASS_ALIASES
 from cifar10.data.archives import obtain
 from cifar10.data.contract import DataError, DataSet, Split, hold_out
 from cifar10.labels import ClassFolders
-from cifar10.nearest import did_you_mean
-from cifar10.ranges import ClassName, Length, NonNegativeInt, Seed
+from cifar10.suggest import did_you_mean
+from cifar10.types import ClassName, Length, NonNegativeInt, Seed
 
 Root = Annotated[str, Length(1)]
 """Folder that holds, or will hold, the batches."""

@@ -20,7 +20,7 @@ import yaml
 from cifar10.data.contract import DataError, MissingDataError
 from cifar10.image_search import find_images, list_folders, listed
 from cifar10.labels import ClassFolders, composed, few, in_order, is_utf8, printable
-from cifar10.nearest import did_you_mean
+from cifar10.suggest import did_you_mean
 
 _LOGGER = logging.getLogger(__name__)
 _SPLITS = {"train": "train", "test": "test", **dict.fromkeys(("val", "valid", "validation"), "validation")}

@@ -18,7 +18,7 @@ from cifar10.data.contract import DataError, DataSet, Split, hold_out, require_m
 from cifar10.decoding import decode_files
 from cifar10.images import ImageError, silence_pillow
 from cifar10.labels import few
-from cifar10.ranges import ClassName, Fraction, Length, Range, Seed
+from cifar10.types import ClassName, Fraction, Length, Range, Seed
 from cifar10.wording import counted
 
 _LOGGER = logging.getLogger(__name__)

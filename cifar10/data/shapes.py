@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 
 from cifar10.data.contract import DataSet, Split, require_memory
-from cifar10.ranges import NonNegativeInt, PositiveInt, Range, Seed
+from cifar10.types import NonNegativeInt, PositiveInt, Range, Seed
 
 Field2D = NDArray[np.floating]
 """Signed distance to a figure's edge in units of its radius, (N, H, W); negative inside."""

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from cifar10.kernels.convolution import Convolution3x3
 from cifar10.networks.normalize import Normalize
-from cifar10.ranges import PositiveInt
+from cifar10.types import PositiveInt
 
 _BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3)}  # per stage; Table 1 of the paper
 

@@ -3,7 +3,7 @@
 from torch import Tensor, nn
 
 from cifar10.networks.normalize import Normalize
-from cifar10.ranges import Fraction, PositiveInt
+from cifar10.types import Fraction, PositiveInt
 
 
 class SimpleCNN(nn.Module):

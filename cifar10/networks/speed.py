@@ -24,7 +24,7 @@ from torch.nn import functional
 from cifar10.kernels.convolution import Convolution3x3
 from cifar10.kernels.normalization import normalize_and_activate
 from cifar10.networks.normalize import Normalize
-from cifar10.ranges import Length, PositiveInt, Range
+from cifar10.types import Length, PositiveInt, Range
 
 _WHITEN_IMAGES = 5000  # enough for a 12 x 12 covariance
 _WHITEN_EPSILON = 5e-4  # keeps noise in the weakest directions from being blown up

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from cifar10.optimizers.roles import roles_of
-from cifar10.ranges import Fraction, NonNegativeFloat, PositiveFloat
+from cifar10.types import Fraction, NonNegativeFloat, PositiveFloat
 
 # Coefficients of the quintic p(x) = a x + b x^3 + c x^5, from the source above. A few rounds bring most singular values
 # from (0, 1] to about 0.7 .. 1.2, which trains as well as exactly 1 and needs matrix products only.

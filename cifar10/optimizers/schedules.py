@@ -4,7 +4,7 @@ import math
 from dataclasses import dataclass
 from typing import Annotated, Protocol
 
-from cifar10.ranges import Fraction, Part, Range
+from cifar10.types import Fraction, Part, Range
 
 
 class Schedule(Protocol):

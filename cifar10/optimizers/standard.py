@@ -6,7 +6,7 @@ import torch
 from torch import nn
 
 from cifar10.optimizers.roles import roles_of
-from cifar10.ranges import Fraction, Length, NonNegativeFloat, PositiveFloat
+from cifar10.types import Fraction, Length, NonNegativeFloat, PositiveFloat
 
 Betas = Annotated[list[Fraction], Length(2, 2)]
 
