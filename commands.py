@@ -41,7 +41,7 @@ def train(*overrides: str, resume: str | None = None) -> None:
     note_place()
     if resume is not None:
         require_resumable(resume, overrides)
-    from cifar10.compose import load_config
+    from cifar10.config.compose import load_config
     from cifar10.run_folder import refuse_taken
 
     changes = overrides if resume not in (None, "auto") else ()
@@ -155,7 +155,7 @@ def data(*overrides: str, export_images: bool = False) -> None:
     python commands.py data 'data_loading.sources=[/mnt/archives]'
     """
     note_place()
-    from cifar10.compose import load_config
+    from cifar10.config.compose import load_config
 
     config = load_config(overrides)
     from cifar10.fetch import fetch
@@ -172,7 +172,7 @@ def config(*overrides: str) -> None:
     python commands.py config model=resnet18 training.epochs=5
     """
     require_place()
-    from cifar10.explain import explain
+    from cifar10.config.explain import explain
 
     print(explain(overrides))
 

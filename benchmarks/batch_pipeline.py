@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import CIFAR10
 
-from cifar10.compose import load_config
+from cifar10.config.compose import load_config
 from cifar10.constants import CIFAR10_MEAN, CIFAR10_STD
 from cifar10.data.contract import Split
 from cifar10.data.resident import TrainingBatches

@@ -20,8 +20,8 @@ import torch
 from counting import RecipeCost, count_flops, count_recipe
 from measuring import newest_runs, table, write_results
 
-from cifar10.compose import load_config
-from cifar10.conf_folder import options
+from cifar10.config.compose import load_config
+from cifar10.config.conf_folder import options
 from cifar10.devices import computes_bf16
 from cifar10.system.memory import keep_memory_warm
 

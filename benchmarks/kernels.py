@@ -18,13 +18,13 @@ from measuring import in_turn, ratio, table, write_results
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cifar10.build import build
-from cifar10.compose import load_config
+from cifar10.config.build import build
+from cifar10.config.compose import load_config
+from cifar10.config.targets import MODEL, OPTIMIZER
 from cifar10.kernels import machine_code
 from cifar10.kernels.convolution import Convolution3x3
 from cifar10.networks.speed import ShiftNorm
 from cifar10.system.memory import keep_memory_warm
-from cifar10.targets import MODEL, OPTIMIZER
 
 _CONVOLUTIONS = [
     (24, 64, 31, True),

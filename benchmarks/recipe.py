@@ -22,7 +22,7 @@ from typing import Any
 
 from measuring import REPOSITORY, now, origin, result_path, table, timed
 
-from cifar10.compose import load_config
+from cifar10.config.compose import load_config
 from cifar10.provenance import code_digest
 from cifar10.run_folder import write_atomically
 

@@ -43,13 +43,13 @@ from torch.utils.data import DataLoader, Subset
 from torchvision import transforms
 from torchvision.datasets import CIFAR10
 
-from cifar10.build import build
-from cifar10.compose import load_config
+from cifar10.config.build import build
+from cifar10.config.compose import load_config
+from cifar10.config.targets import DATA
 from cifar10.constants import CIFAR10_MEAN, CIFAR10_STD
 from cifar10.data.contract import DataSet, Split
 from cifar10.run import open_run
 from cifar10.system.memory import keep_memory_warm
-from cifar10.targets import DATA
 from cifar10.train import fit, make_network
 
 _TRAIN_IMAGES, _TUTORIAL_EPOCHS, _BATCH_SIZE = 45_000, 30, 256

@@ -9,8 +9,8 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from cifar10.advice import PROGRAM
-from cifar10.conf_folder import groups, options, settings
+from cifar10.config.advice import PROGRAM
+from cifar10.config.conf_folder import groups, options, settings
 from cifar10.errors import Misuse
 from cifar10.flags import FALSE, TRUE, Commands, Flag, flags_of, shortened, takes_overrides
 from cifar10.suggest import nearest
@@ -208,7 +208,7 @@ def _setting_word(key: str, value: str) -> str:
     """Return `key=value` as it is typed into a shell, with the quotes that Hydra needs."""
     line = f"{key}={value}"
     if not re.fullmatch(r"[\w.=-]+", line, re.ASCII):
-        from cifar10.overrides import readable
+        from cifar10.config.overrides import readable
 
         line = readable(line)
     return shlex.quote(line)

@@ -7,7 +7,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from cifar10.config import Component, Config
+from cifar10.config.schema import Component, Config
 from cifar10.data.resident import largest_batch
 from cifar10.data.resizing import scaled
 from cifar10.errors import UserError

@@ -10,8 +10,8 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from cifar10.advice import command_line
-from cifar10.conf_folder import PROJECT
+from cifar10.config.advice import command_line
+from cifar10.config.conf_folder import PROJECT
 from cifar10.errors import CheckpointError
 from cifar10.suggest import did_you_mean
 
@@ -190,8 +190,8 @@ def _shown(models: Path) -> str:
 
 def _downloaded(uri: str) -> Path:
     """Fetch what MLflow keeps under `uri`: a file, or a folder that holds one checkpoint. It is removed at exit."""
+    from cifar10.config.mlflow_uri import absolute_uri, default_uri, shown_uri
     from cifar10.mlflow_store import StoreError, connect_for_reading, reason_of
-    from cifar10.mlflow_uri import absolute_uri, default_uri, shown_uri
 
     store = default_uri()
     try:

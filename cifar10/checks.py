@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cifar10.advice import command_line
 from cifar10.checkpoint_names import BEST, LAST, find_locally, which_run
-from cifar10.conf_folder import PROJECT, top_settings
+from cifar10.config.advice import command_line
+from cifar10.config.conf_folder import PROJECT, top_settings
 from cifar10.errors import CheckpointError, Misuse, UserError
 from cifar10.flags import shortened
 from cifar10.image_search import find_images, no_images
@@ -120,7 +120,7 @@ def _models_dir(override: str | None) -> str:
     """Return the folder that `override` says, as Hydra and the shell's `~` have it; without one, that of `conf/`."""
     if override is None:
         return str(top_settings().get("models_dir", "models"))
-    from cifar10.compose import ConfigError, composed  # which know quotes, `~` and interpolations
+    from cifar10.config.compose import ConfigError, composed  # which know quotes, `~` and interpolations
 
     composition = composed([override])
     if composition.problems:

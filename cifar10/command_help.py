@@ -2,7 +2,7 @@
 
 import inspect
 
-from cifar10.advice import PROGRAM
+from cifar10.config.advice import PROGRAM
 from cifar10.flags import Command, Commands, flags_of, takes_overrides
 
 

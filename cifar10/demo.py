@@ -10,13 +10,13 @@ from pathlib import Path
 from PIL import Image
 
 from cifar10.arguments import PROGRAM
-from cifar10.build import build
-from cifar10.compose import load_config
+from cifar10.config.build import build
+from cifar10.config.compose import load_config
+from cifar10.config.targets import DATA
 from cifar10.constants import CIFAR10_ARCHIVE
 from cifar10.data.contract import DataSet
 from cifar10.errors import UserError
 from cifar10.infer import Summary, infer
-from cifar10.targets import DATA
 from cifar10.train import train
 from cifar10.wording import counted
 

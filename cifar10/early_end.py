@@ -3,8 +3,8 @@
 import sys
 from pathlib import Path
 
-from cifar10.advice import command_line, setting
 from cifar10.checkpoint_names import LAST
+from cifar10.config.advice import command_line, setting
 from cifar10.interruption import Interrupted
 from cifar10.known_stores import unknown_settings
 from cifar10.model import DivergedError

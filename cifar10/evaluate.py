@@ -11,7 +11,7 @@ import torch
 
 from cifar10.checkpoint_names import resolve_checkpoint
 from cifar10.checkpoints import Checkpoint, load_checkpoint
-from cifar10.config import TrainingConfig
+from cifar10.config.schema import TrainingConfig
 from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
 from cifar10.errors import UserError

@@ -5,13 +5,13 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from cifar10.build import build
-from cifar10.config import Component, Config
+from cifar10.config.build import build
+from cifar10.config.schema import Component, Config
+from cifar10.config.targets import DATA
+from cifar10.config.yaml_lines import one_line, one_line_each
 from cifar10.data.contract import DataSet, Split
 from cifar10.data.export import export_images as export
 from cifar10.errors import Misuse
-from cifar10.targets import DATA
-from cifar10.yaml_lines import one_line, one_line_each
 
 DEFAULT_ROOT = "data"
 

@@ -9,10 +9,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from cifar10.conf_folder import options
-from cifar10.config import TrackingConfig
+from cifar10.config.conf_folder import options
+from cifar10.config.mlflow_uri import LOCAL_URI, absolute_uri, database_path
+from cifar10.config.schema import TrackingConfig
 from cifar10.mlflow_places import artifacts_folder
-from cifar10.mlflow_uri import LOCAL_URI, absolute_uri, database_path
 
 
 class _Place(NamedTuple):
@@ -42,7 +42,7 @@ def _place(uri: str, artifacts: str | None) -> _Place:
 
 @cache
 def _configured(_folder: Path, _variable: str | None) -> frozenset[_Place]:  # what the addresses depend on
-    from cifar10.compose import composed
+    from cifar10.config.compose import composed
 
     sections: list[Any] = [composed([f"tracking={option}"]).values.get("tracking") for option in options("tracking")]
     return frozenset(

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifar10.mlflow_uri import shown_uri
+from cifar10.config.mlflow_uri import shown_uri
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

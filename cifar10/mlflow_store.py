@@ -19,9 +19,9 @@ from typing import TYPE_CHECKING
 
 from filelock import FileLock, Timeout
 
-from cifar10.config import TrackingConfig
+from cifar10.config.mlflow_uri import absolute_uri, database_path, shown_uri, uri_problem
+from cifar10.config.schema import TrackingConfig
 from cifar10.mlflow_places import artifacts_folder, mend_places
-from cifar10.mlflow_uri import absolute_uri, database_path, shown_uri, uri_problem
 from cifar10.run_record import RunRecord
 
 if TYPE_CHECKING:

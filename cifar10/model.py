@@ -14,16 +14,16 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 
+from cifar10.config.targets import OPTIMIZER, SCHEDULE, Role
 from cifar10.data.resident import Batch, BatchStream
 from cifar10.data.resizing import pixels_at, resize
 from cifar10.errors import UserError
 from cifar10.selection import All, Selection
 from cifar10.tally import Scores, Tally
-from cifar10.targets import OPTIMIZER, SCHEDULE, Role
 from cifar10.tta import predict_plain_and_augmented
 
 if TYPE_CHECKING:
-    from cifar10.config import Component, Config
+    from cifar10.config.schema import Component, Config
 
 _STEP_STREAM = 3  # of the random numbers inside a network (dropout); see data/augmentation.py for the others
 
@@ -32,7 +32,9 @@ _LEAST = 1e-12  # probability, so that its logarithm stays finite
 
 
 def _build(role: Role, component: "Component", **provided: Any) -> Any:
-    from cifar10.build import build  # checks arguments with pydantic; what a plain loop needs of this does without
+    from cifar10.config.build import (
+        build,  # checks arguments with pydantic; what a plain loop needs of this does without
+    )
 
     return build(role, component, **provided)
 

@@ -9,7 +9,7 @@ from typing import Protocol, get_args
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar10.config import TTA, Views
+from cifar10.config.schema import TTA, Views
 from cifar10.errors import Misuse
 
 

@@ -5,14 +5,14 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar10.advice import command_line, setting
 from cifar10.checkpoint_names import LAST, resolve_checkpoint
 from cifar10.checkpoints import Checkpoint, load_checkpoint, require_training_state
-from cifar10.compose import with_changes
-from cifar10.config import Config, TrackingConfig
+from cifar10.config.advice import command_line, setting
+from cifar10.config.compose import with_changes
+from cifar10.config.mlflow_uri import shown_uri
+from cifar10.config.schema import Config, TrackingConfig
 from cifar10.errors import Misuse
 from cifar10.known_stores import unknown_settings
-from cifar10.mlflow_uri import shown_uri
 from cifar10.run_folder import SCORES, is_folder_of, lasting_settings
 from cifar10.tally import Scores
 from cifar10.trained_data import without_sources

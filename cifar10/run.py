@@ -24,7 +24,7 @@ from torch import Tensor
 from cifar10 import __version__
 from cifar10.checkpoint_names import BEST
 from cifar10.checkpoints import FORMAT, Checkpoint, load_checkpoint
-from cifar10.config import Config
+from cifar10.config.schema import Config
 from cifar10.data.contract import DataSet
 from cifar10.errors import Misuse
 from cifar10.figures import confusion_matrix, learning_curves

@@ -15,13 +15,13 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from cifar10.advice import command_line
-from cifar10.config import TrackingConfig
+from cifar10.config.advice import command_line
+from cifar10.config.mlflow_uri import shown_uri, uri_problem
+from cifar10.config.schema import TrackingConfig
 from cifar10.errors import Misuse, UserError
 from cifar10.known_stores import unknown_settings
 from cifar10.mlflow_entities import NOTE, data_sets, metrics, note, parameters_of, params, run_tags, send_metrics
 from cifar10.mlflow_store import KEY_TAG, MLflowStore, StoreError, probe, reason_of
-from cifar10.mlflow_uri import shown_uri, uri_problem
 from cifar10.run_folder import read_settings
 from cifar10.run_record import RunRecord, Status
 from cifar10.suggest import did_you_mean

@@ -4,7 +4,7 @@ import sys
 from pathlib import Path
 from typing import Any, Protocol
 
-from cifar10.config import TrackingConfig
+from cifar10.config.schema import TrackingConfig
 from cifar10.mlflow_store import StoreError, probe
 from cifar10.mlflow_tracker import MLflowTracker, missing_store
 from cifar10.run_record import RunRecord, Status

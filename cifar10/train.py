@@ -12,13 +12,14 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 
-from cifar10.advice import command_line
-from cifar10.build import build
 from cifar10.capacity import refuse_untrainable, sizes_of, training_advice
 from cifar10.checkpoint_names import BEST, LAST, name_of_run, resolve_checkpoint
 from cifar10.checkpoint_outline import first_line
 from cifar10.checkpoints import Checkpoint, load_checkpoint
-from cifar10.config import Config
+from cifar10.config.advice import command_line
+from cifar10.config.build import build
+from cifar10.config.schema import Config
+from cifar10.config.targets import DATA, MODEL, SELECTION
 from cifar10.data.contract import DataSet
 from cifar10.data.mirroring import MirrorTest
 from cifar10.data.module import ResidentData
@@ -38,7 +39,6 @@ from cifar10.system.processes import find_processes
 from cifar10.system.shortage import told_if_alone, told_if_short
 from cifar10.system.signals import Stopped, held, if_stopped
 from cifar10.tally import Scores
-from cifar10.targets import DATA, MODEL, SELECTION
 from cifar10.trained_data import load_trained_data
 from cifar10.trainer import make_trainer, prepare_cpu
 from cifar10.wording import counted

@@ -8,17 +8,17 @@ from pathlib import Path
 
 import torch
 
-from cifar10.advice import command_line
-from cifar10.build import argument_names, build
 from cifar10.checkpoints import Checkpoint
 from cifar10.checks import refuse_other_settings
-from cifar10.conf_folder import values_of
-from cifar10.config import Component, Config
+from cifar10.config.advice import command_line
+from cifar10.config.build import argument_names, build
+from cifar10.config.conf_folder import values_of
+from cifar10.config.schema import Component, Config
+from cifar10.config.targets import DATA
 from cifar10.data.archives import without_fetching
 from cifar10.data.contract import DataError, DataSet, MissingDataError, Split
 from cifar10.errors import UserError
 from cifar10.labels import ClassFolders, few
-from cifar10.targets import DATA
 
 
 def load_trained_data(checkpoint: Checkpoint, component: Component, moved: str = "") -> DataSet:
@@ -68,7 +68,7 @@ def relocated(config: Config, overrides: Sequence[str]) -> Component:
     Raises:
         Misuse: An override cannot be read, or changes more than where the data lie.
     """
-    from cifar10.compose import with_changes
+    from cifar10.config.compose import with_changes
 
     refuse_other_settings(override.lstrip("+~").partition("=")[0] for override in overrides)
     base = config.model_copy(update={"data_loading": without_sources(config.data_loading)})

@@ -16,7 +16,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from cifar10.config import Config, TrainingConfig
+from cifar10.config.schema import Config, TrainingConfig
 from cifar10.devices import computes_bf16, has_matrix_units, limit_threads
 from cifar10.errors import Misuse, UserError
 from cifar10.kernels.machine_code import allow as allow_kernels

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
-    from cifar10.config import TTA, Views
+    from cifar10.config.schema import TTA, Views
 
 _SHIFT = 1  # pixels
 

@@ -33,13 +33,13 @@ STEPS = [
     Step("train(*overrides)", "commands.train", "words", "The command line is read to its end before anything starts."),
     Step(
         "load_config(overrides)",
-        "cifar10.compose.load_config",
+        "cifar10.config.compose.load_config",
         "Config, frozen",
         "conf/ and the words become one configuration.\nEvery mistake is told here, all at once.",
     ),
     Step(
         "build(DATA, config.data_loading)",
-        "cifar10.build.build",
+        "cifar10.config.build.build",
         "DataSet: three splits, class_names, digest",
         "Data are fetched if need be, and checked by their hashes.",
     ),

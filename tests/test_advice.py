@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 
 import commands
-from cifar10.advice import PROGRAM, command_line, setting
 from cifar10.command_line import main, parse
-from cifar10.compose import ConfigError, load_config
-from cifar10.config import Config
+from cifar10.config.advice import PROGRAM, command_line, setting
+from cifar10.config.compose import ConfigError, load_config
+from cifar10.config.schema import Config
 from cifar10.errors import Misuse
 from cifar10.flags import takes_overrides
 from tests.test_wrong_command_lines import WRONG, folder, started  # noqa: F401, which are fixtures

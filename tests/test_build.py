@@ -7,9 +7,9 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, PositiveInt
 
-from cifar10.build import build, complete, component_problems
-from cifar10.config import Component
-from cifar10.targets import OPTIMIZER, ROLES, BuildError, Role
+from cifar10.config.build import build, complete, component_problems
+from cifar10.config.schema import Component
+from cifar10.config.targets import OPTIMIZER, ROLES, BuildError, Role
 
 
 class Network:
@@ -80,10 +80,10 @@ def test_what_is_provided_reaches_only_those_who_have_a_parameter_for_it() -> No
         "builtins.eval",
         "cifar10",
         "cifar10_evil.run",
-        "cifar10.build.importlib.import_module",
-        "cifar10.build.inspect",
-        "cifar10.build.Path",
-        "cifar10.build._import",
+        "cifar10.config.build.importlib.import_module",
+        "cifar10.config.build.inspect",
+        "cifar10.config.build.Path",
+        "cifar10.config.build._import",
         "torch.optim._multi_tensor.SGD",
         "torch.load",
         "",

@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from cifar10.checkpoint_names import LAST, find_locally, name_of_run, resolve_checkpoint, which_run
-from cifar10.conf_folder import PROJECT
+from cifar10.config.conf_folder import PROJECT
 from cifar10.errors import CheckpointError
 from tests.documented import ROOT
 
@@ -200,7 +200,7 @@ FETCH = """
 import sys
 from pathlib import Path
 from cifar10.checkpoint_names import resolve_checkpoint
-from cifar10.config import TrackingConfig
+from cifar10.config.schema import TrackingConfig
 from cifar10.tracking import open_tracker
 Path("models/run").mkdir(parents=True)
 Path("models/run/best.ckpt").write_bytes(b"weights")

@@ -15,14 +15,14 @@ import pytest
 import torch
 import torchvision
 
-from cifar10.build import build
 from cifar10.checkpoints import _at_most_parameters, digest_of, load_checkpoint
-from cifar10.compose import load_config
-from cifar10.conf_folder import options
-from cifar10.config import TrainingConfig
+from cifar10.config.build import build
+from cifar10.config.compose import load_config
+from cifar10.config.conf_folder import options
+from cifar10.config.schema import TrainingConfig
+from cifar10.config.targets import MODEL
 from cifar10.errors import CheckpointError
 from cifar10.networks.simple_cnn import SimpleCNN
-from cifar10.targets import MODEL
 
 
 def make_raw(**changes: Any) -> dict[str, Any]:

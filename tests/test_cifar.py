@@ -5,8 +5,9 @@ import pytest
 import torch
 from torchvision.datasets import CIFAR10, CIFAR100
 
-from cifar10.build import component_problems
-from cifar10.compose import load_config
+from cifar10.config.build import component_problems
+from cifar10.config.compose import load_config
+from cifar10.config.targets import DATA
 from cifar10.constants import (
     CIFAR10_ARCHIVE,
     CIFAR10_MEAN,
@@ -20,7 +21,6 @@ from cifar10.constants import (
 from cifar10.data.cifar import choose_classes, cifar10, cifar100
 from cifar10.data.contract import DataError, DataSet
 from cifar10.fetch import channel_statistics
-from cifar10.targets import DATA
 from tests.tiny_cifar import COARSE, FINE, NAMES10, make_tiny_cifar10, make_tiny_cifar100
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from cifar10.compose import ConfigError, load_config
+from cifar10.config.compose import ConfigError, load_config
 from cifar10.data.class_folders import find_classes, find_splits, labelled_files
 from cifar10.data.contract import DataError, DataSet, Split, hold_out
 from cifar10.fetch import describe

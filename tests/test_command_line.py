@@ -13,7 +13,7 @@ import pytest
 import commands
 from cifar10 import __version__
 from cifar10.command_line import main, parse
-from cifar10.config import TTA, Config
+from cifar10.config.schema import TTA, Config
 from cifar10.destination import Format
 from cifar10.errors import Misuse, UserError
 from cifar10.flags import Commands, flags_of

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch._dynamo.utils import counters
 
-from cifar10.compose import load_config
+from cifar10.config.compose import load_config
 from cifar10.train import train
 from tests.tiny_run import TINY
 

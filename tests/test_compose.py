@@ -11,9 +11,9 @@ from hydra import compose, initialize_config_dir
 from hydra.core.global_hydra import GlobalHydra
 from pydantic import ValidationError
 
-from cifar10.compose import ConfigError, load_config, with_changes
-from cifar10.conf_folder import CONF, groups, options
-from cifar10.config import Config
+from cifar10.config.compose import ConfigError, load_config, with_changes
+from cifar10.config.conf_folder import CONF, groups, options
+from cifar10.config.schema import Config
 
 QUICK = "data_loading=shapes"
 
@@ -189,8 +189,8 @@ def test_threads_do_not_disturb_each_other() -> None:
 
 
 def test_a_yaml_file_that_is_no_yaml_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cifar10 import compose as compose_module
-    from cifar10 import conf_folder
+    from cifar10.config import compose as compose_module
+    from cifar10.config import conf_folder
 
     copy = tmp_path / "conf"
     shutil.copytree(CONF, copy)

@@ -12,12 +12,12 @@ from counting import Calls, count_calls, count_flops, count_recipe
 from plain_port import Network
 from torch import Tensor
 
-from cifar10.build import build
-from cifar10.compose import load_config
+from cifar10.config.build import build
+from cifar10.config.compose import load_config
+from cifar10.config.targets import DATA
 from cifar10.data.contract import DataSet
 from cifar10.kernels import machine_code
 from cifar10.run import open_run
-from cifar10.targets import DATA
 from cifar10.train import fit, make_network
 from cifar10.trainer import prepare_cpu
 

@@ -12,7 +12,7 @@ import pytest
 import cifar10.demo
 import commands
 from cifar10.command_line import parse
-from cifar10.compose import load_config
+from cifar10.config.compose import load_config
 from cifar10.errors import UserError
 from tests.tiny_run import TINY
 

@@ -9,7 +9,7 @@ import pytest
 
 import commands
 from cifar10.checks import note_place, pin_checkpoint, require_place
-from cifar10.conf_folder import PROJECT
+from cifar10.config.conf_folder import PROJECT
 from cifar10.errors import Misuse
 
 PROGRAM = commands.__file__

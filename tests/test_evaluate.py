@@ -9,15 +9,15 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar10.build import build
 from cifar10.checkpoints import Checkpoint, Metadata
 from cifar10.command_line import main
-from cifar10.compose import load_config
+from cifar10.config.build import build
+from cifar10.config.compose import load_config
+from cifar10.config.targets import DATA
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate
 from cifar10.infer import infer
 from cifar10.system.limits import num_cpus
-from cifar10.targets import DATA
 from cifar10.train import train
 from cifar10.trained_data import class_ids, load_trained_data
 from commands import COMMANDS

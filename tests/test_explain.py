@@ -8,9 +8,9 @@ import pytest
 import yaml
 from omegaconf import OmegaConf
 
-from cifar10.compose import ConfigError, load_config
-from cifar10.conf_folder import CONF, options
-from cifar10.explain import explain
+from cifar10.config.compose import ConfigError, load_config
+from cifar10.config.conf_folder import CONF, options
+from cifar10.config.explain import explain
 
 QUICK = "data_loading=shapes"
 
@@ -110,4 +110,4 @@ def test_a_wrong_setting_is_refused_as_in_training() -> None:
 
 
 def test_conf_is_beside_the_package() -> None:
-    assert Path(explain.__code__.co_filename).parent.parent / "conf" == CONF
+    assert Path(explain.__code__.co_filename).parents[2] / "conf" == CONF

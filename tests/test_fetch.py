@@ -6,7 +6,7 @@ import torch
 import yaml
 from PIL import Image
 
-from cifar10.compose import load_config
+from cifar10.config.compose import load_config
 from cifar10.data.contract import DataSet, Split
 from cifar10.errors import Misuse
 from cifar10.fetch import channel_statistics, describe, fetch

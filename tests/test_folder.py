@@ -8,11 +8,11 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar10.build import build
-from cifar10.compose import load_config
+from cifar10.config.build import build
+from cifar10.config.compose import load_config
+from cifar10.config.targets import DATA
 from cifar10.data.contract import DataError, DataSet
 from cifar10.data.folder import folder
-from cifar10.targets import DATA
 from tests.malformed import malformed_images, picture
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, which the walk silences outside of tests

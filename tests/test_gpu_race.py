@@ -11,7 +11,7 @@ from gpu_race import parse_arguments, race, ratio_with_interval
 from racers import Stopwatch, accuracy_in, split_at_loop
 from recipe_files import load_recipe
 
-from cifar10.compose import load_config
+from cifar10.config.compose import load_config
 from cifar10.data.shapes import shapes
 
 RECORD = """

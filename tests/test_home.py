@@ -8,9 +8,9 @@ import pytest
 import yaml
 
 from cifar10.command_line import parse
-from cifar10.compose import ConfigError, load_config
+from cifar10.config.compose import ConfigError, load_config
+from cifar10.config.explain import explain
 from cifar10.errors import Misuse
-from cifar10.explain import explain
 from cifar10.system.home import expanded, expanded_uri
 
 USER = Path(os.path.expanduser("~root"))

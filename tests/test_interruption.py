@@ -17,7 +17,7 @@ import cifar10.mlflow_tracker
 import cifar10.model
 import cifar10.run
 import cifar10.train
-from cifar10.compose import load_config
+from cifar10.config.compose import load_config
 from cifar10.interruption import Interrupted
 from cifar10.system.signals import Stopped
 from cifar10.train import train

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 import commands
-from cifar10.advice import PROGRAM
 from cifar10.command_line import parse
-from cifar10.compose import load_config
-from cifar10.config import Config, TrackingConfig
+from cifar10.config.advice import PROGRAM
+from cifar10.config.compose import load_config
+from cifar10.config.schema import Config, TrackingConfig
 from cifar10.early_end import going_on_line
 from cifar10.errors import Misuse, UserError
 from cifar10.known_stores import unknown_settings

@@ -4,8 +4,8 @@ from pathlib import Path
 
 import pytest
 
-from cifar10.compose import ConfigError, load_config
-from cifar10.mlflow_uri import absolute_uri, database_path, shown_uri, uri_problem
+from cifar10.config.compose import ConfigError, load_config
+from cifar10.config.mlflow_uri import absolute_uri, database_path, shown_uri, uri_problem
 
 
 @pytest.mark.parametrize(

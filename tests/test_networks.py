@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from cifar10.compose import load_config
+from cifar10.config.compose import load_config
 from cifar10.networks.normalize import Normalize
 from cifar10.networks.resnet import ResNet
 from cifar10.networks.simple_cnn import SimpleCNN

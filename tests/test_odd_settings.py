@@ -6,8 +6,8 @@ import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from cifar10.compose import ConfigError, load_config
-from cifar10.config import Config
+from cifar10.config.compose import ConfigError, load_config
+from cifar10.config.schema import Config
 
 MOST_SECONDS = 2.0  # of the processor
 LONGEST = 700  # characters of a line

@@ -4,7 +4,7 @@ import shlex
 
 import pytest
 
-from cifar10.overrides import parse_overrides
+from cifar10.config.overrides import parse_overrides
 
 
 def told(*lines: str) -> list[str]:

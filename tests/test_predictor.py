@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cifar10.config import TTA, EvaluationConfig
+from cifar10.config.schema import TTA, EvaluationConfig
 from cifar10.devices import choose_device
 from cifar10.engines import pytorch
 from cifar10.engines.pytorch import TorchEngine, usable_precision

@@ -15,8 +15,8 @@ import pytest
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from cifar10.compose import load_config
-from cifar10.config import TrainingConfig
+from cifar10.config.compose import load_config
+from cifar10.config.schema import TrainingConfig
 from cifar10.errors import Misuse
 from cifar10.system.processes import Processes, find_processes
 from cifar10.train import train

@@ -7,15 +7,15 @@ from pathlib import Path
 import pytest
 from PIL import Image
 
+import cifar10.config.explain
 import cifar10.demo
 import cifar10.evaluate
-import cifar10.explain
 import cifar10.fetch
 import cifar10.infer
 import cifar10.sync
 import cifar10.train  # noqa: F401 - as the others, so that its walk can be replaced
 from cifar10.command_line import main
-from cifar10.compose import load_config
+from cifar10.config.compose import load_config
 from cifar10.infer import Summary
 from commands import COMMANDS
 from tests.documented import ROOT, named_paths, program_lines, shell_lines

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import recipe
 
-from cifar10.compose import load_config
+from cifar10.config.compose import load_config
 from cifar10.provenance import code_digest
 
 WORDS = ["experiment=demo"]

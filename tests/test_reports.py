@@ -18,10 +18,12 @@ import yaml
 from PIL import Image
 from sqlalchemy import create_engine
 
-from cifar10.build import build
 from cifar10.command_line import main
-from cifar10.compose import load_config
-from cifar10.config import Config
+from cifar10.config.build import build
+from cifar10.config.compose import load_config
+from cifar10.config.mlflow_uri import absolute_uri
+from cifar10.config.schema import Config
+from cifar10.config.targets import DATA
 from cifar10.data.contract import DataError, DataSet
 from cifar10.data.folder import folder
 from cifar10.decoding import decode_files
@@ -29,13 +31,11 @@ from cifar10.destination import choose_destination
 from cifar10.errors import Misuse, UserError
 from cifar10.evaluate import evaluate
 from cifar10.image_search import find_images
-from cifar10.mlflow_uri import absolute_uri
 from cifar10.preflight import refuse_unfit, tell_batches
 from cifar10.run import save_figures
 from cifar10.run_folder import FolderError, claim_new
 from cifar10.run_record import RunRecord
 from cifar10.system.limits import available_memory, num_cpus, total_memory
-from cifar10.targets import DATA
 from cifar10.tracking import open_tracker
 from cifar10.train import train
 from commands import COMMANDS

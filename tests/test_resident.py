@@ -7,7 +7,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cifar10.config import AugmentationConfig
+from cifar10.config.schema import AugmentationConfig
 from cifar10.data.augmentation import Augmentation, pack, unpack
 from cifar10.data.contract import Split
 from cifar10.data.resident import EvaluationBatches, TrainingBatches

@@ -6,7 +6,7 @@ from typing import Any
 import pytest
 import torch
 
-from cifar10.compose import load_config
+from cifar10.config.compose import load_config
 from cifar10.data.resizing import pixels_at, resize
 from cifar10.errors import Misuse, UserError
 from cifar10.model import Classifier

@@ -17,7 +17,7 @@ import pytest
 import torch
 
 import cifar10.model
-from cifar10.compose import load_config
+from cifar10.config.compose import load_config
 from cifar10.interruption import Interrupted
 from cifar10.train import train
 

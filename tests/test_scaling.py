@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from cifar10.compose import load_config
-from cifar10.config import TrainingConfig
+from cifar10.config.compose import load_config
+from cifar10.config.schema import TrainingConfig
 from cifar10.errors import UserError
 from cifar10.run import open_run
 from tests.tiny_run import TINY

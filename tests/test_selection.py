@@ -16,17 +16,17 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import cifar10.model
-from cifar10.build import build
 from cifar10.checkpoints import load_checkpoint
-from cifar10.compose import ConfigError, load_config
-from cifar10.config import Config
+from cifar10.config.build import build
+from cifar10.config.compose import ConfigError, load_config
+from cifar10.config.schema import Config
+from cifar10.config.targets import OPTIMIZER
 from cifar10.data.resident import Batch
 from cifar10.errors import UserError
 from cifar10.optimizers.muon import muon
 from cifar10.optimizers.schedules import Linear
 from cifar10.selection import All, Hardest
 from cifar10.tally import Tally
-from cifar10.targets import OPTIMIZER
 from cifar10.train import train
 from tests.test_folder import fill
 from tests.tiny_run import TINY

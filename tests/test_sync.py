@@ -14,10 +14,10 @@ import psutil
 import pytest
 import yaml
 
-from cifar10.compose import load_config
-from cifar10.config import Config
+from cifar10.config.compose import load_config
+from cifar10.config.mlflow_uri import absolute_uri
+from cifar10.config.schema import Config
 from cifar10.errors import Misuse, UserError
-from cifar10.mlflow_uri import absolute_uri
 from cifar10.run_record import RunRecord, Status
 from cifar10.sync import sync
 from cifar10.tracking import open_tracker

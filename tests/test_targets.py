@@ -12,11 +12,11 @@ import torch
 import torchvision
 
 import cifar10
-from cifar10.build import build
-from cifar10.compose import load_config
-from cifar10.config import Component
+from cifar10.config.build import build
+from cifar10.config.compose import load_config
+from cifar10.config.schema import Component
+from cifar10.config.targets import MODEL, ROLES, BuildError
 from cifar10.errors import Misuse
-from cifar10.targets import MODEL, ROLES, BuildError
 
 MEANT = {
     "data_loading": {
@@ -152,14 +152,14 @@ def test_a_setting_that_torchvision_fixes_itself_is_refused_in_one_line() -> Non
 
 
 def test_every_role_of_the_configuration_is_a_component_and_the_other_way_round() -> None:
-    from cifar10.config import Config
+    from cifar10.config.schema import Config
 
     components = {name for name, field in Config.model_fields.items() if field.annotation is Component}
     assert components == set(ROLES)
 
 
 def test_every_option_of_the_configuration_is_accepted_by_its_role() -> None:
-    from cifar10.conf_folder import options
+    from cifar10.config.conf_folder import options
 
     for section in ROLES:
         for option in options(section):

@@ -18,11 +18,11 @@ from typing import Any
 import pytest
 
 from cifar10 import mlflow_store, mlflow_tracker
-from cifar10.compose import load_config
-from cifar10.config import TrackingConfig
+from cifar10.config.compose import load_config
+from cifar10.config.mlflow_uri import absolute_uri
+from cifar10.config.schema import TrackingConfig
 from cifar10.errors import UserError
 from cifar10.mlflow_tracker import MLflowTracker
-from cifar10.mlflow_uri import absolute_uri
 from cifar10.run_record import RunRecord
 from cifar10.tracking import NoTracker, open_tracker, require_store
 from tests.documented import ROOT
@@ -483,7 +483,7 @@ def test_files_that_stayed_where_they_were_are_still_found(store: Path, tmp_path
 ONE_RUN = """
 import sys
 from pathlib import Path
-from cifar10.config import TrackingConfig
+from cifar10.config.schema import TrackingConfig
 from cifar10.tracking import open_tracker
 folder = Path(sys.argv[1])
 folder.mkdir()

@@ -16,8 +16,8 @@ import cifar10.run
 import cifar10.tally
 import cifar10.train
 from cifar10.checkpoints import load_checkpoint
-from cifar10.compose import load_config
-from cifar10.config import Config
+from cifar10.config.compose import load_config
+from cifar10.config.schema import Config
 from cifar10.errors import Misuse, UserError
 from cifar10.train import train
 from tests.tiny_run import TINY
@@ -144,8 +144,8 @@ def test_averaged_weights_are_what_is_saved_and_tested() -> None:
     """The tested scores are those of the saved weights: a fresh network with them answers the same."""
     facts = run("averaged", "training.ema_decay=0.9", "evaluation.tta=none")
     checkpoint = load_checkpoint(Path("models/averaged/best.ckpt"))
-    from cifar10.build import build
-    from cifar10.targets import DATA
+    from cifar10.config.build import build
+    from cifar10.config.targets import DATA
 
     test_split = build(DATA, checkpoint.config.data_loading).test
     with torch.inference_mode():

@@ -60,7 +60,7 @@ assert all((old != new).any() for old, new in zip(before, after, strict=True))
 assert predict_probabilities(network.eval(), data.test.images, "mirror_translate").shape == (10, 10)
 assert not REFUSED & {name.partition(".")[0] for name in sys.modules}
 try:
-    import cifar10.config
+    import cifar10.config.schema
 except ModuleNotFoundError:
     print("trained, and the refusal works")
 """

@@ -21,7 +21,7 @@ from urllib.parse import urlsplit
 
 from filelock import FileLock, Timeout
 
-from cifar10.advice import setting
+from cifar10.config.advice import setting
 from cifar10.constants import Archive
 from cifar10.data.contract import DataError, MissingDataError
 from cifar10.data.download import Patience, SourceFailed, download

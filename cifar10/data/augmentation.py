@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 if TYPE_CHECKING:
-    from cifar10.config import AugmentationConfig
+    from cifar10.config.schema import AugmentationConfig
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
 # Each kind of choice has its own numbers: to switch one on or off does not change the others.

@@ -3,7 +3,7 @@
 import pytorch_lightning as pl
 import torch
 
-from cifar10.config import Config
+from cifar10.config.schema import Config
 from cifar10.data.contract import DataSet, Split
 from cifar10.data.resident import Chunks, EvaluationBatches, TrainingBatches, largest_batch
 

@@ -17,7 +17,7 @@ from cifar10.data.augmentation import Augmentation, Plan, pack
 from cifar10.data.contract import Split
 
 if TYPE_CHECKING:
-    from cifar10.config import AugmentationConfig
+    from cifar10.config.schema import AugmentationConfig
 
 _ORDER_STREAM = 0
 

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cifar10.checkpoints import Checkpoint
-from cifar10.config import Views
+from cifar10.config.schema import Views
 from cifar10.devices import choose_device, computes_bf16, limit_threads
 from cifar10.tta import predict_probabilities
 

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from cifar10.errors import Misuse
 
 if TYPE_CHECKING:
-    from cifar10.config import TrainingConfig
+    from cifar10.config.schema import TrainingConfig
 
 _OURS = "CIFAR10_LAUNCHED_BY"  # the first process's id, in the environment of those that Lightning starts for it
 _LEFT_OVER = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK")

@@ -11,9 +11,9 @@ from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from cifar10.config import Component
-from cifar10.targets import BuildError, Role, Target
-from cifar10.validation import Problem, problems_of, validate
+from cifar10.config.schema import Component
+from cifar10.config.targets import BuildError, Role, Target
+from cifar10.config.validation import Problem, problems_of, validate
 
 
 def build(role: Role, component: Component, **provided: Any) -> Any:

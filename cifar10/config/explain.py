@@ -6,11 +6,11 @@ from typing import Any
 import yaml
 from hydra.core.default_element import ResultDefault
 
-from cifar10.compose import Composition, checked, composed
-from cifar10.conf_folder import CONF
-from cifar10.config import Config
-from cifar10.overrides import is_choice
-from cifar10.yaml_lines import one_line
+from cifar10.config.compose import Composition, checked, composed
+from cifar10.config.conf_folder import CONF
+from cifar10.config.overrides import is_choice
+from cifar10.config.schema import Config
+from cifar10.config.yaml_lines import one_line
 
 Path = tuple[str, ...]
 """Keys from the outside inwards."""

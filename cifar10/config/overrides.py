@@ -15,10 +15,10 @@ from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType, Quote, QuotedString
 from hydra.errors import HydraException
 
-from cifar10.conf_folder import groups, options
-from cifar10.config import Config
+from cifar10.config.conf_folder import groups, options
+from cifar10.config.schema import Config
+from cifar10.config.validation import Problem, shown
 from cifar10.suggest import did_you_mean
-from cifar10.validation import Problem, shown
 
 _LONGEST_LINE = 20_000  # characters; a list of so many takes about a second
 _LONGEST_IN_ALL = 100_000

@@ -24,17 +24,17 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import MarkedYAMLError
 
-from cifar10.build import complete, component_problems
 from cifar10.checkpoint_names import refusal_of_run_name
-from cifar10.conf_folder import CONF
-from cifar10.config import Component, Config
+from cifar10.config.build import complete, component_problems
+from cifar10.config.conf_folder import CONF
+from cifar10.config.mlflow_uri import uri_problem
+from cifar10.config.overrides import as_strings, is_choice, parse_overrides, typed
+from cifar10.config.schema import Component, Config
+from cifar10.config.targets import ROLES
+from cifar10.config.validation import Problem, problems_of, shown, validate
 from cifar10.errors import Misuse
-from cifar10.mlflow_uri import uri_problem
-from cifar10.overrides import as_strings, is_choice, parse_overrides, typed
 from cifar10.suggest import nearest
 from cifar10.system.home import expanded, expanded_uri
-from cifar10.targets import ROLES
-from cifar10.validation import Problem, problems_of, shown, validate
 
 _COMPOSE_ERRORS = (HydraException, OmegaConfBaseException, MarkedYAMLError)
 _VALUE_ERRORS = (

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import Any
 
-PROJECT = Path(__file__).resolve().parent.parent
+PROJECT = Path(__file__).resolve().parents[2]
 """Where `commands.py` is. `data`, `models` and `mlruns` are usually in it: they are made in the current folder."""
 CONF = PROJECT / "conf"
 """The folder of the YAML files: one sub-folder a group, one file an option."""

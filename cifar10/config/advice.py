@@ -6,7 +6,7 @@ import shlex
 import sys
 from typing import Any
 
-from cifar10.conf_folder import groups, top_settings
+from cifar10.config.conf_folder import groups, top_settings
 
 _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)  # what Hydra reads as a string without quotes
 _NO_STRING = ("null", "true", "false", "inf", "nan")
