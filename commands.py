@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from cifar10 import STARTED_AT
-from cifar10.checks import (
+from cifar10.cli.checks import (
     note_place,
     pin_checkpoint,
     placement_settings,
@@ -21,7 +21,7 @@ from cifar10.checks import (
     require_place,
     require_resumable,
 )
-from cifar10.command_line import main
+from cifar10.cli.command_line import main
 from cifar10.destination import choose_destination
 from cifar10.system.signals import if_stopped
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from PIL import Image
 
-from cifar10.arguments import PROGRAM
+from cifar10.config.advice import PROGRAM
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA

@@ -16,7 +16,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cifar10.arguments import PROGRAM
+from cifar10.config.advice import PROGRAM
 from cifar10.config.mlflow_uri import shown_uri
 from cifar10.config.schema import TrackingConfig
 from cifar10.errors import UserError

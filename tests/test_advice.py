@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 import commands
-from cifar10.command_line import main, parse
+from cifar10.cli.command_line import main, parse
+from cifar10.cli.flags import takes_overrides
 from cifar10.config.advice import PROGRAM, command_line, setting
 from cifar10.config.compose import ConfigError, load_config
 from cifar10.config.schema import Config
 from cifar10.errors import Misuse
-from cifar10.flags import takes_overrides
 from tests.test_wrong_command_lines import WRONG, folder, started  # noqa: F401, which are fixtures
 
 ADVISED = re.compile(r"(?:did you mean|write|only in quotes:|is written|leave it out:|without spaces[:,]) (.+?)\??$")
@@ -182,7 +182,7 @@ def test_the_program_is_called_as_it_was_started_or_as_the_environment_says() ->
 def test_a_resumed_run_may_change_where_things_are_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cifar10.checks import require_resumable
+    from cifar10.cli.checks import require_resumable
 
     monkeypatch.chdir(tmp_path)
     Path("my models/first").mkdir(parents=True)
@@ -220,7 +220,7 @@ def test_a_resumed_run_may_change_where_things_are_and_nothing_else(
 
 
 def test_a_resumed_run_is_looked_for_where_the_setting_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    from cifar10.checks import require_resumable
+    from cifar10.cli.checks import require_resumable
 
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv("HOME", str(tmp_path))
@@ -241,7 +241,7 @@ def test_a_resumed_run_is_looked_for_where_the_setting_says(tmp_path: Path, monk
 
 
 def test_resume_auto_needs_the_name_of_the_run_and_takes_every_setting() -> None:
-    from cifar10.checks import require_resumable
+    from cifar10.cli.checks import require_resumable
 
     require_resumable("auto", ["run_name=x", "seed=2", "model=resnet18"])
     with pytest.raises(Misuse, match=r"say which: .* train seed=2 run_name=NAME --resume=auto"):
@@ -249,6 +249,6 @@ def test_resume_auto_needs_the_name_of_the_run_and_takes_every_setting() -> None
 
 
 def test_the_settings_that_may_change_are_settings() -> None:
-    from cifar10.checks import RESUMABLE
+    from cifar10.cli.checks import RESUMABLE
 
     assert all(name.partition(".")[0] in Config.model_fields for name in RESUMABLE)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from cifar10.capacity import refuse_untrainable
-from cifar10.command_line import main
+from cifar10.cli.command_line import main
 from cifar10.config.compose import load_config
 from cifar10.errors import UserError
 from cifar10.networks.resnet import ResNet

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar10.checks import require_images
+from cifar10.cli.checks import require_images
 from cifar10.errors import Misuse
 from tests.malformed import encode, malformed_images, picture
 

@@ -12,11 +12,11 @@ import pytest
 
 import commands
 from cifar10 import __version__
-from cifar10.command_line import main, parse
+from cifar10.cli.command_line import main, parse
+from cifar10.cli.flags import Commands, flags_of
 from cifar10.config.schema import TTA, Config
 from cifar10.destination import Format
 from cifar10.errors import Misuse, UserError
-from cifar10.flags import Commands, flags_of
 
 PROGRAM = Path(commands.__file__)
 HEAVY = ("torch", "torchvision", "pytorch_lightning", "mlflow", "hydra", "omegaconf", "pydantic", "numpy", "fire")

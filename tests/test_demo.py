@@ -11,7 +11,7 @@ import pytest
 
 import cifar10.demo
 import commands
-from cifar10.command_line import parse
+from cifar10.cli.command_line import parse
 from cifar10.config.compose import load_config
 from cifar10.errors import UserError
 from tests.tiny_run import TINY

@@ -23,11 +23,11 @@ import cifar10
 import cifar10.data
 import cifar10.networks
 import cifar10.optimizers
-from cifar10.command_line import main, parse
+from cifar10.cli.command_line import main, parse
+from cifar10.cli.flags import takes_overrides
 from cifar10.config import compose, conf_folder, explain
 from cifar10.config.compose import load_config
 from cifar10.config.conf_folder import CONF, groups, options
-from cifar10.flags import takes_overrides
 from cifar10.train import train
 from commands import COMMANDS
 from tests.documented import DOCS, ROOT, file_blocks, named_paths, program_lines, transcripts

@@ -17,7 +17,7 @@ import yaml
 from PIL import Image
 
 import commands
-from cifar10.command_line import parse
+from cifar10.cli.command_line import parse
 from cifar10.constants import CIFAR10_ARCHIVE, CIFAR100_ARCHIVE, Archive
 from tests.archive_server import CONTENT, FILES, TINY, serve
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 import commands
-from cifar10.checks import note_place, pin_checkpoint, require_place
+from cifar10.cli.checks import note_place, pin_checkpoint, require_place
 from cifar10.config.conf_folder import PROJECT
 from cifar10.errors import Misuse
 

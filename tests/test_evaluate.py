@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from cifar10.checkpoints import Checkpoint, Metadata
-from cifar10.command_line import main
+from cifar10.cli.command_line import main
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from cifar10.command_line import parse
+from cifar10.cli.command_line import parse
 from cifar10.config.compose import ConfigError, load_config
 from cifar10.config.explain import explain
 from cifar10.errors import Misuse

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from cifar10.checks import require_images
+from cifar10.cli.checks import require_images
 from cifar10.errors import Misuse, UserError
 from cifar10.image_search import SYSTEM_FOLDERS, describe_skipped, find_images, is_system_folder, search_root
 from cifar10.images import ImageError, decode_image

@@ -52,7 +52,7 @@ def send_before(owner: object, name: str, monkeypatch: pytest.MonkeyPatch, numbe
 
 
 def run(*words: str) -> int:
-    from cifar10.command_line import main
+    from cifar10.cli.command_line import main
 
     tiny = [word for word in TINY if word.split("=")[0] not in {word.split("=")[0] for word in words}]
     return main(COMMANDS, "", ["train", *tiny, "run_name=cut", *words])

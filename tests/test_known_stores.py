@@ -9,7 +9,7 @@ import pytest
 import torch
 
 import commands
-from cifar10.command_line import parse
+from cifar10.cli.command_line import parse
 from cifar10.config.advice import PROGRAM
 from cifar10.config.compose import load_config
 from cifar10.config.schema import Config, TrackingConfig

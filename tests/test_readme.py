@@ -14,7 +14,7 @@ import cifar10.fetch
 import cifar10.infer
 import cifar10.sync
 import cifar10.train  # noqa: F401 - as the others, so that its walk can be replaced
-from cifar10.command_line import main
+from cifar10.cli.command_line import main
 from cifar10.config.compose import load_config
 from cifar10.infer import Summary
 from commands import COMMANDS

@@ -18,7 +18,7 @@ import yaml
 from PIL import Image
 from sqlalchemy import create_engine
 
-from cifar10.command_line import main
+from cifar10.cli.command_line import main
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.mlflow_uri import absolute_uri

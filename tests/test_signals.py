@@ -13,14 +13,14 @@ from pathlib import Path
 
 import pytest
 
-from cifar10.command_line import main
+from cifar10.cli.command_line import main
 from cifar10.system.signals import ENDING, Stopped, held, if_stopped, listening, taken_by
 
 ROOT = Path(__file__).parents[1]
 
 PROGRAM = """
 import os, subprocess, sys, time
-from cifar10.command_line import main
+from cifar10.cli.command_line import main
 from cifar10.system.signals import if_stopped
 
 def wait():

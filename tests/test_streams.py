@@ -14,7 +14,7 @@ ROOT = Path(__file__).parents[1]
 
 PROGRAM = """
 import logging, os, sys, warnings
-from cifar10.command_line import main
+from cifar10.cli.command_line import main
 
 def work(path: str):
     for _ in range(2000):

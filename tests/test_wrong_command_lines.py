@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 import commands
-from cifar10.command_line import main
+from cifar10.cli.command_line import main
 
 PROGRAM = Path(commands.__file__)
 WALKS = ("train", "infer", "evaluate", "sync", "fetch", "demo")

@@ -9,10 +9,10 @@ import re
 import shlex
 from collections.abc import Sequence
 
+from cifar10.cli.flags import FALSE, TRUE, Commands, Flag, flags_of, shortened, takes_overrides
 from cifar10.config.advice import PROGRAM
 from cifar10.config.conf_folder import groups, options, settings
 from cifar10.errors import Misuse
-from cifar10.flags import FALSE, TRUE, Commands, Flag, flags_of, shortened, takes_overrides
 from cifar10.suggest import nearest
 
 __all__ = ["PROGRAM", "canonical"]

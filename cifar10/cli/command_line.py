@@ -16,10 +16,11 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from cifar10 import __version__
-from cifar10.arguments import PROGRAM, canonical
-from cifar10.command_help import command_help, overview
+from cifar10.cli.arguments import canonical
+from cifar10.cli.command_help import command_help, overview
+from cifar10.cli.flags import Command, Commands, flags_of, shortened
+from cifar10.config.advice import PROGRAM
 from cifar10.errors import Misuse, UserError
-from cifar10.flags import Command, Commands, flags_of, shortened
 from cifar10.suggest import did_you_mean
 from cifar10.system.shortage import told_if_short
 from cifar10.system.signals import Stopped, listening, stopped_by

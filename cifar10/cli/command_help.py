@@ -2,8 +2,8 @@
 
 import inspect
 
+from cifar10.cli.flags import Command, Commands, flags_of, takes_overrides
 from cifar10.config.advice import PROGRAM
-from cifar10.flags import Command, Commands, flags_of, takes_overrides
 
 
 def overview(description: str, commands: Commands) -> str:

@@ -1,0 +1,1 @@
+"""From the words of a command line to one command and its arguments, or to what is wrong with them."""
