@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
 from cifar10.errors import Misuse, UserError
-from cifar10.image_search import SUFFIXES
+from cifar10.images.search import SUFFIXES
 
 Format = Literal["table", "csv", "jsonl", "parquet"]
 

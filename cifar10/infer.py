@@ -17,11 +17,11 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from cifar10.decoding import Decoded, decode_files
 from cifar10.destination import Destination, choose_destination
 from cifar10.errors import Misuse, UserError
-from cifar10.image_search import describe_skipped, find_images, no_images, search_root
-from cifar10.images import ImageError, silence_pillow
+from cifar10.images.decode import ImageError, silence_pillow
+from cifar10.images.parallel import Decoded, decode_files
+from cifar10.images.search import describe_skipped, find_images, no_images, search_root
 from cifar10.labels import ClassFolders
 from cifar10.predictor import Predictor
 from cifar10.report import Score

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cifar10 import decoding
-from cifar10.decoding import decode_files
-from cifar10.images import EncodedImage, ImageError, Pixels, decode_image, read_image_file, resize_image
+from cifar10.images import parallel
+from cifar10.images.decode import EncodedImage, ImageError, Pixels, decode_image, read_image_file, resize_image
+from cifar10.images.parallel import decode_files
 from tests.malformed import encode, picture
 
 SIZE = 16
@@ -34,7 +34,7 @@ def test_a_file_that_takes_too_long_is_given_up_and_the_others_are_read(
             goes_on.wait()
         return read_image_file(path, before_reading)
 
-    monkeypatch.setattr(decoding, "read_image_file", hang)
+    monkeypatch.setattr(parallel, "read_image_file", hang)
     try:
         decoded = list(decode_files(paths, SIZE, look_ahead=6, patience=0.2))
     finally:
@@ -54,10 +54,10 @@ def test_a_file_that_waits_for_its_turn_is_not_given_up(tmp_path: Path, monkeypa
         return decode(self, size)
 
     monkeypatch.setattr(EncodedImage, "decode_square", slowly)
-    monkeypatch.setattr(decoding, "_SMALL_IMAGE", 0)
-    monkeypatch.setattr(decoding, "_MOST_PIXELS", 24 * 24)  # one at a time: the last waits longer than it may take
-    monkeypatch.setattr(decoding, "_TICK", 0.1)
-    monkeypatch.setattr("cifar10.decoding.num_cpus", lambda: 4)
+    monkeypatch.setattr(parallel, "_SMALL_IMAGE", 0)
+    monkeypatch.setattr(parallel, "_MOST_PIXELS", 24 * 24)  # one at a time: the last waits longer than it may take
+    monkeypatch.setattr(parallel, "_TICK", 0.1)
+    monkeypatch.setattr("cifar10.images.parallel.num_cpus", lambda: 4)
     results = [result for _, result in decode_files(paths, SIZE, look_ahead=4, patience=1.6)]
     assert not [result for result in results if isinstance(result, ImageError)]
 
@@ -82,9 +82,9 @@ def test_no_more_pixels_are_decoded_at_a_time_than_the_budget_has(
                 active[0] -= 1
 
     monkeypatch.setattr(EncodedImage, "decode_square", watched)
-    monkeypatch.setattr(decoding, "_SMALL_IMAGE", 0)
-    monkeypatch.setattr(decoding, "_MOST_PIXELS", at_a_time * 24 * 24)
-    monkeypatch.setattr("cifar10.decoding.num_cpus", lambda: 4)
+    monkeypatch.setattr(parallel, "_SMALL_IMAGE", 0)
+    monkeypatch.setattr(parallel, "_MOST_PIXELS", at_a_time * 24 * 24)
+    monkeypatch.setattr("cifar10.images.parallel.num_cpus", lambda: 4)
     for path, pixels in decode_files(paths, SIZE, look_ahead=12):
         np.testing.assert_array_equal(pixels, resize_image(decode_image(path), SIZE))
     assert most[0] <= at_a_time
@@ -106,9 +106,9 @@ def test_a_large_file_is_read_while_no_other_picture_is_decoded(
 
         return read_image_file(path, wait)
 
-    monkeypatch.setattr(decoding, "read_image_file", watched)
-    monkeypatch.setattr(decoding, "_LARGE_FILE", 100)
-    monkeypatch.setattr("cifar10.decoding.num_cpus", lambda: 4)
+    monkeypatch.setattr(parallel, "read_image_file", watched)
+    monkeypatch.setattr(parallel, "_LARGE_FILE", 100)
+    monkeypatch.setattr("cifar10.images.parallel.num_cpus", lambda: 4)
     assert len(list(decode_files(paths, SIZE, look_ahead=8))) == 8
     assert most[0] == 1
 
@@ -124,6 +124,6 @@ def test_an_error_that_is_no_reason_reaches_the_caller(tmp_path: Path, monkeypat
     def fail(*_: object) -> bytes:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(decoding, "read_image_file", fail)
+    monkeypatch.setattr(parallel, "read_image_file", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         list(decode_files(write(tmp_path, ["1.png"]), SIZE, look_ahead=1))

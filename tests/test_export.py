@@ -9,7 +9,7 @@ from PIL import Image
 from cifar10.constants import EXPORT_MARKER
 from cifar10.data.contract import DataError, DataSet, Split
 from cifar10.data.export import export_images
-from cifar10.image_search import find_images, list_folders
+from cifar10.images.search import find_images, list_folders
 
 
 def make_data(name: str = "noise", seed: int = 0) -> DataSet:

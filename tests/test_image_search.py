@@ -11,8 +11,8 @@ import pytest
 
 from cifar10.cli.checks import require_images
 from cifar10.errors import Misuse, UserError
-from cifar10.image_search import SYSTEM_FOLDERS, describe_skipped, find_images, is_system_folder, search_root
-from cifar10.images import ImageError, decode_image
+from cifar10.images.decode import ImageError, decode_image
+from cifar10.images.search import SYSTEM_FOLDERS, describe_skipped, find_images, is_system_folder, search_root
 
 NAMES = [
     "plain.png",

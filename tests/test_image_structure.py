@@ -11,8 +11,8 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar10 import image_structure
-from cifar10.images import ImageError, decode_image
+from cifar10.images import structure
+from cifar10.images.decode import ImageError, decode_image
 from tests.malformed import encode, jpeg_ending_early, jpeg_of_many_scans, picture, png, png_chunk, rows_of_passes, tiff
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, for which a walk calls silence_pillow()
@@ -69,7 +69,7 @@ def test_a_png_with_more_data_than_pixels_is_taken() -> None:
 def test_measuring_a_png_takes_neither_memory_nor_more_than_its_pixels() -> None:
     pieces = iter([memoryview(zlib.compress(bytes(10**7))[2:])])
     tracemalloc.start()
-    found = image_structure._inflated_length(pieces, limit=10**6)
+    found = structure._inflated_length(pieces, limit=10**6)
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert 10**6 <= found < 1.1 * 10**6 and peak < 2**20

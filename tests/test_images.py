@@ -16,8 +16,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar10 import images
-from cifar10.images import EncodedImage, ImageError, decode_image, resize_image
+from cifar10.images import decode
+from cifar10.images.decode import EncodedImage, ImageError, decode_image, resize_image
 from tests.malformed import Malformed, encode, flip_byte, malformed_images, picture, png_bomb
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, for which a walk calls silence_pillow()
@@ -96,7 +96,7 @@ def test_bombs_are_refused_before_they_take_time_or_memory() -> None:
 
 
 def test_a_file_above_the_byte_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(images, "MAX_BYTES", 1000)
+    monkeypatch.setattr(decode, "MAX_BYTES", 1000)
     path = tmp_path / "big.bmp"
     path.write_bytes(encode(picture(), "BMP"))
     with pytest.raises(ImageError, match="too large"):
@@ -124,7 +124,7 @@ def test_a_file_that_may_not_be_read_says_so(tmp_path: Path, monkeypatch: pytest
     def refuse(*_: object) -> int:
         raise PermissionError(13, "Permission denied", str(path))
 
-    monkeypatch.setattr(images, "_open_without_waiting", refuse)  # tests may run as root, who may read everything
+    monkeypatch.setattr(decode, "_open_without_waiting", refuse)  # tests may run as root, who may read everything
     with pytest.raises(ImageError, match=r"^cannot be read: Permission denied$"):
         decode_image(path)
 
@@ -239,7 +239,7 @@ def test_conversion_band_by_band_changes_no_pixel(mode: str, monkeypatch: pytest
             image.putalpha(Image.fromarray(pixels[:, :, 1]))
     data = save(image, "TIFF")
     whole = decode_image(data)
-    monkeypatch.setattr(images, "_BAND_PIXELS", 48 * 7)
+    monkeypatch.setattr(decode, "_BAND_PIXELS", 48 * 7)
     np.testing.assert_array_equal(decode_image(data), whole)
 
 
@@ -255,7 +255,7 @@ def test_decoding_to_a_square_is_decoding_turning_and_resizing(
         expected = resize_image(decode_image(data), size)
         np.testing.assert_array_equal(EncodedImage(data).decode_square(size), expected)
         with monkeypatch.context() as patch:
-            patch.setattr(images, "_BAND_PIXELS", 450)  # as if it were large
+            patch.setattr(decode, "_BAND_PIXELS", 450)  # as if it were large
             np.testing.assert_array_equal(EncodedImage(data).decode_square(size), expected)
 
 
@@ -288,5 +288,5 @@ def test_decoded_pixels_may_be_written_to() -> None:
 
 
 def test_the_decoder_needs_no_torch() -> None:
-    code = "import sys, cifar10.images, cifar10.image_search; sys.exit('torch' in sys.modules)"
+    code = "import sys, cifar10.images.decode, cifar10.images.search; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -17,10 +17,10 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar10.decoding import Decoded, decode_files
 from cifar10.errors import Misuse, UserError
-from cifar10.image_search import find_images
-from cifar10.images import ImageError
+from cifar10.images.decode import ImageError
+from cifar10.images.parallel import Decoded, decode_files
+from cifar10.images.search import find_images
 from cifar10.infer import Summary, batches, infer
 from cifar10.predictor import Predictor
 from tests.malformed import encode, malformed_images, picture

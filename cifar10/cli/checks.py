@@ -13,8 +13,8 @@ from cifar10.cli.flags import shortened
 from cifar10.config.advice import command_line
 from cifar10.config.conf_folder import PROJECT, top_settings
 from cifar10.errors import CheckpointError, Misuse, UserError
-from cifar10.image_search import find_images, no_images
-from cifar10.other_formats import kind_of_collection, kind_of_name
+from cifar10.images.other_formats import kind_of_collection, kind_of_name
+from cifar10.images.search import find_images, no_images
 from cifar10.suggest import did_you_mean
 
 RESUMABLE = (

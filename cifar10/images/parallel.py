@@ -9,7 +9,7 @@ from concurrent.futures import Future
 from pathlib import Path
 from queue import Empty, SimpleQueue
 
-from cifar10.images import MAX_PIXELS, EncodedImage, ImageError, Pixels, read_image_file
+from cifar10.images.decode import MAX_PIXELS, EncodedImage, ImageError, Pixels, read_image_file
 from cifar10.system.limits import num_cpus
 
 PATIENCE = 120.0

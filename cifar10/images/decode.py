@@ -24,8 +24,8 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 
 from cifar10.errors import UserError
-from cifar10.image_structure import excessive_work, lacks_pieces, lacks_pixels, unbounded_header
-from cifar10.other_formats import kind_of_photo
+from cifar10.images.other_formats import kind_of_photo
+from cifar10.images.structure import excessive_work, lacks_pieces, lacks_pixels, unbounded_header
 
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]

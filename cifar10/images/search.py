@@ -11,7 +11,7 @@ from pathlib import Path
 
 from cifar10.constants import EXPORT_MARKER
 from cifar10.errors import UserError
-from cifar10.other_formats import kind_of_name
+from cifar10.images.other_formats import kind_of_name
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
