@@ -42,14 +42,14 @@ def train(*overrides: str, resume: str | None = None) -> None:
     if resume is not None:
         require_resumable(resume, overrides)
     from cifar10.config.compose import load_config
-    from cifar10.run_folder import refuse_taken
+    from cifar10.runs.folder import refuse_taken
 
     changes = overrides if resume not in (None, "auto") else ()
     config = load_config(placement_settings(changes) if changes else overrides)  # before what takes seconds to import
     if resume is None:
         refuse_taken(Path(config.models_dir), config.run_name)
     with if_stopped("before training began; nothing was trained"):
-        from cifar10.stopwatch import Stopwatch
+        from cifar10.runs.stopwatch import Stopwatch
         from cifar10.train import train
 
         since_start = Stopwatch(wall_started=STARTED_AT, cpu_started=0.0)

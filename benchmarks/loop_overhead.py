@@ -38,7 +38,6 @@ from pytorch_lightning.loggers import CSVLogger
 from torch import nn
 from torch.nn.functional import cross_entropy
 
-from cifar10.checkpoints import digest_of
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.schema import Config
@@ -47,9 +46,10 @@ from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
 from cifar10.data.resident import TrainingBatches
 from cifar10.data.resizing import pixels_at, resize
-from cifar10.mlflow_tracker import MLflowTracker
 from cifar10.model import Classifier
-from cifar10.run import open_run
+from cifar10.runs.checkpoints import digest_of
+from cifar10.runs.mlflow_tracker import MLflowTracker
+from cifar10.runs.run import open_run
 from cifar10.system.memory import keep_memory_warm
 from cifar10.train import fit, make_network
 from cifar10.trainer import prepare_cpu, resolve_precision

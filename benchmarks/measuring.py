@@ -16,7 +16,7 @@ from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
-from cifar10.provenance import code_state, machine, versions
+from cifar10.runs.provenance import code_state, machine, versions
 
 REPOSITORY = Path(__file__).parents[1]
 RESULTS = Path(__file__).parent / "results"

@@ -23,8 +23,8 @@ from typing import Any
 from measuring import REPOSITORY, now, origin, result_path, table, timed
 
 from cifar10.config.compose import load_config
-from cifar10.provenance import code_digest
-from cifar10.run_folder import write_atomically
+from cifar10.runs.folder import write_atomically
+from cifar10.runs.provenance import code_digest
 
 _ACCURACIES = ("test/accuracy_tta", "test/accuracy")
 

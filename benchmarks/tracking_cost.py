@@ -108,12 +108,12 @@ def default_epoch() -> tuple[float, str] | None:
 
 def measure(backend: str, words: list[str]) -> dict[str, Any]:
     """Train once as `words` say; return wall and cpu seconds of each phase, and those of waiting for the tracker."""
-    from cifar10.checkpoints import digest_of
     from cifar10.config.build import build
     from cifar10.config.compose import load_config
     from cifar10.config.targets import DATA
     from cifar10.data.contract import DataSet
-    from cifar10.run import open_run
+    from cifar10.runs.checkpoints import digest_of
+    from cifar10.runs.run import open_run
     from cifar10.system.memory import keep_memory_warm
     from cifar10.train import fit, make_network
 

@@ -48,7 +48,7 @@ from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA
 from cifar10.constants import CIFAR10_MEAN, CIFAR10_STD
 from cifar10.data.contract import DataSet, Split
-from cifar10.run import open_run
+from cifar10.runs.run import open_run
 from cifar10.system.memory import keep_memory_warm
 from cifar10.train import fit, make_network
 

@@ -3,12 +3,12 @@
 import sys
 from pathlib import Path
 
-from cifar10.checkpoint_names import LAST
 from cifar10.config.advice import command_line, setting
 from cifar10.interruption import Interrupted
-from cifar10.known_stores import unknown_settings
 from cifar10.model import DivergedError
-from cifar10.run import Run
+from cifar10.runs.checkpoint_names import LAST
+from cifar10.runs.known_stores import unknown_settings
+from cifar10.runs.run import Run
 from cifar10.system.shortage import PeerGoneError
 from cifar10.system.signals import Stopped
 

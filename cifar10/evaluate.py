@@ -9,21 +9,21 @@ from pathlib import Path
 
 import torch
 
-from cifar10.checkpoint_names import resolve_checkpoint
-from cifar10.checkpoints import Checkpoint, load_checkpoint
 from cifar10.config.schema import TrainingConfig
 from cifar10.data.contract import DataSet
 from cifar10.data.module import ResidentData
 from cifar10.errors import UserError
 from cifar10.labels import printable
 from cifar10.model import Classifier
-from cifar10.run import finite_or_none, save_figures
-from cifar10.run_folder import write_atomically
+from cifar10.runs.checkpoint_names import resolve_checkpoint
+from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
+from cifar10.runs.folder import write_atomically
+from cifar10.runs.run import finite_or_none, save_figures
+from cifar10.runs.trained_data import load_trained_data, moved_line, relocated
 from cifar10.system.limits import num_cpus
 from cifar10.system.memory import keep_memory_warm
 from cifar10.tally import Scores
 from cifar10.train import test
-from cifar10.trained_data import load_trained_data, moved_line, relocated
 from cifar10.trainer import make_trainer, prepare_cpu
 
 

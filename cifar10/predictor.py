@@ -67,9 +67,9 @@ class Predictor:
         checked = _checked_tta(tta)
         if batch_size is not None and batch_size < 1:
             raise Misuse(f"batch_size={batch_size} is not possible; it must be 1 or more")
-        from cifar10.checkpoint_names import resolve_checkpoint
-        from cifar10.checkpoints import load_checkpoint
         from cifar10.engines.pytorch import TorchEngine
+        from cifar10.runs.checkpoint_names import resolve_checkpoint
+        from cifar10.runs.checkpoints import load_checkpoint
 
         checkpoint = load_checkpoint(resolve_checkpoint(name, models_dir))
         evaluation = checkpoint.config.evaluation

@@ -5,17 +5,17 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-from cifar10.checkpoint_names import LAST, resolve_checkpoint
-from cifar10.checkpoints import Checkpoint, load_checkpoint, require_training_state
 from cifar10.config.advice import command_line, setting
 from cifar10.config.compose import with_changes
 from cifar10.config.mlflow_uri import shown_uri
 from cifar10.config.schema import Config, TrackingConfig
 from cifar10.errors import Misuse
-from cifar10.known_stores import unknown_settings
-from cifar10.run_folder import SCORES, is_folder_of, lasting_settings
+from cifar10.runs.checkpoint_names import LAST, resolve_checkpoint
+from cifar10.runs.checkpoints import Checkpoint, load_checkpoint, require_training_state
+from cifar10.runs.folder import SCORES, is_folder_of, lasting_settings
+from cifar10.runs.known_stores import unknown_settings
+from cifar10.runs.trained_data import without_sources
 from cifar10.tally import Scores
-from cifar10.trained_data import without_sources
 from cifar10.wording import counted
 
 AUTO = "auto"

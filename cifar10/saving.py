@@ -18,12 +18,12 @@ import torch
 from pytorch_lightning.callbacks import Checkpoint as CheckpointCallback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
-from cifar10.checkpoint_names import BEST, LAST
-from cifar10.checkpoints import read_checkpoint
 from cifar10.errors import UserError
 from cifar10.model import Classifier
-from cifar10.run_folder import write_atomically
-from cifar10.stopwatch import Stopwatch
+from cifar10.runs.checkpoint_names import BEST, LAST
+from cifar10.runs.checkpoints import read_checkpoint
+from cifar10.runs.folder import write_atomically
+from cifar10.runs.stopwatch import Stopwatch
 from cifar10.tally import Scores
 
 

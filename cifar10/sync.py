@@ -19,11 +19,11 @@ from cifar10.config.advice import command_line
 from cifar10.config.mlflow_uri import shown_uri, uri_problem
 from cifar10.config.schema import TrackingConfig
 from cifar10.errors import Misuse, UserError
-from cifar10.known_stores import unknown_settings
-from cifar10.mlflow_entities import NOTE, data_sets, metrics, note, parameters_of, params, run_tags, send_metrics
-from cifar10.mlflow_store import KEY_TAG, MLflowStore, StoreError, probe, reason_of
-from cifar10.run_folder import read_settings
-from cifar10.run_record import RunRecord, Status
+from cifar10.runs.folder import read_settings
+from cifar10.runs.known_stores import unknown_settings
+from cifar10.runs.mlflow_entities import NOTE, data_sets, metrics, note, parameters_of, params, run_tags, send_metrics
+from cifar10.runs.mlflow_store import KEY_TAG, MLflowStore, StoreError, probe, reason_of
+from cifar10.runs.record import RunRecord, Status
 from cifar10.suggest import did_you_mean
 from cifar10.wording import counted
 
@@ -292,8 +292,8 @@ def _record(folder: Path, is_finished: bool) -> RunRecord:
 
 def _from_checkpoint(folder: Path) -> RunRecord:
     """Return a record of a run that is older than `run.json`, as far as its checkpoint tells."""
-    from cifar10.checkpoint_names import BEST, LAST
-    from cifar10.checkpoints import load_checkpoint
+    from cifar10.runs.checkpoint_names import BEST, LAST
+    from cifar10.runs.checkpoints import load_checkpoint
 
     started = int((folder / "config.yaml").stat().st_mtime * 1000)
     record = RunRecord(folder, started=started)

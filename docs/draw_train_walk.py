@@ -51,7 +51,7 @@ STEPS = [
     ),
     Step(
         "open_run(config, data, checkpoint)",
-        "cifar10.run.open_run",
+        "cifar10.runs.run.open_run",
         "Run: folder, tracker, identity",
         "The folder is proved to be writable, MLflow is asked.",
         "models/NAME/: run_id",
@@ -84,7 +84,7 @@ STEPS = [
     ),
     Step(
         "run.record_scores(scores, ...)",
-        "cifar10.run.Run.record_scores",
+        "cifar10.runs.run.Run.record_scores",
         "scores, returned and printed as one line",
         "The first process writes; MLflow is told the same.",
         "scores.json, curves.png, confusion.png",

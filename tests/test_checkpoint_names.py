@@ -11,9 +11,9 @@ from pathlib import Path
 import pytest
 import yaml
 
-from cifar10.checkpoint_names import LAST, find_locally, name_of_run, resolve_checkpoint, which_run
 from cifar10.config.conf_folder import PROJECT
 from cifar10.errors import CheckpointError
+from cifar10.runs.checkpoint_names import LAST, find_locally, name_of_run, resolve_checkpoint, which_run
 from tests.documented import ROOT
 
 RUN_ID = "f" * 32
@@ -199,9 +199,9 @@ def test_a_server_that_takes_a_connection_and_says_nothing_is_told(monkeypatch: 
 FETCH = """
 import sys
 from pathlib import Path
-from cifar10.checkpoint_names import resolve_checkpoint
+from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.config.schema import TrackingConfig
-from cifar10.tracking import open_tracker
+from cifar10.runs.tracking import open_tracker
 Path("models/run").mkdir(parents=True)
 Path("models/run/best.ckpt").write_bytes(b"weights")
 config = TrackingConfig(backend="mlflow", uri="sqlite:///mlruns/mlflow.db", artifacts=None, experiment="cifar10",

@@ -15,7 +15,6 @@ import pytest
 import torch
 import torchvision
 
-from cifar10.checkpoints import _at_most_parameters, digest_of, load_checkpoint
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.conf_folder import options
@@ -23,6 +22,7 @@ from cifar10.config.schema import TrainingConfig
 from cifar10.config.targets import MODEL
 from cifar10.errors import CheckpointError
 from cifar10.networks.simple_cnn import SimpleCNN
+from cifar10.runs.checkpoints import _at_most_parameters, digest_of, load_checkpoint
 
 
 def make_raw(**changes: Any) -> dict[str, Any]:

@@ -17,7 +17,7 @@ from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA
 from cifar10.data.contract import DataSet
 from cifar10.kernels import machine_code
-from cifar10.run import open_run
+from cifar10.runs.run import open_run
 from cifar10.train import fit, make_network
 from cifar10.trainer import prepare_cpu
 

@@ -77,7 +77,7 @@ def with_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for package in (cifar10.networks, cifar10.data, cifar10.optimizers):
         folder = tmp_path / package.__name__.replace(".", "/")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
-    monkeypatch.setattr("cifar10.run.save_figures", lambda *arguments: None)  # they take most of a tiny run's time
+    monkeypatch.setattr("cifar10.runs.run.save_figures", lambda *arguments: None)  # they take most of a tiny run's time
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
 
@@ -282,7 +282,7 @@ def test_the_command_line_imports_nothing_heavy() -> None:
 
 def test_training_names_no_architecture_and_no_data_set() -> None:
     graph = import_graph()
-    for name in ("model", "trainer", "run", "saving", "train"):
+    for name in ("model", "trainer", "runs.run", "saving", "train"):
         named = {module for module in graph[f"cifar10.{name}"] if "networks" in module or "optimizers" in module}
         assert not named | (
             graph[f"cifar10.{name}"] & {"cifar10.data.cifar", "cifar10.data.folder", "cifar10.data.shapes"}

@@ -9,7 +9,6 @@ import pytest
 import torch
 from PIL import Image
 
-from cifar10.checkpoints import Checkpoint, Metadata
 from cifar10.cli.command_line import main
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
@@ -17,9 +16,10 @@ from cifar10.config.targets import DATA
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate
 from cifar10.infer import infer
+from cifar10.runs.checkpoints import Checkpoint, Metadata
+from cifar10.runs.trained_data import class_ids, load_trained_data
 from cifar10.system.limits import num_cpus
 from cifar10.train import train
-from cifar10.trained_data import class_ids, load_trained_data
 from commands import COMMANDS
 from tests.tiny_run import TINY
 

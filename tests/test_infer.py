@@ -334,9 +334,9 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
 
 
 def test_a_real_checkpoint_scores_on_png_files_what_it_scores_on_the_tensors(tmp_path: Path) -> None:
-    from cifar10.checkpoints import FORMAT
     from cifar10.config.compose import load_config
     from cifar10.networks.simple_cnn import SimpleCNN
+    from cifar10.runs.checkpoints import FORMAT
     from cifar10.tta import predict_probabilities
 
     torch.manual_seed(0)

@@ -13,9 +13,9 @@ from typing import Any
 import pytest
 import torch
 
-import cifar10.mlflow_tracker
 import cifar10.model
-import cifar10.run
+import cifar10.runs.mlflow_tracker
+import cifar10.runs.run
 import cifar10.train
 from cifar10.config.compose import load_config
 from cifar10.interruption import Interrupted
@@ -85,7 +85,7 @@ def test_what_is_kept_is_told_whatever_is_interrupted(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("cifar10.run.save_figures", lambda *arguments: None)  # they take most of a tiny run's time
+    monkeypatch.setattr("cifar10.runs.run.save_figures", lambda *arguments: None)  # they take most of a tiny run's time
     with monkeypatch.context() as patch:
         send_before(owner, name, patch)
         assert run() == 143
@@ -112,7 +112,7 @@ def test_results_are_written_whole_before_a_signal_counts(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        send_before(cifar10.run, "save_figures", patch)
+        send_before(cifar10.runs.run, "save_figures", patch)
         assert run() == 143
     expected = {
         "best.ckpt",
@@ -133,7 +133,7 @@ def test_while_mlflow_has_its_last_words_the_run_is_complete(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        send_before(cifar10.mlflow_tracker.MLflowTracker, "finish", patch)
+        send_before(cifar10.runs.mlflow_tracker.MLflowTracker, "finish", patch)
         assert run("tracking=mlflow", "tracking.system_metrics=false") == 143
     assert said(capfd) == "stopped by SIGTERM while the tracker was told; the run is complete in models/cut"
     assert Path("models/cut/scores.json").exists()

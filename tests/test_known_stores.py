@@ -15,8 +15,8 @@ from cifar10.config.compose import load_config
 from cifar10.config.schema import Config, TrackingConfig
 from cifar10.early_end import going_on_line
 from cifar10.errors import Misuse, UserError
-from cifar10.known_stores import unknown_settings
-from cifar10.run import Run
+from cifar10.runs.known_stores import unknown_settings
+from cifar10.runs.run import Run
 from cifar10.sync import sync
 from cifar10.train import train
 from tests.tiny_run import TINY

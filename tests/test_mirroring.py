@@ -9,12 +9,12 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar10.checkpoints import load_checkpoint
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA
 from cifar10.data.contract import DataSet, Split
 from cifar10.data.mirroring import MirrorTest, measure_mirroring
+from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.train import train
 
 SIZE = 16

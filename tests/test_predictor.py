@@ -153,8 +153,10 @@ def test_a_checkpoint_decides_what_is_not_asked_for(monkeypatch: pytest.MonkeyPa
         network=network,
         tta="mirror",
     )
-    monkeypatch.setattr("cifar10.checkpoint_names.resolve_checkpoint", lambda name, models_dir: Path(models_dir) / name)
-    monkeypatch.setattr("cifar10.checkpoints.load_checkpoint", lambda path: loaded)
+    monkeypatch.setattr(
+        "cifar10.runs.checkpoint_names.resolve_checkpoint", lambda name, models_dir: Path(models_dir) / name
+    )
+    monkeypatch.setattr("cifar10.runs.checkpoints.load_checkpoint", lambda path: loaded)
     default = Predictor.from_checkpoint("run", device="cpu")
     assert (default.batch_size, default.tta, default.class_names, default.image_size) == (77, "mirror", NAMES, 16)
     loaded.image_size = 4096  # a stranger's checkpoint must not decide how much memory is taken

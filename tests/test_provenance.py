@@ -6,13 +6,13 @@ import subprocess
 import sys
 from pathlib import Path
 
-from cifar10 import provenance
+from cifar10.runs import provenance
 
-SCRIPT = "import json; from cifar10.provenance import code_state; print(json.dumps(code_state()))"
+SCRIPT = "import json; from cifar10.runs.provenance import code_state; print(json.dumps(code_state()))"
 
 
 def copy_package(folder: Path) -> Path:
-    package = Path(provenance.__file__).parent
+    package = Path(provenance.__file__).parents[1]
     shutil.copytree(package, folder / "cifar10", ignore=shutil.ignore_patterns("__pycache__"))
     return folder
 

@@ -9,7 +9,7 @@ import pytest
 import recipe
 
 from cifar10.config.compose import load_config
-from cifar10.provenance import code_digest
+from cifar10.runs.provenance import code_digest
 
 WORDS = ["experiment=demo"]
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import pytest
 
-from cifar10.run_folder import FolderError, claim_existing, claim_new, read_settings, write_atomically
-from cifar10.run_record import RunRecord
+from cifar10.runs.folder import FolderError, claim_existing, claim_new, read_settings, write_atomically
+from cifar10.runs.record import RunRecord
 
 _HOLDER = """
 import sys, time
 from pathlib import Path
-from cifar10.run_folder import claim_new
+from cifar10.runs.folder import claim_new
 
 claim = claim_new(Path(sys.argv[1]), sys.argv[2], may_be_renamed=sys.argv[3] == "yes")
 print(claim.path, flush=True)

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from cifar10.errors import UserError
-from cifar10.run_folder import claim_existing, claim_new, write_atomically
+from cifar10.runs.folder import claim_existing, claim_new, write_atomically
 
 _ENDLESS_WRITER = """
 import sys
 from pathlib import Path
-from cifar10.run_folder import write_atomically
+from cifar10.runs.folder import write_atomically
 
 target, number = Path(sys.argv[1]), 0
 while True:

@@ -13,7 +13,7 @@ import pytest
 from cifar10.config.compose import load_config
 from cifar10.config.schema import TrainingConfig
 from cifar10.errors import UserError
-from cifar10.run import open_run
+from cifar10.runs.run import open_run
 from tests.tiny_run import TINY
 
 COMMANDS = Path(__file__).parents[1] / "commands.py"

@@ -16,7 +16,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 import cifar10.model
-from cifar10.checkpoints import load_checkpoint
 from cifar10.config.build import build
 from cifar10.config.compose import ConfigError, load_config
 from cifar10.config.schema import Config
@@ -25,6 +24,7 @@ from cifar10.data.resident import Batch
 from cifar10.errors import UserError
 from cifar10.optimizers.muon import muon
 from cifar10.optimizers.schedules import Linear
+from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.selection import All, Hardest
 from cifar10.tally import Tally
 from cifar10.train import train

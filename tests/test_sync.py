@@ -18,9 +18,9 @@ from cifar10.config.compose import load_config
 from cifar10.config.mlflow_uri import absolute_uri
 from cifar10.config.schema import Config
 from cifar10.errors import Misuse, UserError
-from cifar10.run_record import RunRecord, Status
+from cifar10.runs.record import RunRecord, Status
+from cifar10.runs.tracking import open_tracker
 from cifar10.sync import sync
-from cifar10.tracking import open_tracker
 
 HISTORY = [{"epoch": n, "step": 4.0 * n, "train/loss": 1.0 / (n + 1), "seconds": 2.0} for n in range(3)]
 SCORES = {"test/accuracy": 0.75, "train/loss": HISTORY[-1]["train/loss"], "wall_seconds": 9.0}

@@ -17,14 +17,14 @@ from typing import Any
 
 import pytest
 
-from cifar10 import mlflow_store, mlflow_tracker
 from cifar10.config.compose import load_config
 from cifar10.config.mlflow_uri import absolute_uri
 from cifar10.config.schema import TrackingConfig
 from cifar10.errors import UserError
-from cifar10.mlflow_tracker import MLflowTracker
-from cifar10.run_record import RunRecord
-from cifar10.tracking import NoTracker, open_tracker, require_store
+from cifar10.runs import mlflow_store, mlflow_tracker
+from cifar10.runs.mlflow_tracker import MLflowTracker
+from cifar10.runs.record import RunRecord
+from cifar10.runs.tracking import NoTracker, open_tracker, require_store
 from tests.documented import ROOT
 
 HISTORY = [{"epoch": epoch, "step": 10 * epoch, "train/loss": 1.0 / (epoch + 1)} for epoch in range(4)]
@@ -484,7 +484,7 @@ ONE_RUN = """
 import sys
 from pathlib import Path
 from cifar10.config.schema import TrackingConfig
-from cifar10.tracking import open_tracker
+from cifar10.runs.tracking import open_tracker
 folder = Path(sys.argv[1])
 folder.mkdir()
 config = TrackingConfig(backend="mlflow", uri="sqlite:///mlruns/mlflow.db", artifacts=None, experiment="cifar10",

@@ -12,13 +12,13 @@ import pytest
 import torch
 
 import cifar10.model
-import cifar10.run
+import cifar10.runs.run
 import cifar10.tally
 import cifar10.train
-from cifar10.checkpoints import load_checkpoint
 from cifar10.config.compose import load_config
 from cifar10.config.schema import Config
 from cifar10.errors import Misuse, UserError
+from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.train import train
 from tests.tiny_run import TINY
 
@@ -69,16 +69,16 @@ def test_an_epoch_is_saved_when_it_is_time_and_the_last_one_always(
     options: list[str], saved_epochs: list[int], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     recorded: list[int] = []
-    record_epochs = cifar10.run.Run.record_epochs
+    record_epochs = cifar10.runs.run.Run.record_epochs
 
-    def note(self: cifar10.run.Run, history: list[dict[str, float]]) -> None:
+    def note(self: cifar10.runs.run.Run, history: list[dict[str, float]]) -> None:
         if history:
             newest = int(history[-1]["epoch"])
             assert len(load_checkpoint(Path("models/saved/last.ckpt")).history) == newest + 1
             recorded.append(newest)
         record_epochs(self, history)
 
-    monkeypatch.setattr(cifar10.run.Run, "record_epochs", note)
+    monkeypatch.setattr(cifar10.runs.run.Run, "record_epochs", note)
     run("saved", *options, "training.epochs=3")
     assert recorded == saved_epochs
     assert len(Path("models/saved/history.csv").read_text().splitlines()) == 1 + 3
@@ -273,15 +273,15 @@ class CutError(Exception):
 
 def cut_after_first_epoch(config: Config, **more: Any) -> None:
     """Train until the end of the first epoch, which is saved."""
-    record_epochs = cifar10.run.Run.record_epochs
+    record_epochs = cifar10.runs.run.Run.record_epochs
 
-    def record_and_stop(self: cifar10.run.Run, history: list[dict[str, float]]) -> None:
+    def record_and_stop(self: cifar10.runs.run.Run, history: list[dict[str, float]]) -> None:
         record_epochs(self, history)
         if history:
             raise CutError
 
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(cifar10.run.Run, "record_epochs", record_and_stop)
+        patch.setattr(cifar10.runs.run.Run, "record_epochs", record_and_stop)
         with pytest.raises(CutError):
             train(config, **more)
 

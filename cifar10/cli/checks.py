@@ -8,13 +8,13 @@ from collections import Counter
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from cifar10.checkpoint_names import BEST, LAST, find_locally, which_run
 from cifar10.cli.flags import shortened
 from cifar10.config.advice import command_line
 from cifar10.config.conf_folder import PROJECT, top_settings
 from cifar10.errors import CheckpointError, Misuse, UserError
 from cifar10.images.other_formats import kind_of_collection, kind_of_name
 from cifar10.images.search import find_images, no_images
+from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, which_run
 from cifar10.suggest import did_you_mean
 
 RESUMABLE = (

@@ -24,7 +24,6 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import MarkedYAMLError
 
-from cifar10.checkpoint_names import refusal_of_run_name
 from cifar10.config.build import complete, component_problems
 from cifar10.config.conf_folder import CONF
 from cifar10.config.mlflow_uri import uri_problem
@@ -33,6 +32,7 @@ from cifar10.config.schema import Component, Config
 from cifar10.config.targets import ROLES
 from cifar10.config.validation import Problem, problems_of, shown, validate
 from cifar10.errors import Misuse
+from cifar10.runs.checkpoint_names import refusal_of_run_name
 from cifar10.suggest import nearest
 from cifar10.system.home import expanded, expanded_uri
 

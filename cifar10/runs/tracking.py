@@ -5,9 +5,9 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from cifar10.config.schema import TrackingConfig
-from cifar10.mlflow_store import StoreError, probe
-from cifar10.mlflow_tracker import MLflowTracker, missing_store
-from cifar10.run_record import RunRecord, Status
+from cifar10.runs.mlflow_store import StoreError, probe
+from cifar10.runs.mlflow_tracker import MLflowTracker, missing_store
+from cifar10.runs.record import RunRecord, Status
 
 
 class Tracker(Protocol):

@@ -21,8 +21,8 @@ from filelock import FileLock, Timeout
 
 from cifar10.config.mlflow_uri import absolute_uri, database_path, shown_uri, uri_problem
 from cifar10.config.schema import TrackingConfig
-from cifar10.mlflow_places import artifacts_folder, mend_places
-from cifar10.run_record import RunRecord
+from cifar10.runs.mlflow_places import artifacts_folder, mend_places
+from cifar10.runs.record import RunRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient

@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 from cifar10.config.conf_folder import options
 from cifar10.config.mlflow_uri import LOCAL_URI, absolute_uri, database_path
 from cifar10.config.schema import TrackingConfig
-from cifar10.mlflow_places import artifacts_folder
+from cifar10.runs.mlflow_places import artifacts_folder
 
 
 class _Place(NamedTuple):

@@ -9,7 +9,7 @@ from typing import Any
 
 _PACKAGES = ("torch", "torchvision", "pytorch-lightning", "mlflow", "numpy", "pillow")
 _FLAGS = ("avx2", "avx512f", "avx512_vnni", "avx512_bf16", "amx_bf16", "amx_int8", "neon", "asimd")
-_PACKAGE = Path(__file__).parent
+_PACKAGE = Path(__file__).parents[1]
 
 
 def code_state() -> dict[str, Any]:

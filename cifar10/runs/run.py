@@ -22,14 +22,13 @@ import yaml
 from torch import Tensor
 
 from cifar10 import __version__
-from cifar10.checkpoint_names import BEST
-from cifar10.checkpoints import FORMAT, Checkpoint, load_checkpoint
 from cifar10.config.schema import Config
 from cifar10.data.contract import DataSet
 from cifar10.errors import Misuse
 from cifar10.figures import confusion_matrix, learning_curves
-from cifar10.provenance import code_state, machine, versions
-from cifar10.run_folder import (
+from cifar10.runs.checkpoint_names import BEST
+from cifar10.runs.checkpoints import FORMAT, Checkpoint, load_checkpoint
+from cifar10.runs.folder import (
     CONFIG,
     FIGURES,
     HISTORY,
@@ -40,10 +39,11 @@ from cifar10.run_folder import (
     is_folder_of,
     write_atomically,
 )
-from cifar10.run_record import Status
+from cifar10.runs.provenance import code_state, machine, versions
+from cifar10.runs.record import Status
+from cifar10.runs.tracking import NoTracker, Tracker, open_tracker, require_store
 from cifar10.system.processes import Processes, find_processes
 from cifar10.tally import Scores
-from cifar10.tracking import NoTracker, Tracker, open_tracker, require_store
 from cifar10.trainer import resolve_precision
 
 _RUN_NAME_VARIABLE = "CIFAR10_RUN_NAME"  # how the processes of one run agree on its folder

@@ -8,7 +8,6 @@ from pathlib import Path
 
 import torch
 
-from cifar10.checkpoints import Checkpoint
 from cifar10.cli.checks import refuse_other_settings
 from cifar10.config.advice import command_line
 from cifar10.config.build import argument_names, build
@@ -19,6 +18,7 @@ from cifar10.data.archives import without_fetching
 from cifar10.data.contract import DataError, DataSet, MissingDataError, Split
 from cifar10.errors import UserError
 from cifar10.labels import ClassFolders, few
+from cifar10.runs.checkpoints import Checkpoint
 
 
 def load_trained_data(checkpoint: Checkpoint, component: Component, moved: str = "") -> DataSet:

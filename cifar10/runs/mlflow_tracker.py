@@ -20,9 +20,9 @@ from cifar10.config.advice import PROGRAM
 from cifar10.config.mlflow_uri import shown_uri
 from cifar10.config.schema import TrackingConfig
 from cifar10.errors import UserError
-from cifar10.mlflow_entities import NOTE, data_sets, metrics, note, parameters_of, params, run_tags, send_metrics
-from cifar10.mlflow_store import KEY_TAG, MLflowStore, StoreError, probe, reason_of
-from cifar10.run_record import RunRecord, Status
+from cifar10.runs.mlflow_entities import NOTE, data_sets, metrics, note, parameters_of, params, run_tags, send_metrics
+from cifar10.runs.mlflow_store import KEY_TAG, MLflowStore, StoreError, probe, reason_of
+from cifar10.runs.record import RunRecord, Status
 
 log = logging.getLogger(__name__)
 

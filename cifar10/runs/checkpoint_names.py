@@ -191,7 +191,7 @@ def _shown(models: Path) -> str:
 def _downloaded(uri: str) -> Path:
     """Fetch what MLflow keeps under `uri`: a file, or a folder that holds one checkpoint. It is removed at exit."""
     from cifar10.config.mlflow_uri import absolute_uri, default_uri, shown_uri
-    from cifar10.mlflow_store import StoreError, connect_for_reading, reason_of
+    from cifar10.runs.mlflow_store import StoreError, connect_for_reading, reason_of
 
     store = default_uri()
     try:

@@ -29,12 +29,12 @@ from pydantic import (
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
-from cifar10.checkpoint_outline import OutlinedTensor, first_line, read_outline
 from cifar10.config.build import build
 from cifar10.config.schema import TTA, Config
 from cifar10.config.targets import MODEL
 from cifar10.config.validation import validate
 from cifar10.errors import CheckpointError, UserError
+from cifar10.runs.checkpoint_outline import OutlinedTensor, first_line, read_outline
 
 FORMAT = 1
 
