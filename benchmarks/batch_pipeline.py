@@ -26,9 +26,9 @@ from torchvision.datasets import CIFAR10
 from cifar10.config.compose import load_config
 from cifar10.constants import CIFAR10_MEAN, CIFAR10_STD
 from cifar10.data.contract import Split
-from cifar10.data.resident import TrainingBatches
 from cifar10.networks.normalize import Normalize
 from cifar10.system.memory import keep_memory_warm
+from cifar10.training.batches import TrainingBatches
 
 _BATCH_SIZE, _HOLE = 500, 12
 _AUGMENTATION = ("augmentation.crop_padding=4", "augmentation.flip=random")

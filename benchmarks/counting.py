@@ -25,10 +25,10 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cifar10.config.build import build
 from cifar10.config.schema import Component, Config
 from cifar10.config.targets import MODEL, OPTIMIZER, SELECTION
-from cifar10.data.resident import Batch
-from cifar10.data.resizing import pixels_at
 from cifar10.optimizers.schedules import Constant
-from cifar10.selection import Selection
+from cifar10.training.batches import Batch
+from cifar10.training.hard_example_mining import Selection
+from cifar10.training.resizing import pixels_at
 from cifar10.tta import predict_plain_and_augmented
 
 Costs = Mapping[Any, Callable[..., int]]

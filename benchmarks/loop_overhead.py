@@ -43,9 +43,6 @@ from cifar10.config.compose import load_config
 from cifar10.config.schema import Config
 from cifar10.config.targets import DATA, OPTIMIZER, SCHEDULE
 from cifar10.data.contract import DataSet
-from cifar10.data.module import ResidentData
-from cifar10.data.resident import TrainingBatches
-from cifar10.data.resizing import pixels_at, resize
 from cifar10.model import Classifier
 from cifar10.runs.checkpoints import digest_of
 from cifar10.runs.mlflow_tracker import MLflowTracker
@@ -53,6 +50,9 @@ from cifar10.runs.run import open_run
 from cifar10.system.memory import keep_memory_warm
 from cifar10.train import fit, make_network
 from cifar10.trainer import prepare_cpu, resolve_precision
+from cifar10.training.batches import TrainingBatches
+from cifar10.training.data_module import ResidentData
+from cifar10.training.resizing import pixels_at, resize
 
 _SHAPES = ("data_loading=shapes", "data_loading.validation_size=0", "data_loading.test_size=10", "training.resizing=[]")
 _SMALL = (

@@ -11,7 +11,6 @@ import torch
 
 from cifar10.config.schema import TrainingConfig
 from cifar10.data.contract import DataSet
-from cifar10.data.module import ResidentData
 from cifar10.errors import UserError
 from cifar10.labels import printable
 from cifar10.model import Classifier
@@ -22,9 +21,10 @@ from cifar10.runs.run import finite_or_none, save_figures
 from cifar10.runs.trained_data import load_trained_data, moved_line, relocated
 from cifar10.system.limits import num_cpus
 from cifar10.system.memory import keep_memory_warm
-from cifar10.tally import Scores
 from cifar10.train import test
 from cifar10.trainer import make_trainer, prepare_cpu
+from cifar10.training.data_module import ResidentData
+from cifar10.training.running_metrics import Scores
 
 
 def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequence[str] = ()) -> Scores:

@@ -12,35 +12,35 @@ from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
 
-from cifar10.capacity import refuse_untrainable, sizes_of, training_advice
 from cifar10.config.advice import command_line
 from cifar10.config.build import build
 from cifar10.config.schema import Config
 from cifar10.config.targets import DATA, MODEL, SELECTION
 from cifar10.data.contract import DataSet
-from cifar10.data.mirroring import MirrorTest
-from cifar10.data.module import ResidentData
-from cifar10.early_end import close_early, going_on_line, what_is_kept
 from cifar10.errors import CheckpointError, Misuse, UserError
-from cifar10.interruption import StopOnSignal
 from cifar10.model import Classifier
-from cifar10.preflight import refuse_unfit, tell_batches, warn_of_mirroring
-from cifar10.progress import TrainingProgress
-from cifar10.resuming import find_resumed, finished_scores
 from cifar10.runs.checkpoint_names import BEST, LAST, name_of_run, resolve_checkpoint
 from cifar10.runs.checkpoint_outline import first_line
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.run import Run, open_run
 from cifar10.runs.stopwatch import Stopwatch
 from cifar10.runs.trained_data import load_trained_data
-from cifar10.saving import SaveCheckpoints, amend_checkpoint
-from cifar10.selection import Selection
 from cifar10.system.memory import keep_memory_warm
 from cifar10.system.processes import find_processes
 from cifar10.system.shortage import told_if_alone, told_if_short
 from cifar10.system.signals import Stopped, held, if_stopped
-from cifar10.tally import Scores
 from cifar10.trainer import make_trainer, prepare_cpu
+from cifar10.training.capacity import refuse_untrainable, sizes_of, training_advice
+from cifar10.training.checkpointing import SaveCheckpoints, amend_checkpoint
+from cifar10.training.data_module import ResidentData
+from cifar10.training.early_end import close_early, going_on_line, what_is_kept
+from cifar10.training.hard_example_mining import Selection
+from cifar10.training.interruption import StopOnSignal
+from cifar10.training.mirroring import MirrorTest
+from cifar10.training.preflight import refuse_unfit, tell_batches, warn_of_mirroring
+from cifar10.training.progress import TrainingProgress
+from cifar10.training.resuming import find_resumed, finished_scores
+from cifar10.training.running_metrics import Scores
 from cifar10.wording import counted
 
 

@@ -21,8 +21,8 @@ from cifar10.devices import computes_bf16, has_matrix_units, limit_threads
 from cifar10.errors import Misuse, UserError
 from cifar10.kernels.machine_code import allow as allow_kernels
 from cifar10.kernels.machine_code import are_usable
-from cifar10.saving import AtomicCheckpointIO
 from cifar10.system.processes import find_processes, prepare_launch
+from cifar10.training.checkpointing import AtomicCheckpointIO
 
 Precision = Literal["fp32", "bf16", "fp16"]
 

@@ -71,7 +71,7 @@ STEPS = [
     ),
     Step(
         "trainer.fit(classifier, ResidentData(...))",
-        "cifar10.data.module.ResidentData",
+        "cifar10.training.data_module.ResidentData",
         "best.ckpt",
         "Batches are cut from the pixels on the device.\nAfter each epoch: save, record, show a line.",
         "last.ckpt, best.ckpt, history.csv",

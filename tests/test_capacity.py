@@ -11,7 +11,6 @@ from typing import Any
 import pytest
 import torch
 
-from cifar10.capacity import refuse_untrainable
 from cifar10.cli.command_line import main
 from cifar10.config.compose import load_config
 from cifar10.errors import UserError
@@ -19,6 +18,7 @@ from cifar10.networks.resnet import ResNet
 from cifar10.networks.speed import SpeedNet
 from cifar10.system.shortage import shortage, told_if_alone, told_if_short
 from cifar10.train import train
+from cifar10.training.capacity import refuse_untrainable
 from tests.tiny_run import TINY
 
 
@@ -85,7 +85,7 @@ def test_a_network_that_memory_cannot_hold_is_refused_before_a_folder_is_made(
 
 
 def test_a_network_whose_gradients_do_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifar10.capacity.total_memory", lambda: 10_000)
+    monkeypatch.setattr("cifar10.training.capacity.total_memory", lambda: 10_000)
     with pytest.raises(UserError, match=r"weights take .* GB here; lower model\.width=32"):
         train(load_config(TINY))
 

@@ -460,7 +460,7 @@ def test_weights_that_do_not_fit_are_refused_in_one_line(tmp_path: Path) -> None
 HOSTILE_TARGETS = [
     "os.mkdir",
     "cifar10.data.download.download",
-    "cifar10.saving.write_atomically",
+    "cifar10.training.checkpointing.write_atomically",
     "cifar10.demo.demo",
     "cifar10.data.shapes.shapes",
     "torch.optim.SGD",

@@ -282,7 +282,7 @@ def test_the_command_line_imports_nothing_heavy() -> None:
 
 def test_training_names_no_architecture_and_no_data_set() -> None:
     graph = import_graph()
-    for name in ("model", "trainer", "runs.run", "saving", "train"):
+    for name in ("model", "trainer", "runs.run", "training.checkpointing", "train"):
         named = {module for module in graph[f"cifar10.{name}"] if "networks" in module or "optimizers" in module}
         assert not named | (
             graph[f"cifar10.{name}"] & {"cifar10.data.cifar", "cifar10.data.folder", "cifar10.data.shapes"}

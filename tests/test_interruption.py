@@ -18,9 +18,9 @@ import cifar10.runs.mlflow_tracker
 import cifar10.runs.run
 import cifar10.train
 from cifar10.config.compose import load_config
-from cifar10.interruption import Interrupted
 from cifar10.system.signals import Stopped
 from cifar10.train import train
+from cifar10.training.interruption import Interrupted
 from commands import COMMANDS
 from tests.tiny_run import TINY
 

@@ -13,12 +13,12 @@ from cifar10.cli.command_line import parse
 from cifar10.config.advice import PROGRAM
 from cifar10.config.compose import load_config
 from cifar10.config.schema import Config, TrackingConfig
-from cifar10.early_end import going_on_line
 from cifar10.errors import Misuse, UserError
 from cifar10.runs.known_stores import unknown_settings
 from cifar10.runs.run import Run
 from cifar10.sync import sync
 from cifar10.train import train
+from cifar10.training.early_end import going_on_line
 from tests.tiny_run import TINY
 
 MLFLOW = ("tracking.backend=mlflow", "tracking.system_metrics=false")

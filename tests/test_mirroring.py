@@ -13,9 +13,9 @@ from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA
 from cifar10.data.contract import DataSet, Split
-from cifar10.data.mirroring import MirrorTest, measure_mirroring
 from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.train import train
+from cifar10.training.mirroring import MirrorTest, measure_mirroring
 
 SIZE = 16
 

@@ -7,7 +7,7 @@ import torch
 from torch import Tensor
 
 from cifar10.model import mix
-from cifar10.tally import _MOST_PENDING, Tally
+from cifar10.training.running_metrics import _MOST_PENDING, Tally
 
 Noted = tuple[Tensor, Tensor, Tensor]
 

@@ -5,7 +5,7 @@ from typing import Any
 
 import pytest
 
-from cifar10.progress import TrainingProgress, _clock, _in_words
+from cifar10.training.progress import TrainingProgress, _clock, _in_words
 
 
 @pytest.mark.parametrize(
@@ -26,7 +26,7 @@ def test_a_forecast_has_two_digits(seconds: float, shown: str) -> None:
 def progress_after(seconds: float, steps: int, monkeypatch: pytest.MonkeyPatch, **options: Any) -> TrainingProgress:
     """Return the progress of a run of 1,000 steps that has made `steps` of them in `seconds`."""
     clock = SimpleNamespace(now=0.0)
-    monkeypatch.setattr("cifar10.progress.time.monotonic", lambda: clock.now)
+    monkeypatch.setattr("cifar10.training.progress.time.monotonic", lambda: clock.now)
     progress = TrainingProgress(images_per_step=10, steps_per_epoch=100, num_epochs=10, **options)
     progress.on_train_start(trainer(0), None)  # type: ignore[arg-type]
     clock.now = seconds

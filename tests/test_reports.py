@@ -31,13 +31,13 @@ from cifar10.errors import Misuse, UserError
 from cifar10.evaluate import evaluate
 from cifar10.images.parallel import decode_files
 from cifar10.images.search import find_images
-from cifar10.preflight import refuse_unfit, tell_batches
 from cifar10.runs.folder import FolderError, claim_new
 from cifar10.runs.record import RunRecord
 from cifar10.runs.run import save_figures
 from cifar10.runs.tracking import open_tracker
 from cifar10.system.limits import available_memory, num_cpus, total_memory
 from cifar10.train import train
+from cifar10.training.preflight import refuse_unfit, tell_batches
 from commands import COMMANDS
 from tests.malformed import picture
 from tests.tiny_run import TINY

@@ -8,9 +8,9 @@ import torch
 from torch import Tensor
 
 from cifar10.config.schema import AugmentationConfig
-from cifar10.data.augmentation import Augmentation, pack, unpack
 from cifar10.data.contract import Split
-from cifar10.data.resident import EvaluationBatches, TrainingBatches
+from cifar10.training.augmentation import Augmentation, pack, unpack
+from cifar10.training.batches import EvaluationBatches, TrainingBatches
 from tests.operations import Operations
 
 CPU = torch.device("cpu")

@@ -7,10 +7,10 @@ import pytest
 import torch
 
 from cifar10.config.compose import load_config
-from cifar10.data.resizing import pixels_at, resize
 from cifar10.errors import Misuse, UserError
 from cifar10.model import Classifier
 from cifar10.train import train
+from cifar10.training.resizing import pixels_at, resize
 
 STAGES: list[Any] = [SimpleNamespace(until=0.25, scale=0.5), SimpleNamespace(until=0.5, scale=0.75)]
 

@@ -18,8 +18,8 @@ import torch
 
 import cifar10.model
 from cifar10.config.compose import load_config
-from cifar10.interruption import Interrupted
 from cifar10.train import train
+from cifar10.training.interruption import Interrupted
 
 SMALL = [
     "experiment=demo",

@@ -20,14 +20,14 @@ from cifar10.config.build import build
 from cifar10.config.compose import ConfigError, load_config
 from cifar10.config.schema import Config
 from cifar10.config.targets import OPTIMIZER
-from cifar10.data.resident import Batch
 from cifar10.errors import UserError
 from cifar10.optimizers.muon import muon
 from cifar10.optimizers.schedules import Linear
 from cifar10.runs.checkpoints import load_checkpoint
-from cifar10.selection import All, Hardest
-from cifar10.tally import Tally
 from cifar10.train import train
+from cifar10.training.batches import Batch
+from cifar10.training.hard_example_mining import All, Hardest
+from cifar10.training.running_metrics import Tally
 from tests.test_folder import fill
 from tests.tiny_run import TINY
 
@@ -255,7 +255,7 @@ def test_choosing_is_counted() -> None:
 SHARE = """
 from pathlib import Path
 import torch
-from cifar10.selection import Hardest
+from cifar10.training.hard_example_mining import Hardest
 from cifar10.optimizers.schedules import Constant
 torch.distributed.init_process_group("gloo")
 rank = torch.distributed.get_rank()

@@ -30,7 +30,7 @@ MEANT = {
         "cifar10.networks.simple_cnn.SimpleCNN",
         "cifar10.networks.speed.SpeedNet",
     },
-    "selection": {"cifar10.selection.All", "cifar10.selection.Hardest"},
+    "selection": {"cifar10.training.hard_example_mining.All", "cifar10.training.hard_example_mining.Hardest"},
     "optimizer": {
         "cifar10.optimizers.muon.muon",
         "cifar10.optimizers.standard.adam",
@@ -95,7 +95,11 @@ def test_what_a_section_refuses_is_not_called(section: str, monkeypatch: pytest.
     called: list[str] = []
     monkeypatch.setattr("cifar10.data.download.download", lambda *_, **__: called.append("download"))
     monkeypatch.setattr("cifar10.demo.demo", lambda: called.append("demo"))
-    for dotted in ("cifar10.data.download.download", "cifar10.demo.demo", "cifar10.saving.write_atomically"):
+    for dotted in (
+        "cifar10.data.download.download",
+        "cifar10.demo.demo",
+        "cifar10.training.checkpointing.write_atomically",
+    ):
         with pytest.raises(BuildError, match="may not be used here"):
             build(ROLES[section], Component.model_validate({"_target_": dotted}))
     assert called == []

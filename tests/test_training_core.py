@@ -35,7 +35,7 @@ import cifar10.model
 import cifar10.networks.resnet
 import cifar10.networks.simple_cnn
 import cifar10.optimizers.standard
-from cifar10.data.resident import TrainingBatches
+from cifar10.training.batches import TrainingBatches
 from cifar10.data.shapes import shapes
 from cifar10.networks.speed import SpeedNet
 from cifar10.optimizers.muon import muon

@@ -220,7 +220,9 @@ class Config(Section):
     data_loading: Component
     model: Component
     augmentation: AugmentationConfig
-    selection: Component = Component.model_validate({"_target_": "cifar10.selection.All"})  # for older checkpoints
+    selection: Component = Component.model_validate(
+        {"_target_": "cifar10.training.hard_example_mining.All"}
+    )  # for older checkpoints
     optimizer: Component
     schedule: Component
     training: TrainingConfig

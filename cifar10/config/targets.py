@@ -176,8 +176,8 @@ MODEL = Role(
     provided=("num_classes", "image_size"),
 )
 SELECTION = Role(
-    packages=("cifar10.selection.",),
-    rule="a class of cifar10.selection that chooses images",
+    packages=("cifar10.training.hard_example_mining.",),
+    rule="a class of cifar10.training.hard_example_mining that chooses images",
     fits=_is_selection,
     provided=("num_classes", "image_size"),
 )

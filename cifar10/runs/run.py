@@ -43,8 +43,8 @@ from cifar10.runs.provenance import code_state, machine, versions
 from cifar10.runs.record import Status
 from cifar10.runs.tracking import NoTracker, Tracker, open_tracker, require_store
 from cifar10.system.processes import Processes, find_processes
-from cifar10.tally import Scores
 from cifar10.trainer import resolve_precision
+from cifar10.training.running_metrics import Scores
 
 _RUN_NAME_VARIABLE = "CIFAR10_RUN_NAME"  # how the processes of one run agree on its folder
 

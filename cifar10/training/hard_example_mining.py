@@ -16,9 +16,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from cifar10.data.resident import Batch
 from cifar10.networks.speed import SpeedNet
 from cifar10.optimizers.schedules import Schedule
+from cifar10.training.batches import Batch
 from cifar10.types import Length, PositiveInt, Range
 
 _LOSS_SCALE = 1024.0  # keeps gradients in float16 from vanishing; a power of two changes no bit of larger types

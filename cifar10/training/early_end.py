@@ -4,13 +4,13 @@ import sys
 from pathlib import Path
 
 from cifar10.config.advice import command_line, setting
-from cifar10.interruption import Interrupted
 from cifar10.model import DivergedError
 from cifar10.runs.checkpoint_names import LAST
 from cifar10.runs.known_stores import unknown_settings
 from cifar10.runs.run import Run
 from cifar10.system.shortage import PeerGoneError
 from cifar10.system.signals import Stopped
+from cifar10.training.interruption import Interrupted
 
 
 def close_early(run: Run, error: BaseException) -> None:

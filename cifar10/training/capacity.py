@@ -8,10 +8,10 @@ import torch
 from torch import nn
 
 from cifar10.config.schema import Component, Config
-from cifar10.data.resident import largest_batch
-from cifar10.data.resizing import scaled
 from cifar10.errors import UserError
 from cifar10.system.limits import total_memory
+from cifar10.training.batches import largest_batch
+from cifar10.training.resizing import scaled
 
 log = logging.getLogger(__name__)
 

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytorch_lightning as pl
 
-from cifar10.saving import SaveCheckpoints, is_between_steps
 from cifar10.system.signals import Stopped, listening, taken_by
+from cifar10.training.checkpointing import SaveCheckpoints, is_between_steps
 
 
 class Interrupted(Stopped):

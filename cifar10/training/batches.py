@@ -13,8 +13,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar10.data.augmentation import Augmentation, Plan, pack
 from cifar10.data.contract import Split
+from cifar10.training.augmentation import Augmentation, Plan, pack
 
 if TYPE_CHECKING:
     from cifar10.config.schema import AugmentationConfig

@@ -9,9 +9,9 @@ import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
-from cifar10.data.resizing import Stage
 from cifar10.model import Classifier
-from cifar10.tally import Scores
+from cifar10.training.resizing import Stage
+from cifar10.training.running_metrics import Scores
 
 _REDRAW_SECONDS = 0.5
 _LINE_SECONDS = 30.0

@@ -9,10 +9,10 @@ from cifar10.config.build import build
 from cifar10.config.schema import Component, Config
 from cifar10.config.targets import MODEL, SELECTION, Role
 from cifar10.data.contract import DataSet
-from cifar10.data.mirroring import measure_mirroring
-from cifar10.data.resident import largest_batch
-from cifar10.data.resizing import scaled
 from cifar10.errors import Misuse
+from cifar10.training.batches import largest_batch
+from cifar10.training.mirroring import measure_mirroring
+from cifar10.training.resizing import scaled
 from cifar10.wording import counted
 
 _MOST_LEFT = 0.1  # of the training images that an epoch may leave out without a word

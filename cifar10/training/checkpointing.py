@@ -24,7 +24,7 @@ from cifar10.runs.checkpoint_names import BEST, LAST
 from cifar10.runs.checkpoints import read_checkpoint
 from cifar10.runs.folder import write_atomically
 from cifar10.runs.stopwatch import Stopwatch
-from cifar10.tally import Scores
+from cifar10.training.running_metrics import Scores
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):

@@ -15,7 +15,7 @@ from cifar10.runs.checkpoints import Checkpoint, load_checkpoint, require_traini
 from cifar10.runs.folder import SCORES, is_folder_of, lasting_settings
 from cifar10.runs.known_stores import unknown_settings
 from cifar10.runs.trained_data import without_sources
-from cifar10.tally import Scores
+from cifar10.training.running_metrics import Scores
 from cifar10.wording import counted
 
 AUTO = "auto"

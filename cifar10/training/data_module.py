@@ -5,7 +5,7 @@ import torch
 
 from cifar10.config.schema import Config
 from cifar10.data.contract import DataSet, Split
-from cifar10.data.resident import Chunks, EvaluationBatches, TrainingBatches, largest_batch
+from cifar10.training.batches import Chunks, EvaluationBatches, TrainingBatches, largest_batch
 
 
 class ResidentData(pl.LightningDataModule):

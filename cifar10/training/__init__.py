@@ -1,0 +1,1 @@
+"""Training: batches and augmentation, hard-example mining, running metrics, checkpoints, progress, resuming."""
