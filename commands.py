@@ -22,7 +22,7 @@ from cifar10.cli.checks import (
     require_resumable,
 )
 from cifar10.cli.command_line import main
-from cifar10.destination import choose_destination
+from cifar10.inference.destination import choose_destination
 from cifar10.system.signals import if_stopped
 
 
@@ -158,10 +158,10 @@ def data(*overrides: str, export_images: bool = False) -> None:
     from cifar10.config.compose import load_config
 
     config = load_config(overrides)
-    from cifar10.fetch import fetch
+    from cifar10.prepare_data import prepare_data
 
     with if_stopped("while the data were fetched; the same command goes on with what is here"):
-        fetch(config, export_images=export_images)
+        prepare_data(config, export_images=export_images)
 
 
 def config(*overrides: str) -> None:

@@ -25,11 +25,11 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cifar10.config.build import build
 from cifar10.config.schema import Component, Config
 from cifar10.config.targets import MODEL, OPTIMIZER, SELECTION
+from cifar10.inference.tta import predict_plain_and_augmented
 from cifar10.optimizers.schedules import Constant
 from cifar10.training.batches import Batch
 from cifar10.training.hard_example_mining import Selection
 from cifar10.training.resizing import pixels_at
-from cifar10.tta import predict_plain_and_augmented
 
 Costs = Mapping[Any, Callable[..., int]]
 """Operator, as torch.ops.NAMESPACE.NAME -> FLOPs, as a function of its arguments, each tensor given as its shape, and

@@ -28,11 +28,11 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cifar10.data.contract import Split
+from cifar10.inference.tta import predict_probabilities
 from cifar10.system.memory import keep_memory_warm
 from cifar10.training.batches import TrainingBatches
 from cifar10.training.hard_example_mining import Selection
 from cifar10.training.resizing import pixels_at, resize
-from cifar10.tta import predict_probabilities
 
 Run = Callable[[int], tuple[float, float]]
 """Number of the run -> seconds and accuracy."""

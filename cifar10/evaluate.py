@@ -10,9 +10,9 @@ from pathlib import Path
 import torch
 
 from cifar10.config.schema import TrainingConfig
+from cifar10.data.class_names import printable
 from cifar10.data.contract import DataSet
 from cifar10.errors import UserError
-from cifar10.labels import printable
 from cifar10.model import Classifier
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint

@@ -17,15 +17,15 @@ from typing import Any
 import numpy as np
 from tqdm import tqdm
 
-from cifar10.destination import Destination, choose_destination
+from cifar10.analysis.classification_report import Score
+from cifar10.data.class_names import ClassFolders
 from cifar10.errors import Misuse, UserError
 from cifar10.images.decode import ImageError, silence_pillow
 from cifar10.images.parallel import Decoded, decode_files
 from cifar10.images.search import describe_skipped, find_images, no_images, search_root
-from cifar10.labels import ClassFolders
-from cifar10.predictor import Predictor
-from cifar10.report import Score
-from cifar10.results import Guess, Row, open_results, visible
+from cifar10.inference.destination import Destination, choose_destination
+from cifar10.inference.predictor import Predictor
+from cifar10.inference.results import Guess, Row, open_results, visible
 from cifar10.system.memory import share_memory_between_threads
 from cifar10.system.shortage import told_if_short
 from cifar10.system.signals import if_stopped, listening

@@ -16,11 +16,11 @@ from torch.nn.functional import cross_entropy, nll_loss
 
 from cifar10.config.targets import OPTIMIZER, SCHEDULE, Role
 from cifar10.errors import UserError
+from cifar10.inference.tta import predict_plain_and_augmented
 from cifar10.training.batches import Batch, BatchStream
 from cifar10.training.hard_example_mining import All, Selection
 from cifar10.training.resizing import pixels_at, resize
 from cifar10.training.running_metrics import Scores, Tally
-from cifar10.tta import predict_plain_and_augmented
 
 if TYPE_CHECKING:
     from cifar10.config.schema import Component, Config

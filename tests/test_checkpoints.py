@@ -18,8 +18,8 @@ import torchvision
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.conf_folder import options
-from cifar10.config.schema import TrainingConfig
-from cifar10.config.targets import MODEL
+from cifar10.config.schema import RENAMED_TARGETS, TrainingConfig
+from cifar10.config.targets import MODEL, SELECTION
 from cifar10.errors import CheckpointError
 from cifar10.networks.simple_cnn import SimpleCNN
 from cifar10.runs.checkpoints import _at_most_parameters, digest_of, load_checkpoint
@@ -94,6 +94,14 @@ def test_a_checkpoint_after_as_many_epochs_as_can_be_configured_is_loaded(tmp_pa
     state = {n: {"step": float(n), "momentum": float(n)} for n in range(1000)}  # of a thousand tensors
     raw = {**make_raw(history=history), "optimizer_states": [state]}
     assert load_checkpoint(save(tmp_path / "a.ckpt", raw)).history == history
+
+
+@pytest.mark.parametrize(("old", "new"), RENAMED_TARGETS.items())
+def test_a_target_of_an_older_checkpoint_has_its_name_of_today(old: str, new: str, tmp_path: Path) -> None:
+    raw = make_raw()
+    raw["cifar10"]["config"]["selection"] = {"_target_": old}
+    section = load_checkpoint(save(tmp_path / "a.ckpt", raw)).config.selection
+    assert section.target == new and SELECTION.locate(section.target).__module__ == new.rpartition(".")[0]
 
 
 def _truncated(path: Path) -> None:

@@ -20,7 +20,7 @@ from cifar10.constants import (
 )
 from cifar10.data.cifar import choose_classes, cifar10, cifar100
 from cifar10.data.contract import DataError, DataSet
-from cifar10.fetch import channel_statistics
+from cifar10.prepare_data import channel_statistics
 from tests.tiny_cifar import COARSE, FINE, NAMES10, make_tiny_cifar10, make_tiny_cifar100
 
 

@@ -13,9 +13,9 @@ import torch
 
 from cifar10.config.compose import ConfigError, load_config
 from cifar10.data.class_folders import find_classes, find_splits, labelled_files
+from cifar10.data.class_names import ClassFolders
 from cifar10.data.contract import DataError, DataSet, Split, hold_out
-from cifar10.fetch import describe
-from cifar10.labels import ClassFolders
+from cifar10.prepare_data import describe
 
 
 def touch(root: Path, *names: str) -> None:

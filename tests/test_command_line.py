@@ -15,8 +15,8 @@ from cifar10 import __version__
 from cifar10.cli.command_line import main, parse
 from cifar10.cli.flags import Commands, flags_of
 from cifar10.config.schema import TTA, Config
-from cifar10.destination import Format
 from cifar10.errors import Misuse, UserError
+from cifar10.inference.destination import Format
 
 PROGRAM = Path(commands.__file__)
 HEAVY = ("torch", "torchvision", "pytorch_lightning", "mlflow", "hydra", "omegaconf", "pydantic", "numpy", "fire")
@@ -36,7 +36,7 @@ def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Call]:
 
         return record
 
-    for walk in ("train", "infer", "evaluate", "sync", "fetch", "demo"):
+    for walk in ("train", "infer", "evaluate", "sync", "prepare_data", "demo"):
         module = ModuleType(f"cifar10.{walk}")
         setattr(module, walk, stand_in(walk))
         monkeypatch.setitem(sys.modules, f"cifar10.{walk}", module)
@@ -198,7 +198,7 @@ def test_the_other_commands_reach_their_walks(calls: dict[str, Call]) -> None:
     assert run("evaluate", "first", "--output=new") == 0
     assert calls["evaluate"] == (("first",), {"output": "new", "overrides": ()})
     assert run("data", "data_loading=shapes", "--export-images") == 0
-    assert calls["fetch"][1] == {"export_images": True}
+    assert calls["prepare_data"][1] == {"export_images": True}
     assert run("demo") == 0
     assert calls["demo"] == ((), {})
 

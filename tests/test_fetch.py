@@ -9,7 +9,7 @@ from PIL import Image
 from cifar10.config.compose import load_config
 from cifar10.data.contract import DataSet, Split
 from cifar10.errors import Misuse
-from cifar10.fetch import channel_statistics, describe, fetch
+from cifar10.prepare_data import channel_statistics, describe, prepare_data
 from tests.tiny_cifar import NAMES10, make_tiny_cifar10
 
 
@@ -23,7 +23,7 @@ def test_report_is_yaml_and_true(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     make_tiny_cifar10(tmp_path, monkeypatch)
-    fetch(load_config([f"data_loading.root={tmp_path}", "data_loading.validation_size=30"]))
+    prepare_data(load_config([f"data_loading.root={tmp_path}", "data_loading.validation_size=30"]))
     report = yaml.safe_load(capsys.readouterr().out)
     assert report["name"] == "cifar10" and report["classes"] == 10 and report["image_size"] == 32
     assert report["images"] == {"train": 70, "validation": 30, "test": 20}
@@ -52,7 +52,7 @@ def test_exported_cifar_is_numbered_as_published_whatever_is_held_out(
     batches = make_tiny_cifar10(tmp_path, monkeypatch)
     for validation_size in (30, 10):  # the second export finds everything in place
         overrides = [f"data_loading.root={tmp_path}", f"data_loading.validation_size={validation_size}"]
-        fetch(load_config(overrides), export_images=True)
+        prepare_data(load_config(overrides), export_images=True)
     assert len(list((tmp_path / "train").rglob("*.png"))) == 100
     third_of_second_batch = np.asarray(Image.open(tmp_path / "train" / "bird" / "22.png"))
     np.testing.assert_array_equal(
@@ -64,11 +64,11 @@ def test_data_without_a_root_are_exported_to_the_data_folder(tmp_path: Path, mon
     sizes = [f"data_loading.{name}_size={size}" for name, size in {"train": 20, "validation": 10, "test": 10}.items()]
     config = load_config(["data_loading=shapes", *sizes])
     monkeypatch.chdir(tmp_path)
-    fetch(config, export_images=True)
+    prepare_data(config, export_images=True)
     assert len(list(Path("data/train").rglob("*.png"))) == 30 and len(list(Path("data/test").rglob("*.png"))) == 10
 
 
 def test_data_that_are_files_already_are_not_exported(tmp_path: Path) -> None:
     config = load_config(["data_loading=folder", f"data_loading.root={tmp_path}"])
     with pytest.raises(Misuse, match="nothing to export"):
-        fetch(config, export_images=True)
+        prepare_data(config, export_images=True)

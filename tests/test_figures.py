@@ -14,7 +14,7 @@ from matplotlib.axis import Axis
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cifar10.figures import confusion_matrix, learning_curves
+from cifar10.analysis.figures import confusion_matrix, learning_curves
 
 NAN = math.nan
 

@@ -22,7 +22,7 @@ from cifar10.images.decode import ImageError
 from cifar10.images.parallel import Decoded, decode_files
 from cifar10.images.search import find_images
 from cifar10.infer import Summary, batches, infer
-from cifar10.predictor import Predictor
+from cifar10.inference.predictor import Predictor
 from tests.malformed import encode, malformed_images, picture
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, which the walk silences outside of tests
@@ -335,9 +335,9 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
 
 def test_a_real_checkpoint_scores_on_png_files_what_it_scores_on_the_tensors(tmp_path: Path) -> None:
     from cifar10.config.compose import load_config
+    from cifar10.inference.tta import predict_probabilities
     from cifar10.networks.simple_cnn import SimpleCNN
     from cifar10.runs.checkpoints import FORMAT
-    from cifar10.tta import predict_probabilities
 
     torch.manual_seed(0)
     network = SimpleCNN(width=8, dropout=0.1, num_classes=3, image_size=16).eval()

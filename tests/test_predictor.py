@@ -15,12 +15,12 @@ from torch import Tensor, nn
 
 from cifar10.config.schema import TTA, EvaluationConfig
 from cifar10.devices import choose_device
-from cifar10.engines import pytorch
-from cifar10.engines.pytorch import TorchEngine, usable_precision
 from cifar10.errors import Misuse, UserError
+from cifar10.inference.engines import pytorch
+from cifar10.inference.engines.pytorch import TorchEngine, usable_precision
+from cifar10.inference.predictor import Predictor
+from cifar10.inference.tta import predict_probabilities
 from cifar10.networks.simple_cnn import SimpleCNN
-from cifar10.predictor import Predictor
-from cifar10.tta import predict_probabilities
 
 NAMES = ("a", "b", "c", "d")
 CPU = torch.device("cpu")
@@ -194,5 +194,5 @@ def test_a_device_that_is_not_there_is_an_error_that_says_so() -> None:
 
 
 def test_neither_predictor_nor_walk_needs_torch_before_an_engine_does() -> None:
-    code = "import sys, cifar10.infer, cifar10.predictor; sys.exit('torch' in sys.modules)"
+    code = "import sys, cifar10.infer, cifar10.inference.predictor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -10,8 +10,8 @@ from PIL import Image
 import cifar10.config.explain
 import cifar10.demo
 import cifar10.evaluate
-import cifar10.fetch
 import cifar10.infer
+import cifar10.prepare_data
 import cifar10.sync
 import cifar10.train  # noqa: F401 - as the others, so that its walk can be replaced
 from cifar10.cli.command_line import main
@@ -37,16 +37,16 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Replace every walk by one that only notes that it was started, where the README's files are at hand."""
     names: list[str] = []
 
-    def stand_in(name: str, result: object) -> None:
+    def stand_in(name: str, result: object, room: str = "cifar10") -> None:
         def start(*arguments: object, **flags: object) -> object:
             names.append(name)
             return result
 
-        monkeypatch.setattr(f"cifar10.{name}.{name}", start)
+        monkeypatch.setattr(f"{room}.{name}.{name}", start)
 
-    for name in ("train", "evaluate", "sync", "fetch", "demo"):
+    for name in ("train", "evaluate", "sync", "prepare_data", "demo"):
         stand_in(name, None)
-    stand_in("explain", "")
+    stand_in("explain", "", "cifar10.config")
     stand_in("infer", Summary(1, 0, None))
     for folder in ("photos", "data/test/cat"):
         (tmp_path / folder).mkdir(parents=True)

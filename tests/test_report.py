@@ -5,8 +5,8 @@ from pathlib import PurePath
 import numpy as np
 import pytest
 
-from cifar10.labels import ClassFolders
-from cifar10.report import Score
+from cifar10.analysis.classification_report import Score
+from cifar10.data.class_names import ClassFolders
 
 CIFAR = ("airplane", "automobile", "bird", "cat")
 

@@ -26,11 +26,11 @@ from cifar10.config.schema import Config
 from cifar10.config.targets import DATA
 from cifar10.data.contract import DataError, DataSet
 from cifar10.data.folder import folder
-from cifar10.destination import choose_destination
 from cifar10.errors import Misuse, UserError
 from cifar10.evaluate import evaluate
 from cifar10.images.parallel import decode_files
 from cifar10.images.search import find_images
+from cifar10.inference.destination import choose_destination
 from cifar10.runs.folder import FolderError, claim_new
 from cifar10.runs.record import RunRecord
 from cifar10.runs.run import save_figures

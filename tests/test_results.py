@@ -14,9 +14,9 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from cifar10.destination import Destination, choose_destination, whole_file
 from cifar10.errors import Misuse, UserError
-from cifar10.results import Guess, Row, open_results
+from cifar10.inference.destination import Destination, choose_destination, whole_file
+from cifar10.inference.results import Guess, Row, open_results
 
 CLASSES = ("airplane", "cat", "=evil")
 NAMES = [
@@ -108,7 +108,7 @@ def test_parquet_says_the_same_as_json_lines_and_where_it_comes_from(tmp_path: P
 
 
 def test_parquet_is_written_in_row_groups(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifar10.results._ROW_GROUP", 10)
+    monkeypatch.setattr("cifar10.inference.results._ROW_GROUP", 10)
     path = tmp_path / "r.parquet"
     with open_results(choose_destination(str(path), None), CLASSES, 2, {}) as writer:
         for _ in range(7):
@@ -214,8 +214,8 @@ def test_the_format_is_the_one_named_else_that_of_the_suffix(
 
 STREAM = """
 import sys
-from cifar10.destination import choose_destination
-from cifar10.results import Guess, Row, open_results
+from cifar10.inference.destination import choose_destination
+from cifar10.inference.results import Guess, Row, open_results
 with open_results(choose_destination(sys.argv[1], sys.argv[2]), ["cat"], 1, {}) as writer:
     writer.write([Row("1.png", (Guess("cat", 0, 0.5),))])
 print("said", file=sys.stderr)
@@ -307,7 +307,7 @@ def test_an_output_that_cannot_be_is_misuse_before_anything_starts(
     (tmp_path / "folder.csv").mkdir()
     with socket.socket(socket.AF_UNIX) as server, open(os.devnull) as stdin:
         server.bind("socket.csv")
-        monkeypatch.setattr("cifar10.destination._OWN_STREAMS", {"stdin": stdin.fileno()})
+        monkeypatch.setattr("cifar10.inference.destination._OWN_STREAMS", {"stdin": stdin.fileno()})
         with pytest.raises(Misuse, match=reason):
             choose_destination(output, output_format)
     assert sorted(os.listdir(tmp_path)) == ["folder.csv", "socket.csv"]

@@ -474,7 +474,7 @@ def test_a_network_of_one_image_size_is_found_before_the_first_step(monkeypatch:
 
 
 def test_a_torchvision_classifier_trains_and_its_checkpoint_answers() -> None:
-    from cifar10.predictor import Predictor
+    from cifar10.inference.predictor import Predictor
 
     words = [*TINY, "~model.width", "~model.dropout", "model._target_=torchvision.models.squeezenet1_1"]
     train(load_config([*words, "run_name=published", "training.epochs=1", "data_loading.image_size=32"]))

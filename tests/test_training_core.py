@@ -40,7 +40,7 @@ from cifar10.data.shapes import shapes
 from cifar10.networks.speed import SpeedNet
 from cifar10.optimizers.muon import muon
 from cifar10.optimizers.schedules import Linear
-from cifar10.tta import predict_probabilities
+from cifar10.inference.tta import predict_probabilities
 
 augmentation = types.SimpleNamespace(
     crop_padding=2, flip="alternating", cutout=0, mixup=0.0, cutmix=0.0, brightness=0.0, contrast=0.0, saturation=0.0

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from cifar10.tta import predict_plain_and_augmented, predict_probabilities
+from cifar10.inference.tta import predict_plain_and_augmented, predict_probabilities
 
 
 class Spy(nn.Module):

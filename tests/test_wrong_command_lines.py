@@ -13,7 +13,7 @@ import commands
 from cifar10.cli.command_line import main
 
 PROGRAM = Path(commands.__file__)
-WALKS = ("train", "infer", "evaluate", "sync", "fetch", "demo")
+WALKS = ("train", "infer", "evaluate", "sync", "prepare_data", "demo")
 MOST_LINES = 3
 
 

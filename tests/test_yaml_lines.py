@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from cifar10.config.yaml_lines import one_line, one_line_each
 from cifar10.data.contract import DataSet, Split
-from cifar10.fetch import describe
+from cifar10.prepare_data import describe
 
 TEXT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=100)
 HARD = ["@a", "*a", "{b", "%x", "=", "!t", "'q", "<<", "2024-02-30", "yes", "null", "1e3", "- a", "? x", "a: b", "# x"]

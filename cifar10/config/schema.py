@@ -50,6 +50,11 @@ class Section(BaseModel):
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=(), allow_inf_nan=False)
 
 
+_MINING = "cifar10.training.hard_example_mining"
+RENAMED_TARGETS = {"cifar10.selection.All": f"{_MINING}.All", "cifar10.selection.Hardest": f"{_MINING}.Hardest"}
+"""Targets as older checkpoints and YAML files name them -> as they are named now."""
+
+
 class Component(BaseModel):
     """A replaceable part: `_target_` names the function or class, the other keys are its arguments.
 
@@ -66,7 +71,8 @@ class Component(BaseModel):
     def _split_target(cls, values: Any) -> Any:
         if not isinstance(values, dict) or not isinstance(values.get("_target_"), str):
             raise ValueError("needs a _target_: the dotted path of the function or class to build")
-        return {"target": values["_target_"], "arguments": {k: v for k, v in values.items() if k != "_target_"}}
+        target = RENAMED_TARGETS.get(values["_target_"], values["_target_"])
+        return {"target": target, "arguments": {k: v for k, v in values.items() if k != "_target_"}}
 
     @model_serializer
     def _join_target(self) -> dict[str, Any]:
@@ -220,9 +226,7 @@ class Config(Section):
     data_loading: Component
     model: Component
     augmentation: AugmentationConfig
-    selection: Component = Component.model_validate(
-        {"_target_": "cifar10.training.hard_example_mining.All"}
-    )  # for older checkpoints
+    selection: Component = Component.model_validate({"_target_": f"{_MINING}.All"})  # for older checkpoints
     optimizer: Component
     schedule: Component
     training: TrainingConfig

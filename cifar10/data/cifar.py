@@ -9,8 +9,8 @@ from torch import Tensor
 
 from cifar10.constants import CIFAR10_ARCHIVE, CIFAR100_ARCHIVE, CLASS_ALIASES
 from cifar10.data.archives import obtain
+from cifar10.data.class_names import ClassFolders
 from cifar10.data.contract import DataError, DataSet, Split, hold_out
-from cifar10.labels import ClassFolders
 from cifar10.suggest import did_you_mean
 from cifar10.types import ClassName, Length, NonNegativeInt, Seed
 

@@ -17,9 +17,9 @@ from typing import NoReturn
 
 import yaml
 
+from cifar10.data.class_names import ClassFolders, composed, few, in_order, is_utf8, printable
 from cifar10.data.contract import DataError, MissingDataError
 from cifar10.images.search import find_images, list_folders, listed
-from cifar10.labels import ClassFolders, composed, few, in_order, is_utf8, printable
 from cifar10.suggest import did_you_mean
 
 _LOGGER = logging.getLogger(__name__)

@@ -11,8 +11,8 @@ from functools import cached_property
 import torch
 from torch import Tensor
 
+from cifar10.data.class_names import few, is_utf8
 from cifar10.errors import Misuse, UserError
-from cifar10.labels import few, is_utf8
 from cifar10.system.limits import available_memory
 from cifar10.wording import counted
 

@@ -15,8 +15,8 @@ from PIL import Image
 from tqdm import tqdm
 
 from cifar10.constants import EXPORT_MARKER
+from cifar10.data.class_names import printable
 from cifar10.data.contract import DataError, DataSet, Split
-from cifar10.labels import printable
 from cifar10.wording import counted
 
 

@@ -14,10 +14,10 @@ import torch
 from tqdm import tqdm
 
 from cifar10.data.class_folders import LabelledFile, SplitFolders, find_classes, find_splits, labelled_files
+from cifar10.data.class_names import few
 from cifar10.data.contract import DataError, DataSet, Split, hold_out, require_memory
 from cifar10.images.decode import ImageError, silence_pillow
 from cifar10.images.parallel import decode_files
-from cifar10.labels import few
 from cifar10.types import ClassName, Fraction, Length, Range, Seed
 from cifar10.wording import counted
 

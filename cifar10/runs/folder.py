@@ -21,8 +21,8 @@ from filelock import FileLock, Timeout
 from cifar10.config.advice import command_line
 from cifar10.config.schema import Config, flatten
 from cifar10.config.validation import validate
-from cifar10.destination import sync_folder
 from cifar10.errors import Misuse, UserError
+from cifar10.inference.destination import sync_folder
 from cifar10.runs.checkpoint_names import BEST, LAST
 
 CONFIG, HISTORY, SCORES, RECORD, RUN_ID = "config.yaml", "history.csv", "scores.json", "run.json", "run_id"

@@ -18,8 +18,8 @@ from typing import Annotated, Any, Literal
 import psutil
 from pydantic import Field, TypeAdapter
 
-from cifar10.destination import whole_file
 from cifar10.errors import UserError
+from cifar10.inference.destination import whole_file
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """As MLflow calls them."""

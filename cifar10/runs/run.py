@@ -22,10 +22,10 @@ import yaml
 from torch import Tensor
 
 from cifar10 import __version__
+from cifar10.analysis.figures import confusion_matrix, learning_curves
 from cifar10.config.schema import Config
 from cifar10.data.contract import DataSet
 from cifar10.errors import Misuse
-from cifar10.figures import confusion_matrix, learning_curves
 from cifar10.runs.checkpoint_names import BEST
 from cifar10.runs.checkpoints import FORMAT, Checkpoint, load_checkpoint
 from cifar10.runs.folder import (

@@ -15,9 +15,9 @@ from cifar10.config.conf_folder import values_of
 from cifar10.config.schema import Component, Config
 from cifar10.config.targets import DATA
 from cifar10.data.archives import without_fetching
+from cifar10.data.class_names import ClassFolders, few
 from cifar10.data.contract import DataError, DataSet, MissingDataError, Split
 from cifar10.errors import UserError
-from cifar10.labels import ClassFolders, few
 from cifar10.runs.checkpoints import Checkpoint
 
 

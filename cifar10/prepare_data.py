@@ -18,7 +18,7 @@ DEFAULT_ROOT = "data"
 _FOLDER = "cifar10.data.folder.folder"
 
 
-def fetch(config: Config, export_images: bool = False) -> None:
+def prepare_data(config: Config, export_images: bool = False) -> None:
     """Have the data fetched and verified, and print what they are, as YAML.
 
     Args:

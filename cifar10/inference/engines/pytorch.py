@@ -13,8 +13,8 @@ from torch import nn
 
 from cifar10.config.schema import Views
 from cifar10.devices import choose_device, computes_bf16, limit_threads
+from cifar10.inference.tta import predict_probabilities
 from cifar10.runs.checkpoints import Checkpoint
-from cifar10.tta import predict_probabilities
 
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 

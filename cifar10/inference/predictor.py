@@ -14,7 +14,7 @@ from cifar10.errors import Misuse
 
 
 class Engine(Protocol):
-    """What computes. A new one is a new file in `cifar10/engines/`."""
+    """What computes. A new one is a new file in `cifar10/inference/engines/`."""
 
     def probabilities(self, pixels: NDArray[np.uint8], tta: Views) -> NDArray[np.float32]:
         """Return class probabilities (B, K), averaged over the views of `tta`, of `pixels` (B, S, S, 3)."""
@@ -67,7 +67,7 @@ class Predictor:
         checked = _checked_tta(tta)
         if batch_size is not None and batch_size < 1:
             raise Misuse(f"batch_size={batch_size} is not possible; it must be 1 or more")
-        from cifar10.engines.pytorch import TorchEngine
+        from cifar10.inference.engines.pytorch import TorchEngine
         from cifar10.runs.checkpoint_names import resolve_checkpoint
         from cifar10.runs.checkpoints import load_checkpoint
 

@@ -1,0 +1,1 @@
+"""Measures and figures: scores by class, learning curves, confusion matrices."""

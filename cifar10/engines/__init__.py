@@ -1,1 +1,0 @@
-"""What computes probabilities, one file an engine; each is a `cifar10.predictor.Engine`."""

@@ -1,0 +1,1 @@
+"""From pixels to class probabilities: engines, test-time augmentation, result files."""

@@ -1,0 +1,1 @@
+"""What computes probabilities, one file an engine; each is a `cifar10.inference.predictor.Engine`."""
