@@ -12,8 +12,6 @@ from cifar10 import STARTED_AT
 from cifar10.cli.checks import (
     note_place,
     pin_checkpoint,
-    placement_settings,
-    refuse_other_settings,
     require_checkpoint,
     require_device,
     require_folder,
@@ -22,6 +20,7 @@ from cifar10.cli.checks import (
     require_resumable,
 )
 from cifar10.cli.command_line import main
+from cifar10.config.changeable import placement_settings, refuse_other_settings
 from cifar10.inference.destination import choose_destination
 from cifar10.system.signals import if_stopped
 

@@ -48,10 +48,10 @@ from cifar10.runs.checkpoints import digest_of
 from cifar10.runs.mlflow_tracker import MLflowTracker
 from cifar10.runs.run import open_run
 from cifar10.system.memory import keep_memory_warm
-from cifar10.train import fit, make_network
 from cifar10.trainer import prepare_cpu, resolve_precision
 from cifar10.training.batches import TrainingBatches
 from cifar10.training.data_module import ResidentData
+from cifar10.training.fitting import fit, make_network
 from cifar10.training.resizing import pixels_at, resize
 
 _SHAPES = ("data_loading=shapes", "data_loading.validation_size=0", "data_loading.test_size=10", "training.resizing=[]")
@@ -208,11 +208,11 @@ def bare_epochs(network: nn.Module, data: DataSet, config: Config) -> Iterator[N
 def run_ours(network: nn.Module, data: DataSet, config: Config, turns: TakeTurns) -> None:
     """Train as `train` does, but for the test."""
     named = config.model_copy(update={"run_name": f"run{time.monotonic_ns()}"})
-    run = open_run(named, data, None)
+    run = open_run(named, data, resolve_precision(named.training))
     assert isinstance(run.tracker, MLflowTracker)
     turns.settle = run.tracker.flush
     with contextlib.redirect_stderr(io.StringIO()):
-        fit(network, run, callbacks=[turns])
+        fit(network, named, data, run, callbacks=[turns])
     run.tracker.finish("FINISHED")
 
 

@@ -23,7 +23,7 @@ from typing import Any
 from measuring import REPOSITORY, now, origin, result_path, table, timed
 
 from cifar10.config.compose import load_config
-from cifar10.runs.folder import write_atomically
+from cifar10.files import write_text
 from cifar10.runs.provenance import code_digest
 
 _ACCURACIES = ("test/accuracy_tta", "test/accuracy")
@@ -89,7 +89,7 @@ def run_training(seed: int, words: list[str], root: Path, models: Path) -> dict[
 
 
 def _write(record: Path, kept: dict[str, Any]) -> None:
-    write_atomically(record, lambda temporary: temporary.write_text(json.dumps(kept)))
+    write_text(record, json.dumps(kept))
 
 
 def _cut_off(call: dict[str, float], checkpoint: Path) -> dict[str, float | None]:

@@ -115,7 +115,8 @@ def measure(backend: str, words: list[str]) -> dict[str, Any]:
     from cifar10.runs.checkpoints import digest_of
     from cifar10.runs.run import open_run
     from cifar10.system.memory import keep_memory_warm
-    from cifar10.train import fit, make_network
+    from cifar10.trainer import resolve_precision
+    from cifar10.training.fitting import fit, make_network
 
     keep_memory_warm()
     with tempfile.TemporaryDirectory() as folder:
@@ -123,11 +124,11 @@ def measure(backend: str, words: list[str]) -> dict[str, Any]:
         data: DataSet = build(DATA, config.data_loading)
         network = make_network(config, data)
         marks = [clocks()]
-        run = open_run(config, data, None)
+        run = open_run(config, data, resolve_precision(config.training))
         marks.append(clocks())
         waited = Waiting(run.tracker)
         with contextlib.redirect_stderr(io.StringIO()):
-            fit(network, run)
+            fit(network, config, data, run)
         marks.append(clocks())
         run.tracker.finish("FINISHED")
         marks.append(clocks())

@@ -50,7 +50,8 @@ from cifar10.constants import CIFAR10_MEAN, CIFAR10_STD
 from cifar10.data.contract import DataSet, Split
 from cifar10.runs.run import open_run
 from cifar10.system.memory import keep_memory_warm
-from cifar10.train import fit, make_network
+from cifar10.trainer import resolve_precision
+from cifar10.training.fitting import fit, make_network
 
 _TRAIN_IMAGES, _TUTORIAL_EPOCHS, _BATCH_SIZE = 45_000, 30, 256
 _WARM_UP = 2  # steps of the usual pipeline that do not count
@@ -247,7 +248,8 @@ def measure_ours(arguments: argparse.Namespace) -> dict[str, float]:
         data = dataclasses.replace(published, train=few, validation=nothing)
         for _ in ("to warm up", "to measure"):
             stopwatch = Stopwatch(0)
-            fit(make_network(config, data), open_run(config, data, None), callbacks=[stopwatch])
+            run = open_run(config, data, resolve_precision(config.training))
+            fit(make_network(config, data), config, data, run, callbacks=[stopwatch])
     return {"images": config.training.epochs * images, "wall": stopwatch.wall, "cpu": stopwatch.cpu}
 
 

@@ -1,6 +1,7 @@
 """The walk of `evaluate`: checkpoint -> its data and network -> the test split -> scores."""
 
 import csv
+import io
 import json
 import os
 import sys
@@ -9,25 +10,26 @@ from pathlib import Path
 
 import torch
 
+from cifar10.analysis.figures import save_figures
 from cifar10.config.schema import TrainingConfig
 from cifar10.data.class_names import printable
 from cifar10.data.contract import DataSet
 from cifar10.errors import UserError
+from cifar10.files import write_text
 from cifar10.model import Classifier
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
-from cifar10.runs.folder import write_atomically
-from cifar10.runs.run import finite_or_none, save_figures
+from cifar10.runs.run import finite_or_none
 from cifar10.runs.trained_data import load_trained_data, moved_line, relocated
 from cifar10.system.limits import num_cpus
 from cifar10.system.memory import keep_memory_warm
-from cifar10.train import test
 from cifar10.trainer import make_trainer, prepare_cpu
 from cifar10.training.data_module import ResidentData
-from cifar10.training.running_metrics import Scores
+from cifar10.training.fitting import test
+from cifar10.types import Metrics
 
 
-def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequence[str] = ()) -> Scores:
+def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequence[str] = ()) -> Metrics:
     """Test a checkpoint on the test split it was made for; print the scores as JSON and return them.
 
     Args:
@@ -85,7 +87,7 @@ def _make_folder(folder: Path) -> None:
         raise UserError(f"--output: {folder} cannot be written; name another folder")
 
 
-def _report(scores: Scores, checkpoint: Checkpoint, data: DataSet) -> dict[str, object]:
+def _report(scores: Metrics, checkpoint: Checkpoint, data: DataSet) -> dict[str, object]:
     return {
         **{name: finite_or_none(value) for name, value in scores.items()},
         "tta": checkpoint.tta,
@@ -99,17 +101,12 @@ def _report(scores: Scores, checkpoint: Checkpoint, data: DataSet) -> dict[str, 
 
 
 def _save(report: dict[str, object], classifier: Classifier, data: DataSet, folder: Path) -> None:
-    def write_confusion(path: Path) -> None:
-        with path.open("w", newline="", encoding="utf-8") as file:
-            writer = csv.writer(file)
-            writer.writerow(["true", "predicted"])  # one row an image: what `dvc plots` counts
-            for row, column in classifier.confusion.nonzero().tolist():
-                pair = [data.class_names[row], data.class_names[column]]
-                writer.writerows([pair] * int(classifier.confusion[row, column]))
-
-    def write_report(path: Path) -> None:
-        path.write_text(json.dumps(report, indent=2, allow_nan=False) + "\n", encoding="utf-8")
-
-    write_atomically(folder / "evaluation.json", write_report)
-    write_atomically(folder / "confusion.csv", write_confusion)
-    save_figures([], classifier.confusion, data.class_names, folder)
+    write_text(folder / "evaluation.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
+    table = io.StringIO()
+    writer = csv.writer(table)
+    writer.writerow(["true", "predicted"])  # one row an image: what `dvc plots` counts
+    for row, column in classifier.confusion.nonzero().tolist():
+        pair = [data.class_names[row], data.class_names[column]]
+        writer.writerows([pair] * int(classifier.confusion[row, column]))
+    write_text(folder / "confusion.csv", table.getvalue())
+    save_figures([], classifier.confusion.numpy(), data.class_names, folder)

@@ -20,7 +20,8 @@ from cifar10.inference.tta import predict_plain_and_augmented
 from cifar10.training.batches import Batch, BatchStream
 from cifar10.training.hard_example_mining import All, Selection
 from cifar10.training.resizing import pixels_at, resize
-from cifar10.training.running_metrics import Scores, Tally
+from cifar10.training.running_metrics import Tally
+from cifar10.types import Metrics
 
 if TYPE_CHECKING:
     from cifar10.config.schema import Component, Config
@@ -86,14 +87,14 @@ class Classifier(pl.LightningModule):
         self.identity = identity
         self.tta = config.evaluation.tta
         """Test-time augmentation of the test."""
-        self.history: list[Scores] = []
+        self.history: list[Metrics] = []
         """One entry per finished epoch."""
         self.confusion = torch.zeros(0)
         """int64 (K, K) after a test: images of class [row] taken for class [column], with test-time augmentation."""
         self._compiled = self._compile() if config.training.compile else None
-        self.test_scores: Scores = {}
+        self.test_scores: Metrics = {}
         """Filled by a test; exact, where Lightning's own copies are rounded to float32."""
-        self._validation_scores: Scores = {}
+        self._validation_scores: Metrics = {}
         self._selection_state: dict[str, Any] = {}
         self._training_tally = Tally()
         self._validation_tally = Tally()
@@ -239,7 +240,7 @@ class Classifier(pl.LightningModule):
         """Return the error that stops a run whose numbers are no longer finite at `step`, counted from 1."""
         return DivergedError(f"{subject} not finite at step {step:,}, in epoch {self.current_epoch + 1}")
 
-    def running_means(self) -> Scores:
+    def running_means(self) -> Metrics:
         """Return loss and accuracy of this process over the epoch so far."""
         return self._training_tally.own_means()
 

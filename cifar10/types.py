@@ -9,6 +9,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from typing import Annotated, Any
 
+Metrics = dict[str, float]
+"""Name, such as `val/accuracy` -> value."""
+
 
 @dataclass(frozen=True)
 class Range:

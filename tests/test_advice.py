@@ -249,6 +249,6 @@ def test_resume_auto_needs_the_name_of_the_run_and_takes_every_setting() -> None
 
 
 def test_the_settings_that_may_change_are_settings() -> None:
-    from cifar10.cli.checks import RESUMABLE
+    from cifar10.config.changeable import RESUMABLE
 
     assert all(name.partition(".")[0] in Config.model_fields for name in RESUMABLE)

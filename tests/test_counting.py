@@ -18,8 +18,8 @@ from cifar10.config.targets import DATA
 from cifar10.data.contract import DataSet
 from cifar10.kernels import machine_code
 from cifar10.runs.run import open_run
-from cifar10.train import fit, make_network
 from cifar10.trainer import prepare_cpu
+from cifar10.training.fitting import fit, make_network
 
 # The default network on 32-pixel images: each of its layers as side of the output, channels out, channels in, side of
 # the filter. A multiplication and an addition are two operations.
@@ -140,7 +140,7 @@ def chunked_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         network, num_threads = make_network(config, data), torch.get_num_threads()
         prepare_cpu(config.training)
         try:
-            return count_calls(lambda: fit(network, open_run(config, data, None)))
+            return count_calls(lambda: fit(network, config, data, open_run(config, data, "fp32")))
         finally:
             machine_code.allow(True)
             torch.set_num_threads(num_threads)

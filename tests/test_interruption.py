@@ -15,8 +15,8 @@ import torch
 
 import cifar10.model
 import cifar10.runs.mlflow_tracker
-import cifar10.runs.run
 import cifar10.train
+import cifar10.training.fitting
 from cifar10.config.compose import load_config
 from cifar10.system.signals import Stopped
 from cifar10.train import train
@@ -69,7 +69,7 @@ GO_ON = "go on with: python commands.py train --resume=cut"
     ("owner", "name", "kept", "files"),
     [
         (cifar10.train, "build", "before training began; nothing was trained", None),
-        (cifar10.train, "make_trainer", "before anything was saved; there is nothing to go on with", set()),
+        (cifar10.training.fitting, "make_trainer", "before anything was saved; there is nothing to go on with", set()),
         (cifar10.model.Classifier, "on_fit_start", "before anything was saved; there is nothing to go on with", set()),
         (cifar10.model.Classifier, "_loss", f"and saved at models/cut/last.ckpt; {GO_ON}", {"last.ckpt"}),
         (cifar10.model.Classifier, "validation_step", f"and saved at models/cut/last.ckpt; {GO_ON}", {"last.ckpt"}),
@@ -85,7 +85,7 @@ def test_what_is_kept_is_told_whatever_is_interrupted(
     monkeypatch: pytest.MonkeyPatch,
     capfd: pytest.CaptureFixture[str],
 ) -> None:
-    monkeypatch.setattr("cifar10.runs.run.save_figures", lambda *arguments: None)  # they take most of a tiny run's time
+    monkeypatch.setattr("cifar10.train.save_figures", lambda *arguments: None)  # they take most of a tiny run's time
     with monkeypatch.context() as patch:
         send_before(owner, name, patch)
         assert run() == 143
@@ -112,7 +112,7 @@ def test_results_are_written_whole_before_a_signal_counts(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
     with monkeypatch.context() as patch:
-        send_before(cifar10.runs.run, "save_figures", patch)
+        send_before(cifar10.train, "save_figures", patch)
         assert run() == 143
     expected = {
         "best.ckpt",

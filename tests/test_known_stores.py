@@ -15,7 +15,6 @@ from cifar10.config.compose import load_config
 from cifar10.config.schema import Config, TrackingConfig
 from cifar10.errors import Misuse, UserError
 from cifar10.runs.known_stores import unknown_settings
-from cifar10.runs.run import Run
 from cifar10.sync import sync
 from cifar10.train import train
 from cifar10.training.early_end import going_on_line
@@ -131,10 +130,8 @@ def test_what_is_typed_again_or_left_out_goes_on(server: socket.socket) -> None:
 
 def test_the_advised_line_names_the_store(tmp_path: Path) -> None:
     def arguments(*words: str) -> tuple[object, ...]:
-        run: Run = Run.__new__(Run)
-        object.__setattr__(run, "config", config_of(*words))
-        object.__setattr__(run, "folder", Path("models/mine"))
-        return parse(commands.COMMANDS, shlex.split(going_on_line(run).removeprefix(PROGRAM))).arguments
+        line = going_on_line(Path("models/mine"), tracking_of(*words))
+        return parse(commands.COMMANDS, shlex.split(line.removeprefix(PROGRAM))).arguments
 
     assert arguments() == arguments("tracking=none", "tracking.uri=http://a.example:1") == ()
     assert arguments("tracking.uri=http://a.example:1") == ('tracking.uri="http://a.example:1"',)

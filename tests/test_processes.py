@@ -118,7 +118,7 @@ def test_a_run_among_left_over_variables_is_the_run_without_them(
     environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("cifar10.runs.run.save_figures", lambda *arguments: None)
+    monkeypatch.setattr("cifar10.train.save_figures", lambda *arguments: None)
     torch.set_num_threads(1)
     short = [*TINY, "training.epochs=1"]
     train(load_config([*short, "run_name=plain"]))

@@ -18,6 +18,7 @@ import yaml
 from PIL import Image
 from sqlalchemy import create_engine
 
+from cifar10.analysis.figures import save_figures
 from cifar10.cli.command_line import main
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
@@ -33,7 +34,6 @@ from cifar10.images.search import find_images
 from cifar10.inference.destination import choose_destination
 from cifar10.runs.folder import FolderError, claim_new
 from cifar10.runs.record import RunRecord
-from cifar10.runs.run import save_figures
 from cifar10.runs.tracking import open_tracker
 from cifar10.system.limits import available_memory, num_cpus, total_memory
 from cifar10.train import train
@@ -314,7 +314,7 @@ def test_figures_do_not_depend_on_a_matplotlibrc(monkeypatch: pytest.MonkeyPatch
     """https://github.com/matplotlib/matplotlib/issues/17683: at the end of a run, LaTeX was needed and not there."""
     monkeypatch.setitem(mpl.rcParams, "text.usetex", True)
     entry = {"epoch": 0, "train/loss": 1.0, "train/accuracy": 0.5}
-    save_figures([entry], torch.eye(2, dtype=torch.int64), ("$5", "a_$"), Path())
+    save_figures([entry], np.eye(2, dtype=np.int64), ("$5", "a_$"), Path())
     assert Image.open("confusion.png").size > (100, 100) and Image.open("curves.png").size > (100, 100)
 
 

@@ -15,7 +15,8 @@ import pyarrow.parquet as pq
 import pytest
 
 from cifar10.errors import Misuse, UserError
-from cifar10.inference.destination import Destination, choose_destination, whole_file
+from cifar10.files import atomic_write
+from cifar10.inference.destination import Destination, choose_destination
 from cifar10.inference.results import Guess, Row, open_results
 
 CLASSES = ("airplane", "cat", "=evil")
@@ -171,8 +172,8 @@ def test_a_failure_leaves_the_folder_as_it_was(tmp_path: Path, suffix: str, erro
 
 def test_a_full_disk_is_said_in_one_line(tmp_path: Path) -> None:
     with (
-        pytest.raises(UserError, match=r"r\.csv could not be written: No space left on device"),
-        whole_file(tmp_path / "r.csv"),
+        pytest.raises(UserError, match=r"r\.csv could not be written \(No space left on device; .* MB are free"),
+        atomic_write(tmp_path / "r.csv"),
     ):
         raise OSError(28, "No space left on device")
     assert os.listdir(tmp_path) == []
@@ -214,6 +215,7 @@ def test_the_format_is_the_one_named_else_that_of_the_suffix(
 
 STREAM = """
 import sys
+from cifar10.files import atomic_write
 from cifar10.inference.destination import choose_destination
 from cifar10.inference.results import Guess, Row, open_results
 with open_results(choose_destination(sys.argv[1], sys.argv[2]), ["cat"], 1, {}) as writer:

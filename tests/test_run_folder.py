@@ -8,12 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cifar10.runs.folder import FolderError, claim_existing, claim_new, read_settings, write_atomically
+from cifar10.files import write_text
+from cifar10.runs.folder import FolderError, claim_existing, claim_new, read_settings
 from cifar10.runs.record import RunRecord
 
 _HOLDER = """
 import sys, time
 from pathlib import Path
+from cifar10.files import write_text
 from cifar10.runs.folder import claim_new
 
 claim = claim_new(Path(sys.argv[1]), sys.argv[2], may_be_renamed=sys.argv[3] == "yes")
@@ -82,13 +84,13 @@ def test_a_folder_with_files_of_that_name_that_no_run_here_has_made_is_refused_a
 def test_an_empty_folder_and_one_of_a_run_that_saved_nothing_can_be_claimed(tmp_path: Path) -> None:
     (tmp_path / "run").mkdir()
     claim_new(tmp_path, "run", False).release()
-    write_atomically(tmp_path / "run" / "config.yaml", lambda path: path.write_text("seed: 0"))
+    write_text(tmp_path / "run" / "config.yaml", "seed: 0")
     claim_new(tmp_path, "run", False).release()
 
 
 def test_a_file_is_written_with_the_rights_that_others_have(tmp_path: Path) -> None:
     (tmp_path / "plain").write_text("x")
-    write_atomically(tmp_path / "last.ckpt", lambda path: path.write_text("x"))
+    write_text(tmp_path / "last.ckpt", "x")
     assert (tmp_path / "last.ckpt").stat().st_mode == (tmp_path / "plain").stat().st_mode
 
 

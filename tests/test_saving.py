@@ -8,18 +8,19 @@ from pathlib import Path
 import pytest
 
 from cifar10.errors import UserError
-from cifar10.runs.folder import claim_existing, claim_new, write_atomically
+from cifar10.files import atomic_write
+from cifar10.runs.folder import claim_existing, claim_new
 
 _ENDLESS_WRITER = """
 import sys
 from pathlib import Path
-from cifar10.runs.folder import write_atomically
+from cifar10.files import write_text
 
 target, number = Path(sys.argv[1]), 0
 while True:
     number += 1
     text = f"{number:08d}" * 40000
-    write_atomically(target, lambda path: path.write_text(text))
+    write_text(target, text)
 """
 
 
@@ -27,12 +28,13 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(tmp_path: Path) -> Non
     target = tmp_path / "last.ckpt"
     target.write_text("old")
 
-    def half(path: Path) -> None:
-        path.write_text("ne")
-        raise OSError(28, "No space left on device")
+    def write_half() -> None:
+        with atomic_write(target) as file:
+            file.write(b"ne")
+            raise OSError(28, "No space left on device")
 
-    with pytest.raises(UserError, match=r"No space left on device.*make room.*what was there before is untouched"):
-        write_atomically(target, half)
+    with pytest.raises(UserError, match=r"No space left on device.*make room.*what was there before is unchanged"):
+        write_half()
     assert target.read_text() == "old"
     assert os.listdir(tmp_path) == ["last.ckpt"]
 

@@ -78,7 +78,7 @@ def test_processes_of_torchrun_must_be_told_the_runs_name(monkeypatch: pytest.Mo
         monkeypatch.setenv(name, value)
     config = load_config([*TINY, "training.num_nodes=2"])
     with pytest.raises(UserError, match="set run_name=NAME"):
-        open_run(config, data=None, checkpoint=None)  # type: ignore[arg-type]
+        open_run(config, data=None, precision="fp32")  # type: ignore[arg-type]
 
 
 def test_a_checkpoint_older_than_the_setting_is_of_one_machine() -> None:

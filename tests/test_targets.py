@@ -98,7 +98,7 @@ def test_what_a_section_refuses_is_not_called(section: str, monkeypatch: pytest.
     for dotted in (
         "cifar10.data.download.download",
         "cifar10.demo.demo",
-        "cifar10.training.checkpointing.write_atomically",
+        "cifar10.training.checkpointing.amend_checkpoint",
     ):
         with pytest.raises(BuildError, match="may not be used here"):
             build(ROLES[section], Component.model_validate({"_target_": dotted}))

@@ -1,10 +1,12 @@
-"""Numbers -> matplotlib Figures. Nothing here saves or shows."""
+"""Learning curves and confusion matrices as matplotlib Figures, and as PNG files."""
 
 import itertools
 import sys
 import unicodedata
 from collections.abc import Sequence
+from pathlib import Path
 
+import matplotlib.style
 import numpy as np
 from matplotlib import font_manager
 from matplotlib.axes import Axes
@@ -12,6 +14,8 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import FontEntry, FontProperties
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
+
+from cifar10.files import atomic_write
 
 _TRAINING, _VALIDATION = "#3a6ea5", "#d1603d"
 _MOST_NUMBERS = 20  # classes up to which each cell of a confusion matrix is labelled
@@ -149,3 +153,16 @@ def _has_all(path: str, characters: str) -> bool:
     except (OSError, RuntimeError):  # it has gone since matplotlib listed it
         return False
     return all(font.get_char_index(ord(character)) for character in characters)
+
+
+def save_figures(
+    history: Sequence[dict[str, float]], confusion: NDArray[np.int64], class_names: Sequence[str], folder: Path
+) -> None:
+    """Save `confusion.png`, and `curves.png` if there is a history; a `matplotlibrc` of the user has no effect."""
+    with matplotlib.style.context("default"):  # text.usetex=True would need LaTeX, at the end of a run of hours
+        figures = {"confusion.png": confusion_matrix(confusion, class_names)}
+        if history:
+            figures["curves.png"] = learning_curves(history)
+        for name, figure in figures.items():
+            with atomic_write(folder / name) as file:
+                figure.savefig(file, dpi=120, format="png")

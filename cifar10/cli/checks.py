@@ -5,24 +5,18 @@ import re
 import shlex
 import sys
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 
 from cifar10.cli.flags import shortened
 from cifar10.config.advice import command_line
+from cifar10.config.changeable import is_resumable
 from cifar10.config.conf_folder import PROJECT, top_settings
 from cifar10.errors import CheckpointError, Misuse, UserError
 from cifar10.images.other_formats import kind_of_collection, kind_of_name
 from cifar10.images.search import find_images, no_images
 from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, which_run
 from cifar10.suggest import did_you_mean
-
-RESUMABLE = (
-    *("models_dir", "training.epochs", "data_loading.root", "data_loading.sources", "tracking"),
-    *("training.accelerator", "training.devices", "training.num_nodes"),
-)
-"""Settings, and sections of them, that may change when a run goes on: its length, and where things are."""
-_WHERE_DATA_LIE = ("data_loading.root", "data_loading.sources")
 
 
 def require_images(test_dir: str) -> None:
@@ -96,7 +90,7 @@ def require_resumable(name: str, overrides: Sequence[str]) -> None:
             again = command_line("train", *overrides, "run_name=NAME", resume="auto")
             raise Misuse(f"--resume=auto goes on with the run of a name, or starts it; say which: {again}")
         return
-    refused = [override for key, override in settings.items() if not _is_resumable(key)]
+    refused = [override for key, override in settings.items() if not is_resumable(key)]
     if refused:
         kept = [override for override in overrides if override not in refused]
         anew = command_line("train", f"weights={name}", *overrides)
@@ -105,15 +99,6 @@ def require_resumable(name: str, overrides: Sequence[str]) -> None:
             f"{command_line('train', *kept, resume=name)}\nor start a new run from its weights: {anew}"
         )
     require_checkpoint(name, _models_dir(settings.get("models_dir")), prefer=LAST)
-
-
-def placement_settings(overrides: Sequence[str]) -> list[str]:
-    """Return those of RESUMABLE settings that say where things are now, rather than change the checkpoint's."""
-    return [override for override in overrides if override.lstrip("+~").startswith(("models_dir=", "tracking"))]
-
-
-def _is_resumable(key: str) -> bool:
-    return any(key == name or key.startswith(f"{name}.") for name in RESUMABLE)
 
 
 def _models_dir(override: str | None) -> str:
@@ -150,20 +135,6 @@ def require_place() -> Path:
         return Path.cwd()
     except OSError as error:
         raise Misuse(f"the current folder cannot be used ({error.strerror}); cd to one that is there") from None
-
-
-def refuse_other_settings(keys: Iterable[str]) -> None:
-    """Refuse to change anything about a checkpoint but where its data lie; what they are, it says itself.
-
-    Args:
-        keys: Dotted keys of the settings to change.
-    """
-    others = [key for key in keys if key not in _WHERE_DATA_LIE]
-    if others:
-        raise Misuse(
-            f"{', '.join(others)}: a checkpoint carries its own configuration; "
-            f"only {' and '.join(_WHERE_DATA_LIE)} may be set"
-        )
 
 
 def require_device(device: str) -> None:

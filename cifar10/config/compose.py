@@ -28,11 +28,11 @@ from cifar10.config.build import complete, component_problems
 from cifar10.config.conf_folder import CONF
 from cifar10.config.mlflow_uri import uri_problem
 from cifar10.config.overrides import as_strings, is_choice, parse_overrides, typed
+from cifar10.config.run_name import refusal_of_run_name
 from cifar10.config.schema import Component, Config
 from cifar10.config.targets import ROLES
 from cifar10.config.validation import Problem, problems_of, shown, validate
 from cifar10.errors import Misuse
-from cifar10.runs.checkpoint_names import refusal_of_run_name
 from cifar10.suggest import nearest
 from cifar10.system.home import expanded, expanded_uri
 

@@ -21,6 +21,7 @@ from cifar10.system.shortage import shortage
 Target = Callable[..., Any]
 
 _TORCHVISION = "torchvision.models"
+_DATA_SET = "cifar10.data.contract.DataSet"
 
 
 class BuildError(Misuse):
@@ -115,9 +116,10 @@ def _return_type(function: Target) -> Any:
 
 
 def _makes_data(target: Target) -> bool:
-    from cifar10.data.contract import DataSet
-
-    return inspect.isfunction(target) and _return_type(target) in (DataSet, DataSet.__name__)
+    returned = _return_type(target) if inspect.isfunction(target) else None
+    return returned == _DATA_SET.rpartition(".")[2] or (
+        inspect.isclass(returned) and f"{returned.__module__}.{returned.__name__}" == _DATA_SET
+    )
 
 
 def _is_network(target: Target) -> bool:

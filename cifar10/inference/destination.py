@@ -3,7 +3,6 @@
 Checked before any work begins.
 """
 
-import contextlib
 import errno
 import fcntl
 import os
@@ -17,6 +16,7 @@ from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
 from cifar10.errors import Misuse, UserError
+from cifar10.files import atomic_write, temporary_path
 from cifar10.images.search import SUFFIXES
 
 Format = Literal["table", "csv", "jsonl", "parquet"]
@@ -90,7 +90,7 @@ def open_destination(destination: Destination) -> Iterator[BinaryIO]:
     """
     assert destination.path is not None
     if not destination.is_stream:
-        with whole_file(destination.path) as whole:
+        with atomic_write(destination.path) as whole:
             yield whole
         return
     try:
@@ -101,30 +101,6 @@ def open_destination(destination: Destination) -> Iterator[BinaryIO]:
         if error.errno not in (*_DISK_TROUBLE, errno.EPIPE):
             raise
         raise UserError(f"{destination.path} could not be written: {error.strerror}") from error
-
-
-@contextmanager
-def whole_file(path: Path) -> Iterator[BinaryIO]:
-    """Give a file to write to; after the block it is at `path`, or nothing is if the block raised.
-
-    Raises:
-        UserError: The disk is full or gives up. What was at `path` before is untouched.
-    """
-    temporary = _temporary_name(path)
-    try:
-        with open(temporary, "xb") as file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
-    except OSError as error:
-        if error.errno not in _DISK_TROUBLE:
-            raise
-        raise UserError(f"{path} could not be written: {error.strerror}; nothing was left there") from error
-    finally:
-        with contextlib.suppress(FileNotFoundError):
-            os.unlink(temporary)
 
 
 def _known_format(name: str | None) -> Format | None:
@@ -189,23 +165,9 @@ def _refuse_unwritable(path: Path, output: str) -> None:
             raise Misuse(f"--output={output} is a socket or a disk; name a file, a pipe, or /dev/stdout")
         if not path.parent.is_dir():
             raise Misuse(f"--output={output}: there is no folder {path.parent}; make it first")
-        probe = _temporary_name(path)
+        probe = temporary_path(path)
         with open(probe, "xb"):
             pass
         os.unlink(probe)
     except OSError as error:
         raise Misuse(f"--output={output} cannot be written: {error.strerror}") from None
-
-
-def _temporary_name(path: Path) -> Path:
-    """Return a name beside `path`, of at most 255 bytes if `path` has one, that no search for images finds."""
-    return path.with_name(f".{path.name[:60]}.{os.getpid()}.partial")
-
-
-def sync_folder(folder: Path) -> None:
-    """Let new names in `folder` survive a power cut."""
-    descriptor = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(descriptor)
-    finally:
-        os.close(descriptor)

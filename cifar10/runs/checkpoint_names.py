@@ -12,16 +12,15 @@ from typing import Any
 
 from cifar10.config.advice import command_line
 from cifar10.config.conf_folder import PROJECT
+from cifar10.config.run_name import MLFLOW_RUN_ID, refusal_of_run_name
 from cifar10.errors import CheckpointError
 from cifar10.suggest import did_you_mean
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 
-_RUN_ID = re.compile(r"[0-9a-f]{32}")
 _MLFLOW_PREFIXES = ("models:/", "runs:/")
 _SHOWN = 8  # names listed in a refusal
 _LONGEST_NAME = 200  # characters of a name that are repeated to its author
-_LONGEST_RUN_NAME = 120  # bytes; a file system has 255, of which temporary names and MLflow's paths take some
 _DATA_SECTION = re.compile(r"^data_loading:\n((?: .*\n)*)", re.MULTILINE)
 _FACTS_SIZE = 2**20  # bytes read of a file that describes a run
 
@@ -41,7 +40,7 @@ def resolve_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST
     local = find_locally(name, models_dir, prefer)
     if local is not None:
         return local
-    return _downloaded(f"runs:/{name}/checkpoints/{prefer}" if _RUN_ID.fullmatch(name) else name)
+    return _downloaded(f"runs:/{name}/checkpoints/{prefer}" if MLFLOW_RUN_ID.fullmatch(name) else name)
 
 
 def find_locally(name: str, models_dir: str = "models", prefer: str = BEST) -> Path | None:
@@ -60,7 +59,7 @@ def find_locally(name: str, models_dir: str = "models", prefer: str = BEST) -> P
             return candidate
         if os.path.isfile(candidate / prefer):
             return candidate / prefer
-    if _RUN_ID.fullmatch(name):
+    if MLFLOW_RUN_ID.fullmatch(name):
         return _of_run_id(models, name, prefer)
     raise CheckpointError(_refusal(name, models, prefer))
 
@@ -91,21 +90,6 @@ def name_of_run(folder: Path) -> str:
     """Return the shortest `--checkpoint_name` that means the run in `folder`: its name in `models/`, else its path."""
     in_models = os.path.abspath(folder.parent) == os.path.abspath("models")
     return folder.name if in_models and refusal_of_run_name(folder.name) is None else str(folder)
-
-
-def refusal_of_run_name(name: str) -> str | None:
-    """Return why a new run cannot have this name although a folder could, or None if it can."""
-    if name.casefold() in ("best", "last", "auto"):
-        return f"cannot be {name}, which has a meaning of its own beside --resume and --checkpoint_name; choose another"
-    if _RUN_ID.fullmatch(name.lower()):
-        return "cannot be 32 hexadecimal digits, as an MLflow run id is; choose another"
-    if name.casefold().endswith(".ckpt"):
-        return f"cannot end with {name[-5:]}, as a checkpoint file does; leave it out"
-    if name.endswith("."):
-        return "cannot end with a dot; leave it out"
-    if len(name.encode(errors="surrogatepass")) > _LONGEST_RUN_NAME:
-        return f"must have at most {_LONGEST_RUN_NAME} bytes in UTF-8, not {len(name.encode())}"
-    return None
 
 
 def _of_newest_run(models: Path, file_name: str) -> Path:

@@ -1,15 +1,12 @@
 """The folder of a run belongs to that run: claimed before anything is written, and locked while a process works in it.
 
 The lock is one of the operating system on the file `.lock`, so it goes with its process, however that ends. What a
-killed process left half-written is removed once the lock is ours, by the exact names that `write_atomically` gives.
+killed process left half-written is removed once the lock is ours, by the exact names that `atomic_write` gives.
 """
 
 import errno
 import os
 import re
-import shutil
-import uuid
-from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import count
 from pathlib import Path
@@ -21,8 +18,8 @@ from filelock import FileLock, Timeout
 from cifar10.config.advice import command_line
 from cifar10.config.schema import Config, flatten
 from cifar10.config.validation import validate
-from cifar10.errors import Misuse, UserError
-from cifar10.inference.destination import sync_folder
+from cifar10.errors import Misuse
+from cifar10.files import TEMPORARY
 from cifar10.runs.checkpoint_names import BEST, LAST
 
 CONFIG, HISTORY, SCORES, RECORD, RUN_ID = "config.yaml", "history.csv", "scores.json", "run.json", "run_id"
@@ -30,8 +27,7 @@ FIGURES = ("curves.png", "confusion.png")
 _FILES = (BEST, LAST, CONFIG, HISTORY, SCORES, RECORD, RUN_ID, *FIGURES)
 _LOCK = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # NFS without its lock daemon, some cluster file systems
-_ALMOST_FULL = 50 * 2**20  # bytes free: less than a checkpoint may need
-_LEFTOVER = re.compile(rf"\.({'|'.join(map(re.escape, _FILES))})\.[0-9a-f]+\.tmp")
+_LEFTOVER = re.compile(TEMPORARY.format(name=f"({'|'.join(map(re.escape, _FILES))})"))
 
 
 class FolderError(Misuse):
@@ -127,26 +123,6 @@ def lasting_settings(config: Config) -> dict[str, Any]:
     return {key: flat[key] for key in flat if key not in changing and not key.startswith("tracking.")}
 
 
-def write_atomically(target: Path, write: Callable[[Path], object]) -> None:
-    """Let `write` fill a temporary file in the target's folder, and give it the target's name once it is on disk.
-
-    Raises:
-        UserError: It could not be written; what was there before is untouched.
-    """
-    temporary = target.with_name(f".{target.name}.{uuid.uuid4().hex[:12]}.tmp")
-    try:
-        write(temporary)
-        with temporary.open("rb") as file:
-            os.fsync(file.fileno())
-        temporary.replace(target)
-        sync_folder(target.parent)
-    except (OSError, RuntimeError) as error:  # torch.save reports a full disk as a RuntimeError
-        reason = _reason(error, target.parent)
-        raise UserError(f"{target} could not be written ({reason}); what was there before is untouched") from error
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
 class _TakenError(FolderError):
     """The folder holds another run, or a process works in it."""
 
@@ -182,15 +158,3 @@ def _refuse_any_of(names: tuple[str, ...], path: Path) -> None:
         going_on = command_line("train", resume=path.name, models_dir=str(path.parent))
         advice = f"go on with it: {going_on}, or " if LAST in present else ""
         raise _TakenError(f"{path} already holds a run ({present[0]}); {advice}choose another run_name")
-
-
-def _reason(error: BaseException, folder: Path) -> str:
-    """Return why a file could not be written, and what helps."""
-    number = error.errno if isinstance(error, OSError) else None
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
-    free = shutil.disk_usage(folder).free if folder.is_dir() else 0
-    if number == errno.EFBIG:
-        return f"{text}: the limit for the size of a file, ulimit -f, is too low"
-    if number in (errno.ENOSPC, errno.EDQUOT) or free < _ALMOST_FULL:
-        return f"{text}; {free / 2**20:.0f} MB are free: make room"
-    return text

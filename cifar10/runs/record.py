@@ -19,7 +19,7 @@ import psutil
 from pydantic import Field, TypeAdapter
 
 from cifar10.errors import UserError
-from cifar10.inference.destination import whole_file
+from cifar10.files import write_text
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """As MLflow calls them."""
@@ -126,8 +126,7 @@ class RunRecord:
         return max((file.stat().st_mtime for file in files), default=self.started / 1000)
 
     def _write(self, name: str, text: str) -> None:
-        with whole_file(self.folder / name) as file:
-            file.write(text.encode())
+        write_text(self.folder / name, text)
 
 
 def _this_process() -> dict[str, Any]:

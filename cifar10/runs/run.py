@@ -17,15 +17,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import matplotlib.style
 import yaml
-from torch import Tensor
 
 from cifar10 import __version__
-from cifar10.analysis.figures import confusion_matrix, learning_curves
 from cifar10.config.schema import Config
 from cifar10.data.contract import DataSet
 from cifar10.errors import Misuse
+from cifar10.files import atomic_write, write_text
 from cifar10.runs.checkpoint_names import BEST
 from cifar10.runs.checkpoints import FORMAT, Checkpoint, load_checkpoint
 from cifar10.runs.folder import (
@@ -37,102 +35,93 @@ from cifar10.runs.folder import (
     claim_existing,
     claim_new,
     is_folder_of,
-    write_atomically,
 )
 from cifar10.runs.provenance import code_state, machine, versions
 from cifar10.runs.record import Status
 from cifar10.runs.tracking import NoTracker, Tracker, open_tracker, require_store
 from cifar10.system.processes import Processes, find_processes
-from cifar10.trainer import resolve_precision
-from cifar10.training.running_metrics import Scores
+from cifar10.types import Metrics
 
 _RUN_NAME_VARIABLE = "CIFAR10_RUN_NAME"  # how the processes of one run agree on its folder
 
 
 @dataclass(frozen=True)
 class Run:
-    """Where a run is kept. Only the first of several processes writes."""
+    """A run that is open. Only the first of its processes writes files and tells the tracker.
 
-    config: Config
-    data: DataSet
+    Args:
+        folder: The run folder.
+        tracker: Records the run in MLflow.
+        claim: The claim of the folder; None in all processes but the first.
+        origin: What checkpoints, scores.json and MLflow say of code, data and versions: as it was when the run opened.
+    """
+
     folder: Path
     tracker: Tracker
     claim: RunFolder | None
-    """None in all processes but the first."""
-    initial_weights: str | None = None
-    """Digest of the weights that the network started from, None for random ones."""
+    origin: dict[str, Any]
 
     @property
     def is_first_process(self) -> bool:
         return self.claim is not None
 
+    @property
+    def metadata(self) -> dict[str, Any]:
+        """What a checkpoint holds beside weights, configuration and history; plain values only."""
+        return {**self.origin, "run_id": self.tracker.run_id}
+
     def close(self, status: Status) -> None:
-        """End MLflow's record as FINISHED, FAILED or KILLED, and let others have the folder."""
+        """Close the record in MLflow as FINISHED, FAILED or KILLED, and release the folder."""
         self.tracker.finish(status)
         if self.claim is not None:
             self.claim.release()
 
-    def identity(self) -> dict[str, Any]:
-        """Return what a checkpoint says of itself beside weights and configuration; plain values only."""
-        return {
-            "format": FORMAT,
-            "program": f"cifar10 {__version__}",
-            "class_names": list(self.data.class_names),
-            "image_size": self.data.image_size,
-            "data_name": self.data.name,
-            "data_digest": self.data.digest,
-            "precision": resolve_precision(self.config.training),
-            "run_id": self.tracker.run_id,
-            **code_state(),
-            "versions": versions(),
-            **({"initial_weights": self.initial_weights} if self.initial_weights else {}),
-        }
-
-    def begin(self, num_parameters: int, history: list[Scores]) -> None:
-        """Record what is known before the first step; `history` is what a resumed run has behind it."""
-        identity = self.identity()
+    def begin(self, config: Config, num_parameters: int, history: list[Metrics]) -> None:
+        """Record what is known before the first step; `history` holds the epochs before a resume."""
         plain = ("git_commit", "git_dirty", "code_digest", "data_digest", "precision", "program")
         tags = {
-            **{key: identity[key] for key in plain},
-            **{f"version.{name}": number for name, number in identity["versions"].items()},
+            **{key: self.origin[key] for key in plain},
+            **{f"version.{name}": number for name, number in self.origin["versions"].items()},
             **{f"machine.{key}": " ".join(x) if isinstance(x, list) else x for key, x in machine().items()},
             "num_parameters": num_parameters,
-            "data": self.data.name,
-            "model": self.config.model.target.rpartition(".")[2],
+            "data": self.origin["data_name"],
+            "model": config.model.target.rpartition(".")[2],
         }
-        source = {"name": self.data.name, "digest": self.data.digest, "source": self.config.data_loading.target}
-        self.tracker.start(self.config.plain(), tags, source)
+        name, digest = self.origin["data_name"], self.origin["data_digest"]
+        self.tracker.start(config.plain(), tags, {"name": name, "digest": digest, "source": config.data_loading.target})
         if self.is_first_process:
-            text = yaml.safe_dump(self.config.plain(), sort_keys=False, allow_unicode=True)
-            _write_text(self.folder / CONFIG, text)
+            text = yaml.safe_dump(config.plain(), sort_keys=False, allow_unicode=True)
+            write_text(self.folder / CONFIG, text)
             self.tracker.log_file(self.folder / CONFIG, "")
             self.record_epochs(history)
 
-    def record_epochs(self, history: list[Scores]) -> None:
+    def record_epochs(self, history: list[Metrics]) -> None:
         """Write all epochs so far to the folder, and send those that MLflow lacks."""
         if history:
             text = io.StringIO()
             writer = csv.DictWriter(text, fieldnames=list(history[0]))
             writer.writeheader()
             writer.writerows({name: finite_or_none(value) for name, value in epoch.items()} for epoch in history)
-            _write_text(self.folder / HISTORY, text.getvalue())
+            write_text(self.folder / HISTORY, text.getvalue())
             self.tracker.log_history(history)
 
-    def record_scores(self, scores: Scores, history: list[Scores], confusion: Tensor) -> None:
-        """Write scores, their circumstances and figures, and send them with the best checkpoint."""
+    def record_scores(self, scores: Metrics, seed: int, num_epochs: int, weights_digest: str) -> None:
+        """Write the final scores and where they come from."""
         facts = {
             **scores,
-            "seed": self.config.seed,
-            "epochs": len(history),
-            "weights_digest": load_checkpoint(self.folder / BEST).weights_digest,
-            **self.identity(),
+            "seed": seed,
+            "epochs": num_epochs,
+            "weights_digest": weights_digest,
+            **self.metadata,
             "machine": machine(),
         }
         facts = {name: finite_or_none(value) for name, value in facts.items()}
         text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
-        _write_text(self.folder / SCORES, text + "\n")
-        save_figures(history, confusion, self.data.class_names, self.folder)
-        self.tracker.log_scores(scores, step=max(len(history) - 1, 0))
+        write_text(self.folder / SCORES, text + "\n")
+        self.tracker.log_scores(scores, step=max(num_epochs - 1, 0))
+
+    def send_files(self) -> None:
+        """Send scores, history, figures and the best checkpoint, which are in the folder."""
         for name in (SCORES, HISTORY):
             self.tracker.log_file(self.folder / name, "")
         for name in FIGURES:
@@ -140,11 +129,24 @@ class Run:
         self.tracker.log_file(self.folder / BEST, "checkpoints")
 
 
-def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None, initial_weights: str | None = None) -> Run:
-    """Claim the run's folder and open its record, or, with a `checkpoint` in its own run folder, go on with those.
+def open_run(
+    config: Config,
+    data: DataSet,
+    precision: str,
+    checkpoint: Checkpoint | None = None,
+    initial_weights: str | None = None,
+) -> Run:
+    """Claim the run folder and open the record, or, with a `checkpoint` in its own run folder, go on with those.
 
     A checkpoint that lies elsewhere goes on in a new folder in `config.models_dir`, with a record of its own: what lies
     beside it is somebody else's.
+
+    Args:
+        config: The run.
+        data: What it is trained and tested on.
+        precision: What it computes in: fp32, bf16 or fp16.
+        checkpoint: What it goes on from.
+        initial_weights: Digest of the weights that a new run starts from; None: random ones.
 
     Raises:
         UserError: The folder cannot be written or belongs to another run, tracking is required and impossible, or the
@@ -157,7 +159,7 @@ def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None, initi
             folder = checkpoint.path.parent
         else:
             folder = Path(config.models_dir) / _run_name(config, processes)
-        return Run(config, data, folder, NoTracker(), None, initial_weights)
+        return Run(folder, NoTracker(), None, _origin(data, precision, initial_weights))
     require_store(config.tracking)
     claim = claim_existing(checkpoint.path.parent) if checkpoint and goes_on else _claim_new(config, processes)
     try:
@@ -170,7 +172,23 @@ def open_run(config: Config, data: DataSet, checkpoint: Checkpoint | None, initi
     except BaseException:
         claim.release()
         raise
-    return Run(config, data, claim.path, tracker, claim, initial_weights)
+    return Run(claim.path, tracker, claim, _origin(data, precision, initial_weights))
+
+
+def _origin(data: DataSet, precision: str, initial_weights: str | None) -> dict[str, Any]:
+    """Return what is known of code, data and versions before the first step."""
+    return {
+        "format": FORMAT,
+        "program": f"cifar10 {__version__}",
+        "class_names": list(data.class_names),
+        "image_size": data.image_size,
+        "data_name": data.name,
+        "data_digest": data.digest,
+        "precision": precision,
+        **code_state(),
+        "versions": versions(),
+        **({"initial_weights": initial_weights} if initial_weights else {}),
+    }
 
 
 def _refuse_overtaken(checkpoint: Checkpoint) -> None:
@@ -200,17 +218,8 @@ def _take_along_best(checkpoint: Checkpoint, folder: Path) -> None:
         return
     best = load_checkpoint(beside)
     if best.config == checkpoint.config and best.history == checkpoint.history[: len(best.history)]:
-        write_atomically(folder / BEST, lambda temporary: shutil.copyfile(beside, temporary))
-
-
-def save_figures(history: list[Scores], confusion: Tensor, class_names: tuple[str, ...], folder: Path) -> None:
-    """Save `confusion.png`, and `curves.png` if there is a history; a `matplotlibrc` of the user has no effect."""
-    with matplotlib.style.context("default"):  # text.usetex=True would need LaTeX, at the end of a run of hours
-        pictures = {"confusion.png": confusion_matrix(confusion.numpy(), class_names)}
-        if history:
-            pictures["curves.png"] = learning_curves(history)
-        for name, figure in pictures.items():
-            write_atomically(folder / name, lambda path, figure=figure: figure.savefig(path, dpi=120, format="png"))  # type: ignore[misc]
+        with beside.open("rb") as content, atomic_write(folder / BEST) as file:
+            shutil.copyfileobj(content, file)
 
 
 def finite_or_none(value: Any) -> Any:
@@ -226,10 +235,3 @@ def _run_name(config: Config, processes: Processes) -> str:
         return os.environ[_RUN_NAME_VARIABLE]
     data_name, model_name = (part.target.rsplit(".", 1)[1].lower() for part in (config.data_loading, config.model))
     return config.run_name or f"{data_name}-{model_name}-{time.strftime('%Y%m%d-%H%M%S')}"
-
-
-def _write_text(path: Path, text: str) -> None:
-    def write(temporary: Path) -> None:
-        temporary.write_text(text, encoding="utf-8")
-
-    write_atomically(path, write)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import torch
 
-from cifar10.cli.checks import refuse_other_settings
 from cifar10.config.advice import command_line
 from cifar10.config.build import argument_names, build
+from cifar10.config.changeable import refuse_other_settings
 from cifar10.config.conf_folder import values_of
 from cifar10.config.schema import Component, Config
 from cifar10.config.targets import DATA

@@ -6,8 +6,6 @@ under a second name, whenever an epoch was the best so far.
 """
 
 import math
-import os
-import shutil
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,19 +17,20 @@ from pytorch_lightning.callbacks import Checkpoint as CheckpointCallback
 from pytorch_lightning.plugins.io import TorchCheckpointIO
 
 from cifar10.errors import UserError
+from cifar10.files import atomic_write, link_or_copy
 from cifar10.model import Classifier
 from cifar10.runs.checkpoint_names import BEST, LAST
 from cifar10.runs.checkpoints import read_checkpoint
-from cifar10.runs.folder import write_atomically
 from cifar10.runs.stopwatch import Stopwatch
-from cifar10.training.running_metrics import Scores
+from cifar10.types import Metrics
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
     """Write beside the target, flush to the disk, then rename: a reader sees the old file or the new one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
-        write_atomically(Path(path), lambda temporary: torch.save(checkpoint, temporary))
+        with atomic_write(Path(path)) as file:
+            torch.save(checkpoint, file)
 
     def load_checkpoint(self, path: Any, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         return read_checkpoint(Path(path))
@@ -41,7 +40,8 @@ def amend_checkpoint(path: Path, metadata: dict[str, Any]) -> None:
     """Write the checkpoint at `path` anew with these entries in its metadata."""
     raw = read_checkpoint(path)
     raw["cifar10"] |= metadata
-    write_atomically(path, lambda temporary: torch.save(raw, temporary))
+    with atomic_write(path) as file:
+        torch.save(raw, file)
 
 
 class SaveCheckpoints(CheckpointCallback):
@@ -61,7 +61,7 @@ class SaveCheckpoints(CheckpointCallback):
         folder: Path,
         monitor: str | None,
         every_seconds: float | None,
-        after_epoch: Callable[[pl.Trainer, list[Scores], bool], None],
+        after_epoch: Callable[[pl.Trainer, list[Metrics], bool], None],
         stopwatch: Stopwatch,
     ) -> None:
         self.last, self.best = folder / LAST, folder / BEST
@@ -110,7 +110,7 @@ class SaveCheckpoints(CheckpointCallback):
         if not trainer.is_global_zero:
             return
         if saves and is_best:
-            write_atomically(self.best, lambda temporary: _link_or_copy(self.last, temporary))
+            link_or_copy(self.last, self.best)
         assert isinstance(pl_module, Classifier)
         self.after_epoch(trainer, pl_module.history, saves)
 
@@ -160,10 +160,3 @@ def _refuse_unfit_state(optimizer: torch.optim.Optimizer) -> None:
         for name, value in state.items():
             if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
                 raise ValueError(f"the optimizer's {name} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")
-
-
-def _link_or_copy(source: Path, target: Path) -> None:
-    try:
-        os.link(source, target)
-    except OSError:  # some filesystems have no hard links
-        shutil.copyfile(source, target)

@@ -11,7 +11,7 @@ from tqdm import tqdm
 
 from cifar10.model import Classifier
 from cifar10.training.resizing import Stage
-from cifar10.training.running_metrics import Scores
+from cifar10.types import Metrics
 
 _REDRAW_SECONDS = 0.5
 _LINE_SECONDS = 30.0
@@ -79,7 +79,7 @@ class TrainingProgress(ProgressBar):
             self._bar.n = self._images_done(trainer)
             self._bar.refresh()
 
-    def show_epoch(self, trainer: pl.Trainer, scores: Scores) -> None:
+    def show_epoch(self, trainer: pl.Trainer, scores: Metrics) -> None:
         """Leave one line about a finished epoch."""
         self.validation = f", val {scores['val/accuracy']:.1%}" if "val/accuracy" in scores else ""
         if not self._enabled:

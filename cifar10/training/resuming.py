@@ -15,7 +15,7 @@ from cifar10.runs.checkpoints import Checkpoint, load_checkpoint, require_traini
 from cifar10.runs.folder import SCORES, is_folder_of, lasting_settings
 from cifar10.runs.known_stores import unknown_settings
 from cifar10.runs.trained_data import without_sources
-from cifar10.training.running_metrics import Scores
+from cifar10.types import Metrics
 from cifar10.wording import counted
 
 AUTO = "auto"
@@ -51,7 +51,7 @@ def find_resumed(config: Config, resume: str | None, changes: Sequence[str]) -> 
     return checkpoint, config
 
 
-def finished_scores(checkpoint: Checkpoint, config: Config) -> Scores | None:
+def finished_scores(checkpoint: Checkpoint, config: Config) -> Metrics | None:
     """Return the metrics of a run that has nothing left to do, and say so; None if there is something left."""
     folder = checkpoint.path.parent
     try:

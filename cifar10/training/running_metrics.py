@@ -5,9 +5,9 @@ from typing import Any
 import torch
 from torch import Tensor
 
-_MOST_PENDING = 64  # batches
+from cifar10.types import Metrics
 
-Scores = dict[str, float]
+_MOST_PENDING = 64  # batches
 
 
 class Tally:
@@ -44,12 +44,12 @@ class Tally:
         self.clear()
         self._sums, self._images = torch.tensor(sums[:2], dtype=torch.float64), int(sums[2])
 
-    def means(self, strategy: Any) -> Scores:
+    def means(self, strategy: Any) -> Metrics:
         """Return loss and accuracy over all processes."""
         sums = torch.tensor(self.sums(), dtype=torch.float64, device=strategy.root_device)
         return _means(strategy.reduce(sums, reduce_op="sum").tolist())
 
-    def own_means(self) -> Scores:
+    def own_means(self) -> Metrics:
         """Return loss and accuracy of this process."""
         return _means(self.sums())
 
@@ -68,6 +68,6 @@ class Tally:
         self._pending = []
 
 
-def _means(sums: list[float]) -> Scores:
+def _means(sums: list[float]) -> Metrics:
     loss, correct, images = sums
     return {"loss": loss / max(images, 1), "accuracy": correct / max(images, 1)}

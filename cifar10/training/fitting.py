@@ -1,0 +1,193 @@
+"""Building, training and testing a network, with Lightning."""
+
+import sys
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytorch_lightning as pl
+import torch
+from pytorch_lightning.callbacks import WeightAveraging
+from torch import nn
+from torch._dynamo.exc import BackendCompilerFailed
+
+from cifar10.config.advice import command_line
+from cifar10.config.build import build
+from cifar10.config.schema import Config
+from cifar10.config.targets import MODEL, SELECTION
+from cifar10.data.contract import DataSet
+from cifar10.errors import CheckpointError, Misuse, UserError
+from cifar10.model import Classifier
+from cifar10.runs.checkpoint_names import resolve_checkpoint
+from cifar10.runs.checkpoint_outline import first_line
+from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
+from cifar10.runs.run import Run
+from cifar10.runs.stopwatch import Stopwatch
+from cifar10.system.shortage import told_if_short
+from cifar10.trainer import make_trainer
+from cifar10.training.capacity import sizes_of, training_advice
+from cifar10.training.checkpointing import SaveCheckpoints
+from cifar10.training.data_module import ResidentData
+from cifar10.training.hard_example_mining import Selection
+from cifar10.training.interruption import StopOnSignal
+from cifar10.training.progress import TrainingProgress
+from cifar10.types import Metrics
+from cifar10.wording import counted
+
+
+def make_network(config: Config, data: DataSet) -> nn.Module:
+    """Build the network, its first weights drawn by the seed, and let it measure the training images."""
+    torch.manual_seed(config.seed)
+    with told_if_short(f"lower {sizes_of('model', config.model)}"):
+        network: nn.Module = build(MODEL, config.model, num_classes=data.num_classes, image_size=data.image_size)
+        _fit_to_data(network, config, data)
+    return network
+
+
+def make_selection(config: Config, data: DataSet) -> Selection:
+    """Build what chooses the images to learn from, likewise."""
+    torch.manual_seed(config.seed)
+    selection: Selection = build(SELECTION, config.selection, num_classes=data.num_classes, image_size=data.image_size)
+    for network in selection.networks:
+        _fit_to_data(network, config, data)
+    return selection
+
+
+def _fit_to_data(network: nn.Module, config: Config, data: DataSet) -> None:
+    network.fit_to(data.train.images)  # type: ignore[operator]
+    if config.training.channels_last:
+        network.to(memory_format=torch.channels_last)
+
+
+def fit(
+    network: nn.Module,
+    config: Config,
+    data: DataSet,
+    run: Run,
+    checkpoint: Checkpoint | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    stopwatch: Stopwatch | None = None,
+) -> tuple[pl.Trainer, Classifier, ResidentData]:
+    """Train `network`, from `checkpoint` on if there is one.
+
+    Args:
+        network: See `make_network`.
+        config: The run.
+        data: What to train on.
+        run: Where it is recorded.
+        checkpoint: What to resume from; it is of this run.
+        callbacks: Further callbacks for the Trainer.
+        stopwatch: Runs since the program was started; None: from now on.
+
+    Raises:
+        UserError: Memory ran out, the loss is not finite, or the state in the checkpoint does not fit.
+    """
+    training = config.training
+    module = ResidentData(data, config)
+    selection = make_selection(config, data)
+    classifier = Classifier(network, config, run.metadata, module.steps_per_epoch, selection)
+    progress = TrainingProgress(module.images_per_step, module.steps_per_epoch, training.epochs, training.resizing)
+
+    def after_epoch(trainer: pl.Trainer, history: list[Metrics], is_saved: bool) -> None:
+        if is_saved:
+            run.record_epochs(history)
+        progress.show_epoch(trainer, history[-1])
+
+    saver = SaveCheckpoints(
+        run.folder, training.monitor, training.save_every_seconds, after_epoch, stopwatch or Stopwatch()
+    )
+    stopper = StopOnSignal(saver)
+    trainer = make_trainer(config, run.folder, [*callbacks, progress, saver, stopper])
+    run.begin(
+        config,
+        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
+        history=checkpoint.history if checkpoint else [],
+    )
+    with stopper.listening(), told_if_short(training_advice(config)), _restoring(checkpoint, saver), _compiling(config):
+        trainer.fit(classifier, module, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
+    return trainer, classifier, module
+
+
+def test(  # a step of the program, no test of pytest
+    trainer: pl.Trainer,
+    classifier: Classifier,
+    module: ResidentData,
+    path: Path,
+    split: str = "test",  # noqa: PT028
+    is_loaded: bool = False,  # noqa: PT028
+) -> Metrics:
+    """Return the scores of the checkpoint at `path` on the test split, plain and with test-time augmentation.
+
+    Args:
+        split: What the images are called in the message.
+        is_loaded: Whether the network has its weights already; then the file is not read.
+    """
+    # What is saved is the averaged weights already; the callback would put the current ones back in their place.
+    trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
+    if trainer.is_global_zero:
+        _say(f"testing {path} on {counted(len(module.data.test), f'{split} image')} of {module.data.name}")
+    with told_if_short(f"lower evaluation.batch_size={classifier.config.evaluation.batch_size}"):
+        trainer.test(classifier, module, ckpt_path=None if is_loaded else path, weights_only=True, verbose=False)
+    return dict(classifier.test_scores)
+
+
+def start_from(config: Config, network: nn.Module, data: DataSet) -> str:
+    """Give `network` the weights of the checkpoint that `config.weights` names, and return their digest.
+
+    Raises:
+        Misuse: They are of other classes.
+        UserError: They are of another network.
+    """
+    assert config.weights is not None
+    initial = load_checkpoint(resolve_checkpoint(config.weights, config.models_dir))
+    if initial.class_names != data.class_names:
+        raise Misuse(
+            f"weights={initial.path} tells apart {_few(initial.class_names)}, not the classes of these data, "
+            f"{_few(data.class_names)}"
+        )
+    try:
+        network.load_state_dict(initial.weights)
+    except RuntimeError as error:
+        reason = str(error).splitlines()[-1].strip()
+        raise UserError(
+            f"weights={initial.path} are of another network than {type(network).__name__}: {reason}"
+        ) from error
+    _say(f"starts from {initial.path}, weights {initial.weights_digest[:12]}")
+    return initial.weights_digest
+
+
+@contextmanager
+def _restoring(checkpoint: Checkpoint | None, saver: SaveCheckpoints) -> Iterator[None]:
+    """Say in one line if the state of training in `checkpoint` is not that of a run like this."""
+    try:
+        yield
+    except UserError:
+        raise
+    except Exception as error:
+        if checkpoint is None or saver.has_started:
+            raise
+        again = command_line("train", f"weights={checkpoint.path}")
+        raise CheckpointError(
+            f"{checkpoint.path}: its training state cannot be restored ({type(error).__name__}: {first_line(error)}); "
+            f"start a new run from its weights: {again}"
+        ) from error
+
+
+@contextmanager
+def _compiling(config: Config) -> Iterator[None]:
+    """Say in one line if torch.compile cannot compile the network, most often for want of a C++ compiler."""
+    try:
+        yield
+    except BackendCompilerFailed as error:
+        raise UserError(
+            f"training.compile={str(config.training.compile).lower()}: {first_line(error)}; install a compiler such as "
+            "g++, or set training.compile=false"
+        ) from error
+
+
+def _few(names: Sequence[str]) -> str:
+    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
+
+
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
