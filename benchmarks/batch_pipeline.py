@@ -25,7 +25,7 @@ from torchvision.datasets import CIFAR10
 
 from cifar10.config.compose import load_config
 from cifar10.constants import CIFAR10_MEAN, CIFAR10_STD
-from cifar10.data.contract import Split
+from cifar10.data.image_dataset import Split
 from cifar10.networks.normalize import Normalize
 from cifar10.system.memory import keep_memory_warm
 from cifar10.training.batches import TrainingBatches
@@ -107,7 +107,7 @@ class Resident:
         config = load_config([*_AUGMENTATION, f"augmentation.cutout={hole}"])
         self.batches = TrainingBatches(split, 10, config.augmentation, _BATCH_SIZE, 0, torch.device("cpu"))
         self.normalize = Normalize()
-        self.normalize.fit_to(split.images)
+        self.normalize.calibrate(split.images)
         self.epoch = 0
 
     def __iter__(self) -> Any:

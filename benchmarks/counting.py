@@ -28,7 +28,7 @@ from cifar10.config.targets import MODEL, OPTIMIZER, SELECTION
 from cifar10.inference.tta import predict_plain_and_augmented
 from cifar10.optimizers.schedules import Constant
 from cifar10.training.batches import Batch
-from cifar10.training.hard_example_mining import Selection
+from cifar10.training.hard_example_mining import ExampleSelection
 from cifar10.training.resizing import pixels_at
 
 Costs = Mapping[Any, Callable[..., int]]
@@ -157,7 +157,7 @@ def count_recipe(config: Config, costs: Costs | None = None) -> RecipeCost:
     shapes = {"num_classes": sizes.num_classes, "image_size": sizes.image_size}
     network: nn.Module = build(MODEL, config.model, **shapes).to(_META)
     optimizer = _optimizer_for(network, config)
-    selection: Selection = build(SELECTION, config.selection, **shapes)
+    selection: ExampleSelection = build(SELECTION, config.selection, **shapes)
     selection.begin(_META, lambda small: _optimizer_for(small, config), Constant())
     batch_size = min(training.batch_size, sizes.train)
     steps_per_epoch = sizes.train // batch_size

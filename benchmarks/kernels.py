@@ -100,7 +100,7 @@ def measure_step(pixels: int, arguments: Any) -> dict[str, Any]:
     images = torch.randint(0, 256, (arguments.images, 3, pixels, pixels), dtype=torch.uint8)
     images = images.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(arguments.images) % 10
-    network.fit_to(images)
+    network.calibrate(images)
 
     def step() -> None:
         functional.cross_entropy(network(images), labels, label_smoothing=0.2).backward()

@@ -42,7 +42,7 @@ from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.schema import Config
 from cifar10.config.targets import DATA, OPTIMIZER, SCHEDULE
-from cifar10.data.contract import DataSet
+from cifar10.data.image_dataset import ImageDataset
 from cifar10.model import Classifier
 from cifar10.runs.checkpoints import digest_of
 from cifar10.runs.mlflow_tracker import MLflowTracker
@@ -50,7 +50,7 @@ from cifar10.runs.run import open_run
 from cifar10.system.memory import keep_memory_warm
 from cifar10.trainer import prepare_cpu, resolve_precision
 from cifar10.training.batches import TrainingBatches
-from cifar10.training.data_module import ResidentData
+from cifar10.training.data_module import InMemoryDataModule
 from cifar10.training.fitting import fit, make_network
 from cifar10.training.resizing import pixels_at, resize
 
@@ -163,7 +163,7 @@ def measure(overrides: tuple[str, ...]) -> dict[str, TakeTurns]:
         config = load_config([*_SHAPES, *overrides, *tracked])
         stepwise = config.model_copy(update={"training": config.training.model_copy(update={"chunk_seconds": 0.0})})
         prepare_cpu(config.training)
-        data: DataSet = build(DATA, config.data_loading)
+        data: ImageDataset = build(DATA, config.data_loading)
         for set_up in _SET_UPS:
             bare, other = make_network(config, data), make_network(config, data)
             turns = TakeTurns(bare_epochs(bare, data, config), len(data.train) // config.training.batch_size)
@@ -178,7 +178,7 @@ def measure(overrides: tuple[str, ...]) -> dict[str, TakeTurns]:
     return measured
 
 
-def bare_epochs(network: nn.Module, data: DataSet, config: Config) -> Iterator[None]:
+def bare_epochs(network: nn.Module, data: ImageDataset, config: Config) -> Iterator[None]:
     """Train in a plain loop, an epoch for each item."""
     training, smoothing = config.training, config.training.label_smoothing
     batches = TrainingBatches(
@@ -205,7 +205,7 @@ def bare_epochs(network: nn.Module, data: DataSet, config: Config) -> Iterator[N
         yield
 
 
-def run_ours(network: nn.Module, data: DataSet, config: Config, turns: TakeTurns) -> None:
+def run_ours(network: nn.Module, data: ImageDataset, config: Config, turns: TakeTurns) -> None:
     """Train as `train` does, but for the test."""
     named = config.model_copy(update={"run_name": f"run{time.monotonic_ns()}"})
     run = open_run(named, data, resolve_precision(named.training))
@@ -232,14 +232,14 @@ class Usual(Classifier):
         """Leave everything to Lightning."""
 
 
-class UsualData(ResidentData):
+class UsualData(InMemoryDataModule):
     """The same batches under the name that Lightning's users know."""
 
     def val_dataloader(self) -> list[Any]:
         return []
 
 
-def run_default(network: nn.Module, data: DataSet, config: Config, folder: Path, turns: TakeTurns) -> None:
+def run_default(network: nn.Module, data: ImageDataset, config: Config, folder: Path, turns: TakeTurns) -> None:
     """Train in Lightning's default set-up."""
     module = UsualData(data, config)
     classifier = Usual(network, config, {"class_names": list(data.class_names)}, module.steps_per_epoch)

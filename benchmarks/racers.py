@@ -27,11 +27,11 @@ from recipe_files import Values, make
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
-from cifar10.data.contract import Split
+from cifar10.data.image_dataset import Split
 from cifar10.inference.tta import predict_probabilities
 from cifar10.system.memory import keep_memory_warm
 from cifar10.training.batches import TrainingBatches
-from cifar10.training.hard_example_mining import Selection
+from cifar10.training.hard_example_mining import ExampleSelection
 from cifar10.training.resizing import pixels_at, resize
 
 Run = Callable[[int], tuple[float, float]]
@@ -107,12 +107,12 @@ class OurRecipe:
             for network in (self.network, *self.selection.networks):
                 network.compile(mode=wishes["compile"], dynamic=False)  # code for each size of images, not for any
 
-    def _fresh(self, seed: int) -> tuple[nn.Module, Selection]:
+    def _fresh(self, seed: int) -> tuple[nn.Module, ExampleSelection]:
         """Return a network that has learnt nothing, and what chooses the images that it will learn from."""
         torch.manual_seed(seed)
         shapes = {"num_classes": self.num_classes, "image_size": self.train_images.shape[-1]}
         network: nn.Module = make(self.recipe["model"], **shapes)
-        selection: Selection = make(self.recipe["selection"], **shapes)
+        selection: ExampleSelection = make(self.recipe["selection"], **shapes)
         layout = torch.channels_last if self.training.channels_last else torch.contiguous_format
         for each in (network, *selection.networks):
             each.to(self.device).to(memory_format=layout)
@@ -132,7 +132,7 @@ class OurRecipe:
         wait(self.device)
         start.record()
         for network in networks:
-            network.fit_to(self.train_images)  # type: ignore[operator]
+            network.calibrate(self.train_images)  # type: ignore[operator]
         self._learn(batches, optimizer)
         answers = self._answer()
         end.record()

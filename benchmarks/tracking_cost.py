@@ -111,7 +111,7 @@ def measure(backend: str, words: list[str]) -> dict[str, Any]:
     from cifar10.config.build import build
     from cifar10.config.compose import load_config
     from cifar10.config.targets import DATA
-    from cifar10.data.contract import DataSet
+    from cifar10.data.image_dataset import ImageDataset
     from cifar10.runs.checkpoints import digest_of
     from cifar10.runs.run import open_run
     from cifar10.system.memory import keep_memory_warm
@@ -121,7 +121,7 @@ def measure(backend: str, words: list[str]) -> dict[str, Any]:
     keep_memory_warm()
     with tempfile.TemporaryDirectory() as folder:
         config = load_config([*words, f"models_dir={folder}", f"tracking.backend={backend}"])
-        data: DataSet = build(DATA, config.data_loading)
+        data: ImageDataset = build(DATA, config.data_loading)
         network = make_network(config, data)
         marks = [clocks()]
         run = open_run(config, data, resolve_precision(config.training))

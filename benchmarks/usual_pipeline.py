@@ -47,7 +47,7 @@ from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA
 from cifar10.constants import CIFAR10_MEAN, CIFAR10_STD
-from cifar10.data.contract import DataSet, Split
+from cifar10.data.image_dataset import ImageDataset, Split
 from cifar10.runs.run import open_run
 from cifar10.system.memory import keep_memory_warm
 from cifar10.trainer import resolve_precision
@@ -241,7 +241,7 @@ def measure_ours(arguments: argparse.Namespace) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as folder:
         words = [f"data_loading.root={arguments.root}", f"models_dir={folder}", "tracking=none", "training.epochs=2"]
         config = load_config([f"experiment={arguments.experiment}", *arguments.overrides, *words])
-        published: DataSet = build(DATA, config.data_loading)
+        published: ImageDataset = build(DATA, config.data_loading)
         images = arguments.steps * config.training.batch_size
         few = published.train.take(torch.arange(images))
         nothing = Split(few.images[:0], few.labels[:0])

@@ -14,7 +14,7 @@ from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA
 from cifar10.constants import CIFAR10_ARCHIVE
-from cifar10.data.contract import DataSet
+from cifar10.data.image_dataset import ImageDataset
 from cifar10.errors import UserError
 from cifar10.infer import Summary, infer
 from cifar10.train import train
@@ -73,7 +73,7 @@ def _new_folder(parent: Path) -> Path:
     raise AssertionError
 
 
-def _draw_images(data: DataSet, folder: Path) -> int:
+def _draw_images(data: ImageDataset, folder: Path) -> int:
     """Write some test images as FOLDER/CLASS/NUMBER.png; return how many."""
     num_images = 0
     for label, class_name in enumerate(data.class_names):

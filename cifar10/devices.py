@@ -2,7 +2,7 @@
 
 import torch
 
-from cifar10.errors import Misuse
+from cifar10.errors import UsageError
 from cifar10.system.limits import num_cpus
 
 
@@ -10,16 +10,16 @@ def choose_device(name: str) -> torch.device:
     """Return the device called `name`: auto (a GPU if there is one), cpu, cuda or cuda:N.
 
     Raises:
-        Misuse: There is no such kind of device, or this machine does not have it.
+        UsageError: There is no such kind of device, or this machine does not have it.
     """
     num_gpus = torch.cuda.device_count()
     if name == "auto":
         return torch.device("cuda" if num_gpus else "cpu")
     kind, colon, index = name.partition(":")
     if kind not in ("cpu", "cuda") or (colon and not index.isdecimal()):
-        raise Misuse(f"device={name!r} is not known; choose auto, cpu, cuda or cuda:N")
+        raise UsageError(f"device={name!r} is not known; choose auto, cpu, cuda or cuda:N")
     if kind == "cuda" and int(index or 0) >= num_gpus:
-        raise Misuse(f"device={name}: this machine has {num_gpus} CUDA devices; choose auto or cpu")
+        raise UsageError(f"device={name}: this machine has {num_gpus} CUDA devices; choose auto or cpu")
     return torch.device("cpu" if kind == "cpu" else name)
 
 

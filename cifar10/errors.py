@@ -10,7 +10,7 @@ class UserError(ValueError):
     exit_code = 1
 
 
-class Misuse(UserError):
+class UsageError(UserError):
     """The command itself cannot be meant: a bad value, an unknown name, a missing argument. Nothing was started."""
 
     exit_code = 2

@@ -13,7 +13,7 @@ import torch
 from cifar10.analysis.figures import save_figures
 from cifar10.config.schema import TrainingConfig
 from cifar10.data.class_names import printable
-from cifar10.data.contract import DataSet
+from cifar10.data.image_dataset import ImageDataset
 from cifar10.errors import UserError
 from cifar10.files import write_text
 from cifar10.model import Classifier
@@ -24,7 +24,7 @@ from cifar10.runs.trained_data import load_trained_data, moved_line, relocated
 from cifar10.system.limits import num_cpus
 from cifar10.system.memory import keep_memory_warm
 from cifar10.trainer import make_trainer, prepare_cpu
-from cifar10.training.data_module import ResidentData
+from cifar10.training.data_module import InMemoryDataModule
 from cifar10.training.fitting import test
 from cifar10.types import Metrics
 
@@ -60,7 +60,7 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
     classifier = Classifier(network, config, checkpoint.metadata.model_dump())
     classifier.tta = checkpoint.tta
     folder = Path(output) if output else checkpoint.path.absolute().parent
-    trainer, module = make_trainer(config, folder, []), ResidentData(data, config)
+    trainer, module = make_trainer(config, folder, []), InMemoryDataModule(data, config)
     scores = test(trainer, classifier, module, checkpoint.path, is_loaded=True)
     report = _report(scores, checkpoint, data)
     print(json.dumps(report, indent=2, allow_nan=False))
@@ -87,7 +87,7 @@ def _make_folder(folder: Path) -> None:
         raise UserError(f"--output: {folder} cannot be written; name another folder")
 
 
-def _report(scores: Metrics, checkpoint: Checkpoint, data: DataSet) -> dict[str, object]:
+def _report(scores: Metrics, checkpoint: Checkpoint, data: ImageDataset) -> dict[str, object]:
     return {
         **{name: finite_or_none(value) for name, value in scores.items()},
         "tta": checkpoint.tta,
@@ -100,7 +100,7 @@ def _report(scores: Metrics, checkpoint: Checkpoint, data: DataSet) -> dict[str,
     }
 
 
-def _save(report: dict[str, object], classifier: Classifier, data: DataSet, folder: Path) -> None:
+def _save(report: dict[str, object], classifier: Classifier, data: ImageDataset, folder: Path) -> None:
     write_text(folder / "evaluation.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
     table = io.StringIO()
     writer = csv.writer(table)

@@ -19,13 +19,13 @@ from tqdm import tqdm
 
 from cifar10.analysis.classification_report import Score
 from cifar10.data.class_names import ClassFolders
-from cifar10.errors import Misuse, UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.images.decode import ImageError, silence_pillow
 from cifar10.images.parallel import Decoded, decode_files
 from cifar10.images.search import describe_skipped, find_images, no_images, search_root
 from cifar10.inference.destination import Destination, choose_destination
 from cifar10.inference.predictor import Predictor
-from cifar10.inference.results import Guess, Row, open_results, visible
+from cifar10.inference.results import ImageResult, Prediction, open_results, visible
 from cifar10.system.memory import share_memory_between_threads
 from cifar10.system.shortage import told_if_short
 from cifar10.system.signals import if_stopped, listening
@@ -70,19 +70,19 @@ def infer(
         device: auto, cpu, cuda or cuda:N.
 
     Raises:
-        Misuse: An argument is not possible. Nothing was started.
+        UsageError: An argument is not possible. Nothing was started.
         UserError: There are no images, no such checkpoint or device, or the output cannot be written.
     """
     silence_pillow()
     share_memory_between_threads()
     if top_k < 1:
-        raise Misuse(f"top_k={top_k} is not possible; it must be 1 or more")
+        raise UsageError(f"top_k={top_k} is not possible; it must be 1 or more")
     destination = choose_destination(output, output_format)
     skipped: Counter[str] = Counter()
     paths = _at_least_one(find_images(test_dir, skipped), test_dir, skipped)
     predictor = Predictor.from_checkpoint(checkpoint_name, device=device, batch_size=batch_size, tta=tta)
     if top_k > predictor.num_classes:
-        raise Misuse(f"top_k={top_k} is more than the {predictor.num_classes} classes of {checkpoint_name}")
+        raise UsageError(f"top_k={top_k} is more than the {predictor.num_classes} classes of {checkpoint_name}")
     kept = f"; {destination.path} was not written" if destination.path else "; the rows above are whole"
     with (
         listening(),
@@ -112,7 +112,7 @@ def _infer(
         for batch in batches(
             decode_files(paths, predictor.image_size, look_ahead=predictor.batch_size), predictor.batch_size
         ):
-            rows = answer(batch, predictor, root, folders, score, top_k)
+            rows = predict_batch(batch, predictor, root, folders, score, top_k)
             writer.write(rows)
             num_images += len(rows)
             num_failed += sum(row.error is not None for row in rows)
@@ -145,9 +145,9 @@ def batches(items: Iterable[Decoded], batch_size: int) -> Iterator[list[Decoded]
         yield part
 
 
-def answer(
+def predict_batch(
     batch: Sequence[Decoded], predictor: Predictor, root: Path, folders: ClassFolders, score: Score, top_k: int
-) -> list[Row]:
+) -> list[ImageResult]:
     """Return one row for each item of `batch`, in order, and count those whose folder under `root` says their class."""
     good = [pixels for _, pixels in batch if not isinstance(pixels, ImageError)]
     answers: Iterator[Any] = iter(predictor.predict(np.stack(good)) if good else ())  # one (K,) for each good image
@@ -156,23 +156,23 @@ def answer(
         relative = path.relative_to(root)
         label = folders.label(relative)
         error = str(pixels) if isinstance(pixels, ImageError) else None
-        top: tuple[Guess, ...] = ()
+        top: tuple[Prediction, ...] = ()
         if error is None:
             probabilities = next(answers)
             top = _most_probable(probabilities, predictor.class_names, top_k)
             error = None if top else "the network's answer is not a number"
         if label is not None and top:
             score.add(label, top[0].class_id)
-        rows.append(Row(str(relative), top, None if label is None else predictor.class_names[label], error))
+        rows.append(ImageResult(str(relative), top, None if label is None else predictor.class_names[label], error))
     return rows
 
 
-def _most_probable(probabilities: Any, class_names: Sequence[str], top_k: int) -> tuple[Guess, ...]:
+def _most_probable(probabilities: Any, class_names: Sequence[str], top_k: int) -> tuple[Prediction, ...]:
     """Return the `top_k` most probable classes of (K,), of equal ones the lower id first; () if one is not a number."""
     if not np.isfinite(probabilities).all():
         return ()
     order = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
-    return tuple(Guess(class_names[class_id], class_id, float(probabilities[class_id])) for class_id in order)
+    return tuple(Prediction(class_names[class_id], class_id, float(probabilities[class_id])) for class_id in order)
 
 
 def _at_least_one(paths: Iterator[Path], test_dir: str, skipped: Counter[str]) -> Iterator[Path]:
@@ -187,7 +187,7 @@ def _at_least_one(paths: Iterator[Path], test_dir: str, skipped: Counter[str]) -
     return chain([first], paths)
 
 
-def _add_folders(folders: dict[str, None], rows: Sequence[Row]) -> None:
+def _add_folders(folders: dict[str, None], rows: Sequence[ImageResult]) -> None:
     """Add the names of the folders that the files of `rows` lie in, until there are enough to be named."""
     for row in rows:
         if len(folders) > _MOST_NAMED:

@@ -18,9 +18,9 @@ from cifar10.config.targets import OPTIMIZER, SCHEDULE, Role
 from cifar10.errors import UserError
 from cifar10.inference.tta import predict_plain_and_augmented
 from cifar10.training.batches import Batch, BatchStream
-from cifar10.training.hard_example_mining import All, Selection
+from cifar10.training.hard_example_mining import AllExamples, ExampleSelection
 from cifar10.training.resizing import pixels_at, resize
-from cifar10.training.running_metrics import Tally
+from cifar10.training.running_metrics import RunningMetrics
 from cifar10.types import Metrics
 
 if TYPE_CHECKING:
@@ -40,7 +40,7 @@ def _build(role: Role, component: "Component", **provided: Any) -> Any:
     return build(role, component, **provided)
 
 
-def mix(*numbers: int) -> int:
+def fold_in(*numbers: int) -> int:
     """Return a seed below 2^63 in which every bit of every number counts, each in its place.
 
     The finalizer of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014). NumPy's
@@ -65,7 +65,7 @@ class Classifier(pl.LightningModule):
     Args:
         network: uint8 or float (B, 3, H, W) -> logits (B, K).
         config: The run.
-        identity: What checkpoints say of themselves beside weights and configuration; plain values only.
+        metadata: What checkpoints say of themselves beside weights and configuration; plain values only.
         steps_per_epoch: Optimizer steps; needed for training only.
         selection: Which images of a batch to learn from; None: all.
     """
@@ -74,17 +74,17 @@ class Classifier(pl.LightningModule):
         self,
         network: nn.Module,
         config: "Config",
-        identity: dict[str, Any],
+        metadata: dict[str, Any],
         steps_per_epoch: int = 0,
-        selection: Selection | None = None,
+        selection: ExampleSelection | None = None,
     ) -> None:
         super().__init__()
         self.automatic_optimization = not config.training.chunked
         self.steps_per_epoch = steps_per_epoch
         self.network = network
-        self.selection = selection or All()
+        self.selection = selection or AllExamples()
         self.config = config
-        self.identity = identity
+        self.metadata = metadata
         self.tta = config.evaluation.tta
         """Test-time augmentation of the test."""
         self.history: list[Metrics] = []
@@ -96,8 +96,8 @@ class Classifier(pl.LightningModule):
         """Filled by a test; exact, where Lightning's own copies are rounded to float32."""
         self._validation_scores: Metrics = {}
         self._selection_state: dict[str, Any] = {}
-        self._training_tally = Tally()
-        self._validation_tally = Tally()
+        self._training_tally = RunningMetrics()
+        self._validation_tally = RunningMetrics()
         self._epoch_started = time.monotonic()
 
     # -- learning ------------------------------------------------------------------------------------------------
@@ -164,7 +164,7 @@ class Classifier(pl.LightningModule):
 
     def _seed(self, number: int) -> None:
         """Key the random numbers inside the network by position, so that a resumed run draws the same ones."""
-        seed = mix(self.config.seed, _STEP_STREAM, self.current_epoch, number, self.global_rank)
+        seed = fold_in(self.config.seed, _STEP_STREAM, self.current_epoch, number, self.global_rank)
         # torch.manual_seed would seed every kind of device there could be, and takes a tenth of a millisecond.
         is_cuda = self.device.type == "cuda"
         generator = torch.cuda.default_generators[self.device.index] if is_cuda else torch.default_generator
@@ -259,9 +259,9 @@ class Classifier(pl.LightningModule):
         self.log_dict(self._validation_scores, sync_dist=True)
 
     def on_test_epoch_start(self) -> None:
-        num_classes = len(self.identity["class_names"])
+        num_classes = len(self.metadata["class_names"])
         self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=self.device)
-        self._plain_tally, self._augmented_tally = Tally(), Tally()
+        self._plain_tally, self._augmented_tally = RunningMetrics(), RunningMetrics()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch
@@ -287,7 +287,7 @@ class Classifier(pl.LightningModule):
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Let the checkpoint explain itself, in plain values."""
-        checkpoint["cifar10"] = {**self.identity, "config": self.config.plain(), "history": self.history}
+        checkpoint["cifar10"] = {**self.metadata, "config": self.config.plain(), "history": self.history}
         checkpoint["cifar10_tally"] = self._training_tally.sums()
         checkpoint["cifar10_selection"] = self.selection.state_dict()
 

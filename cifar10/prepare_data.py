@@ -9,9 +9,9 @@ from cifar10.config.build import build
 from cifar10.config.schema import Component, Config
 from cifar10.config.targets import DATA
 from cifar10.config.yaml_lines import one_line, one_line_each
-from cifar10.data.contract import DataSet, Split
 from cifar10.data.export import export_images as export
-from cifar10.errors import Misuse
+from cifar10.data.image_dataset import ImageDataset, Split
+from cifar10.errors import UsageError
 
 DEFAULT_ROOT = "data"
 
@@ -26,12 +26,12 @@ def prepare_data(config: Config, export_images: bool = False) -> None:
         export_images: Also write them as PNG files, see `export.export_images`, into the data's own root.
 
     Raises:
-        Misuse: `export_images` is true, but the data set is already made of image files.
+        UsageError: `export_images` is true, but the data set is already made of image files.
         UserError: The data cannot be had, or the images cannot be written.
     """
     if export_images and config.data_loading.target == _FOLDER:
-        raise Misuse("--export_images: data_loading=folder reads image files, so there is nothing to export")
-    data: DataSet = build(DATA, config.data_loading)
+        raise UsageError("--export_images: data_loading=folder reads image files, so there is nothing to export")
+    data: ImageDataset = build(DATA, config.data_loading)
     print(describe(data), flush=True)
     if export_images:
         root = Path(config.data_loading.arguments.get("root", DEFAULT_ROOT))
@@ -39,7 +39,7 @@ def prepare_data(config: Config, export_images: bool = False) -> None:
         export(data if whole is None else build(DATA, whole), root)
 
 
-def describe(data: DataSet) -> str:
+def describe(data: ImageDataset) -> str:
     """Return name, sizes, statistics, digest and counts of `data` as YAML."""
     mean, deviation = channel_statistics(data.train)
     counts = torch.stack([torch.bincount(split.labels, minlength=data.num_classes) for split in data.splits.values()])

@@ -18,7 +18,7 @@ from pydantic import ValidationError
 from cifar10.config.advice import command_line
 from cifar10.config.mlflow_uri import shown_uri, uri_problem
 from cifar10.config.schema import TrackingConfig
-from cifar10.errors import Misuse, UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.runs.folder import read_settings
 from cifar10.runs.known_stores import unknown_settings
 from cifar10.runs.mlflow_entities import NOTE, data_sets, metrics, note, parameters_of, params, run_tags, send_metrics
@@ -80,7 +80,7 @@ def sync(name: str | None = None, models_dir: str = "models", tracking_uri: str 
         return
     folders = sorted(file.parent for file in Path(models_dir).glob("*/config.yaml"))
     if not folders:
-        raise Misuse(f"there is no run in {models_dir}/; name another folder with --models_dir=DIR")
+        raise UsageError(f"there is no run in {models_dir}/; name another folder with --models_dir=DIR")
     failures = 0
     for folder in folders:
         try:
@@ -120,19 +120,19 @@ def _store_of(folder: Path, tracking: TrackingConfig, tracking_uri: str | None) 
     """Return `tracking` with the store to use.
 
     Raises:
-        Misuse: `tracking_uri` is no address, or there is none and that of the run is not known here.
+        UsageError: `tracking_uri` is no address, or there is none and that of the run is not known here.
     """
     if tracking_uri is not None:
         problem = uri_problem(tracking_uri)
         if problem is not None:
-            raise Misuse(f"--tracking_uri: {problem}")
+            raise UsageError(f"--tracking_uri: {problem}")
         typed = tracking.model_copy(update={"uri": tracking_uri})
         return typed.model_copy(update={"artifacts": None}) if unknown_settings(typed) else typed
     unknown = unknown_settings(tracking)
     if unknown:
         told = " and ".join(f"{key}={shown_uri(value)}" for key, value in unknown.items())
         again = command_line("sync", folder.name, models_dir=str(folder.parent), tracking_uri=shown_uri(tracking.uri))
-        raise Misuse(f"{folder.name} says {told}, which is not configured here; if that store is yours: {again}")
+        raise UsageError(f"{folder.name} says {told}, which is not configured here; if that store is yours: {again}")
     return tracking
 
 
@@ -140,14 +140,14 @@ def run_folder(name: str, models_dir: str) -> Path:
     """Return the folder of the run that is called `name`.
 
     Raises:
-        Misuse: There is none.
+        UsageError: There is none.
     """
     for folder in (Path(models_dir) / name, Path(name)):
         if (folder / "config.yaml").is_file():
             return folder
     runs = sorted(file.parent.name for file in Path(models_dir).glob("*/config.yaml"))
     listed = f", which holds: {', '.join(runs[-8:])}" if runs else ", which holds none"
-    raise Misuse(f"there is no run {name} in {models_dir}/{did_you_mean(name, runs) or listed}")
+    raise UsageError(f"there is no run {name} in {models_dir}/{did_you_mean(name, runs) or listed}")
 
 
 def read_run(folder: Path) -> Recorded:

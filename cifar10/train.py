@@ -12,7 +12,7 @@ from cifar10.config.advice import command_line
 from cifar10.config.build import build
 from cifar10.config.schema import Config
 from cifar10.config.targets import DATA
-from cifar10.data.contract import DataSet
+from cifar10.data.image_dataset import ImageDataset
 from cifar10.errors import UserError
 from cifar10.model import Classifier
 from cifar10.runs.checkpoint_names import BEST, LAST, name_of_run
@@ -27,7 +27,7 @@ from cifar10.system.signals import Stopped, held, if_stopped
 from cifar10.trainer import prepare_cpu, resolve_precision
 from cifar10.training.capacity import refuse_untrainable
 from cifar10.training.checkpointing import amend_checkpoint
-from cifar10.training.data_module import ResidentData
+from cifar10.training.data_module import InMemoryDataModule
 from cifar10.training.early_end import close_early, going_on_line, what_is_kept
 from cifar10.training.fitting import fit, make_network, start_from, test
 from cifar10.training.mirroring import MirrorTest
@@ -86,7 +86,7 @@ def train(
 def _fit_and_test(
     network: nn.Module,
     config: Config,
-    data: DataSet,
+    data: ImageDataset,
     run: Run,
     checkpoint: Checkpoint | None,
     stopwatch: Stopwatch,
@@ -111,10 +111,10 @@ def _fit_and_test(
 
 
 def _drop_views_that_score_worse(
-    trainer: pl.Trainer, classifier: Classifier, config: Config, data: DataSet, run: Run
+    trainer: pl.Trainer, classifier: Classifier, config: Config, data: ImageDataset, run: Run
 ) -> None:
     """Test and use the network without test-time augmentation if that is right more often on the validation images."""
-    validation = ResidentData(dataclasses.replace(data, test=data.validation), config)
+    validation = InMemoryDataModule(dataclasses.replace(data, test=data.validation), config)
     scores = test(trainer, classifier, validation, run.folder / BEST, split="validation")
     plain, augmented = scores["test/accuracy"], scores["test/accuracy_tta"]
     if plain <= augmented:
@@ -132,10 +132,10 @@ def _drop_views_that_score_worse(
     trainer.strategy.barrier()
 
 
-def _load_data(config: Config, checkpoint: Checkpoint | None) -> DataSet:
+def _load_data(config: Config, checkpoint: Checkpoint | None) -> ImageDataset:
     """Return the data of the run; of one that goes on, those that it was begun with."""
     if checkpoint is None:
-        data: DataSet = build(DATA, config.data_loading)
+        data: ImageDataset = build(DATA, config.data_loading)
         return data
     moved = command_line("train", "data_loading.root=DIR", resume=str(checkpoint.path), models_dir=config.models_dir)
     data = load_trained_data(checkpoint, config.data_loading, moved)

@@ -18,7 +18,7 @@ from pytorch_lightning.loggers import TensorBoardLogger
 
 from cifar10.config.schema import Config, TrainingConfig
 from cifar10.devices import computes_bf16, has_matrix_units, limit_threads
-from cifar10.errors import Misuse, UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.kernels.machine_code import allow as allow_kernels
 from cifar10.kernels.machine_code import are_usable
 from cifar10.system.processes import find_processes, prepare_launch
@@ -44,14 +44,14 @@ def resolve_accelerator(training: TrainingConfig) -> Literal["cpu", "gpu"]:
     """Return where the run computes.
 
     Raises:
-        Misuse: A GPU is asked for and there is none, or fewer than `devices`.
+        UsageError: A GPU is asked for and there is none, or fewer than `devices`.
     """
     num_gpus = torch.cuda.device_count()
     if training.accelerator == "cpu" or (training.accelerator == "auto" and num_gpus == 0):
         return "cpu"
     if num_gpus < training.devices:
         fewer = f"training.devices={num_gpus} or " if num_gpus else ""
-        raise Misuse(
+        raise UsageError(
             f"training.devices={training.devices} GPUs are asked for and there are {num_gpus}; "
             f"set {fewer}training.accelerator=cpu"
         )

@@ -15,7 +15,7 @@ from cifar10.cli.flags import takes_overrides
 from cifar10.config.advice import PROGRAM, command_line, setting
 from cifar10.config.compose import ConfigError, load_config
 from cifar10.config.schema import Config
-from cifar10.errors import Misuse
+from cifar10.errors import UsageError
 from tests.test_wrong_command_lines import WRONG, folder, started  # noqa: F401, which are fixtures
 
 ADVISED = re.compile(r"(?:did you mean|write|only in quotes:|is written|leave it out:|without spaces[:,]) (.+?)\??$")
@@ -205,7 +205,7 @@ def test_a_resumed_run_may_change_where_things_are_and_nothing_else(
         "~model.depth",
         "training.epochsx=1",
     ]:
-        with pytest.raises(Misuse) as caught:
+        with pytest.raises(UsageError) as caught:
             require_resumable("first", [place, "training.epochs=9", word])
         lines = str(caught.value).splitlines()
         assert len(lines) == 2
@@ -234,7 +234,7 @@ def test_a_resumed_run_is_looked_for_where_the_setting_says(tmp_path: Path, monk
         "models_dir=${oc.env:HOME}/m",
     ]:
         require_resumable("first", [place])
-    with pytest.raises(Misuse, match="there is no checkpoint first"):
+    with pytest.raises(UsageError, match="there is no checkpoint first"):
         require_resumable("first", [])
     with pytest.raises(ConfigError, match="models_dir: cannot be set"):
         require_resumable("first", ["models_dir=${nothing}"])
@@ -244,7 +244,7 @@ def test_resume_auto_needs_the_name_of_the_run_and_takes_every_setting() -> None
     from cifar10.cli.checks import require_resumable
 
     require_resumable("auto", ["run_name=x", "seed=2", "model=resnet18"])
-    with pytest.raises(Misuse, match=r"say which: .* train seed=2 run_name=NAME --resume=auto"):
+    with pytest.raises(UsageError, match=r"say which: .* train seed=2 run_name=NAME --resume=auto"):
         require_resumable("auto", ["seed=2"])
 
 

@@ -12,8 +12,8 @@ import pytest
 from cifar10.constants import Archive
 from cifar10.data import archives
 from cifar10.data.archives import is_complete, obtain
-from cifar10.data.contract import DataError
 from cifar10.data.download import Patience
+from cifar10.data.image_dataset import DataError
 from tests.archive_server import CONTENT, FILES, TINY, describe, pack, serve
 
 FORK = multiprocessing.get_context("fork")

@@ -7,7 +7,7 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, PositiveInt
 
-from cifar10.config.build import build, complete, component_problems
+from cifar10.config.build import build, component_problems, fill_defaults
 from cifar10.config.schema import Component
 from cifar10.config.targets import OPTIMIZER, ROLES, BuildError, Role
 
@@ -146,7 +146,7 @@ def test_build_refuses_what_does_not_fit_even_if_nobody_asked_before() -> None:
 
 
 def test_defaults_of_the_signature_are_filled_in_as_plain_values() -> None:
-    full = complete(SIZED, component("Network", width=8, bias=False))
+    full = fill_defaults(SIZED, component("Network", width=8, bias=False))
     assert full.arguments == {
         "width": 8,
         "bias": False,
@@ -159,7 +159,7 @@ def test_defaults_of_the_signature_are_filled_in_as_plain_values() -> None:
 
 
 def test_a_default_that_yaml_cannot_write_stays_the_functions_own() -> None:
-    full = complete(ANY, component("not_plain"))
+    full = fill_defaults(ANY, component("not_plain"))
     assert full.arguments == {"size": 3}
     assert build(ANY, full) == 3
 

@@ -8,12 +8,12 @@ from pathlib import Path
 import pytest
 
 from cifar10.cli.checks import require_images
-from cifar10.errors import Misuse
+from cifar10.errors import UsageError
 from tests.malformed import encode, malformed_images, picture
 
 
 def refusal(path: Path) -> str:
-    with pytest.raises(Misuse) as caught:
+    with pytest.raises(UsageError) as caught:
         require_images(str(path))
     message = str(caught.value)
     assert len(message.splitlines()) == 1 and str(path) in message

@@ -19,7 +19,7 @@ from cifar10.constants import (
     Archive,
 )
 from cifar10.data.cifar import choose_classes, cifar10, cifar100
-from cifar10.data.contract import DataError, DataSet
+from cifar10.data.image_dataset import DataError, ImageDataset
 from cifar10.prepare_data import channel_statistics
 from tests.tiny_cifar import COARSE, FINE, NAMES10, make_tiny_cifar10, make_tiny_cifar100
 
@@ -149,6 +149,6 @@ def test_real_cifar100_has_its_known_numbers(real_data_root: Path) -> None:
     assert fine.digest == "e516d641ed725473155f3dc473eeae1c2b0f5d3f01ff14199e940291d8ea092e"
 
 
-def assert_statistics(data: DataSet, mean: tuple[float, ...], deviation: tuple[float, ...]) -> None:
+def assert_statistics(data: ImageDataset, mean: tuple[float, ...], deviation: tuple[float, ...]) -> None:
     for found, published in zip(channel_statistics(data.train), (mean, deviation), strict=True):
         assert [round(value, 4) for value in found.tolist()] == list(published)

@@ -14,7 +14,7 @@ import torch
 from cifar10.config.compose import ConfigError, load_config
 from cifar10.data.class_folders import find_classes, find_splits, labelled_files
 from cifar10.data.class_names import ClassFolders
-from cifar10.data.contract import DataError, DataSet, Split, hold_out
+from cifar10.data.image_dataset import DataError, ImageDataset, Split, hold_out
 from cifar10.prepare_data import describe
 
 
@@ -143,7 +143,7 @@ def test_strange_bytes_in_other_splits_are_told_in_utf8(tmp_path: Path) -> None:
 def test_a_data_set_with_a_lone_surrogate_in_a_class_name_cannot_be_made() -> None:
     split = Split(torch.zeros(2, 3, 4, 4, dtype=torch.uint8), torch.arange(2))
     with pytest.raises(DataError, match=r"cannot be written in UTF-8: caf\\xe9"):
-        DataSet("odd", ("a", "caf\udce9"), split, split, split)
+        ImageDataset("odd", ("a", "caf\udce9"), split, split, split)
 
 
 def test_folders_beside_the_splits_are_named(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -169,10 +169,10 @@ def test_a_misspelt_root_is_named_with_the_nearest(tmp_path: Path) -> None:
         find_splits(tmp_path / "flower")
 
 
-def tiny(num_classes: int) -> DataSet:
+def tiny(num_classes: int) -> ImageDataset:
     labels = torch.arange(2 * num_classes) % num_classes
     split = Split(torch.zeros(len(labels), 3, 1, 1, dtype=torch.uint8), labels)
-    return DataSet("many", tuple(f"class {number}" for number in range(num_classes)), split, split, split)
+    return ImageDataset("many", tuple(f"class {number}" for number in range(num_classes)), split, split, split)
 
 
 @pytest.mark.parametrize(
@@ -184,7 +184,9 @@ def tiny(num_classes: int) -> DataSet:
     ],
     ids=["ClassFolders", "describe", "hold_out"],
 )
-def test_the_work_grows_with_the_number_of_classes_and_not_with_its_square(work: Callable[[DataSet], object]) -> None:
+def test_the_work_grows_with_the_number_of_classes_and_not_with_its_square(
+    work: Callable[[ImageDataset], object],
+) -> None:
     seconds = []
     for num_classes in (1_000, 20_000):
         data = tiny(num_classes)

@@ -15,7 +15,7 @@ from cifar10 import __version__
 from cifar10.cli.command_line import main, parse
 from cifar10.cli.flags import Commands, flags_of
 from cifar10.config.schema import TTA, Config
-from cifar10.errors import Misuse, UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.inference.destination import Format
 
 PROGRAM = Path(commands.__file__)
@@ -270,7 +270,7 @@ def failing(error: BaseException) -> Commands:
     ("error", "exit_code", "said"),
     [
         (UserError("the disk is full"), 1, "error: the disk is full\n"),
-        (Misuse("no such thing"), 2, "error: no such thing\n"),
+        (UsageError("no such thing"), 2, "error: no such thing\n"),
         (UserError("no class \x1b]0;cat\x07\nof these"), 1, "error: no class \\x1b]0;cat\\x07\nof these\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (BrokenPipeError(), 141, ""),

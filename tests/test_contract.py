@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from cifar10.data.contract import DataError, DataSet, Split, hold_out
+from cifar10.data.image_dataset import DataError, ImageDataset, Split, hold_out
 
 
 def make_split(num_images: int, num_classes: int = 3, seed: int = 0) -> Split:
@@ -12,8 +12,8 @@ def make_split(num_images: int, num_classes: int = 3, seed: int = 0) -> Split:
     return Split(images, torch.arange(num_images) % num_classes)
 
 
-def make_data(seed: int = 0) -> DataSet:
-    return DataSet("toy", ("a", "b", "c"), make_split(30, seed=seed), make_split(6, seed=1), make_split(9, seed=2))
+def make_data(seed: int = 0) -> ImageDataset:
+    return ImageDataset("toy", ("a", "b", "c"), make_split(30, seed=seed), make_split(6, seed=1), make_split(9, seed=2))
 
 
 def test_hold_out_parts_the_pool_without_overlap_or_loss() -> None:
@@ -47,7 +47,7 @@ def test_digest_changes_with_a_pixel_a_label_and_a_name() -> None:
     pixel, label = make_data(), make_data()
     pixel.test.images[0, 0, 0, 0] += 1
     label.train.labels[0] = 2
-    renamed = DataSet(data.name, ("a", "b", "d"), data.train, data.validation, data.test)
+    renamed = ImageDataset(data.name, ("a", "b", "d"), data.train, data.validation, data.test)
     assert len({data.digest, pixel.digest, label.digest, renamed.digest}) == 4
     assert make_data().digest == data.digest
 
@@ -55,10 +55,10 @@ def test_digest_changes_with_a_pixel_a_label_and_a_name() -> None:
 def test_a_class_named_twice_is_refused() -> None:
     data = make_data()
     with pytest.raises(DataError, match="names a class twice"):
-        DataSet("toy", ("a", "a", "c"), data.train, data.validation, data.test)
+        ImageDataset("toy", ("a", "a", "c"), data.train, data.validation, data.test)
 
 
 def test_a_label_beyond_the_classes_is_refused() -> None:
     data = make_data()
     with pytest.raises(DataError, match="beyond its 2 classes"):
-        DataSet("toy", ("a", "b"), data.train, data.validation, data.test)
+        ImageDataset("toy", ("a", "b"), data.train, data.validation, data.test)

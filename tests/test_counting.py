@@ -15,7 +15,7 @@ from torch import Tensor
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA
-from cifar10.data.contract import DataSet
+from cifar10.data.image_dataset import ImageDataset
 from cifar10.kernels import machine_code
 from cifar10.runs.run import open_run
 from cifar10.trainer import prepare_cpu
@@ -136,7 +136,7 @@ def chunked_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         words += ["training.precision=fp32", "training.accelerator=cpu", "training.resizing=[]"]
         words += ["training.threads=2"]  # kernels take memory for each
         config = load_config([*words, f"training.kernels={kernels}", f"run_name=s{num_steps}{kernels}"])
-        data: DataSet = build(DATA, config.data_loading)
+        data: ImageDataset = build(DATA, config.data_loading)
         network, num_threads = make_network(config, data), torch.get_num_threads()
         prepare_cpu(config.training)
         try:

@@ -10,7 +10,7 @@ import pytest
 import commands
 from cifar10.cli.checks import note_place, pin_checkpoint, require_place
 from cifar10.config.conf_folder import PROJECT
-from cifar10.errors import Misuse
+from cifar10.errors import UsageError
 
 PROGRAM = commands.__file__
 BARE: dict[str, dict[str, str]] = {
@@ -98,7 +98,7 @@ def test_a_folder_that_may_not_be_looked_up_is_told(monkeypatch: pytest.MonkeyPa
         raise PermissionError(13, "Permission denied")
 
     monkeypatch.setattr(os, "getcwd", refuse)
-    with pytest.raises(Misuse, match=r"the current folder cannot be used \(Permission denied\)"):
+    with pytest.raises(UsageError, match=r"the current folder cannot be used \(Permission denied\)"):
         require_place()
 
 

@@ -7,12 +7,12 @@ import torch
 from PIL import Image
 
 from cifar10.constants import EXPORT_MARKER
-from cifar10.data.contract import DataError, DataSet, Split
 from cifar10.data.export import export_images
+from cifar10.data.image_dataset import DataError, ImageDataset, Split
 from cifar10.images.search import find_images, list_folders
 
 
-def make_data(name: str = "noise", seed: int = 0) -> DataSet:
+def make_data(name: str = "noise", seed: int = 0) -> ImageDataset:
     """12 training, 3 validation and 6 test images of noise in three classes."""
     generator = torch.Generator().manual_seed(seed)
 
@@ -20,7 +20,7 @@ def make_data(name: str = "noise", seed: int = 0) -> DataSet:
         images = torch.randint(0, 256, (count, 3, 8, 8), dtype=torch.uint8, generator=generator)
         return Split(images, torch.arange(count) % 3)
 
-    return DataSet(name, ("cat", "dog", "big_truck"), split(12), split(3), split(6))
+    return ImageDataset(name, ("cat", "dog", "big_truck"), split(12), split(3), split(6))
 
 
 def files_of(root: Path) -> dict[str, tuple[bytes, int]]:

@@ -7,8 +7,8 @@ import yaml
 from PIL import Image
 
 from cifar10.config.compose import load_config
-from cifar10.data.contract import DataSet, Split
-from cifar10.errors import Misuse
+from cifar10.data.image_dataset import ImageDataset, Split
+from cifar10.errors import UsageError
 from cifar10.prepare_data import channel_statistics, describe, prepare_data
 from tests.tiny_cifar import NAMES10, make_tiny_cifar10
 
@@ -34,7 +34,7 @@ def test_report_is_yaml_and_true(
 
 def test_class_names_that_yaml_reads_otherwise_are_quoted() -> None:
     names = ("no", "1", "a: b", "# x", "plain", "кот")
-    data = DataSet("odd", names, *(random_split(12, 6) for _ in range(3)))
+    data = ImageDataset("odd", names, *(random_split(12, 6) for _ in range(3)))
     assert list(yaml.safe_load(describe(data))["images_per_class"]) == list(names)
 
 
@@ -70,5 +70,5 @@ def test_data_without_a_root_are_exported_to_the_data_folder(tmp_path: Path, mon
 
 def test_data_that_are_files_already_are_not_exported(tmp_path: Path) -> None:
     config = load_config(["data_loading=folder", f"data_loading.root={tmp_path}"])
-    with pytest.raises(Misuse, match="nothing to export"):
+    with pytest.raises(UsageError, match="nothing to export"):
         prepare_data(config, export_images=True)

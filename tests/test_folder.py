@@ -11,8 +11,8 @@ from PIL import Image
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA
-from cifar10.data.contract import DataError, DataSet
 from cifar10.data.folder import folder
+from cifar10.data.image_dataset import DataError, ImageDataset
 from tests.malformed import malformed_images, picture
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, which the walk silences outside of tests
@@ -32,11 +32,11 @@ def load(
     validation_fraction: float = 0.25,
     test_fraction: float = 0.2,
     seed: int = 0,
-) -> DataSet:
+) -> ImageDataset:
     return folder(str(root), 16, classes, validation_fraction, test_fraction, seed)
 
 
-def fingerprints(data: DataSet) -> dict[str, set[bytes]]:
+def fingerprints(data: ImageDataset) -> dict[str, set[bytes]]:
     return {name: {image.numpy().tobytes() for image in split.images} for name, split in data.splits.items()}
 
 
@@ -227,7 +227,7 @@ def test_the_yaml_builds_it(tmp_path: Path) -> None:
     fill(tmp_path, {"train/a": 10, "train/b": 10})
     config = load_config(["data_loading=folder", f"data_loading.root={tmp_path}", "data_loading.image_size=16"])
     data = build(DATA, config.data_loading)
-    assert isinstance(data, DataSet) and {name: len(split) for name, split in data.splits.items()} == {
+    assert isinstance(data, ImageDataset) and {name: len(split) for name, split in data.splits.items()} == {
         "train": 14,
         "validation": 2,
         "test": 4,

@@ -10,7 +10,7 @@ import yaml
 from cifar10.cli.command_line import parse
 from cifar10.config.compose import ConfigError, load_config
 from cifar10.config.explain import explain
-from cifar10.errors import Misuse
+from cifar10.errors import UsageError
 from cifar10.system.home import expanded, expanded_uri
 
 USER = Path(os.path.expanduser("~root"))
@@ -120,5 +120,5 @@ def test_flags_are_expanded() -> None:
 
 
 def test_an_unknown_user_in_a_flag_is_told_with_its_name() -> None:
-    with pytest.raises(Misuse, match=r"^--output: no home folder is known for ~no-such-user"):
+    with pytest.raises(UsageError, match=r"^--output: no home folder is known for ~no-such-user"):
         parse({"walk": walk}, ["walk", "x", "--output=~no-such-user/a.csv"])

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cifar10.cli.checks import require_images
-from cifar10.errors import Misuse, UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.images.decode import ImageError, decode_image
 from cifar10.images.search import SYSTEM_FOLDERS, describe_skipped, find_images, is_system_folder, search_root
 
@@ -138,7 +138,7 @@ def test_a_folder_of_nothing_but_links_is_refused_with_the_reason_and_the_way_ou
     touch(tmp_path, "pool/1.png", "my set/train/cat/notes.txt")
     link = tmp_path / "my set" / "train" / "cat" / "1.png"
     link.symlink_to(tmp_path / "pool" / "1.png")
-    with pytest.raises(Misuse, match=r"passed over: 1 link out of the folder, 1 not named as an image") as caught:
+    with pytest.raises(UsageError, match=r"passed over: 1 link out of the folder, 1 not named as an image") as caught:
         require_images(str(tmp_path / "my set"))
     line = str(caught.value).partition("or copy them: ")[2]
     subprocess.run(["sh", "-c", line.replace("COPY", str(tmp_path / "copy"))], check=True)

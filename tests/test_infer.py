@@ -17,7 +17,7 @@ import torch
 from numpy.typing import NDArray
 from PIL import Image
 
-from cifar10.errors import Misuse, UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.images.decode import ImageError
 from cifar10.images.parallel import Decoded, decode_files
 from cifar10.images.search import find_images
@@ -304,11 +304,11 @@ def test_the_walk_leaves_no_threads_behind(tmp_path: Path, engine: StubEngine) -
 @pytest.mark.parametrize(
     ("arguments", "error", "message"),
     [
-        ({"top_k": 0}, Misuse, "must be 1 or more"),
-        ({"top_k": 4}, Misuse, "top_k=4 is more than the 3 classes"),
-        ({"output": "missing/rows.csv"}, Misuse, "there is no folder"),
-        ({"output": "in"}, Misuse, "names no format|is a folder"),
-        ({"output_format": "parquet"}, Misuse, "name a file"),
+        ({"top_k": 0}, UsageError, "must be 1 or more"),
+        ({"top_k": 4}, UsageError, "top_k=4 is more than the 3 classes"),
+        ({"output": "missing/rows.csv"}, UsageError, "there is no folder"),
+        ({"output": "in"}, UsageError, "names no format|is a folder"),
+        ({"output_format": "parquet"}, UsageError, "name a file"),
         ({"test_dir": "missing"}, UserError, "there is no folder or file 'missing'"),
         ({"test_dir": "empty"}, UserError, r"no images in 'empty': looked for \*\.png.*passed over: 1 not named"),
         ({"test_dir": "in/*.jpg"}, UserError, r"no images in 'in/\*\.jpg'"),

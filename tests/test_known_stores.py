@@ -13,7 +13,7 @@ from cifar10.cli.command_line import parse
 from cifar10.config.advice import PROGRAM
 from cifar10.config.compose import load_config
 from cifar10.config.schema import Config, TrackingConfig
-from cifar10.errors import Misuse, UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.runs.known_stores import unknown_settings
 from cifar10.sync import sync
 from cifar10.train import train
@@ -98,13 +98,15 @@ def test_the_variable_counts_as_it_is_set_now(monkeypatch: pytest.MonkeyPatch) -
 def test_nobody_calls_a_strangers_server(server: socket.socket) -> None:
     strangers_run(f"tracking.uri={address(server)}")
     with pytest.raises(
-        Misuse, match=f"theirs says tracking.uri={address(server)}, which is not configured here"
+        UsageError, match=f"theirs says tracking.uri={address(server)}, which is not configured here"
     ) as told:
         sync("theirs")
     assert str(told.value).endswith(f"sync theirs --tracking_uri={address(server)}")
     with pytest.raises(UserError, match="1 of 1 runs could not be recorded"):
         sync()
-    with pytest.raises(Misuse, match=f"models/theirs says tracking.uri={address(server)}, which is not conf") as told:
+    with pytest.raises(
+        UsageError, match=f"models/theirs says tracking.uri={address(server)}, which is not conf"
+    ) as told:
         train(load_config(TINY), resume="theirs")
     assert f"train 'tracking.uri=\"{address(server)}\"' --resume=models/theirs/last.ckpt" in str(told.value)
     with pytest.raises(BlockingIOError):
@@ -115,7 +117,7 @@ def test_nobody_calls_a_strangers_server(server: socket.socket) -> None:
 def test_nothing_is_written_where_a_stranger_says(tmp_path: Path) -> None:
     strangers_run("tracking.uri=sqlite:///theirs/m.db", f"tracking.artifacts={tmp_path}/private")
     for attempt in (lambda: sync("theirs"), lambda: train(load_config(TINY), resume="theirs")):
-        with pytest.raises(Misuse, match="is not configured here"):
+        with pytest.raises(UsageError, match="is not configured here"):
             attempt()
     sync("theirs", tracking_uri="sqlite:///mine.db")
     assert Path("mine.db").exists() and any(Path("artifacts").rglob("best.ckpt"))

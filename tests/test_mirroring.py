@@ -12,7 +12,7 @@ from PIL import Image
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA
-from cifar10.data.contract import DataSet, Split
+from cifar10.data.image_dataset import ImageDataset, Split
 from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.train import train
 from cifar10.training.mirroring import MirrorTest, measure_mirroring
@@ -32,8 +32,8 @@ def stripes(num_images: int, seed: int) -> Split:
     return Split(torch.from_numpy(pixels), torch.from_numpy(labels.astype(np.int64)))
 
 
-def stripe_data(num_validation: int = 200) -> DataSet:
-    return DataSet("stripes", ("rising", "falling"), stripes(600, 0), stripes(num_validation, 1), stripes(100, 2))
+def stripe_data(num_validation: int = 200) -> ImageDataset:
+    return ImageDataset("stripes", ("rising", "falling"), stripes(600, 0), stripes(num_validation, 1), stripes(100, 2))
 
 
 @pytest.mark.parametrize("num_validation", [200, 0])
@@ -44,7 +44,7 @@ def test_left_and_right_matter_where_a_class_is_the_mirror_image_of_another(num_
 
 
 def test_left_and_right_do_not_matter_for_drawn_shapes() -> None:
-    data: DataSet = build(DATA, load_config(["data_loading=shapes"]).data_loading)
+    data: ImageDataset = build(DATA, load_config(["data_loading=shapes"]).data_loading)
     assert data.is_mirrorable  # as known from how they are drawn, and as measured:
     result = measure_mirroring(data)
     assert result is not None and not result.matters

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from cifar10.model import mix
-from cifar10.training.running_metrics import _MOST_PENDING, Tally
+from cifar10.model import fold_in
+from cifar10.training.running_metrics import _MOST_PENDING, RunningMetrics
 
 Noted = tuple[Tensor, Tensor, Tensor]
 
@@ -21,7 +21,7 @@ def some_batches(number: int) -> list[Noted]:
 
 
 def sums_when_asked(batches: list[Noted], after: set[int]) -> list[float]:
-    tally = Tally()
+    tally = RunningMetrics()
     for number, batch in enumerate(batches):
         tally.add(*batch)
         if number in after:
@@ -39,7 +39,7 @@ def test_sums_do_not_depend_on_when_they_are_asked_for() -> None:
 
 
 def test_mixed_labels_count_by_their_larger_part() -> None:
-    tally = Tally()
+    tally = RunningMetrics()
     targets = torch.tensor([[0.7, 0.3], [0.1, 0.9]])
     tally.add(torch.tensor(1.0), torch.tensor([[2.0, 1.0], [2.0, 1.0]]), targets)
     assert tally.own_means() == {"loss": 1.0, "accuracy": 0.5}
@@ -48,7 +48,7 @@ def test_mixed_labels_count_by_their_larger_part() -> None:
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
 def test_a_gpu_counts_what_a_cpu_counts_and_keeps_no_batch() -> None:
-    batches, tally = some_batches(10), Tally()
+    batches, tally = some_batches(10), RunningMetrics()
     for batch in batches:
         tally.add(*(tensor.cuda() for tensor in batch))
         assert not tally._pending
@@ -61,7 +61,7 @@ def test_counting_waits_for_no_device_until_sums_are_asked_for(monkeypatch: pyte
 
     for read in ("tolist", "item", "cpu", "numpy", "__int__", "__float__", "__bool__"):
         monkeypatch.setattr(Tensor, read, refuse)
-    tally = Tally()
+    tally = RunningMetrics()
     for batch in some_batches(_MOST_PENDING + 1):
         tally.add(*batch)
     assert len(tally._pending) == 1  # it has counted
@@ -71,7 +71,7 @@ def test_counting_waits_for_no_device_until_sums_are_asked_for(monkeypatch: pyte
 
 def test_restored_sums_go_on() -> None:
     batches = some_batches(7)
-    first, second = Tally(), Tally()
+    first, second = RunningMetrics(), RunningMetrics()
     for batch in batches[:3]:
         first.add(*batch)
     second.restore(first.sums())
@@ -81,12 +81,12 @@ def test_restored_sums_go_on() -> None:
 
 
 def test_each_number_and_its_place_change_the_seed() -> None:
-    seeds = [mix(*order) for order in permutations([4, 5, 6, 7])]
-    seeds += [mix(0, 3, epoch, number) for epoch in range(20) for number in range(500)]
+    seeds = [fold_in(*order) for order in permutations([4, 5, 6, 7])]
+    seeds += [fold_in(0, 3, epoch, number) for epoch in range(20) for number in range(500)]
     assert len(set(seeds)) == len(seeds)
     assert all(0 <= seed < 2**63 for seed in seeds)
 
 
 def test_seeds_of_neighbours_share_half_their_bits() -> None:
-    changed = [(mix(0, 3, 1, number) ^ mix(0, 3, 1, number + 1)).bit_count() for number in range(1000)]
+    changed = [(fold_in(0, 3, 1, number) ^ fold_in(0, 3, 1, number + 1)).bit_count() for number in range(1000)]
     assert 30 < sum(changed) / len(changed) < 33  # of 63

@@ -32,7 +32,7 @@ def make_images(num_images: int = 6, size: int = 32) -> torch.Tensor:
 def test_takes_bytes_or_floats_alike_and_gives_one_logit_a_class(name: str) -> None:
     torch.manual_seed(0)
     network, images = NETWORKS[name]().eval(), make_images()
-    network.fit_to(images)  # type: ignore[operator]
+    network.calibrate(images)  # type: ignore[operator]
     logits = network(images)
     assert logits.shape == (6, 10)
     torch.testing.assert_close(logits, network(images.float()))
@@ -42,7 +42,7 @@ def test_takes_bytes_or_floats_alike_and_gives_one_logit_a_class(name: str) -> N
 def test_every_learnable_parameter_gets_a_gradient(name: str) -> None:
     torch.manual_seed(0)
     network, images = NETWORKS[name](), make_images(16)
-    network.fit_to(images)  # type: ignore[operator]
+    network.calibrate(images)  # type: ignore[operator]
     loss = torch.nn.functional.cross_entropy(network(images), torch.arange(16) % 10)
     loss.backward()
     idle = [key for key, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
@@ -67,7 +67,7 @@ def test_normalised_training_images_have_mean_zero_and_variance_one() -> None:
     images = make_images(50)
     images[:, 1] //= 3
     layer = Normalize()
-    layer.fit_to(images)
+    layer.calibrate(images)
     values = layer(images)
     torch.testing.assert_close(values.mean(dim=(0, 2, 3)), torch.zeros(3), atol=1e-4, rtol=0)
     torch.testing.assert_close(values.var(dim=(0, 2, 3), correction=0), torch.ones(3), atol=1e-4, rtol=0)
@@ -75,7 +75,7 @@ def test_normalised_training_images_have_mean_zero_and_variance_one() -> None:
 
 def test_a_blank_channel_does_not_divide_by_zero() -> None:
     layer = Normalize()
-    layer.fit_to(torch.zeros(4, 3, 8, 8, dtype=torch.uint8))
+    layer.calibrate(torch.zeros(4, 3, 8, 8, dtype=torch.uint8))
     assert layer(torch.zeros(1, 3, 8, 8)).isfinite().all()
 
 
@@ -84,7 +84,7 @@ def test_whitened_patches_are_uncorrelated_with_unit_variance() -> None:
     smooth = torch.nn.functional.interpolate(torch.rand(64, 3, 9, 9, generator=generator), size=32, mode="bilinear")
     images = (smooth * 255).to(torch.uint8)
     network = SpeedNet(10, 32)
-    network.fit_to(images)
+    network.calibrate(images)
     responses = network.whiten(network.normalize(images))[:, :12].permute(0, 2, 3, 1).flatten(0, 2).double()
     covariance = responses.T @ responses / len(responses)
     off_diagonal = covariance - covariance.diag().diag()

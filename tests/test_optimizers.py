@@ -12,7 +12,7 @@ from cifar10.networks.simple_cnn import SimpleCNN
 from cifar10.networks.speed import SpeedNet
 from cifar10.optimizers import muon as muon_module
 from cifar10.optimizers.muon import Muon, muon, orthogonalize
-from cifar10.optimizers.roles import roles_of
+from cifar10.optimizers.param_groups import param_groups_of
 from cifar10.optimizers.schedules import Constant, Cosine, Linear, OneCycle, Schedule
 from cifar10.optimizers.standard import adam, adamw, sgd
 
@@ -21,7 +21,7 @@ SCHEDULES: list[Schedule] = [Constant(0.1), Linear(0.1, 0.05), Cosine(0.1, 0.05)
 
 def test_every_learnable_parameter_has_exactly_one_role() -> None:
     network = SpeedNet(10, 32, widths=[8, 8, 8])
-    roles = roles_of(network)
+    roles = param_groups_of(network)
     listed = [*roles.filters, *roles.head, *roles.vectors]
     assert len({id(p) for p in listed}) == len(listed)
     assert {id(p) for p in listed} == {id(p) for p in network.parameters() if p.requires_grad}
@@ -170,7 +170,7 @@ def test_muon_remembers_one_buffer_a_parameter_so_that_older_checkpoints_fit() -
 
 def test_parameters_without_a_gradient_stay() -> None:
     network = small_network()
-    idle = roles_of(network).filters[0]
+    idle = param_groups_of(network).filters[0]
     idle.grad, before = None, idle.detach().clone()
     learnt(network)
     assert torch.equal(idle, before)
@@ -181,7 +181,7 @@ def test_a_muon_step_has_the_spectral_norm_of_its_rate() -> None:
     torch.manual_seed(0)
     network = SpeedNet(10, 32, widths=[8, 16, 16])
     optimizer = muon(network, lr=0.1, normalize_filters=False)
-    filters = roles_of(network).filters
+    filters = param_groups_of(network).filters
     before = [p.detach().clone() for p in filters]
     network(torch.randint(0, 256, (8, 3, 32, 32))).square().mean().backward()
     optimizer.step()
@@ -195,7 +195,7 @@ def test_normalised_filters_have_norm_one_on_average() -> None:
     optimizer = muon(network, lr=1e-9)
     network(torch.randint(0, 256, (8, 3, 32, 32))).square().mean().backward()
     optimizer.step()
-    for filters in roles_of(network).filters:
+    for filters in param_groups_of(network).filters:
         assert float(filters.detach().norm()) == pytest.approx(math.sqrt(len(filters)), rel=1e-4)
 
 

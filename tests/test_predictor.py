@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from cifar10.config.schema import TTA, EvaluationConfig
 from cifar10.devices import choose_device
-from cifar10.errors import Misuse, UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.inference.engines import pytorch
 from cifar10.inference.engines.pytorch import TorchEngine, usable_precision
 from cifar10.inference.predictor import Predictor
@@ -178,13 +178,13 @@ def test_a_checkpoint_decides_what_is_not_asked_for(monkeypatch: pytest.MonkeyPa
 
 @pytest.mark.parametrize("asked", [{"tta": "flip"}, {"tta": ""}, {"batch_size": 0}, {"batch_size": -1}])
 def test_impossible_wishes_are_misuse_before_a_checkpoint_is_looked_for(asked: dict[str, Any]) -> None:
-    with pytest.raises(Misuse):
+    with pytest.raises(UsageError):
         Predictor.from_checkpoint("there-is-no-such-checkpoint", **asked)
 
 
 @pytest.mark.parametrize("name", ["tpu", "", "cpu:x", "cuda:", "CPU0"])
 def test_an_unknown_device_is_misuse(name: str) -> None:
-    with pytest.raises(Misuse, match="choose auto, cpu"):
+    with pytest.raises(UsageError, match="choose auto, cpu"):
         choose_device(name)
 
 

@@ -17,7 +17,7 @@ from lightning_utilities.core.rank_zero import rank_zero_only
 
 from cifar10.config.compose import load_config
 from cifar10.config.schema import TrainingConfig
-from cifar10.errors import Misuse
+from cifar10.errors import UsageError
 from cifar10.system.processes import Processes, find_processes
 from cifar10.train import train
 from tests.tiny_run import TINY
@@ -108,7 +108,7 @@ def test_who_started_the_processes_of_a_run_decides_which_one_this_is(
 def test_another_number_of_processes_than_the_run_has_is_refused(
     environment: dict[str, str], devices: int, num_nodes: int, message: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    with pytest.raises(Misuse, match=re.escape(message)) as refused:
+    with pytest.raises(UsageError, match=re.escape(message)) as refused:
         found(environment, setting(devices, num_nodes), monkeypatch)
     assert "\n" not in str(refused.value)
 

@@ -25,9 +25,9 @@ from cifar10.config.compose import load_config
 from cifar10.config.mlflow_uri import absolute_uri
 from cifar10.config.schema import Config
 from cifar10.config.targets import DATA
-from cifar10.data.contract import DataError, DataSet
 from cifar10.data.folder import folder
-from cifar10.errors import Misuse, UserError
+from cifar10.data.image_dataset import DataError, ImageDataset
+from cifar10.errors import UsageError, UserError
 from cifar10.evaluate import evaluate
 from cifar10.images.parallel import decode_files
 from cifar10.images.search import find_images
@@ -119,7 +119,7 @@ def test_a_value_that_would_be_another_or_none_is_refused(
 def test_results_do_not_replace_a_picture_or_a_checkpoint(name: str) -> None:
     """https://github.com/tsurumeso/waifu2x-chainer/issues/13, https://github.com/mapequation/infomap/issues/907."""
     Path(name).write_bytes(b"mine")
-    with pytest.raises(Misuse, match="is there already, and no result by its name"):
+    with pytest.raises(UsageError, match="is there already, and no result by its name"):
         choose_destination(name, "csv")
     assert Path(name).read_bytes() == b"mine"
 
@@ -127,8 +127,8 @@ def test_results_do_not_replace_a_picture_or_a_checkpoint(name: str) -> None:
 # -- batches and images --------------------------------------------------------------------------------------------
 
 
-def shapes_of(config: Config) -> DataSet:
-    data: DataSet = build(DATA, config.data_loading)
+def shapes_of(config: Config) -> ImageDataset:
+    data: ImageDataset = build(DATA, config.data_loading)
     return data
 
 
@@ -142,7 +142,7 @@ def shapes_of(config: Config) -> DataSet:
 )
 def test_what_these_images_cannot_do_is_refused_before_the_first_step(settings: list[str], told: str) -> None:
     config = load_config([*SMALL, *settings])
-    with pytest.raises(Misuse, match=told):
+    with pytest.raises(UsageError, match=told):
         refuse_unfit(config, shapes_of(config))
 
 
@@ -174,7 +174,7 @@ def write(root: Path, counts: dict[str, int], first: int = 0) -> None:
             Image.fromarray(picture(first + 1000 * position + number, 16)).save(root / name / f"{number}.png")
 
 
-def load(root: Path, classes: list[str | int] | None = None) -> DataSet:
+def load(root: Path, classes: list[str | int] | None = None) -> ImageDataset:
     return folder(str(root), 16, classes, validation_fraction=0.25, test_fraction=0.25, seed=0)
 
 

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from cifar10.config.schema import AugmentationConfig
-from cifar10.data.contract import Split
+from cifar10.data.image_dataset import Split
 from cifar10.training.augmentation import Augmentation, pack, unpack
 from cifar10.training.batches import EvaluationBatches, TrainingBatches
 from tests.operations import Operations
@@ -35,7 +35,7 @@ def make_split(num_images: int = 24) -> Split:
 
 
 def make_batches(batch_size: int = 8, num_images: int = 24, **options: Any) -> TrainingBatches:
-    sharing = {key: options.pop(key) for key in ("parts", "rank", "world_size", "seed") if key in options}
+    sharing = {key: options.pop(key) for key in ("micro_batches", "rank", "world_size", "seed") if key in options}
     config = AugmentationConfig.model_validate({**PLAIN, **options})
     return TrainingBatches(
         make_split(num_images),
@@ -92,13 +92,13 @@ def test_position_is_asked_for_at_the_first_batch_not_at_iter() -> None:
     assert torch.equal(next(iterator)[0], images_of(batches, epoch=1, first=2))
 
 
-@pytest.mark.parametrize(("parts", "world_size"), [(2, 1), (1, 2), (2, 2)])
-def test_sharing_a_batch_changes_neither_images_nor_augmentation(parts: int, world_size: int) -> None:
+@pytest.mark.parametrize(("micro_batches", "world_size"), [(2, 1), (1, 2), (2, 2)])
+def test_sharing_a_batch_changes_neither_images_nor_augmentation(micro_batches: int, world_size: int) -> None:
     options: dict[str, Any] = {"crop_padding": 2, "flip": "random", "brightness": 0.3, "cutmix": 1.0}
     whole = images_of(make_batches(**options))
     shares = [
-        images_of(make_batches(**options, parts=parts, rank=rank, world_size=world_size)).split(
-            8 // parts // world_size
+        images_of(make_batches(**options, micro_batches=micro_batches, rank=rank, world_size=world_size)).split(
+            8 // micro_batches // world_size
         )
         for rank in range(world_size)
     ]
@@ -174,7 +174,7 @@ def test_images_beyond_the_last_full_batch_wait() -> None:
 
 
 def test_a_batch_larger_than_the_set_becomes_the_set() -> None:
-    batches = make_batches(batch_size=100, num_images=27, parts=2)
+    batches = make_batches(batch_size=100, num_images=27, micro_batches=2)
     assert (batches.batch_size, len(batches)) == (26, 2)
 
 

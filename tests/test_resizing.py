@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from cifar10.config.compose import load_config
-from cifar10.errors import Misuse, UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.model import Classifier
 from cifar10.train import train
 from cifar10.training.resizing import pixels_at, resize
@@ -74,5 +74,5 @@ def test_sizes_that_the_network_refuses_are_found_before_the_first_step(
     "stages", ["[{until:0.5,scale:0.5},{until:0.5,scale:0.75}]", "[{until:1.5,scale:0.5}]", "[{until:0.5,scale:2}]"]
 )
 def test_stages_out_of_order_or_range_are_refused_by_key(stages: str) -> None:
-    with pytest.raises(Misuse, match="resizing"):
+    with pytest.raises(UsageError, match="resizing"):
         load_config([f"training.resizing={stages}"])

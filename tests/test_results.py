@@ -14,10 +14,10 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
-from cifar10.errors import Misuse, UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.files import atomic_write
 from cifar10.inference.destination import Destination, choose_destination
-from cifar10.inference.results import Guess, Row, open_results
+from cifar10.inference.results import ImageResult, Prediction, open_results
 
 CLASSES = ("airplane", "cat", "=evil")
 NAMES = [
@@ -36,12 +36,14 @@ NAMES = [
 ]
 
 
-def rows() -> list[Row]:
+def rows() -> list[ImageResult]:
     good = [
-        Row(name, (Guess("cat", 1, 0.75), Guess("airplane", 0, 0.125)), label="cat" if number % 2 else None)
+        ImageResult(
+            name, (Prediction("cat", 1, 0.75), Prediction("airplane", 0, 0.125)), label="cat" if number % 2 else None
+        )
         for number, name in enumerate(NAMES)
     ]
-    return [*good, Row("bad.png", (), label="airplane", error='damaged: a, "b"')]
+    return [*good, ImageResult("bad.png", (), label="airplane", error='damaged: a, "b"')]
 
 
 def written(path: Path, top_k: int = 2) -> Path:
@@ -94,7 +96,12 @@ def test_csv_is_parsed_back_row_by_row(tmp_path: Path) -> None:
 def test_no_cell_of_csv_is_a_formula(tmp_path: Path) -> None:
     path = tmp_path / "r.csv"
     with open_results(choose_destination(str(path), None), CLASSES, 1, {}) as writer:
-        writer.write([Row(name, (Guess("=evil", 2, 0.5),), label="=evil") for name in ("=cmd|x.png", "+1", "-1", "@x")])
+        writer.write(
+            [
+                ImageResult(name, (Prediction("=evil", 2, 0.5),), label="=evil")
+                for name in ("=cmd|x.png", "+1", "-1", "@x")
+            ]
+        )
     with path.open(encoding="utf-8", newline="") as file:
         cells = [cell for line in csv.reader(file) for cell in line]
     assert not [cell for cell in cells if cell.startswith(("=", "+", "-", "@", "\t", "\r"))]
@@ -140,7 +147,7 @@ def test_text_goes_to_stdout_as_it_comes(name: Any, monkeypatch: pytest.MonkeyPa
     stream = io.StringIO()
     monkeypatch.setattr("sys.stdout", stream)
     with open_results(Destination(None, name), CLASSES, 1, {}) as writer:
-        writer.write([Row("1.png", (Guess("cat", 1, 0.5),))])
+        writer.write([ImageResult("1.png", (Prediction("cat", 1, 0.5),))])
         assert "1.png" in stream.getvalue()
 
 
@@ -217,9 +224,9 @@ STREAM = """
 import sys
 from cifar10.files import atomic_write
 from cifar10.inference.destination import choose_destination
-from cifar10.inference.results import Guess, Row, open_results
+from cifar10.inference.results import Prediction, ImageResult, open_results
 with open_results(choose_destination(sys.argv[1], sys.argv[2]), ["cat"], 1, {}) as writer:
-    writer.write([Row("1.png", (Guess("cat", 0, 0.5),))])
+    writer.write([ImageResult("1.png", (Prediction("cat", 0, 0.5),))])
 print("said", file=sys.stderr)
 """
 
@@ -310,6 +317,6 @@ def test_an_output_that_cannot_be_is_misuse_before_anything_starts(
     with socket.socket(socket.AF_UNIX) as server, open(os.devnull) as stdin:
         server.bind("socket.csv")
         monkeypatch.setattr("cifar10.inference.destination._OWN_STREAMS", {"stdin": stdin.fileno()})
-        with pytest.raises(Misuse, match=reason):
+        with pytest.raises(UsageError, match=reason):
             choose_destination(output, output_format)
     assert sorted(os.listdir(tmp_path)) == ["folder.csv", "socket.csv"]

@@ -26,8 +26,8 @@ from cifar10.optimizers.schedules import Linear
 from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.train import train
 from cifar10.training.batches import Batch
-from cifar10.training.hard_example_mining import All, Hardest
-from cifar10.training.running_metrics import Tally
+from cifar10.training.hard_example_mining import AllExamples, HardExampleMining
+from cifar10.training.running_metrics import RunningMetrics
 from tests.test_folder import fill
 from tests.tiny_run import TINY
 
@@ -41,10 +41,10 @@ def make_batch(seed: int = 0, num_images: int = 24, size: int = 16) -> Batch:
     return images, torch.randint(0, 10, (num_images,), generator=random)
 
 
-def make_hardest(**arguments: Any) -> Hardest:
+def make_hardest(**arguments: Any) -> HardExampleMining:
     torch.manual_seed(0)
-    selection = Hardest(10, 16, **{"part": 0.25, "every": 3, "widths": [4, 8, 8], **arguments})
-    selection.network.fit_to(make_batch()[0])
+    selection = HardExampleMining(10, 16, **{"part": 0.25, "every": 3, "widths": [4, 8, 8], **arguments})
+    selection.network.calibrate(make_batch()[0])
 
     def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
         return torch.optim.SGD(network.parameters(), lr=0.5, momentum=0.9)
@@ -53,12 +53,12 @@ def make_hardest(**arguments: Any) -> Hardest:
     return selection
 
 
-def losses(selection: Hardest, batch: Batch) -> Tensor:
+def losses(selection: HardExampleMining, batch: Batch) -> Tensor:
     with torch.no_grad():
         return cross_entropy(selection.network(batch[0]), batch[1], reduction="none", label_smoothing=SMOOTHING)
 
 
-def weights(selection: Hardest) -> list[Tensor]:
+def weights(selection: HardExampleMining) -> list[Tensor]:
     return [parameter.detach().clone() for parameter in selection.network.parameters() if parameter.requires_grad]
 
 
@@ -68,7 +68,7 @@ def are_equal(some: list[Tensor], others: list[Tensor]) -> bool:
 
 def test_all_chooses_all() -> None:
     batch = make_batch()
-    assert All().choose(batch, 0, 0.0, SMOOTHING) is batch
+    assert AllExamples().choose(batch, 0, 0.0, SMOOTHING) is batch
 
 
 @pytest.mark.parametrize(("part", "num_chosen"), [(0.25, 6), (0.5, 12), (0.01, 1)])
@@ -155,13 +155,13 @@ def test_the_main_network_learns_from_the_chosen_images_only(
     in_empty_folder: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     seen: list[int] = []
-    add = Tally.add
+    add = RunningMetrics.add
 
-    def note(self: Tally, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
+    def note(self: RunningMetrics, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         seen.append(len(logits))
         add(self, loss, logits, targets)
 
-    monkeypatch.setattr(Tally, "add", note)
+    monkeypatch.setattr(RunningMetrics, "add", note)
     train(make_config("few", "selection.part=0.2", "training.epochs=1"))
     assert seen[:3] == [4, 4, 4]  # of batches of 20
 
@@ -236,7 +236,7 @@ def test_choosing_is_counted() -> None:
     words = ["data_loading=shapes", "data_loading.train_size=400", "training.batch_size=100", "training.epochs=2"]
     words += ["training.resizing=[]", "training.accumulate=1"]
     whole, chosen = (count_recipe(load_config([*words, *more])) for more in ([], ["selection=hardest"]))
-    selection = Hardest(10, 32)
+    selection = HardExampleMining(10, 32)
     images = torch.zeros(50, 3, 32, 32, dtype=torch.uint8)
     result: list[Tensor] = []
     forward = count_flops(lambda: result.append(selection.network(images)))
@@ -255,12 +255,12 @@ def test_choosing_is_counted() -> None:
 SHARE = """
 from pathlib import Path
 import torch
-from cifar10.training.hard_example_mining import Hardest
+from cifar10.training.hard_example_mining import HardExampleMining
 from cifar10.optimizers.schedules import Constant
 torch.distributed.init_process_group("gloo")
 rank = torch.distributed.get_rank()
 torch.manual_seed(0)
-selection = Hardest(10, 16, widths=[4, 8, 8], every=1)
+selection = HardExampleMining(10, 16, widths=[4, 8, 8], every=1)
 selection.begin(torch.device("cpu"), lambda network: torch.optim.SGD(network.parameters(), lr=0.1), Constant())
 before = selection.network.head.weight.detach().clone()
 random = torch.Generator().manual_seed(rank)

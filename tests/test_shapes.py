@@ -5,7 +5,7 @@ from typing import Any
 import pytest
 import torch
 
-from cifar10.data.contract import DataError
+from cifar10.data.image_dataset import DataError
 from cifar10.data.shapes import shapes
 
 

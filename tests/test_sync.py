@@ -17,7 +17,7 @@ import yaml
 from cifar10.config.compose import load_config
 from cifar10.config.mlflow_uri import absolute_uri
 from cifar10.config.schema import Config
-from cifar10.errors import Misuse, UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.runs.record import RunRecord, Status
 from cifar10.runs.tracking import open_tracker
 from cifar10.sync import sync
@@ -220,11 +220,11 @@ def test_a_store_that_is_away_is_told_at_once() -> None:
 
 def test_what_is_no_run_and_no_store_is_refused(tmp_path: Path) -> None:
     make_run("known")
-    with pytest.raises(Misuse, match="there is no run knwon in models/; did you mean known"):
+    with pytest.raises(UsageError, match="there is no run knwon in models/; did you mean known"):
         sync("knwon")
-    with pytest.raises(Misuse, match="there is no run in "):
+    with pytest.raises(UsageError, match="there is no run in "):
         sync(models_dir=str(tmp_path))
-    with pytest.raises(Misuse, match=r"--tracking_uri: \./mlruns is a folder"):
+    with pytest.raises(UsageError, match=r"--tracking_uri: \./mlruns is a folder"):
         sync("known", tracking_uri="./mlruns")
 
 

@@ -16,7 +16,7 @@ from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.schema import Component
 from cifar10.config.targets import MODEL, ROLES, BuildError
-from cifar10.errors import Misuse
+from cifar10.errors import UsageError
 
 MEANT = {
     "data_loading": {
@@ -30,7 +30,10 @@ MEANT = {
         "cifar10.networks.simple_cnn.SimpleCNN",
         "cifar10.networks.speed.SpeedNet",
     },
-    "selection": {"cifar10.training.hard_example_mining.All", "cifar10.training.hard_example_mining.Hardest"},
+    "selection": {
+        "cifar10.training.hard_example_mining.AllExamples",
+        "cifar10.training.hard_example_mining.HardExampleMining",
+    },
     "optimizer": {
         "cifar10.optimizers.muon.muon",
         "cifar10.optimizers.standard.adam",
@@ -142,7 +145,7 @@ def test_settings_of_torchvisions_class_are_settings_of_the_model() -> None:
     ],
 )
 def test_a_wrong_setting_of_a_torchvision_model_is_one_short_line(setting: str, complaint: str) -> None:
-    with pytest.raises(Misuse) as refusal:
+    with pytest.raises(UsageError) as refusal:
         load_config(["model=torchvision", f"model.{setting}"])
     assert complaint in str(refusal.value)
     assert len(str(refusal.value)) < 200

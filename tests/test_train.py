@@ -17,7 +17,7 @@ import cifar10.train
 import cifar10.training.running_metrics
 from cifar10.config.compose import load_config
 from cifar10.config.schema import Config
-from cifar10.errors import Misuse, UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.train import train
 from tests.tiny_run import TINY
@@ -322,7 +322,7 @@ def test_what_another_process_has_done_since_the_checkpoint_was_read_stays(monke
         return load_data(*arguments)
 
     monkeypatch.setattr(cifar10.train, "_load_data", be_overtaken)
-    with pytest.raises(Misuse, match="another process has just trained on"):
+    with pytest.raises(UsageError, match="another process has just trained on"):
         train(job, resume="auto")
     assert [snapshot(Path("models/job"))] == files
 
@@ -420,7 +420,7 @@ def test_a_run_that_diverges_stops_at_once_and_keeps_the_last_good_state(
 
 
 def test_an_epoch_whose_score_is_no_number_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    means = cifar10.training.running_metrics.Tally.means
+    means = cifar10.training.running_metrics.RunningMetrics.means
     seen: list[float] = []
 
     def spoilt(self: Any, strategy: Any) -> dict[str, float]:
@@ -430,7 +430,7 @@ def test_an_epoch_whose_score_is_no_number_is_never_the_best(monkeypatch: pytest
             scores["loss"] = float("nan") if len(seen) > 1 else scores["loss"]
         return scores
 
-    monkeypatch.setattr(cifar10.training.running_metrics.Tally, "is_validation", False, raising=False)
+    monkeypatch.setattr(cifar10.training.running_metrics.RunningMetrics, "is_validation", False, raising=False)
     start = cifar10.model.Classifier.on_fit_start
 
     def marked(self: Any) -> None:
@@ -438,7 +438,7 @@ def test_an_epoch_whose_score_is_no_number_is_never_the_best(monkeypatch: pytest
         self._validation_tally.is_validation = True
 
     monkeypatch.setattr(cifar10.model.Classifier, "on_fit_start", marked)
-    monkeypatch.setattr(cifar10.training.running_metrics.Tally, "means", spoilt)
+    monkeypatch.setattr(cifar10.training.running_metrics.RunningMetrics, "means", spoilt)
     run("spoilt", "training.epochs=3")
     assert len(load_checkpoint(Path("models/spoilt/best.ckpt")).history) == 1
     assert facts_of("spoilt")["val/loss"] is None
@@ -453,7 +453,7 @@ class FixedNet(torch.nn.Module):
         super().__init__()
         self.head = torch.nn.Linear(3 * image_size**2, num_classes)
 
-    def fit_to(self, images: torch.Tensor) -> None: ...
+    def calibrate(self, images: torch.Tensor) -> None: ...
 
     def forward(self, images: torch.Tensor) -> torch.Tensor:
         logits: torch.Tensor = self.head(images.float().flatten(1) / 255)

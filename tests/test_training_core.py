@@ -29,7 +29,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 import cifar10.data.cifar
-import cifar10.data.contract
+import cifar10.data.image_dataset
 import cifar10.system.memory
 import cifar10.model
 import cifar10.networks.resnet
@@ -47,7 +47,7 @@ augmentation = types.SimpleNamespace(
 )
 data = shapes(image_size=16, train_size=40, validation_size=0, test_size=10)
 network = SpeedNet(10, 16, widths=[4, 8, 8])
-network.fit_to(data.train.images)
+network.calibrate(data.train.images)
 optimizer, schedule = muon(network, lr=0.1), Linear()
 batches = TrainingBatches(data.train, 10, augmentation, batch_size=20, seed=0, device=torch.device("cpu"))
 before = [parameter.detach().clone() for parameter in network.parameters() if parameter.requires_grad]

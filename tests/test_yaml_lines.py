@@ -9,7 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from cifar10.config.yaml_lines import one_line, one_line_each
-from cifar10.data.contract import DataSet, Split
+from cifar10.data.image_dataset import ImageDataset, Split
 from cifar10.prepare_data import describe
 
 TEXT = st.text(st.characters(blacklist_categories=["Cs"]), max_size=100)
@@ -19,7 +19,7 @@ HARD += ["", " ", "new\nline", "\x85", "\u2028", "\ufeff", "~", "x" * 250, "word
 
 def names_in_report(names: list[str]) -> list[str]:
     split = Split(torch.zeros(len(names), 3, 1, 1, dtype=torch.uint8), torch.arange(len(names)))
-    return list(yaml.safe_load(describe(DataSet("odd", tuple(names), split, split, split)))["images_per_class"])
+    return list(yaml.safe_load(describe(ImageDataset("odd", tuple(names), split, split, split)))["images_per_class"])
 
 
 def test_hard_names_read_back_from_the_report() -> None:

@@ -12,7 +12,7 @@ from collections.abc import Sequence
 from cifar10.cli.flags import FALSE, TRUE, Commands, Flag, flags_of, shortened, takes_overrides
 from cifar10.config.advice import PROGRAM
 from cifar10.config.conf_folder import groups, options, settings
-from cifar10.errors import Misuse
+from cifar10.errors import UsageError
 from cifar10.suggest import nearest
 
 __all__ = ["PROGRAM", "canonical"]
@@ -28,13 +28,13 @@ def canonical(name: str, words: Sequence[str], commands: Commands) -> list[str]:
     """Return `words` as overrides, then one `--flag=value` for each flag that is given.
 
     Raises:
-        Misuse: A flag is not known, is given twice or without its value, or a word is left over or missing.
+        UsageError: A flag is not known, is given twice or without its value, or a word is left over or missing.
     """
     reader = _Reader(name, words, commands)
     try:
         return reader.read()
-    except Misuse as error:
-        raise Misuse(f"{error}\nhelp: {PROGRAM} {name} --help") from None
+    except UsageError as error:
+        raise UsageError(f"{error}\nhelp: {PROGRAM} {name} --help") from None
 
 
 class _Reader:
@@ -54,13 +54,13 @@ class _Reader:
         while self.waiting:
             word = self.waiting.pop(0)
             if len(word) > _LONGEST_WORD and (word.startswith("-") or not self.takes_overrides):
-                raise Misuse(f"{shortened(word)}: a word of {len(word):,} characters means nothing here")
+                raise UsageError(f"{shortened(word)}: a word of {len(word):,} characters means nothing here")
             if word == "--" and flags_may_follow:
                 flags_may_follow = False
             elif flags_may_follow and word.startswith("--"):
                 self._read_flag(word)
             elif flags_may_follow and word.startswith(("-", *_LONG_DASHES)):
-                raise Misuse(self._about_dash(word))
+                raise UsageError(self._about_dash(word))
             elif self.takes_overrides and self._names_checkpoint(word):
                 self._keep(self.flags[_CHECKPOINT], word)
             elif self.takes_overrides:
@@ -69,20 +69,20 @@ class _Reader:
                 self._read_positional(word)
         for flag in self.flags.values():
             if flag.required and flag.name not in self.values:
-                raise Misuse(f"{self.name} needs {flag.name.upper()}: {PROGRAM} {self.name} --{flag.name}=...")
+                raise UsageError(f"{self.name} needs {flag.name.upper()}: {PROGRAM} {self.name} --{flag.name}=...")
         return self.overrides + [f"--{name}={value}" for name, value in self.values.items()]
 
     def _read_flag(self, word: str) -> None:
         written, equals, value = word[2:].partition("=")
         flag, negated = self._find(written)
         if flag is None:
-            raise Misuse(self._about_unknown_flag(written, value))
+            raise UsageError(self._about_unknown_flag(written, value))
         if negated and equals:
-            raise Misuse(f"{word}: write --{flag.name}=true or --{flag.name}=false")
+            raise UsageError(f"{word}: write --{flag.name}=true or --{flag.name}=false")
         if flag.is_switch and not equals:
             value = "false" if negated else "true"
             if self.waiting and self.waiting[0].lower() in TRUE + FALSE:
-                raise Misuse(f"--{flag.name} {self.waiting[0]}: write --{flag.name}={self.waiting[0]}")
+                raise UsageError(f"--{flag.name} {self.waiting[0]}: write --{flag.name}={self.waiting[0]}")
         elif not equals:
             value = self._next_value(flag)
         self._keep(flag, value)
@@ -98,11 +98,11 @@ class _Reader:
     def _next_value(self, flag: Flag) -> str:
         following = self.waiting[0] if self.waiting else None
         if following is None:
-            raise Misuse(f"--{flag.name} needs a value: --{flag.name}={flag.placeholder}")
+            raise UsageError(f"--{flag.name} needs a value: --{flag.name}={flag.placeholder}")
         if following.startswith("=") and not os.path.lexists(following):
-            raise Misuse(f"--{flag.name} {following}: write it without spaces, --{flag.name}={flag.placeholder}")
+            raise UsageError(f"--{flag.name} {following}: write it without spaces, --{flag.name}={flag.placeholder}")
         if following.startswith("-") and not following[1:].isdecimal():
-            raise Misuse(
+            raise UsageError(
                 f"--{flag.name} needs a value, but {following} follows; "
                 f"a value that begins with a dash is written {_flag_word(flag, following)}"
             )
@@ -110,7 +110,7 @@ class _Reader:
 
     def _keep(self, flag: Flag, value: str) -> None:
         if flag.name in self.values:
-            raise Misuse(
+            raise UsageError(
                 f"--{flag.name} is given twice: {self.values[flag.name]} and {value}{self._glob_advice(value)}"
             )
         flag.parse(value)
@@ -123,19 +123,19 @@ class _Reader:
 
     def _read_override(self, word: str) -> None:
         if word.startswith("-"):
-            raise Misuse(f"{word}: flags stand before the --")
+            raise UsageError(f"{word}: flags stand before the --")
         key, equals, value = word.partition("=")
         if (key and equals) or word.startswith("~"):
             flag, _ = self._find(key)
             if flag is not None:
-                raise Misuse(f"{word}: did you mean {_flag_word(flag, value)}?")
+                raise UsageError(f"{word}: did you mean {_flag_word(flag, value)}?")
             self.overrides.append(word)
             return
         if word.startswith("=") or (self.overrides and self.overrides[-1].endswith("=")):
-            raise Misuse(f"{word}: write KEY=VALUE without spaces, as in training.epochs=5")
+            raise UsageError(f"{word}: write KEY=VALUE without spaces, as in training.epochs=5")
         if word in groups():
-            raise Misuse(f"{word}: write {word}=NAME, with NAME one of {', '.join(options(word))}")
-        raise Misuse(f"{shortened(word)} is no KEY=VALUE; {self._joined_advice(word)}")
+            raise UsageError(f"{word}: write {word}=NAME, with NAME one of {', '.join(options(word))}")
+        raise UsageError(f"{shortened(word)} is no KEY=VALUE; {self._joined_advice(word)}")
 
     def _joined_advice(self, word: str) -> str:
         """Return how to write what may be a key with its value behind it."""
@@ -149,13 +149,13 @@ class _Reader:
         if equals and not os.path.lexists(word):
             flag, _ = self._find(key)
             if flag is not None:
-                raise Misuse(f"{word}: did you mean {_flag_word(flag, value)}?")
+                raise UsageError(f"{word}: did you mean {_flag_word(flag, value)}?")
             if key.partition(".")[0] in groups():
-                raise Misuse(f"{word}: {self.name} takes no settings; a checkpoint carries its own configuration")
+                raise UsageError(f"{word}: {self.name} takes no settings; a checkpoint carries its own configuration")
         for flag in self.flags.values():
             if flag.positional and flag.name not in self.values:
                 return self._keep(flag, word)
-        raise Misuse(f"{word!r} is left over{self._glob_advice(word)}")
+        raise UsageError(f"{word!r} is left over{self._glob_advice(word)}")
 
     def _glob_advice(self, word: str) -> str:
         """Return how to keep the shell from making several words of one, if that may have happened."""

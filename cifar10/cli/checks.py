@@ -12,7 +12,7 @@ from cifar10.cli.flags import shortened
 from cifar10.config.advice import command_line
 from cifar10.config.changeable import is_resumable
 from cifar10.config.conf_folder import PROJECT, top_settings
-from cifar10.errors import CheckpointError, Misuse, UserError
+from cifar10.errors import CheckpointError, UsageError, UserError
 from cifar10.images.other_formats import kind_of_collection, kind_of_name
 from cifar10.images.search import find_images, no_images
 from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, which_run
@@ -23,42 +23,44 @@ def require_images(test_dir: str) -> None:
     """Refuse a folder, file or glob that is not there or holds no image."""
     is_glob = any(magic in test_dir for magic in "*?[")
     if not os.path.lexists(test_dir) and not is_glob:
-        raise Misuse(f"--test_dir: there is no folder or file {test_dir}{_nearest_beside(test_dir)}")
+        raise UsageError(f"--test_dir: there is no folder or file {test_dir}{_nearest_beside(test_dir)}")
     if os.path.isfile(test_dir):
         _refuse_other_format(test_dir)
     skipped: Counter[str] = Counter()
     try:
         found = next(find_images(test_dir, skipped), None)
     except UserError as error:
-        raise Misuse(f"--test_dir: {error}") from None
+        raise UsageError(f"--test_dir: {error}") from None
     if found is None:
         nothing = f"nothing matches {test_dir}" if is_glob and not skipped else no_images(test_dir, skipped)
-        raise Misuse(f"--test_dir: {nothing}")
+        raise UsageError(f"--test_dir: {nothing}")
 
 
 def _refuse_other_format(test_dir: str) -> None:
     """Refuse an archive of images, a list of their names, and a raw photo, of which only a thumbnail can be read."""
     if kind_of_name(test_dir) == "raw photo":
-        raise Misuse(f"--test_dir: {test_dir} is a raw photo, which is not read; convert it to JPEG or PNG first")
+        raise UsageError(f"--test_dir: {test_dir} is a raw photo, which is not read; convert it to JPEG or PNG first")
     try:
         with open(test_dir, "rb") as file:
             start = file.read(4096)
     except OSError:  # the decoder gives the reason
         return
     if (kind := kind_of_collection(start)) is not None:
-        raise Misuse(f"--test_dir: {test_dir} is {kind}")
+        raise UsageError(f"--test_dir: {test_dir} is {kind}")
 
 
 def require_folder(output: str) -> None:
     """Refuse a name under which no folder can be or be made, and the folder of a run: it has a confusion.png."""
     path = Path(output)
     if path.exists() and not path.is_dir():
-        raise Misuse(f"--output: {output} is a file; name a folder")
+        raise UsageError(f"--output: {output} is a file; name a folder")
     if not path.exists() and not path.absolute().parent.is_dir():
-        raise Misuse(f"--output: there is no folder {path.parent}; make it first")
+        raise UsageError(f"--output: there is no folder {path.parent}; make it first")
     if any((path / name).exists() for name in (BEST, LAST, "scores.json")):
         again = f"{os.path.normpath(output)}-evaluation"
-        raise Misuse(f"--output: {output} holds a run, which is kept as it is; name another folder, such as {again}")
+        raise UsageError(
+            f"--output: {output} holds a run, which is kept as it is; name another folder, such as {again}"
+        )
 
 
 def require_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST) -> None:
@@ -66,7 +68,7 @@ def require_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST
     try:
         find_locally(name, models_dir, prefer)
     except CheckpointError as error:
-        raise Misuse(str(error)) from None
+        raise UsageError(str(error)) from None
 
 
 def pin_checkpoint(name: str) -> str:
@@ -88,13 +90,13 @@ def require_resumable(name: str, overrides: Sequence[str]) -> None:
     if name == "auto":
         if "run_name" not in settings:
             again = command_line("train", *overrides, "run_name=NAME", resume="auto")
-            raise Misuse(f"--resume=auto goes on with the run of a name, or starts it; say which: {again}")
+            raise UsageError(f"--resume=auto goes on with the run of a name, or starts it; say which: {again}")
         return
     refused = [override for key, override in settings.items() if not is_resumable(key)]
     if refused:
         kept = [override for override in overrides if override not in refused]
         anew = command_line("train", f"weights={name}", *overrides)
-        raise Misuse(
+        raise UsageError(
             f"--resume goes on with the settings of the checkpoint; leave out {shlex.join(refused)}: "
             f"{command_line('train', *kept, resume=name)}\nor start a new run from its weights: {anew}"
         )
@@ -105,9 +107,9 @@ def _models_dir(override: str | None) -> str:
     """Return the folder that `override` says, as Hydra and the shell's `~` have it; without one, that of `conf/`."""
     if override is None:
         return str(top_settings().get("models_dir", "models"))
-    from cifar10.config.compose import ConfigError, composed  # which know quotes, `~` and interpolations
+    from cifar10.config.compose import ConfigError, compose_config  # which know quotes, `~` and interpolations
 
-    composition = composed([override])
+    composition = compose_config([override])
     if composition.problems:
         raise ConfigError([str(problem) for problem in composition.problems])
     return str(composition.values["models_dir"])
@@ -117,7 +119,7 @@ def note_place() -> None:
     """Say on stderr where files are looked for if the current folder is one within the project: most likely a slip.
 
     Raises:
-        Misuse: see `require_place`.
+        UsageError: see `require_place`.
     """
     here = require_place()
     if PROJECT in here.parents:
@@ -129,19 +131,19 @@ def require_place() -> Path:
     """Return the current folder.
 
     Raises:
-        Misuse: It is no longer there, and neither Hydra nor MLflow can do without.
+        UsageError: It is no longer there, and neither Hydra nor MLflow can do without.
     """
     try:
         return Path.cwd()
     except OSError as error:
-        raise Misuse(f"the current folder cannot be used ({error.strerror}); cd to one that is there") from None
+        raise UsageError(f"the current folder cannot be used ({error.strerror}); cd to one that is there") from None
 
 
 def require_device(device: str) -> None:
     """Refuse what is no device anywhere; whether this machine has it shows later."""
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
         advice = did_you_mean({"gpu": "cuda"}.get(device, device), ["auto", "cpu", "cuda"])
-        raise Misuse(f"--device={shortened(device)}: must be auto, cpu, cuda or cuda:N{advice}")
+        raise UsageError(f"--device={shortened(device)}: must be auto, cpu, cuda or cuda:N{advice}")
 
 
 def _nearest_beside(path: str) -> str:

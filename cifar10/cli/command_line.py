@@ -20,7 +20,7 @@ from cifar10.cli.arguments import canonical
 from cifar10.cli.command_help import command_help, overview
 from cifar10.cli.flags import Command, Commands, flags_of, shortened
 from cifar10.config.advice import PROGRAM
-from cifar10.errors import Misuse, UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.suggest import did_you_mean
 from cifar10.system.shortage import told_if_short
 from cifar10.system.signals import Stopped, listening, stopped_by
@@ -92,7 +92,7 @@ def _refuse_windows_line_ends(words: Sequence[str]) -> None:
     """Refuse words that end with a carriage return: it is never meant, and a terminal does not show it."""
     for word in words:
         if word.endswith("\r"):
-            raise Misuse(
+            raise UsageError(
                 f"{shortened(word.rstrip())!r} is followed by a carriage return: the script with this line has "
                 "the line ends of Windows; sed -i 's/\\r$//' SCRIPT takes them out"
             )
@@ -111,7 +111,7 @@ def parse(commands: Commands, words: Sequence[str]) -> Task:
     """Return what `words`, a command and what follows it, ask for.
 
     Raises:
-        Misuse: They do not make one command with all it needs.
+        UsageError: They do not make one command with all it needs.
     """
     name = _command_name(commands, words[0])
     return _by_fire(commands[name], canonical(name, words[1:], commands))
@@ -132,7 +132,7 @@ def _by_fire(command: Command, words: list[str]) -> Task:
         with contextlib.redirect_stderr(complaint):
             task = fire.Fire(remember, command=words, name=PROGRAM, serialize=lambda task: None)
     except fire.core.FireExit as error:
-        raise Misuse(complaint.getvalue().partition("\n")[0].removeprefix("ERROR: ")) from error
+        raise UsageError(complaint.getvalue().partition("\n")[0].removeprefix("ERROR: ")) from error
     assert isinstance(task, Task)
     return task
 
@@ -157,18 +157,18 @@ def _command_name(commands: Commands, word: str) -> str:
     """Return `word` if it is a command.
 
     Raises:
-        Misuse: It is none.
+        UsageError: It is none.
     """
     if word in commands:
         return word
     listed = f"commands: {', '.join(commands)}"
     if word == "version":
-        raise Misuse(f"there is no command version; did you mean --version?\n{listed}")
+        raise UsageError(f"there is no command version; did you mean --version?\n{listed}")
     if word.startswith("-"):
-        raise Misuse(f"{word} stands before the command; write {PROGRAM} COMMAND {word} ...\n{listed}")
+        raise UsageError(f"{word} stands before the command; write {PROGRAM} COMMAND {word} ...\n{listed}")
     if "=" in word:
-        raise Misuse(f"{word} stands before the command; write {PROGRAM} train {word}\n{listed}")
-    raise Misuse(f"there is no command {word!r}{did_you_mean(word, commands)}\n{listed}")
+        raise UsageError(f"{word} stands before the command; write {PROGRAM} train {word}\n{listed}")
+    raise UsageError(f"there is no command {word!r}{did_you_mean(word, commands)}\n{listed}")
 
 
 def _complain(error: UserError) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
 
-from cifar10.errors import Misuse
+from cifar10.errors import UsageError
 from cifar10.suggest import did_you_mean
 from cifar10.system.home import expanded
 
@@ -52,7 +52,7 @@ class Flag:
         """Return the value that `word` means.
 
         Raises:
-            Misuse: It means none.
+            UsageError: It means none.
         """
         if self.is_switch:
             return self._parse_switch(word)
@@ -61,27 +61,27 @@ class Flag:
         if get_origin(self.hint) is Literal:
             return self._parse_choice(word)
         if not word:
-            raise Misuse(f"--{self.name} is empty; give it a value or leave it out")
+            raise UsageError(f"--{self.name} is empty; give it a value or leave it out")
         try:
             return expanded(word)
         except ValueError as error:
-            raise Misuse(f"--{self.name}: {error}") from None
+            raise UsageError(f"--{self.name}: {error}") from None
 
     def _parse_switch(self, word: str) -> bool:
         if word.lower() not in TRUE + FALSE:
-            raise Misuse(f"--{self.name}={shortened(word)}: must be true or false; --{self.name} alone means true")
+            raise UsageError(f"--{self.name}={shortened(word)}: must be true or false; --{self.name} alone means true")
         return word.lower() in TRUE
 
     def _parse_count(self, word: str) -> int:
         if not (word.isascii() and word.isdecimal() and len(word) <= _MOST_DIGITS and int(word) >= 1):
-            raise Misuse(f"--{self.name}={shortened(word)}: must be a whole number, 1 or more")
+            raise UsageError(f"--{self.name}={shortened(word)}: must be a whole number, 1 or more")
         return int(word)
 
     def _parse_choice(self, word: str) -> str:
         choices = get_args(self.hint)
         if word not in choices:
             one_of = ", ".join(choices)
-            raise Misuse(f"--{self.name}={shortened(word)}: must be one of {one_of}{did_you_mean(word, choices)}")
+            raise UsageError(f"--{self.name}={shortened(word)}: must be one of {one_of}{did_you_mean(word, choices)}")
         return word
 
 

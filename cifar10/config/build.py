@@ -47,7 +47,7 @@ def component_problems(role: Role, component: Component) -> list[Problem]:
     return taken
 
 
-def complete(role: Role, component: Component) -> Component:
+def fill_defaults(role: Role, component: Component) -> Component:
     """Return `component` with the defaults of its target's signature filled in, where they are plain values."""
     defaults = plain_defaults(role.locate(component.target), role.provided)
     return Component.model_validate(

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 
-from cifar10.errors import Misuse
+from cifar10.errors import UsageError
 
 RESUMABLE = (
     *("models_dir", "training.epochs", "data_loading.root", "data_loading.sources", "tracking"),
@@ -30,7 +30,7 @@ def refuse_other_settings(keys: Iterable[str]) -> None:
     """
     others = [key for key in keys if key not in DATA_LOCATION]
     if others:
-        raise Misuse(
+        raise UsageError(
             f"{', '.join(others)}: a checkpoint carries its own configuration; "
             f"only {' and '.join(DATA_LOCATION)} may be set"
         )

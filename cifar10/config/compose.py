@@ -24,7 +24,7 @@ from omegaconf.errors import OmegaConfBaseException
 from pydantic import BaseModel, ValidationError
 from yaml import MarkedYAMLError
 
-from cifar10.config.build import complete, component_problems
+from cifar10.config.build import component_problems, fill_defaults
 from cifar10.config.conf_folder import CONF
 from cifar10.config.mlflow_uri import uri_problem
 from cifar10.config.overrides import as_strings, is_choice, parse_overrides, typed
@@ -32,7 +32,7 @@ from cifar10.config.run_name import refusal_of_run_name
 from cifar10.config.schema import Component, Config
 from cifar10.config.targets import ROLES
 from cifar10.config.validation import Problem, problems_of, shown, validate
-from cifar10.errors import Misuse
+from cifar10.errors import UsageError
 from cifar10.suggest import nearest
 from cifar10.system.home import expanded, expanded_uri
 
@@ -49,7 +49,7 @@ _PATHS = ("models_dir", "weights", "tracking.uri", "tracking.artifacts")
 _hydra_is_global = threading.Lock()
 
 
-class ConfigError(Misuse):
+class ConfigError(UsageError):
     """The configuration cannot be meant. `problems` has one line for each thing that is wrong, up to twenty."""
 
     def __init__(self, problems: Sequence[str]) -> None:
@@ -80,10 +80,10 @@ def load_config(overrides: Sequence[str] = ()) -> Config:
     Raises:
         ConfigError: with everything that is wrong.
     """
-    return checked(composed(overrides))
+    return validate_config(compose_config(overrides))
 
 
-def composed(overrides: Sequence[str] = ()) -> Composition:
+def compose_config(overrides: Sequence[str] = ()) -> Composition:
     """Return what comes of the files and those overrides that can be used, interpolations and `~` in paths resolved.
 
     Raises:
@@ -106,7 +106,7 @@ def composed(overrides: Sequence[str] = ()) -> Composition:
     return Composition(_home_expanded(values, "", problems), usable, problems)
 
 
-def checked(composition: Composition) -> Config:
+def validate_config(composition: Composition) -> Config:
     """Return the values of `composition` as a Config.
 
     Raises:
@@ -116,7 +116,7 @@ def checked(composition: Composition) -> Config:
     if problems:
         raise ConfigError([str(problem) for problem in problems])
     config = validate(Config, composition.values)
-    components = {name: complete(role, getattr(config, name)) for name, role in ROLES.items()}
+    components = {name: fill_defaults(role, getattr(config, name)) for name, role in ROLES.items()}
     return config.model_copy(update=components)
 
 
@@ -133,13 +133,13 @@ def with_changes(config: Config, overrides: Sequence[str]) -> Config:
     for override in parsed:
         if is_choice(override):
             group = override.key_or_group
-            values[group] = composed([str(override.input_line)]).values[group]
+            values[group] = compose_config([str(override.input_line)]).values[group]
     changed = OmegaConf.create(values)
     for override in parsed:
         problem = None if is_choice(override) else _lay_over(changed, override)
         problems += [] if problem is None else [problem]
     resolved = _resolved(changed, OmegaConf.to_container(changed), "", problems)
-    return checked(Composition(_home_expanded(resolved, "", problems), parsed, problems))
+    return validate_config(Composition(_home_expanded(resolved, "", problems), parsed, problems))
 
 
 def _without_references(value: Any) -> Any:

@@ -6,7 +6,7 @@ from typing import Any
 import yaml
 from hydra.core.default_element import ResultDefault
 
-from cifar10.config.compose import Composition, checked, composed
+from cifar10.config.compose import Composition, compose_config, validate_config
 from cifar10.config.conf_folder import CONF
 from cifar10.config.overrides import is_choice
 from cifar10.config.schema import Config
@@ -26,8 +26,8 @@ def explain(overrides: Sequence[str] = ()) -> str:
     Raises:
         ConfigError: see `load_config`.
     """
-    composition = composed(overrides)
-    config = checked(composition)
+    composition = compose_config(overrides)
+    config = validate_config(composition)
     sources = _sources(composition)
     lines = [(text, _source(path, sources, config)) for path, text in _lines(config.plain())]
     width = max(len(text) for text, source in lines if source and len(text) <= _WIDEST_VALUE)

@@ -51,7 +51,10 @@ class Section(BaseModel):
 
 
 _MINING = "cifar10.training.hard_example_mining"
-RENAMED_TARGETS = {"cifar10.selection.All": f"{_MINING}.All", "cifar10.selection.Hardest": f"{_MINING}.Hardest"}
+RENAMED_TARGETS = {
+    "cifar10.selection.All": f"{_MINING}.AllExamples",
+    "cifar10.selection.Hardest": f"{_MINING}.HardExampleMining",
+}
 """Targets as older checkpoints and YAML files name them -> as they are named now."""
 
 
@@ -226,7 +229,7 @@ class Config(Section):
     data_loading: Component
     model: Component
     augmentation: AugmentationConfig
-    selection: Component = Component.model_validate({"_target_": f"{_MINING}.All"})  # for older checkpoints
+    selection: Component = Component.model_validate({"_target_": f"{_MINING}.AllExamples"})  # for older checkpoints
     optimizer: Component
     schedule: Component
     training: TrainingConfig

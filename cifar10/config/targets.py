@@ -14,17 +14,17 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
-from cifar10.errors import Misuse
+from cifar10.errors import UsageError
 from cifar10.suggest import did_you_mean
 from cifar10.system.shortage import shortage
 
 Target = Callable[..., Any]
 
 _TORCHVISION = "torchvision.models"
-_DATA_SET = "cifar10.data.contract.DataSet"
+_DATA_SET = "cifar10.data.image_dataset.ImageDataset"
 
 
-class BuildError(Misuse):
+class BuildError(UsageError):
     """A component names no usable target, or its arguments do not fit."""
 
 
@@ -167,7 +167,7 @@ def _is_concrete_class(target: Target) -> bool:
 
 DATA = Role(
     packages=("cifar10.data.",),
-    rule="a function of cifar10.data that returns a DataSet",
+    rule="a function of cifar10.data that returns an ImageDataset",
     fits=_makes_data,
 )
 MODEL = Role(

@@ -23,8 +23,8 @@ from filelock import FileLock, Timeout
 
 from cifar10.config.advice import setting
 from cifar10.constants import Archive
-from cifar10.data.contract import DataError, MissingDataError
 from cifar10.data.download import Patience, SourceFailed, download
+from cifar10.data.image_dataset import DataError, MissingDataError
 
 PATIENT = Patience()
 _may_fetch = ContextVar("may_fetch", default=True)

@@ -10,7 +10,7 @@ from torch import Tensor
 from cifar10.constants import CIFAR10_ARCHIVE, CIFAR100_ARCHIVE, CLASS_ALIASES
 from cifar10.data.archives import obtain
 from cifar10.data.class_names import ClassFolders
-from cifar10.data.contract import DataError, DataSet, Split, hold_out
+from cifar10.data.image_dataset import DataError, ImageDataset, Split, hold_out
 from cifar10.suggest import did_you_mean
 from cifar10.types import ClassName, Length, NonNegativeInt, Seed
 
@@ -24,7 +24,7 @@ def cifar10(
     validation_size: NonNegativeInt,
     seed: Seed,
     sources: list[str] | None,
-) -> DataSet:
+) -> ImageDataset:
     """Return CIFAR-10, fetched first if `root` does not hold it.
 
     Args:
@@ -52,7 +52,7 @@ def cifar100(
     validation_size: NonNegativeInt,
     seed: Seed,
     sources: list[str] | None,
-) -> DataSet:
+) -> ImageDataset:
     """Return CIFAR-100 with its 100 fine or 20 coarse classes; the rest as in `cifar10`."""
     from torchvision.datasets import CIFAR100
 
@@ -88,7 +88,7 @@ def _data_set(
     classes: list[ClassName] | None,
     validation_size: int,
     seed: int,
-) -> DataSet:
+) -> ImageDataset:
     """Choose classes and hold out the validation split; `splits` are the published (train, test)."""
     train, test = splits
     if classes is not None:
@@ -96,7 +96,7 @@ def _data_set(
         published = [published[index] for index in indices]
         train, test = _keep(train, indices), _keep(test, indices)
     train, validation = hold_out(train, validation_size, seed)
-    return DataSet(name, tuple(published), train, validation, test, is_mirrorable=True)
+    return ImageDataset(name, tuple(published), train, validation, test, is_mirrorable=True)
 
 
 def choose_classes(wanted: list[str], published: list[str]) -> list[int]:

@@ -17,8 +17,8 @@ from typing import NoReturn
 
 import yaml
 
-from cifar10.data.class_names import ClassFolders, composed, few, in_order, is_utf8, printable
-from cifar10.data.contract import DataError, MissingDataError
+from cifar10.data.class_names import ClassFolders, few, in_order, is_utf8, nfc, printable
+from cifar10.data.image_dataset import DataError, MissingDataError
 from cifar10.images.search import find_images, list_folders, listed
 from cifar10.suggest import did_you_mean
 
@@ -199,7 +199,7 @@ def _refuse_no_text(train: Path, names: Sequence[str]) -> None:
 
 
 def _refuse_twice(names: Sequence[str], complaint: str) -> None:
-    twice = [name for name, times in Counter(map(composed, names)).items() if times > 1]
+    twice = [name for name, times in Counter(map(nfc, names)).items() if times > 1]
     if twice:
         raise DataError(f"{complaint}: {few(twice)}")
 

@@ -21,7 +21,7 @@ class ClassFolders:
     """
 
     def __init__(self, class_names: Sequence[str]) -> None:
-        self._exact = {composed(name): class_id for class_id, name in enumerate(class_names)}
+        self._exact = {nfc(name): class_id for class_id, name in enumerate(class_names)}
         plain = [_plain(name) for name in class_names]
         occurrences = Counter(plain)
         self._plain = {name: class_id for class_id, name in enumerate(plain) if occurrences[name] == 1}
@@ -39,7 +39,7 @@ class ClassFolders:
 
     def find(self, folder_name: str) -> int | None:
         """Return the id of the class that `folder_name` means, or None."""
-        return self._exact.get(composed(folder_name), self._plain.get(_plain(folder_name)))
+        return self._exact.get(nfc(folder_name), self._plain.get(_plain(folder_name)))
 
     def label(self, relative: PurePath) -> int | None:
         """Return the class that the folders of a file say, the outermost first; None if none says anything.
@@ -50,7 +50,7 @@ class ClassFolders:
         return next((class_id for class_id in found if class_id is not None), None)
 
 
-def composed(name: str) -> str:
+def nfc(name: str) -> str:
     """Return `name` in Unicode's composed form (NFC): equal for names that look alike on every system."""
     return unicodedata.normalize("NFC", name)
 
@@ -90,7 +90,7 @@ def is_utf8(name: str) -> bool:
 
 
 def _plain(name: str) -> str:
-    return composed(name).strip().casefold().replace(" ", "_").replace("-", "_")
+    return nfc(name).strip().casefold().replace(" ", "_").replace("-", "_")
 
 
 def _synonyms() -> list[set[str]]:

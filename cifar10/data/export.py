@@ -16,11 +16,11 @@ from tqdm import tqdm
 
 from cifar10.constants import EXPORT_MARKER
 from cifar10.data.class_names import printable
-from cifar10.data.contract import DataError, DataSet, Split
+from cifar10.data.image_dataset import DataError, ImageDataset, Split
 from cifar10.wording import counted
 
 
-def export_images(data: DataSet, root: Path) -> None:
+def export_images(data: ImageDataset, root: Path) -> None:
     """Write `data` below `root`: training and validation images to `train`, in this order, and test images to `test`.
 
     A folder appears under its name when it is whole. One that holds these data already is only completed.
@@ -44,7 +44,7 @@ def export_images(data: DataSet, root: Path) -> None:
         ) from error
 
 
-def _export_split(split: Split, data: DataSet, root: Path, name: str) -> None:
+def _export_split(split: Split, data: ImageDataset, root: Path, name: str) -> None:
     folder, unfinished = root / name, root / f".{name}.unfinished"
     if folder.exists():
         num_written = _write_missing(split, data.class_names, folder)
@@ -78,7 +78,7 @@ def _file_names(split: Split, class_names: tuple[str, ...]) -> Iterator[str]:
         yield f"{class_names[label]}/{row:0{digits}}.png"
 
 
-def _refuse_foreign(folder: Path, data: DataSet) -> None:
+def _refuse_foreign(folder: Path, data: ImageDataset) -> None:
     if folder.exists() and not _holds(folder, data):
         held = _marked(folder).partition(" ")[0]
         content = f"holds {printable(held)}" if held else "was not made by an export"
@@ -87,7 +87,7 @@ def _refuse_foreign(folder: Path, data: DataSet) -> None:
         )
 
 
-def _holds(folder: Path, data: DataSet) -> bool:
+def _holds(folder: Path, data: ImageDataset) -> bool:
     return _marked(folder) == _marker(data)
 
 
@@ -97,5 +97,5 @@ def _marked(folder: Path) -> str:
     return marker.read_text(encoding="utf-8", errors="replace") if marker.is_file() else ""
 
 
-def _marker(data: DataSet) -> str:
+def _marker(data: ImageDataset) -> str:
     return f"{data.name} {data.digest}\n"

@@ -15,7 +15,7 @@ from tqdm import tqdm
 
 from cifar10.data.class_folders import LabelledFile, SplitFolders, find_classes, find_splits, labelled_files
 from cifar10.data.class_names import few
-from cifar10.data.contract import DataError, DataSet, Split, hold_out, require_memory
+from cifar10.data.image_dataset import DataError, ImageDataset, Split, hold_out, require_memory
 from cifar10.images.decode import ImageError, silence_pillow
 from cifar10.images.parallel import decode_files
 from cifar10.types import ClassName, Fraction, Length, Range, Seed
@@ -33,7 +33,7 @@ def folder(
     validation_fraction: Fraction,
     test_fraction: Fraction,
     seed: Seed,
-) -> DataSet:
+) -> ImageDataset:
     """Return the images below `root` as a data set. Those that cannot be read are left out, with a warning.
 
     Args:
@@ -76,7 +76,7 @@ def folder(
             _LOGGER.warning("%s holds no image of a class; validation_fraction is cut off instead", folders.validation)
         train, validation = _cut(train, validation_fraction, seed)
         _refuse_empty_class(train, names, _NOTHING_LEFT)
-    data = DataSet("folder", tuple(names), train, validation, test)
+    data = ImageDataset("folder", tuple(names), train, validation, test)
     _warn_of_copies(data)
     return data
 
@@ -123,7 +123,7 @@ def _check_test_images(test: Split, names: Sequence[str], folders: SplitFolders,
         )
 
 
-def _warn_of_copies(data: DataSet) -> None:
+def _warn_of_copies(data: ImageDataset) -> None:
     """Say so if an image that is tested or validated on is also learnt from, or one image is of two classes."""
     labels: dict[bytes, set[int]] = defaultdict(set)
     pixels = {name: [_digest(image) for image in split.images] for name, split in data.splits.items()}

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cifar10.data.contract import DataSet, Split, require_memory
+from cifar10.data.image_dataset import ImageDataset, Split, require_memory
 from cifar10.types import NonNegativeInt, PositiveInt, Range, Seed
 
 Field2D = NDArray[np.floating]
@@ -92,7 +92,7 @@ def shapes(
     validation_size: NonNegativeInt = 500,
     test_size: PositiveInt = 1000,
     seed: Seed = 0,
-) -> DataSet:
+) -> ImageDataset:
     """Draw the data set. Each split has its own random stream, so its size does not change the others.
 
     Args:
@@ -113,7 +113,7 @@ def shapes(
         _draw_split(size, image_size, np.random.default_rng([seed, stream]))
         for stream, size in enumerate(sizes.values())
     )
-    return DataSet("shapes", tuple(_FIGURES), train, validation, test, is_mirrorable=True)
+    return ImageDataset("shapes", tuple(_FIGURES), train, validation, test, is_mirrorable=True)
 
 
 def _draw_split(num_images: int, size: int, random: np.random.Generator) -> Split:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
-from cifar10.errors import Misuse, UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.files import atomic_write, temporary_path
 from cifar10.images.search import SUFFIXES
 
@@ -59,7 +59,7 @@ def choose_destination(output: str | None, output_format: str | None) -> Destina
     `-` and /dev/stdout are stdout. A pipe, a device or another stream such as /dev/stderr is written to as rows come.
 
     Raises:
-        Misuse: They do not fit together, or no file can be made there.
+        UsageError: They do not fit together, or no file can be made there.
     """
     chosen = _known_format(output_format)
     if output is None or output == "-":
@@ -74,9 +74,9 @@ def choose_destination(output: str | None, output_format: str | None) -> Destina
     final = chosen or suffix_format
     if final is None:
         known = ", ".join(_FORMAT_OF_SUFFIX)
-        raise Misuse(f"--output={output}: its suffix names no format ({known}); say which with --format")
+        raise UsageError(f"--output={output}: its suffix names no format ({known}); say which with --format")
     if path.suffix.lower() in (*SUFFIXES, ".ckpt") and os.path.exists(path):  # which is false for an impossible name
-        raise Misuse(f"--output={output} is there already, and no result by its name; name another file")
+        raise UsageError(f"--output={output} is there already, and no result by its name; name another file")
     _refuse_unwritable(path, output)
     return Destination(path, final)
 
@@ -110,12 +110,12 @@ def _known_format(name: str | None) -> Format | None:
             return known
     if name is None:
         return None
-    raise Misuse(f"--format={name} is not known; choose {', '.join(get_args(Format))}")
+    raise UsageError(f"--format={name} is not known; choose {', '.join(get_args(Format))}")
 
 
 def _standard_output(chosen: Format | None) -> Destination:
     if chosen == "parquet":
-        raise Misuse("parquet is not for reading on a screen; name a file: --output=FILE.parquet")
+        raise UsageError("parquet is not for reading on a screen; name a file: --output=FILE.parquet")
     return Destination(None, chosen or "table")
 
 
@@ -134,9 +134,9 @@ def _stream_of_this_process(output: str, descriptor: int, chosen: Format | None)
     try:
         mode = fcntl.fcntl(descriptor, fcntl.F_GETFL) & os.O_ACCMODE
     except OSError:
-        raise Misuse(f"--output={output}: this stream is not open") from None
+        raise UsageError(f"--output={output}: this stream is not open") from None
     if mode == os.O_RDONLY:
-        raise Misuse(f"--output={output}: this stream is open for reading only")
+        raise UsageError(f"--output={output}: this stream is open for reading only")
     if descriptor == 1 and chosen != "parquet":
         return _standard_output(chosen)
     if chosen == "parquet" and os.isatty(descriptor):
@@ -154,20 +154,20 @@ def _is_pipe_or_device(path: Path) -> bool:
 
 def _refuse_closed(path: Path, output: str) -> None:
     if not os.access(path, os.W_OK):
-        raise Misuse(f"--output={output} cannot be written: {os.strerror(errno.EACCES)}")
+        raise UsageError(f"--output={output} cannot be written: {os.strerror(errno.EACCES)}")
 
 
 def _refuse_unwritable(path: Path, output: str) -> None:
     try:
         if path.is_dir():
-            raise Misuse(f"--output={output} is a folder; name a file in it")
+            raise UsageError(f"--output={output} is a folder; name a file in it")
         if path.exists() and not path.is_file():
-            raise Misuse(f"--output={output} is a socket or a disk; name a file, a pipe, or /dev/stdout")
+            raise UsageError(f"--output={output} is a socket or a disk; name a file, a pipe, or /dev/stdout")
         if not path.parent.is_dir():
-            raise Misuse(f"--output={output}: there is no folder {path.parent}; make it first")
+            raise UsageError(f"--output={output}: there is no folder {path.parent}; make it first")
         probe = temporary_path(path)
         with open(probe, "xb"):
             pass
         os.unlink(probe)
     except OSError as error:
-        raise Misuse(f"--output={output} cannot be written: {error.strerror}") from None
+        raise UsageError(f"--output={output} cannot be written: {error.strerror}") from None

@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar10.config.schema import TTA, Views
-from cifar10.errors import Misuse
+from cifar10.errors import UsageError
 
 
 class Engine(Protocol):
@@ -62,11 +62,11 @@ class Predictor:
 
         Raises:
             UserError: There is no such checkpoint or device.
-            Misuse: `tta` or `batch_size` is not possible.
+            UsageError: `tta` or `batch_size` is not possible.
         """
         checked = _checked_tta(tta)
         if batch_size is not None and batch_size < 1:
-            raise Misuse(f"batch_size={batch_size} is not possible; it must be 1 or more")
+            raise UsageError(f"batch_size={batch_size} is not possible; it must be 1 or more")
         from cifar10.inference.engines.pytorch import TorchEngine
         from cifar10.runs.checkpoint_names import resolve_checkpoint
         from cifar10.runs.checkpoints import load_checkpoint
@@ -125,4 +125,4 @@ def _checked_tta(tta: str | None) -> TTA | None:
             return known  # type: ignore[no-any-return]
     if tta is None:
         return None
-    raise Misuse(f"tta={tta!r} is not known; choose {', '.join(get_args(TTA))}")
+    raise UsageError(f"tta={tta!r} is not known; choose {', '.join(get_args(TTA))}")

@@ -23,7 +23,7 @@ _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
 @dataclass(frozen=True, slots=True)
-class Guess:
+class Prediction:
     """A class and how probable it is."""
 
     class_name: str
@@ -32,12 +32,12 @@ class Guess:
 
 
 @dataclass(frozen=True, slots=True)
-class Row:
+class ImageResult:
     """What is to be said of one file."""
 
     path: str
     """Relative to the folder that was searched; may hold surrogate escapes."""
-    top: tuple[Guess, ...]
+    top: tuple[Prediction, ...]
     """The most probable first. Empty if the file could not be read."""
     label: str | None = None
     """The class that its folder says, if it says one."""
@@ -48,7 +48,7 @@ class Row:
 class Writer(Protocol):
     """A format."""
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[ImageResult]) -> None:
         """Write `rows` below those before."""
         ...
 
@@ -100,14 +100,14 @@ class TableWriter:
         header = "  ".join(f"{'class':{self._width}}  {'prob.':>6}" for _ in range(top_k))
         print(f"{header}  path", file=stream)
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[ImageResult]) -> None:
         self._stream.writelines(f"{self._line(row)}\n" for row in rows)
         self._stream.flush()
 
     def close(self) -> None:
         """Nothing is held back."""
 
-    def _line(self, row: Row) -> str:
+    def _line(self, row: ImageResult) -> str:
         cells = [f"{visible(guess.class_name):{self._width}}  {guess.probability:6.4f}" for guess in row.top]
         cells += [f"{'-':{self._width}}  {'-':>6}"] * (self._top_k - len(cells))
         reason = f"  ({row.error})" if row.error else ""
@@ -123,14 +123,14 @@ class CsvWriter:
         further = [f"{name}_{n}" for n in range(2, top_k + 1) for name in ("class_name", "class_id", "probability")]
         stream.write(_csv_line(["path", "class_name", "class_id", "probability", "label", "error", *further]))
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[ImageResult]) -> None:
         self._stream.writelines(_csv_line(self._cells(row)) for row in rows)
         self._stream.flush()
 
     def close(self) -> None:
         """Nothing is held back."""
 
-    def _cells(self, row: Row) -> list[str]:
+    def _cells(self, row: ImageResult) -> list[str]:
         path = _unicode(row.path)
         guesses = [[_inert(g.class_name), str(g.class_id), f"{g.probability:.6f}"] for g in row.top]
         guesses += [["", "", ""]] * (self._top_k - len(guesses))
@@ -146,7 +146,7 @@ class JsonLinesWriter:
     def __init__(self, stream: TextIO) -> None:
         self._stream = stream
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[ImageResult]) -> None:
         self._stream.writelines(json.dumps(_record(row, digits=6), ensure_ascii=False) + "\n" for row in rows)
         self._stream.flush()
 
@@ -169,7 +169,7 @@ class ParquetWriter:
         self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
         self._held: list[dict[str, Any]] = []
 
-    def write(self, rows: Sequence[Row]) -> None:
+    def write(self, rows: Sequence[ImageResult]) -> None:
         self._held += [_record(row) for row in rows]
         if len(self._held) >= _ROW_GROUP:
             self._write_group()
@@ -189,7 +189,7 @@ def _csv_line(cells: Sequence[str]) -> str:
     return ",".join(quoted) + "\n"
 
 
-def _record(row: Row, digits: int = 9) -> dict[str, Any]:
+def _record(row: ImageResult, digits: int = 9) -> dict[str, Any]:
     """Return `row` as plain values; nine digits hold any float32 exactly."""
     top = [
         {"class_name": g.class_name, "class_id": g.class_id, "probability": float(f"{g.probability:.{digits}g}")}

@@ -19,7 +19,7 @@ from torch.nn import functional
 from cifar10.kernels.machine_code import LEAST_IMAGES, Kernel, are_usable
 from cifar10.kernels.products import in_panels, multiply, panel_width, rows_at_once
 from cifar10.kernels.program import Integer, Program, lanes_for
-from cifar10.kernels.tiles import Block, Tiles, put_together, take_apart
+from cifar10.kernels.tiles import Block, Tiles, input_transform, output_transform
 from cifar10.kernels.tiling import Tiling
 from cifar10.kernels.toom_cook import TAPS, matrices
 
@@ -147,7 +147,7 @@ def _forward_kernel(tiling: Tiling, channels_in: int, channels_out: int) -> Kern
         features, filters, results, places = arguments
         blocks = _Blocks(program, tiling, channels_in, channels_out)
         with blocks.each(first, end) as block:
-            take_apart(program, block, features, blocks.windows, matrix_of_inputs, -_MARGIN)
+            input_transform(program, block, features, blocks.windows, matrix_of_inputs, -_MARGIN)
             with program.loop(0, tiling.positions) as position:
                 multiply(
                     program,
@@ -158,7 +158,7 @@ def _forward_kernel(tiling: Tiling, channels_in: int, channels_out: int) -> Kern
                     blocks.at_once,
                 )
             chosen = places if tiling.pooled else None
-            put_together(program, block, blocks.products, results, matrix_of_results, 0, chosen)
+            output_transform(program, block, blocks.products, results, matrix_of_results, 0, chosen)
 
     return Kernel(emit, num_arguments=4)
 
@@ -176,9 +176,9 @@ def _backward_kernel(tiling: Tiling, channels_in: int, channels_out: int, featur
         of_filters = of_filters + program.thread * (4 * tiling.positions * channels_in * channels_out)
         blocks = _Blocks(program, tiling, channels_in, channels_out)
         with blocks.each(first, end) as block:
-            take_apart(program, block, features, blocks.windows, matrix_of_inputs, -_MARGIN)
+            input_transform(program, block, features, blocks.windows, matrix_of_inputs, -_MARGIN)
             chosen = places if tiling.pooled else None
-            take_apart(program, block, gradient, blocks.products, matrix_of_results.T, 0, chosen)
+            input_transform(program, block, gradient, blocks.products, matrix_of_results.T, 0, chosen)
             with program.loop(0, tiling.positions) as position:
                 multiply(
                     program,
@@ -199,7 +199,7 @@ def _backward_kernel(tiling: Tiling, channels_in: int, channels_out: int, featur
                         blocks.at_once,
                     )
             if features_too:
-                put_together(program, block, blocks.windows, of_features[1], matrix_of_inputs.T, -_MARGIN)
+                output_transform(program, block, blocks.windows, of_features[1], matrix_of_inputs.T, -_MARGIN)
 
     return Kernel(emit, num_arguments=6 if features_too else 4)
 

@@ -77,7 +77,7 @@ class _Tile:
         return self._first + position * self._tiles.stride
 
 
-def take_apart(
+def input_transform(
     program: Program,
     block: Block,
     maps: Integer,
@@ -113,7 +113,7 @@ def take_apart(
             transform(program, matrix, plane.window(row, column), tile, halfway)
 
 
-def put_together(
+def output_transform(
     program: Program,
     block: Block,
     tiles: Tiles,

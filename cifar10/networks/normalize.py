@@ -22,7 +22,7 @@ class Normalize(nn.Module):
         return (images.to(self.mean.dtype) - self.mean) / self.std
 
     @torch.no_grad()
-    def fit_to(self, images: Tensor) -> None:
+    def calibrate(self, images: Tensor) -> None:
         """Measure mean and standard deviation per channel on `images`, uint8 (N, 3, H, W)."""
         # Exact in integers: the histogram of each channel has 256 bins, whatever N is.
         values = torch.arange(256, dtype=torch.float64)

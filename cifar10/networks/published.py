@@ -28,9 +28,9 @@ class PixelNetwork(nn.Module):
         self.normalize = Normalize()
         self.network = network
 
-    def fit_to(self, images: Tensor) -> None:
+    def calibrate(self, images: Tensor) -> None:
         """Take the pixel statistics from the training images, uint8 (N, 3, H, W)."""
-        self.normalize.fit_to(images)
+        self.normalize.calibrate(images)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
         logits: Tensor = self.network(self.normalize(images))

@@ -49,9 +49,9 @@ class ResNet(nn.Module):
         self.stages = nn.Sequential(*stages)
         self.head = nn.Linear(channels, num_classes)
 
-    def fit_to(self, images: Tensor) -> None:
+    def calibrate(self, images: Tensor) -> None:
         """Take the pixel statistics from the training images, uint8 (N, 3, H, W)."""
-        self.normalize.fit_to(images)
+        self.normalize.calibrate(images)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
         features = self.stages(self.stem(self.normalize(images)))  # (B, 8*width*expansion, H/8, W/8)

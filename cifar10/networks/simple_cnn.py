@@ -35,9 +35,9 @@ class SimpleCNN(nn.Module):
         self.dropout = nn.Dropout(dropout)
         self.head = nn.Linear(4 * width, num_classes)
 
-    def fit_to(self, images: Tensor) -> None:
+    def calibrate(self, images: Tensor) -> None:
         """Take the pixel statistics from the training images, uint8 (N, 3, H, W)."""
-        self.normalize.fit_to(images)
+        self.normalize.calibrate(images)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
         features = self.features(self.normalize(images))  # (B, 4*width, H/8, W/8)

@@ -72,9 +72,9 @@ class SpeedNet(nn.Module):
         return logits
 
     @torch.no_grad()
-    def fit_to(self, images: Tensor) -> None:
+    def calibrate(self, images: Tensor) -> None:
         """Measure pixel statistics and whitening filters on the training images, uint8 (N, 3, H, W)."""
-        self.normalize.fit_to(images)
+        self.normalize.calibrate(images)
         side = self.whiten.kernel_size[0]
         sample = self.normalize(images[:_WHITEN_IMAGES])
         patches = sample.unfold(2, side, 1).unfold(3, side, 1)  # (N, 3, H', W', side, side)

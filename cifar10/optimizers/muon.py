@@ -12,7 +12,7 @@ from typing import Any, cast
 import torch
 from torch import Tensor, nn
 
-from cifar10.optimizers.roles import roles_of
+from cifar10.optimizers.param_groups import param_groups_of
 from cifar10.types import Fraction, NonNegativeFloat, PositiveFloat
 
 # Coefficients of the quintic p(x) = a x + b x^3 + c x^5, from the source above. A few rounds bring most singular values
@@ -35,7 +35,7 @@ def muon(
     """Return Muon for the filters of `network` and SGD for its head and vectors.
 
     Args:
-        network: The module to train; see `roles_of` for what is a filter.
+        network: The module to train; see `param_groups_of` for what is a filter.
         lr: Rate of the filters: the spectral norm of a step.
         momentum: Of the filters' gradients (Nesterov).
         head_lr: Rate of the last linear layer.
@@ -46,7 +46,7 @@ def muon(
         normalize_filters: Rescale each filter bank to norm sqrt(number of filters) before a step. For networks that
             normalise after each convolution, where the scale of a filter bank means nothing but slows its learning.
     """
-    roles = roles_of(network)
+    roles = param_groups_of(network)
     plain = {"orthogonal": False, "momentum": vector_momentum, "normalize": False}
     groups = [
         {

@@ -5,7 +5,7 @@ from typing import Annotated, Any
 import torch
 from torch import nn
 
-from cifar10.optimizers.roles import roles_of
+from cifar10.optimizers.param_groups import param_groups_of
 from cifar10.types import Fraction, Length, NonNegativeFloat, PositiveFloat
 
 Betas = Annotated[list[Fraction], Length(2, 2)]
@@ -40,7 +40,7 @@ def adamw(
 
 
 def _decayed_and_not(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
-    roles = roles_of(network)
+    roles = param_groups_of(network)
     groups = [
         {"params": [*roles.filters, *roles.head], "weight_decay": weight_decay},
         {"params": roles.vectors, "weight_decay": 0.0},

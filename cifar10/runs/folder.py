@@ -18,7 +18,7 @@ from filelock import FileLock, Timeout
 from cifar10.config.advice import command_line
 from cifar10.config.schema import Config, flatten
 from cifar10.config.validation import validate
-from cifar10.errors import Misuse
+from cifar10.errors import UsageError
 from cifar10.files import TEMPORARY
 from cifar10.runs.checkpoint_names import BEST, LAST
 
@@ -30,7 +30,7 @@ _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # NFS without its lock daemon, som
 _LEFTOVER = re.compile(TEMPORARY.format(name=f"({'|'.join(map(re.escape, _FILES))})"))
 
 
-class FolderError(Misuse):
+class FolderError(UsageError):
     """The folder is another run's, or cannot be written. Nothing was started."""
 
 

@@ -42,9 +42,11 @@ def _place(uri: str, artifacts: str | None) -> _Place:
 
 @cache
 def _configured(_folder: Path, _variable: str | None) -> frozenset[_Place]:  # what the addresses depend on
-    from cifar10.config.compose import composed
+    from cifar10.config.compose import compose_config
 
-    sections: list[Any] = [composed([f"tracking={option}"]).values.get("tracking") for option in options("tracking")]
+    sections: list[Any] = [
+        compose_config([f"tracking={option}"]).values.get("tracking") for option in options("tracking")
+    ]
     return frozenset(
         {_place(LOCAL_URI, None)}
         | {

@@ -21,8 +21,8 @@ import yaml
 
 from cifar10 import __version__
 from cifar10.config.schema import Config
-from cifar10.data.contract import DataSet
-from cifar10.errors import Misuse
+from cifar10.data.image_dataset import ImageDataset
+from cifar10.errors import UsageError
 from cifar10.files import atomic_write, write_text
 from cifar10.runs.checkpoint_names import BEST
 from cifar10.runs.checkpoints import FORMAT, Checkpoint, load_checkpoint
@@ -131,7 +131,7 @@ class Run:
 
 def open_run(
     config: Config,
-    data: DataSet,
+    data: ImageDataset,
     precision: str,
     checkpoint: Checkpoint | None = None,
     initial_weights: str | None = None,
@@ -175,7 +175,7 @@ def open_run(
     return Run(claim.path, tracker, claim, _origin(data, precision, initial_weights))
 
 
-def _origin(data: DataSet, precision: str, initial_weights: str | None) -> dict[str, Any]:
+def _origin(data: ImageDataset, precision: str, initial_weights: str | None) -> dict[str, Any]:
     """Return what is known of code, data and versions before the first step."""
     return {
         "format": FORMAT,
@@ -195,10 +195,10 @@ def _refuse_overtaken(checkpoint: Checkpoint) -> None:
     """Refuse to go on from what another process has trained on from, between the reading of it and the claim.
 
     Raises:
-        Misuse: The file holds more epochs today.
+        UsageError: The file holds more epochs today.
     """
     if load_checkpoint(checkpoint.path).history != checkpoint.history:
-        raise Misuse(f"another process has just trained on in {checkpoint.path.parent}; type the same line again")
+        raise UsageError(f"another process has just trained on in {checkpoint.path.parent}; type the same line again")
 
 
 def _claim_new(config: Config, processes: Processes) -> RunFolder:
@@ -230,7 +230,7 @@ def finite_or_none(value: Any) -> Any:
 def _run_name(config: Config, processes: Processes) -> str:
     """Return the run's name, the same in all its processes; that of one without a name depends on the time of day."""
     if config.run_name is None and processes.launcher in ("torchrun", "srun"):  # each would look at its own clock
-        raise Misuse(f"several processes started by {processes.launcher} must agree on a name: set run_name=NAME")
+        raise UsageError(f"several processes started by {processes.launcher} must agree on a name: set run_name=NAME")
     if processes.is_launched_by_lightning:
         return os.environ[_RUN_NAME_VARIABLE]
     data_name, model_name = (part.target.rsplit(".", 1)[1].lower() for part in (config.data_loading, config.model))

@@ -16,12 +16,12 @@ from cifar10.config.schema import Component, Config
 from cifar10.config.targets import DATA
 from cifar10.data.archives import without_fetching
 from cifar10.data.class_names import ClassFolders, few
-from cifar10.data.contract import DataError, DataSet, MissingDataError, Split
+from cifar10.data.image_dataset import DataError, ImageDataset, MissingDataError, Split
 from cifar10.errors import UserError
 from cifar10.runs.checkpoints import Checkpoint
 
 
-def load_trained_data(checkpoint: Checkpoint, component: Component, moved: str = "") -> DataSet:
+def load_trained_data(checkpoint: Checkpoint, component: Component, moved: str = "") -> ImageDataset:
     """Return the data that `component` describes, with the checkpoint's class names in the checkpoint's order.
 
     Whether they are the same data as then, the digests tell.
@@ -66,7 +66,7 @@ def relocated(config: Config, overrides: Sequence[str]) -> Component:
     """Return the `data_loading` of `config`, a checkpoint's, with what `overrides` say, as they are typed for `train`.
 
     Raises:
-        Misuse: An override cannot be read, or changes more than where the data lie.
+        UsageError: An override cannot be read, or changes more than where the data lie.
     """
     from cifar10.config.compose import with_changes
 
@@ -111,7 +111,7 @@ def class_ids(today: Sequence[str], class_names: Sequence[str], whose: object) -
     return ids
 
 
-def _with_ids_of(checkpoint: Checkpoint, component: Component, data: DataSet) -> DataSet:
+def _with_ids_of(checkpoint: Checkpoint, component: Component, data: ImageDataset) -> ImageDataset:
     ids = class_ids(data.class_names, checkpoint.class_names, checkpoint.path)
     if data.class_names == checkpoint.class_names:
         return data
@@ -124,7 +124,7 @@ def _with_ids_of(checkpoint: Checkpoint, component: Component, data: DataSet) ->
         return data
     to_ids = torch.tensor(ids)
     train, validation, test = (Split(split.images, to_ids[split.labels]) for split in data.splits.values())
-    return DataSet(data.name, checkpoint.class_names, train, validation, test)
+    return ImageDataset(data.name, checkpoint.class_names, train, validation, test)
 
 
 def moved_line(command: str, checkpoint_name: str) -> str:

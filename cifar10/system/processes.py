@@ -11,7 +11,7 @@ import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
-from cifar10.errors import Misuse
+from cifar10.errors import UsageError
 
 if TYPE_CHECKING:
     from cifar10.config.schema import TrainingConfig
@@ -58,7 +58,7 @@ def find_processes(training: "TrainingConfig") -> Processes:
     """Return the processes of a run with these settings.
 
     Raises:
-        Misuse: A launcher has started another number of processes than the run has.
+        UsageError: A launcher has started another number of processes than the run has.
     """
     launched = _launched_by_torchrun() or _launched_by_srun()
     if launched is not None:
@@ -66,7 +66,7 @@ def find_processes(training: "TrainingConfig") -> Processes:
         if training.num_processes > 1:
             return Processes(launched.launcher, launched.number, launched.rank)
     elif training.num_nodes > 1:
-        raise Misuse(
+        raise UsageError(
             f"training.num_nodes={training.num_nodes}: the processes on several machines are started by torchrun or "
             "srun; see docs/scaling.md"
         )
@@ -97,24 +97,24 @@ def _refuse_mismatch(launched: _Launched, training: "TrainingConfig") -> None:
     one_only = {"torchrun": "--nproc-per-node=1", "srun": "--ntasks=1"}[name]
     per_machine = {"torchrun": "--nproc-per-node", "srun": "--ntasks-per-node"}[name]
     if training.num_processes == 1 < number:
-        raise Misuse(
+        raise UsageError(
             f"{name} started {number} processes, and this run is one process: use {name} {one_only}, or let them share "
             f"the run, with training.devices for one machine's processes (and training.num_nodes): see docs/scaling.md"
         )
     if training.num_processes != number:
-        raise Misuse(
+        raise UsageError(
             f"{name} started {number} processes, and training.devices={training.devices} with "
             f"training.num_nodes={training.num_nodes} makes {training.num_processes}; make them equal"
         )
     if number > 1 and launched.number_on_machine != training.devices:
-        raise Misuse(f"training.devices={training.devices} needs {name} {per_machine}={training.devices}")
+        raise UsageError(f"training.devices={training.devices} needs {name} {per_machine}={training.devices}")
 
 
 def _rank_under_lightning() -> int:
     """Return LOCAL_RANK if Lightning has started this process for a run of ours, else 0: it is the first.
 
     Raises:
-        Misuse: The process that has started this one is gone.
+        UsageError: The process that has started this one is gone.
     """
     launcher = _number(_OURS)
     if launcher is None or launcher == os.getpid():
@@ -122,7 +122,7 @@ def _rank_under_lightning() -> int:
     if launcher == os.getppid():
         return _number("LOCAL_RANK") or 0
     if not _is_alive(launcher):
-        raise Misuse(f"the process that has started this one is gone ({_OURS}={launcher})")
+        raise UsageError(f"the process that has started this one is gone ({_OURS}={launcher})")
     return 0  # a process of that run has started a command of its own
 
 

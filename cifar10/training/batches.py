@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from cifar10.data.contract import Split
+from cifar10.data.image_dataset import Split
 from cifar10.training.augmentation import Augmentation, Plan, pack
 
 if TYPE_CHECKING:
@@ -40,17 +40,18 @@ def largest_batch(num_images: int, batch_size: int, num_shares: int) -> int:
 class TrainingBatches:
     """One epoch of shuffled, augmented batches after the other; each `iter` is the one that `follow` or `seek` names.
 
-    An optimizer step takes `batch_size` images. They come in `parts` micro-batches; each of `world_size` processes gets
+    An optimizer step takes `batch_size` images. They come in `micro_batches` parts; each of `world_size` processes gets
     its own share of every micro-batch. Images beyond the last full batch wait for another epoch's order.
 
     Args:
         split: What to learn from.
         num_classes: K.
         augmentation: What to do to images.
-        batch_size: Images per optimizer step, over all processes and parts. Divisible by parts * world_size.
+        batch_size: Images per optimizer step, over all processes and micro-batches. Divisible by
+            micro_batches * world_size.
         seed: Of order and augmentation.
         device: Where the images live.
-        parts: Micro-batches per optimizer step.
+        micro_batches: Per optimizer step.
         rank: Which of the processes this one is.
         world_size: How many there are.
     """
@@ -63,7 +64,7 @@ class TrainingBatches:
         batch_size: int,
         seed: int,
         device: torch.device,
-        parts: int = 1,
+        micro_batches: int = 1,
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
@@ -72,9 +73,9 @@ class TrainingBatches:
         self.labels = split.labels.to(device)
         self.augmentation = Augmentation(augmentation, len(split), size, _mean_colour(split), seed)
         self.classes = torch.arange(num_classes, device=device)
-        self.batch_size = largest_batch(len(split), batch_size, parts * world_size)
+        self.batch_size = largest_batch(len(split), batch_size, micro_batches * world_size)
         self.seed = seed
-        self.parts = parts
+        self.micro_batches = micro_batches
         self.rank = rank
         self.world_size = world_size
         self.seek(epoch=0, batch=0)
@@ -85,7 +86,7 @@ class TrainingBatches:
 
     def __len__(self) -> int:
         """Return the number of micro-batches in an epoch."""
-        return self.steps_per_epoch * self.parts
+        return self.steps_per_epoch * self.micro_batches
 
     def seek(self, epoch: int, batch: int) -> None:
         """Let the next iteration be the rest of `epoch`, from micro-batch number `batch` on."""
@@ -106,12 +107,12 @@ class TrainingBatches:
         plan = self.augmentation.plan(order, epoch, self.steps_per_epoch, self.labels.device)
         labels = self.labels[plan.images]
         for number in range(first_batch, len(self)):
-            step, part = divmod(number, self.parts)
+            step, part = divmod(number, self.micro_batches)
             yield self._batch(plan, labels, step, self._share(step, part))
 
     def _share(self, step: int, part: int) -> slice:
         """Return the positions within the epoch that are this process's share of micro-batch `part` of a batch."""
-        length = self.batch_size // (self.parts * self.world_size)
+        length = self.batch_size // (self.micro_batches * self.world_size)
         start = step * self.batch_size + (part * self.world_size + self.rank) * length
         return slice(start, start + length)
 

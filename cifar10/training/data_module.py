@@ -4,21 +4,21 @@ import pytorch_lightning as pl
 import torch
 
 from cifar10.config.schema import Config
-from cifar10.data.contract import DataSet, Split
+from cifar10.data.image_dataset import ImageDataset, Split
 from cifar10.training.batches import Chunks, EvaluationBatches, TrainingBatches, largest_batch
 
 
-class ResidentData(pl.LightningDataModule):
+class InMemoryDataModule(pl.LightningDataModule):
     """The splits of `data`, resident on each process's device."""
 
-    def __init__(self, data: DataSet, config: Config) -> None:
+    def __init__(self, data: ImageDataset, config: Config) -> None:
         super().__init__()
         self.data = data
         self.config = config
 
     @property
     def images_per_step(self) -> int:
-        """Images per optimizer step, over all processes and parts: fewer than configured if there are not as many."""
+        """Images per optimizer step, over all processes and micro-batches: as configured, or as many as there are."""
         training = self.config.training
         return largest_batch(len(self.data.train), training.batch_size, training.accumulate * training.num_processes)
 
@@ -37,7 +37,7 @@ class ResidentData(pl.LightningDataModule):
             batch_size=training.batch_size,
             seed=self.config.seed,
             device=self._device(),
-            parts=training.accumulate,
+            micro_batches=training.accumulate,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )

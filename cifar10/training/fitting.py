@@ -15,8 +15,8 @@ from cifar10.config.advice import command_line
 from cifar10.config.build import build
 from cifar10.config.schema import Config
 from cifar10.config.targets import MODEL, SELECTION
-from cifar10.data.contract import DataSet
-from cifar10.errors import CheckpointError, Misuse, UserError
+from cifar10.data.image_dataset import ImageDataset
+from cifar10.errors import CheckpointError, UsageError, UserError
 from cifar10.model import Classifier
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoint_outline import first_line
@@ -27,34 +27,36 @@ from cifar10.system.shortage import told_if_short
 from cifar10.trainer import make_trainer
 from cifar10.training.capacity import sizes_of, training_advice
 from cifar10.training.checkpointing import SaveCheckpoints
-from cifar10.training.data_module import ResidentData
-from cifar10.training.hard_example_mining import Selection
+from cifar10.training.data_module import InMemoryDataModule
+from cifar10.training.hard_example_mining import ExampleSelection
 from cifar10.training.interruption import StopOnSignal
 from cifar10.training.progress import TrainingProgress
 from cifar10.types import Metrics
 from cifar10.wording import counted
 
 
-def make_network(config: Config, data: DataSet) -> nn.Module:
+def make_network(config: Config, data: ImageDataset) -> nn.Module:
     """Build the network, its first weights drawn by the seed, and let it measure the training images."""
     torch.manual_seed(config.seed)
     with told_if_short(f"lower {sizes_of('model', config.model)}"):
         network: nn.Module = build(MODEL, config.model, num_classes=data.num_classes, image_size=data.image_size)
-        _fit_to_data(network, config, data)
+        _calibrate(network, config, data)
     return network
 
 
-def make_selection(config: Config, data: DataSet) -> Selection:
+def make_selection(config: Config, data: ImageDataset) -> ExampleSelection:
     """Build what chooses the images to learn from, likewise."""
     torch.manual_seed(config.seed)
-    selection: Selection = build(SELECTION, config.selection, num_classes=data.num_classes, image_size=data.image_size)
+    selection: ExampleSelection = build(
+        SELECTION, config.selection, num_classes=data.num_classes, image_size=data.image_size
+    )
     for network in selection.networks:
-        _fit_to_data(network, config, data)
+        _calibrate(network, config, data)
     return selection
 
 
-def _fit_to_data(network: nn.Module, config: Config, data: DataSet) -> None:
-    network.fit_to(data.train.images)  # type: ignore[operator]
+def _calibrate(network: nn.Module, config: Config, data: ImageDataset) -> None:
+    network.calibrate(data.train.images)  # type: ignore[operator]
     if config.training.channels_last:
         network.to(memory_format=torch.channels_last)
 
@@ -62,12 +64,12 @@ def _fit_to_data(network: nn.Module, config: Config, data: DataSet) -> None:
 def fit(
     network: nn.Module,
     config: Config,
-    data: DataSet,
+    data: ImageDataset,
     run: Run,
     checkpoint: Checkpoint | None = None,
     callbacks: Sequence[pl.Callback] = (),
     stopwatch: Stopwatch | None = None,
-) -> tuple[pl.Trainer, Classifier, ResidentData]:
+) -> tuple[pl.Trainer, Classifier, InMemoryDataModule]:
     """Train `network`, from `checkpoint` on if there is one.
 
     Args:
@@ -83,7 +85,7 @@ def fit(
         UserError: Memory ran out, the loss is not finite, or the state in the checkpoint does not fit.
     """
     training = config.training
-    module = ResidentData(data, config)
+    module = InMemoryDataModule(data, config)
     selection = make_selection(config, data)
     classifier = Classifier(network, config, run.metadata, module.steps_per_epoch, selection)
     progress = TrainingProgress(module.images_per_step, module.steps_per_epoch, training.epochs, training.resizing)
@@ -111,7 +113,7 @@ def fit(
 def test(  # a step of the program, no test of pytest
     trainer: pl.Trainer,
     classifier: Classifier,
-    module: ResidentData,
+    module: InMemoryDataModule,
     path: Path,
     split: str = "test",  # noqa: PT028
     is_loaded: bool = False,  # noqa: PT028
@@ -131,17 +133,17 @@ def test(  # a step of the program, no test of pytest
     return dict(classifier.test_scores)
 
 
-def start_from(config: Config, network: nn.Module, data: DataSet) -> str:
+def start_from(config: Config, network: nn.Module, data: ImageDataset) -> str:
     """Give `network` the weights of the checkpoint that `config.weights` names, and return their digest.
 
     Raises:
-        Misuse: They are of other classes.
+        UsageError: They are of other classes.
         UserError: They are of another network.
     """
     assert config.weights is not None
     initial = load_checkpoint(resolve_checkpoint(config.weights, config.models_dir))
     if initial.class_names != data.class_names:
-        raise Misuse(
+        raise UsageError(
             f"weights={initial.path} tells apart {_few(initial.class_names)}, not the classes of these data, "
             f"{_few(data.class_names)}"
         )

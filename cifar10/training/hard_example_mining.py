@@ -3,7 +3,7 @@
 What is already known teaches little and costs as much. The main network would need its whole way forward to say which
 images are hard; a much smaller one is asked instead, which need not learn from every batch to keep up. Keller Jordan's
 airbench96_faster (https://github.com/KellerJordan/cifar10-airbench) chooses so; the idea of a small network for it is
-older ("Selection via Proxy", https://arxiv.org/abs/1906.11829).
+older ("ExampleSelection via Proxy", https://arxiv.org/abs/1906.11829).
 
 Shapes: B images in a micro-batch, K classes.
 """
@@ -26,7 +26,7 @@ _LOSS_SCALE = 1024.0  # keeps gradients in float16 from vanishing; a power of tw
 State = dict[str, Any]
 
 
-class Selection(Protocol):
+class ExampleSelection(Protocol):
     """Chooses what is learnt from; may learn to choose."""
 
     networks: Sequence[nn.Module]
@@ -47,7 +47,7 @@ class Selection(Protocol):
         """Go on from what `state_dict` has returned; after `begin`."""
 
 
-class All:
+class AllExamples:
     """Learn from every image."""
 
     networks = ()
@@ -67,7 +67,7 @@ class All:
         pass
 
 
-class Hardest:
+class HardExampleMining:
     """Learn from the images of each micro-batch that a small network has the largest loss on.
 
     The small network is a `SpeedNet` of its own, and learns from every few micro-batches' chosen images, with an

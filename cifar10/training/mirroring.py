@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
-from cifar10.data.contract import DataSet, Split
+from cifar10.data.image_dataset import ImageDataset, Split
 
 _QUERIES, _REFERENCES = 1000, 10_000  # most images that are compared: a tenth of a second
 _SIDE = 16  # pixels of the images that are compared
@@ -33,7 +33,7 @@ class MirrorTest(NamedTuple):
         return self.plain - self.mirrored > max(_LEAST_DIFFERENCE, 3 * spread)
 
 
-def measure_mirroring(data: DataSet) -> MirrorTest | None:
+def measure_mirroring(data: ImageDataset) -> MirrorTest | None:
     """Compare validation images, or some of the training images, with the others; None if there are too few.
 
     Deterministic: it draws no random numbers.

@@ -8,8 +8,8 @@ from torch import nn
 from cifar10.config.build import build
 from cifar10.config.schema import Component, Config
 from cifar10.config.targets import MODEL, SELECTION, Role
-from cifar10.data.contract import DataSet
-from cifar10.errors import Misuse
+from cifar10.data.image_dataset import ImageDataset
+from cifar10.errors import UsageError
 from cifar10.training.batches import largest_batch
 from cifar10.training.mirroring import measure_mirroring
 from cifar10.training.resizing import scaled
@@ -18,24 +18,24 @@ from cifar10.wording import counted
 _MOST_LEFT = 0.1  # of the training images that an epoch may leave out without a word
 
 
-def refuse_unfit(config: Config, data: DataSet) -> None:
+def refuse_unfit(config: Config, data: ImageDataset) -> None:
     """Refuse a configuration that would fail on these data in mid-run.
 
     Raises:
-        Misuse: There is nothing to validate on, too little to learn from, the images are smaller than the border around
-            them, or the network does not take them.
+        UsageError: There is nothing to validate on, too little to learn from, the images are smaller than the border
+            around them, or the network does not take them.
     """
     if config.training.monitor is not None and not len(data.validation):
-        raise Misuse(
+        raise UsageError(
             f"training.monitor={config.training.monitor} needs validation images: set the validation size of "
             "data_loading above 0, or training.monitor=null"
         )
     try:
         largest_batch(len(data.train), config.training.batch_size, _num_shares(config))
     except ValueError as error:
-        raise Misuse(f"{error}; lower training.accumulate or training.devices") from None
+        raise UsageError(f"{error}; lower training.accumulate or training.devices") from None
     if config.augmentation.crop_padding >= data.image_size:
-        raise Misuse(
+        raise UsageError(
             f"augmentation.crop_padding={config.augmentation.crop_padding} is a border of reflected pixels, of which "
             f"images of {data.image_size} pixels have {data.image_size - 1} at most; lower it"
         )
@@ -47,10 +47,10 @@ def refuse_unfit(config: Config, data: DataSet) -> None:
                 _build(role, component, data.num_classes, pixels)
             _try_network(config.model, data, pixels)
         except ValueError as error:
-            raise Misuse(f"training would need images of {pixels} pixels: {error}; {advice}") from error
+            raise UsageError(f"training would need images of {pixels} pixels: {error}; {advice}") from error
 
 
-def tell_batches(config: Config, data: DataSet) -> None:
+def tell_batches(config: Config, data: ImageDataset) -> None:
     """Say so if batches are smaller than configured, or leave many images out of each epoch."""
     training, num_images, num_shares = config.training, len(data.train), _num_shares(config)
     size = largest_batch(num_images, training.batch_size, num_shares)
@@ -77,7 +77,7 @@ def _num_shares(config: Config) -> int:
     return config.training.accumulate * config.training.num_processes
 
 
-def warn_of_mirroring(config: Config, data: DataSet) -> None:
+def warn_of_mirroring(config: Config, data: ImageDataset) -> None:
     """Say so if mirrored images are trained or tested on, and the class depends on left and right in these data."""
     trains, tests = config.augmentation.flip != "none", config.evaluation.tta != "none"
     if data.is_mirrorable or not (trains or tests):
@@ -102,15 +102,17 @@ def _build(role: Role, component: Component, num_classes: int, image_size: int) 
     return made
 
 
-def _try_network(component: Component, data: DataSet, pixels: int) -> None:
+def _try_network(component: Component, data: ImageDataset, pixels: int) -> None:
     """Let the network compute shapes for two images with sides of `pixels`.
 
     Raises:
         ValueError: It cannot, or its output is not one number for each class.
     """
     network = _build(MODEL, component, data.num_classes, data.image_size).eval()
-    if not callable(getattr(network, "fit_to", None)):
-        raise Misuse(f"{component.target} has no fit_to(images), which every network needs; see docs/add_a_part.md")
+    if not callable(getattr(network, "calibrate", None)):
+        raise UsageError(
+            f"{component.target} has no calibrate(images), which every network needs; see docs/add_a_part.md"
+        )
     device = next((parameter.device for parameter in network.parameters()), torch.device("meta"))
     images = torch.zeros(2, 3, pixels, pixels, dtype=torch.uint8, device=device)
     try:

@@ -9,7 +9,7 @@ from cifar10.config.advice import command_line, setting
 from cifar10.config.compose import with_changes
 from cifar10.config.mlflow_uri import shown_uri
 from cifar10.config.schema import Config, TrackingConfig
-from cifar10.errors import Misuse
+from cifar10.errors import UsageError
 from cifar10.runs.checkpoint_names import LAST, resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint, require_training_state
 from cifar10.runs.folder import SCORES, is_folder_of, lasting_settings
@@ -100,7 +100,7 @@ def _refuse_unknown_store(checkpoint: Checkpoint, tracking: TrackingConfig, type
         told = " and ".join(f"{key}={shown_uri(value)}" for key, value in unknown.items())
         words = [setting(key, value) for key, value in unknown.items()]
         again = command_line("train", *words, resume=str(checkpoint.path))
-        raise Misuse(
+        raise UsageError(
             f"{checkpoint.path.parent} says {told}, which is not configured here; if that store is yours: {again}, "
             "and if not, add tracking=none"
         )
@@ -110,7 +110,7 @@ def _refuse_other_settings(checkpoint: Checkpoint, config: Config) -> None:
     then, now = lasting_settings(checkpoint.config), lasting_settings(config)
     for key in sorted({*then, *now}):
         if then.get(key) != now.get(key):
-            raise Misuse(
+            raise UsageError(
                 f"{checkpoint.path.parent} was begun with {key}={then.get(key)}, not {now.get(key)}; "
                 "set it as it was, or choose another run_name"
             )
@@ -122,7 +122,7 @@ def _refuse_other_loop(checkpoint: Checkpoint, config: Config) -> None:
     if before.chunked != now.chunked:
         settings = (f"training.devices={now.devices}", f"training.num_nodes={now.num_nodes}")
         again = command_line("train", f"weights={checkpoint.path}", *settings)
-        raise Misuse(
+        raise UsageError(
             f"{checkpoint.path.parent} cannot go on with {now.num_processes} processes: it was begun with "
             f"{before.num_processes}, and one process alone makes many steps at a time; start a new run from its "
             f"weights: {again}"
@@ -138,11 +138,11 @@ def _refuse_other_length(checkpoint: Checkpoint, config: Config) -> None:
     is_constant = schedule.target.endswith(".Constant") and not schedule.arguments.get("warmup")
     if not is_constant or config.training.resizing:
         again = command_line("train", f"weights={checkpoint.path}", f"training.epochs={epochs}")
-        raise Misuse(
+        raise UsageError(
             f"{checkpoint.path.parent} cannot go on to {epochs} epochs: its learning rate and image sizes are laid out "
             f"for {before}; start a new run from its weights: {again}"
         )
     if epochs < len(checkpoint.history):
-        raise Misuse(
+        raise UsageError(
             f"training.epochs={epochs}: {checkpoint.path} has {counted(len(checkpoint.history), 'epoch')} behind it"
         )

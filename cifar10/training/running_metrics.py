@@ -10,7 +10,7 @@ from cifar10.types import Metrics
 _MOST_PENDING = 64  # batches
 
 
-class Tally:
+class RunningMetrics:
     """Sums over the images seen since the last `clear`, added up one batch after the other in double precision.
 
     Nobody waits for the device. On a CPU, where counting would take a tenth of a millisecond a batch, batches are kept

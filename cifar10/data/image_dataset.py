@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from cifar10.data.class_names import few, is_utf8
-from cifar10.errors import Misuse, UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.system.limits import available_memory
 from cifar10.wording import counted
 
@@ -24,7 +24,7 @@ class DataError(UserError):
 class MissingDataError(DataError):
     """A folder that the settings name is not there, or is not laid out as it must be. Nothing was started."""
 
-    exit_code = Misuse.exit_code
+    exit_code = UsageError.exit_code
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,7 +50,7 @@ class Split:
 
 
 @dataclass(frozen=True, eq=False)
-class DataSet:
+class ImageDataset:
     """Three disjoint splits over the same K classes. The test split is looked at once, at the end."""
 
     name: str

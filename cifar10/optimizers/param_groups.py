@@ -8,7 +8,7 @@ Parameters = list[nn.Parameter]
 
 
 @dataclass(frozen=True)
-class Roles:
+class ParamGroups:
     """The learnable parameters of a network, each in exactly one list."""
 
     filters: Parameters
@@ -19,12 +19,12 @@ class Roles:
     """Biases and normalisation: everything with fewer than two dimensions."""
 
 
-def roles_of(network: nn.Module) -> Roles:
+def param_groups_of(network: nn.Module) -> ParamGroups:
     """Sort the parameters of `network` that require a gradient."""
     linear_layers = [module for module in network.modules() if isinstance(module, nn.Linear)]
     head_weight = linear_layers[-1].weight if linear_layers else None
     learnable = [parameter for parameter in network.parameters() if parameter.requires_grad]
-    return Roles(
+    return ParamGroups(
         filters=[p for p in learnable if p.ndim >= 2 and p is not head_weight],
         head=[p for p in learnable if p is head_weight],
         vectors=[p for p in learnable if p.ndim < 2],
