@@ -3,7 +3,7 @@
 What is already known teaches little and costs as much. The main network would need its whole way forward to say which
 images are hard; a much smaller one is asked instead, which need not learn from every batch to keep up. Keller Jordan's
 airbench96_faster (https://github.com/KellerJordan/cifar10-airbench) chooses so; the idea of a small network for it is
-older ("ExampleSelection via Proxy", https://arxiv.org/abs/1906.11829).
+older ("Selection via Proxy", https://arxiv.org/abs/1906.11829).
 
 Shapes: B images in a micro-batch, K classes.
 """
@@ -17,7 +17,6 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cifar10.networks.speed import SpeedNet
-from cifar10.optimizers.schedules import Schedule
 from cifar10.training.batches import Batch
 from cifar10.types import Length, PositiveInt, Range
 
@@ -33,7 +32,10 @@ class ExampleSelection(Protocol):
     """What it asks."""
 
     def begin(
-        self, device: torch.device, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer], schedule: Schedule
+        self,
+        device: torch.device,
+        make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        schedule: Callable[[float], float],
     ) -> None:
         """Get ready to learn on `device`, as the main network learns."""
 
@@ -53,7 +55,10 @@ class AllExamples:
     networks = ()
 
     def begin(
-        self, device: torch.device, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer], schedule: Schedule
+        self,
+        device: torch.device,
+        make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        schedule: Callable[[float], float],
     ) -> None:
         pass
 
@@ -96,7 +101,10 @@ class HardExampleMining:
         self.every = every
 
     def begin(
-        self, device: torch.device, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer], schedule: Schedule
+        self,
+        device: torch.device,
+        make_optimizer: Callable[[nn.Module], torch.optim.Optimizer],
+        schedule: Callable[[float], float],
     ) -> None:
         self.network.to(device).train()
         self._optimizer, self._schedule = make_optimizer(self.network), schedule
