@@ -49,7 +49,7 @@ class ExampleSelection(Protocol):
 class AllExamples:
     """Train on every image."""
 
-    networks = ()
+    networks: Sequence[nn.Module] = ()
 
     def begin(self, device: torch.device, make_optimizer: MakeOptimizer, schedule: Callable[[float], float]) -> None:
         pass
