@@ -268,12 +268,15 @@ class Classifier(pl.LightningModule):
         if not len(labels):
             return
         confidence = self.config.evaluation.tta_confidence
-        plain, augmented = predict_plain_and_augmented(self.network, images, self.tta, confidence)
+        plain, augmented = predict_plain_and_augmented(self._probabilities, images, self.tta, confidence)
         self._plain_tally.add(nll_loss(plain.clamp(min=_LEAST).log(), labels), plain, labels)
         self._augmented_tally.add(nll_loss(augmented.clamp(min=_LEAST).log(), labels), augmented, labels)
         num_classes = len(self.confusion)
         pairs = labels * num_classes + augmented.argmax(dim=1)
         self.confusion += torch.bincount(pairs, minlength=num_classes**2).view_as(self.confusion)
+
+    def _probabilities(self, images: Tensor) -> Tensor:
+        return self.network(images).float().softmax(dim=1)  # type: ignore[no-any-return]
 
     def on_test_epoch_end(self) -> None:
         strategy = self.trainer.strategy

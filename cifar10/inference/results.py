@@ -13,36 +13,13 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol, TextIO
 
 from cifar10.inference.destination import Destination, open_destination
+from cifar10.inference.prediction import ImageResult
 
 _ROW_GROUP = 16_384  # rows that Parquet holds in memory before it writes them
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """A class and how probable it is."""
-
-    class_name: str
-    class_id: int
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class ImageResult:
-    """What is to be said of one file."""
-
-    path: str
-    """Relative to the folder that was searched; may hold surrogate escapes."""
-    top: tuple[Prediction, ...]
-    """The most probable first. Empty if the file could not be read."""
-    label: str | None = None
-    """The class that its folder says, if it says one."""
-    error: str | None = None
-    """Why it could not be read, or None."""
 
 
 class Writer(Protocol):
