@@ -181,16 +181,16 @@ class OurRecipe:
         """Return the probabilities of the test images."""
         evaluation = SimpleNamespace(**self.recipe["evaluation"])
         self.network.eval()
-        with self._autocast():
-            return predict_probabilities(
-                self._probabilities, self.test_images, evaluation.tta, evaluation.tta_confidence
-            )
+        mode, confidence = evaluation.tta, evaluation.tta_confidence
+        answers: Tensor = predict_probabilities(self._probabilities, self.test_images, mode, confidence)
+        return answers
 
     def _probabilities(self, images: Tensor) -> Tensor:
         """Return the probabilities of `images` in batches of one size, the last one filled up: a size is compiled."""
         size = min(self.recipe["evaluation"]["batch_size"], len(self.test_images))
         filled = torch.cat([images, images[:1].expand(-len(images) % size, -1, -1, -1)])
-        parts = [self.network(part).float().softmax(dim=1) for part in filled.split(size)]
+        with self._autocast():
+            parts = [self.network(part).float().softmax(dim=1) for part in filled.split(size)]
         return torch.cat(parts)[: len(images)]
 
     def _autocast(self) -> torch.autocast:

@@ -51,8 +51,8 @@ def did_you_mean_path(path: str) -> str:
     """Return `; did you mean X?` with the name in the same folder that is most like `path`, or nothing."""
     folder, name = os.path.split(path.rstrip(os.sep))
     try:
-        beside = os.listdir(folder or os.curdir)
-    except OSError:
+        beside = os.listdir(folder or os.curdir) if name else []
+    except (OSError, ValueError):  # ValueError: a null character
         return ""
     return did_you_mean(os.path.join(folder, name), [os.path.join(folder, entry) for entry in beside])
 

@@ -14,7 +14,7 @@ import commands
 from cifar10 import __version__
 from cifar10.cli.command_line import main, parse
 from cifar10.cli.flags import Commands, flags_of
-from cifar10.config.schema import TTA, Config
+from cifar10.config.schema import Config, TTAMode
 from cifar10.errors import UsageError, UserError
 from cifar10.inference.destination import Format
 
@@ -250,7 +250,7 @@ def test_the_help_of_a_command_explains_each_of_its_flags_within_the_width_of_a_
 
 def test_the_choices_of_infer_are_those_of_its_walk() -> None:
     hints = get_type_hints(commands.infer)
-    assert set(get_args(get_args(hints["tta"])[0])) == set(get_args(TTA))
+    assert set(get_args(get_args(hints["tta"])[0])) == set(get_args(TTAMode))
     assert set(get_args(get_args(hints["format"])[0])) == set(get_args(Format))
 
 

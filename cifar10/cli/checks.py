@@ -73,13 +73,18 @@ def require_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST
         raise UsageError(str(error)) from None
 
 
+def say_which_run(name: str) -> None:
+    """Print to stderr which run `best` or `last` means, nothing for other names."""
+    for line in which_run(name):
+        print(line, file=sys.stderr, flush=True)
+
+
 def pin_checkpoint(name: str) -> str:
     """Return the file that `best` or `last` means now, having said on stderr which run that is; other names unchanged.
 
     So what was said holds although a run may end while this one works.
     """
-    for line in which_run(name):
-        print(line, file=sys.stderr, flush=True)
+    say_which_run(name)
     return str(find_locally(name)) if name in ("best", "last") else name
 
 

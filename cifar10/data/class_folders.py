@@ -45,7 +45,7 @@ def find_splits(root: Path) -> SplitFolders:
     Raises:
         DataError: There is no train, or two folders are the same split.
     """
-    names = _folders_in(root, Counter()) if os.path.isdir(root) else []
+    names = _folders_in(root)[0] if os.path.isdir(root) else []
     by_split = defaultdict(list)
     for name in names:
         by_split[_SPLITS.get(name.casefold(), "")].append(name)

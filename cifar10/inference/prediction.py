@@ -54,15 +54,21 @@ class ImageResult:
         """The probability of the most probable class; raises as `class_name` does."""
         return self._best().probability
 
-    def _best(self) -> Prediction:
+    def raise_for_error(self) -> None:
+        """Do nothing if the image was classified.
+
+        Raises:
+            ImageError: It could not be read.
+        """
         if self.error is not None:
             raise ImageError(f"{self.path}: {self.error}" if self.path else self.error)
+
+    def _best(self) -> Prediction:
+        self.raise_for_error()
         return self.top[0]
 
 
-def most_probable(
-    probabilities: NDArray[np.float32], class_names: Sequence[str], top_k: int
-) -> tuple[Prediction, ...]:
+def most_probable(probabilities: NDArray[np.float32], class_names: Sequence[str], top_k: int) -> tuple[Prediction, ...]:
     """Return the `top_k` most probable classes, of equally probable ones the lower id first.
 
     Args:

@@ -140,12 +140,13 @@ class Predictor:
             raise UsageError(f"top_k={top_k} is not possible; it must be 1 or more")
         if isinstance(images, list | tuple):
             return self._predict_list(images, top_k)
-        if isinstance(images, str | os.PathLike) and not os.path.isfile(images):
+        if isinstance(images, str | os.PathLike) and (os.path.isdir(images) or not os.path.lexists(images)):
             search = ImageSearch(os.fspath(images))
             if search.is_empty():
                 raise UserError(no_images(search))
             return (result for batch in self.predict_files(search, top_k) for result in batch)
-        [result] = self._results([_name(images)], [square_pixels(images, self.image_size)], top_k)
+        [result] = self._results([_name(images)], [_decoded(images, self.image_size)], top_k)
+        result.raise_for_error()
         return result
 
     def predict_files(self, search: ImageSearch, top_k: int = 5) -> Iterator[list[ImageResult]]:
@@ -180,22 +181,9 @@ class Predictor:
         results: list[ImageResult] = []
         for start in range(0, len(images), self.batch_size):  # so that not all are in memory at once
             part = images[start : start + self.batch_size]
-            pixels = [self._decoded(image, start + offset) for offset, image in enumerate(part)]
+            pixels = [_decoded(image, self.image_size, start + offset) for offset, image in enumerate(part)]
             results += self._results([_name(image) for image in part], pixels, top_k)
         return results
-
-    def _decoded(self, image: Any, position: int) -> Pixels | ImageError:
-        """Return the pixels of an image of a list, or the reason why it cannot be read.
-
-        Raises:
-            UsageError: It is no image; the message says which of the list.
-        """
-        try:
-            return square_pixels(image, self.image_size)
-        except ImageError as error:
-            return error
-        except UsageError as error:
-            raise UsageError(f"image {position} of the list: {error}") from None
 
     def _results(self, names: Sequence[str], images: Sequence[Pixels | ImageError], top_k: int) -> list[ImageResult]:
         """Return one result for each image, in order; an ImageError becomes the result's error."""
@@ -210,6 +198,20 @@ class Predictor:
             error = None if top else "the network's answer is not a number"
             results.append(ImageResult(name, top, error=error, provenance=provenance))
         return results
+
+
+def _decoded(image: Any, size: int, position: int | None = None) -> Pixels | ImageError:
+    """Return the pixels of an image, (size, size, 3), or the reason why it cannot be read.
+
+    Raises:
+        UsageError: It is no image; the message names its position in the list, if it has one.
+    """
+    try:
+        return square_pixels(image, size)
+    except ImageError as error:
+        return error
+    except UsageError as error:
+        raise UsageError(f"{error}" if position is None else f"image {position} of the list: {error}") from None
 
 
 def _name(image: Any) -> str:

@@ -63,20 +63,21 @@ def _averaged(predict: Callable[[Array], Array], images: Array, plain: Array, mo
     """Return the probabilities over all views of `mode`; `plain` are those of the images themselves."""
     if mode == "none":
         return plain
-    centred = 0.5 * plain + 0.5 * predict(_mirrored(images))
+    centred: Array = 0.5 * plain + 0.5 * predict(_mirrored(images))
     if mode == "mirror":
         return centred
     up_left, down_right = _moved_up_left(images), _moved_down_right(images)
-    total = predict(up_left) + predict(_mirrored(up_left))
-    total = total + predict(down_right)
-    total = total + predict(_mirrored(down_right))
-    return 0.5 * centred + 0.5 * (total / 4)
+    shifted = predict(up_left) + predict(_mirrored(up_left))
+    shifted = shifted + predict(down_right)
+    shifted = shifted + predict(_mirrored(down_right))
+    averaged: Array = 0.5 * centred + 0.5 * (shifted / 4)
+    return averaged
 
 
 def _mirrored(images: Array) -> Array:
     """Return `images` with left and right exchanged, in memory of their own."""
     if isinstance(images, np.ndarray):
-        return np.ascontiguousarray(images[:, :, ::-1])
+        return images[:, :, ::-1].copy()  # ascontiguousarray may keep a negative stride, if the width is 1
     return images.flip(dims=(3,))
 
 
