@@ -47,7 +47,7 @@ def square_pixels(image: ImageInput, size: int) -> Pixels:
         dtype = str(image.dtype).removeprefix("torch.")
         _require_rgb(f"a tensor of {dtype}", dtype, image.shape, channel_axis=0)
         return resize_image(np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy()), size)
-    raise UsageError(f"a {type(image).__name__} is not an image; give {_KINDS}, or a list of them")
+    raise UsageError(f"{type(image).__name__} is not an image; give {_KINDS}, or a list of them")
 
 
 def _is_tensor(image: object) -> "TypeGuard[Tensor]":
