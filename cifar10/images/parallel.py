@@ -140,13 +140,13 @@ class _DecodingThread(threading.Thread):
                 self._future, self._busy_since = future, time.monotonic()
             try:
                 result: Pixels | ImageError | BaseException = self._decode(path)
-            except BaseException as error:  # such as MemoryError: for the one who asks
+            except BaseException as error:  # such as MemoryError: for the caller
                 result = error
             if not self._finish(result):
                 return
 
     def give_up_if_stuck(self) -> bool:
-        """Answer for a file that takes longer than it may, and return whether it does.
+        """Fail a file that takes longer than it may, and return whether there is one.
 
         Others then have its part of the budget; the thread ends should its file ever be done.
         """
