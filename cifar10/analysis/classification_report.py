@@ -80,7 +80,7 @@ class Score:
         return [(names[true], names[said], int(wrong[true, said])) for true, said in pairs if wrong[true, said]]
 
     def report(self) -> str:
-        """Return a table of the classes, only the worst ones if they are many, and a line of the most frequent mistakes."""
+        """Return a table of the classes, the worst ones if they are many, and a line of the most frequent mistakes."""
         classes, title = self.classes, "class"
         if len(classes) > _MOST_CLASSES:
             title = f"class ({_MOST_CLASSES} of {len(classes)}, lowest F1 first)"
