@@ -169,24 +169,20 @@ class OurRecipe:
 
     @torch.no_grad()
     def _answer(self) -> Tensor:
-        """Return the probabilities of the test images, in batches of one size: each size is compiled for."""
+        """Return the probabilities of the test images."""
         evaluation = SimpleNamespace(**self.recipe["evaluation"])
-        is_selective = evaluation.tta == "mirror_translate_selective"
-        size = min(evaluation.batch_size, len(self.test_images))
         self.network.eval()
-        answers = self._views("none" if is_selective else evaluation.tta, torch.arange(len(self.test_images)), size)
-        if not is_selective:
-            return answers
-        unsure = (answers.amax(dim=1) < evaluation.tta_confidence).nonzero().flatten()  # the one wait for the device
-        return answers.index_copy(0, unsure, self._views("mirror_translate", unsure, size)) if len(unsure) else answers
+        mode, confidence = evaluation.tta, evaluation.tta_confidence
+        answers: Tensor = predict_probabilities(self._probabilities, self.test_images, mode, confidence)
+        return answers
 
-    def _views(self, views: Any, indices: Tensor, size: int) -> Tensor:
-        """Return the probabilities of the test images `indices`, in batches of `size`, the last one filled up."""
-        indices = indices.to(self.device)
-        filled = torch.cat([indices, indices[:1].expand(-len(indices) % size)])
+    def _probabilities(self, images: Tensor) -> Tensor:
+        """Return the probabilities of `images` in batches of one size, the last one filled up: a size is compiled."""
+        size = min(self.recipe["evaluation"]["batch_size"], len(self.test_images))
+        filled = torch.cat([images, images[:1].expand(-len(images) % size, -1, -1, -1)])
         with self._autocast():
-            parts = [predict_probabilities(self.network, self.test_images[part], views) for part in filled.split(size)]
-        return torch.cat(parts)[: len(indices)]
+            parts = [self.network(part).float().softmax(dim=1) for part in filled.split(size)]
+        return torch.cat(parts)[: len(images)]
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)

@@ -1,4 +1,4 @@
-"""The walk of `evaluate`: checkpoint -> its data and network -> the test split -> scores."""
+"""Entry point of `evaluate`: checkpoint -> its data and network -> the test split -> scores."""
 
 import csv
 import io

@@ -274,7 +274,7 @@ class Classifier(pl.LightningModule):
         if not len(labels):
             return
         confidence = self.evaluation.tta_confidence
-        plain, augmented = predict_plain_and_augmented(self.network, images, self.tta, confidence)
+        plain, augmented = predict_plain_and_augmented(self._probabilities, images, self.tta, confidence)
         for probabilities, sums, metrics in (
             (plain, self._plain_sums, self._plain_metrics),
             (augmented, self._augmented_sums, self._augmented_metrics),
@@ -282,6 +282,9 @@ class Classifier(pl.LightningModule):
             sums.add(nll_loss(probabilities.clamp(min=_LEAST).log(), labels), probabilities, labels)
             metrics.update(probabilities, labels)
         self._confusion_matrix.update(augmented, labels)
+
+    def _probabilities(self, images: Tensor) -> Tensor:
+        return self.network(images).float().softmax(dim=1)  # type: ignore[no-any-return]
 
     def on_test_epoch_end(self) -> None:
         plain = self._scores(self._plain_sums, self._plain_metrics)

@@ -480,5 +480,5 @@ def test_a_torchvision_classifier_trains_and_its_checkpoint_answers() -> None:
     words = [*TINY, "~model.width", "~model.dropout", "model._target_=torchvision.models.squeezenet1_1"]
     train(load_config([*words, "run_name=published", "training.epochs=1", "data_loading.image_size=32"]))
     predictor = Predictor.from_checkpoint("published")
-    probabilities = predictor.predict(np.zeros((2, 32, 32, 3), np.uint8))
+    probabilities = predictor.probabilities(np.zeros((2, 32, 32, 3), np.uint8))
     assert probabilities.shape == (2, 10)

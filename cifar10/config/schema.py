@@ -31,11 +31,10 @@ def _plain_name(name: str) -> str:
 
 RunName = Annotated[str, Field(max_length=120), AfterValidator(_plain_name)]
 """One plain folder name: letters, digits and . _ + - only."""
-Views = Literal["none", "mirror", "mirror_translate"]
-"""What is averaged: an image alone; with its mirror image; with both shifted along a diagonal by one pixel as well."""
-TTA = Literal[Views, "mirror_translate_selective"]
-"""selective: all six views of the images that the network is not sure of, one view of the others."""
-
+TTAMode = Literal["none", "mirror", "mirror_translate", "mirror_translate_selective"]
+"""Test-time augmentation: the views whose probabilities are averaged. none: the image alone. mirror: with its mirror
+image. mirror_translate: both, also shifted along a diagonal by one pixel, six in all. mirror_translate_selective: six
+views of the images whose largest probability is low, one view of the others."""
 
 BatchSize = Annotated[int, Field(gt=0, le=10_000_000)]
 """Images at once. More than any data set here has; how many fit into memory shows when training begins."""
@@ -191,15 +190,15 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """How a trained network is asked."""
+    """Inference settings: of the test pass, and of `infer` unless its flags say otherwise."""
 
     batch_size: BatchSize
     """Images per forward pass, over all devices; fewer where images are so large, see `images_at_once`."""
-    tta: TTA
+    tta: TTAMode
     """Test-time augmentation: views whose probabilities are averaged (1, 2, 6, or 6 where one is not enough)."""
-    tta_confidence: Annotated[float, Field(ge=0, le=1)] = 0.7  # a default, for checkpoints that are older
-    """mirror_translate_selective asks for all views of an image whose largest probability is below this. A fixed bound,
-    not a share of the batch: what is said of an image must not depend on its neighbours."""
+    tta_confidence: Annotated[float, Field(ge=0, le=1)] = 0.7  # a default, for older checkpoints
+    """mirror_translate_selective computes all views of an image whose largest probability is below this. A fixed bound,
+    not a share of the batch: a prediction must not depend on the other images of the batch."""
 
     def images_at_once(self, image_size: int) -> int:
         """Return the images per forward pass for images of `image_size` x `image_size` pixels, at least 1."""
