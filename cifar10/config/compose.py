@@ -8,7 +8,7 @@ each with its key.
 import json
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
@@ -30,7 +30,7 @@ from cifar10.config.mlflow_uri import uri_problem
 from cifar10.config.overrides import as_strings, is_choice, parse_overrides, typed
 from cifar10.config.run_name import refusal_of_run_name
 from cifar10.config.schema import Component, Config
-from cifar10.config.targets import ROLES
+from cifar10.config.targets import ROLES, Role, Target
 from cifar10.config.validation import Problem, problems_of, shown, validate
 from cifar10.errors import UsageError
 from cifar10.suggest import nearest
@@ -227,8 +227,7 @@ def _is_path(key: str, value: str) -> bool:
 def _wrong_values(composition: Composition) -> list[Problem]:
     """Return what is wrong with the values, but for what follows from an override that was left out.
 
-    Components are checked by their targets' signatures, which imports PyTorch. If anything else is wrong, only those
-    that the command line changes are checked, so that a mistake is answered fast.
+    A component whose module must be imported, which may import PyTorch, is checked if nothing else is wrong.
     """
     values, told = composition.values, {problem.key for problem in composition.problems}
     found: list[Problem] = []
@@ -243,9 +242,9 @@ def _wrong_values(composition: Composition) -> list[Problem]:
     if isinstance(name, str) and all(problem.key != "run_name" for problem in found):
         refusal = refusal_of_run_name(name)
         found += [Problem("run_name", refusal)] if refusal else []
-    changed = {override.key_or_group.partition(".")[0] for override in composition.overrides if not is_choice(override)}
-    for name in ROLES if not found and not told else [name for name in ROLES if name in changed - told]:
-        found += _wrong_arguments(name, values.get(name))
+    found += _wrong_components(values, Role.declaration)
+    if not found and not told:
+        found = _wrong_components(values, Role.declared)
     found = [problem for problem in found if not any(f"{problem.key}.".startswith(f"{key}.") for key in told)]
     return _with_typed_quotes(found, composition.overrides)
 
@@ -267,11 +266,14 @@ def _tracking_problems(section: Any) -> list[Problem]:
     return problems
 
 
-def _wrong_arguments(name: str, section: Any) -> list[Problem]:
-    if not isinstance(section, dict) or not isinstance(section.get("_target_"), str):
-        return []
-    problems = component_problems(ROLES[name], Component.model_validate(section))
-    return [problem.within(name) for problem in problems]
+def _wrong_components(values: Mapping[str, Any], find: Callable[[Role, str], Target | None]) -> list[Problem]:
+    sections = {name: values.get(name) for name in ROLES}
+    return [
+        problem.within(name)
+        for name, section in sections.items()
+        if isinstance(section, dict) and isinstance(section.get("_target_"), str)
+        for problem in component_problems(ROLES[name], Component.model_validate(section), find)
+    ]
 
 
 def _with_typed_quotes(problems: list[Problem], overrides: Sequence[Override]) -> list[Problem]:
