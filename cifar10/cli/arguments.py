@@ -54,6 +54,10 @@ class _Reader:
                 flags_may_follow = False
             elif flags_may_follow and word.startswith(tuple(_DASHES)):
                 self._read_flag(word)
+            elif self.takes_overrides and self._names_checkpoint(word):
+                self._keep(self.flags[_CHECKPOINT], word)
+            elif "=" in word and not os.path.lexists(word) and (flag := self._find(word.partition("=")[0])[0]):
+                raise UsageError(f"{word}: did you mean {_flag_word(flag, word.partition('=')[2])}?")
             elif self.takes_overrides:
                 self._read_override(word)
             else:
@@ -117,17 +121,15 @@ class _Reader:
             )
         self.values[flag.name] = value
 
+    def _names_checkpoint(self, word: str) -> bool:
+        """Return whether `word` is the checkpoint of a command that takes overrides as well: its name may hold a =."""
+        may_follow = _CHECKPOINT in self.flags and _CHECKPOINT not in self.values
+        return may_follow and ("=" not in word or word.endswith(".ckpt") or os.path.lexists(word))
+
     def _read_override(self, word: str) -> None:
-        may_be_checkpoint = _CHECKPOINT in self.flags and _CHECKPOINT not in self.values
-        if may_be_checkpoint and ("=" not in word or word.endswith(".ckpt") or os.path.lexists(word)):
-            return self._keep(self.flags[_CHECKPOINT], word)
         if word.startswith("-"):
             raise UsageError(f"{word}: flags stand before the --")
-        key, equals, value = word.partition("=")
-        if (key and equals) or word.startswith("~"):
-            flag, _ = self._find(key)
-            if flag is not None:
-                raise UsageError(f"{word}: did you mean {_flag_word(flag, value)}?")
+        if ("=" in word and not word.startswith("=")) or word.startswith("~"):
             return self.overrides.append(word)
         if word.startswith("=") or (self.overrides and self.overrides[-1].endswith("=")):
             raise UsageError(f"{word}: write KEY=VALUE without spaces, as in training.epochs=5")
@@ -143,13 +145,8 @@ class _Reader:
         return "settings are changed as in model=resnet18 training.epochs=5"
 
     def _read_positional(self, word: str) -> None:
-        key, equals, value = word.partition("=")
-        if equals and not os.path.lexists(word):
-            flag, _ = self._find(key)
-            if flag is not None:
-                raise UsageError(f"{word}: did you mean {_flag_word(flag, value)}?")
-            if key.partition(".")[0] in groups():
-                raise UsageError(f"{word}: {self.name} takes no settings; a checkpoint carries its own configuration")
+        if "=" in word and not os.path.lexists(word) and re.split("[.=]", word)[0] in groups():
+            raise UsageError(f"{word}: {self.name} takes no settings; a checkpoint carries its own configuration")
         for flag in self.flags.values():
             if flag.positional and flag.name not in self.values:
                 return self._keep(flag, word)

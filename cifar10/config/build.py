@@ -4,6 +4,7 @@ What a target may be is decided by its role (`targets.py`). Its signature and ty
 arguments.
 """
 
+import contextlib
 import inspect
 import json
 from collections.abc import Callable, Collection, Iterator
@@ -60,32 +61,18 @@ def require_buildable(config: Config) -> None:
 
 
 def fill_defaults(role: Role, component: Component) -> Component:
-    """Return `component` with the defaults of its target's signature filled in, where they are plain values."""
-    defaults = plain_defaults(role.declared(component.target), role.provided)
-    return Component.model_validate(
-        {
-            "_target_": component.target,
-            **component.arguments,
-            **{name: value for name, value in defaults.items() if name not in component.arguments},
-        }
-    )
+    """Return `component` with the defaults of its target's signature filled in, where YAML can write them."""
+    arguments = dict(component.arguments)
+    for parameter in _parameters(role.declared(component.target), role.provided):
+        if parameter.name not in arguments and parameter.default is not parameter.empty:
+            with contextlib.suppress(TypeError, ValueError):  # no plain value
+                arguments[parameter.name] = json.loads(json.dumps(parameter.default))
+    return component.model_copy(update={"arguments": arguments})
 
 
 def argument_names(target: Target, provided: Collection[str] = ()) -> list[str]:
     """Return the names of `target`'s parameters that a configuration may set."""
     return [parameter.name for parameter in _parameters(target, provided)]
-
-
-def plain_defaults(target: Target, provided: Collection[str] = ()) -> dict[str, Any]:
-    """Return the defaults in `target`'s signature that YAML can write; a tuple becomes a list."""
-    defaults = {}
-    for parameter in _parameters(target, provided):
-        if parameter.default is not parameter.empty:
-            try:
-                defaults[parameter.name] = json.loads(json.dumps(parameter.default))
-            except (TypeError, ValueError):
-                continue
-    return defaults
 
 
 def _parameters(target: Target, provided: Collection[str]) -> Iterator[inspect.Parameter]:
