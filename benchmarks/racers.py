@@ -25,14 +25,13 @@ import measuring  # noqa: F401  (puts the package on the path)
 import torch
 from recipe_files import Values, make
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from cifar10.data.image_dataset import Split
 from cifar10.inference.tta import predict_probabilities
 from cifar10.system.memory import keep_memory_warm
 from cifar10.training.batches import TrainingBatches
 from cifar10.training.hard_example_mining import ExampleSelection
-from cifar10.training.resizing import pixels_at, resize
+from cifar10.training.step import TrainingStep, make_scheduler, update
 
 Run = Callable[[int], tuple[float, float]]
 """Number of the run -> seconds and accuracy."""
@@ -153,28 +152,20 @@ class OurRecipe:
 
     def _learn(self, batches: TrainingBatches, optimizer: torch.optim.Optimizer) -> None:
         """Make every step; nothing here waits for the device."""
-        schedule, parts = make(self.recipe["schedule"]), self.training.accumulate
-        highest = [group["lr"] for group in optimizer.param_groups]
-        num_steps, step = self.training.epochs * batches.steps_per_epoch, 0
-        stages = [SimpleNamespace(**stage) for stage in self.training.resizing]
+        micro_batches, stages = self.training.accumulate, [SimpleNamespace(**stage) for stage in self.training.resizing]
+        num_steps, done = self.training.epochs * batches.steps_per_epoch, 0
+        scheduler = make_scheduler(optimizer, make(self.recipe["schedule"]), num_steps)
+        step = TrainingStep(self.network, self.selection, stages, self.training.label_smoothing)
         self.network.train()
         for epoch in range(self.training.epochs):
             batches.seek(epoch, batch=0)
-            for number, (originals, all_targets) in enumerate(batches, 1):
-                progress, smoothing = step / num_steps, self.training.label_smoothing
-                batch = resize(originals, pixels_at(progress, stages, originals.shape[-1])), all_targets
+            for number, batch in enumerate(batches):
                 with self._autocast():
-                    images, targets = self.selection.choose(batch, number - 1, progress, smoothing)
-                    logits = self.network(images)
-                loss = cross_entropy(logits.float(), targets, label_smoothing=smoothing)
-                (loss / parts).backward()
-                if number % parts:
-                    continue
-                for group, rate in zip(optimizer.param_groups, highest, strict=True):
-                    group["lr"] = rate * schedule(progress)
-                optimizer.step()
-                optimizer.zero_grad()
-                step += 1
+                    loss = step.forward(batch, number, done / num_steps).loss
+                (loss / micro_batches).backward()
+                if (number + 1) % micro_batches == 0:
+                    update(optimizer, scheduler, self.training.gradient_clip)
+                    done += 1
 
     @torch.no_grad()
     def _answer(self) -> Tensor:

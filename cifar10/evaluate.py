@@ -57,7 +57,7 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
     network = checkpoint.network()
     if config.training.channels_last:
         network = network.to(memory_format=torch.channels_last)
-    classifier = Classifier(network, config, checkpoint.metadata.model_dump())
+    classifier = Classifier(network, config.evaluation, checkpoint.metadata.model_dump())
     classifier.tta = checkpoint.tta
     folder = Path(output) if output else checkpoint.path.absolute().parent
     trainer, module = make_trainer(config, folder, []), InMemoryDataModule(data, config)

@@ -91,16 +91,15 @@ def test_requirements_name_no_package_index() -> None:
 
 
 @pytest.mark.parametrize("target", TARGETS)
-def test_a_make_target_is_one_line_that_calls_the_script_of_its_name(target: str) -> None:
-    makefile = (ROOT / "Makefile").read_text(encoding="utf-8")
-    assert re.findall(rf"^{target}:\n((?:\t.*\n)+)", makefile, re.MULTILINE) == [f"\t@sh scripts/{target} $(ARGS)\n"]
+@pytest.mark.skipif(shutil.which("make") is None, reason="needs make")
+def test_a_make_target_calls_the_script_of_its_name(target: str) -> None:
+    called = subprocess.run(["make", "-n", target, "ARGS=-k x"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert called.stdout == f"sh scripts/{target} -k x\n"
 
 
 @pytest.mark.parametrize("name", SHELL_SCRIPTS)
-def test_a_script_is_plain_shell_and_begins_with_what_it_is(name: str) -> None:
-    script = ROOT / "scripts" / name
-    assert subprocess.run(["sh", "-n", script], check=False).returncode == 0
-    assert re.match(r"#!/bin/sh\n# [A-Z].*[.:\w]\n", script.read_text(encoding="utf-8"))
+def test_a_script_is_plain_shell(name: str) -> None:
+    assert subprocess.run(["sh", "-n", ROOT / "scripts" / name], check=False).returncode == 0
 
 
 def write_program(path: Path, text: str) -> Path:

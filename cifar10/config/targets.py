@@ -207,7 +207,7 @@ MODEL = Role(
 )
 SELECTION = Role(
     packages=("cifar10.training.hard_example_mining.",),
-    rule="a class of cifar10.training.hard_example_mining that chooses images",
+    rule="a class of cifar10.training.hard_example_mining that selects images",
     fits=_is_selection,
     provided=("num_classes", "image_size"),
     group="selection",
