@@ -18,7 +18,7 @@ import cifar10.train
 import cifar10.training.running_metrics
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
-from cifar10.config.schema import Config
+from cifar10.config.schema import Component, Config
 from cifar10.config.targets import DATA
 from cifar10.errors import UsageError, UserError
 from cifar10.runs.checkpoints import load_checkpoint
@@ -52,6 +52,14 @@ def test_a_run_leaves_scores_history_figures_and_both_checkpoints(capsys: pytest
     out, err = capsys.readouterr()
     assert out.startswith("test accuracy ") and out.count("\n") == 1
     assert "infer --test_dir=DIR --checkpoint_name=first" in err
+
+
+def test_a_component_of_another_kind_is_refused_before_the_data_are_loaded(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("cifar10.train._load_data", lambda *_: pytest.fail("the data are loaded"))
+    schedule = Component.model_validate({"_target_": "cifar10.optimizers.schedules.Schedule"})
+    with pytest.raises(UsageError, match=r"^schedule\._target_: .* may not be used here"):
+        train(load_config(TINY).model_copy(update={"schedule": schedule}))
+    assert not Path("models").exists()
 
 
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:

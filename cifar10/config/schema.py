@@ -3,6 +3,7 @@
 Values and defaults live in the YAML files; nothing here has a default, so what a run does can be read there.
 """
 
+import json
 import re
 import unicodedata
 from typing import Annotated, Any, Literal
@@ -15,11 +16,18 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
+    field_validator,
     model_serializer,
     model_validator,
 )
 
+from cifar10.config.mlflow_uri import uri_problem
+from cifar10.config.run_name import refusal_of_run_name
 from cifar10.types import Fraction
+
+TYPED = {"typed": True}
+"""Context of a validation that also applies the rules which configurations of older checkpoints need not keep."""
 
 
 def _plain_name(name: str) -> str:
@@ -29,7 +37,14 @@ def _plain_name(name: str) -> str:
     return name
 
 
-RunName = Annotated[str, Field(max_length=120), AfterValidator(_plain_name)]
+def _free_name(name: str, info: ValidationInfo) -> str:
+    refusal = refusal_of_run_name(name) if info.context == TYPED else None
+    if refusal:
+        raise ValueError(refusal)
+    return name
+
+
+RunName = Annotated[str, Field(max_length=120), AfterValidator(_plain_name), AfterValidator(_free_name)]
 """One plain folder name: letters, digits and . _ + - only."""
 TTAMode = Literal["none", "mirror", "mirror_translate", "mirror_translate_selective"]
 """Test-time augmentation: the views whose probabilities are averaged. none: the image alone. mirror: with its mirror
@@ -221,6 +236,23 @@ class TrackingConfig(Section):
     tensorboard: bool
     """Also write TensorBoard event files into the run's folder."""
 
+    @field_validator("uri")
+    @classmethod
+    def _possible_address(cls, uri: str, info: ValidationInfo) -> str:
+        is_used = info.context == TYPED and info.data.get("backend") == "mlflow"
+        if is_used and (problem := uri_problem(uri)) is not None:
+            raise ValueError(problem)
+        return uri
+
+    @field_validator("experiment")
+    @classmethod
+    def _distinct_name(cls, name: str, info: ValidationInfo) -> str:
+        is_used = info.context == TYPED and info.data.get("backend") == "mlflow"
+        if is_used and name != name.strip():
+            told = f"{json.dumps(name, ensure_ascii=False)} begins or ends with a space, and would be"
+            raise ValueError(f"{told} another experiment than {name.strip()}; leave it out")
+        return name
+
 
 class Config(Section):
     """A whole run."""
@@ -249,9 +281,9 @@ class Config(Section):
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested dicts as one, keys joined by dots."""
+    """Return nested dicts as one, keys joined by dots; an empty dict stays as a value."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
-        flat |= flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
+        flat |= flatten(value, f"{path}.") if isinstance(value, dict) and value else {path: value}
     return flat
