@@ -16,6 +16,7 @@ from cifar10.config.build import build
 from cifar10.config.schema import Config
 from cifar10.config.targets import MODEL, SELECTION
 from cifar10.data.image_dataset import ImageDataset
+from cifar10.devices import prepare_network
 from cifar10.errors import CheckpointError, UsageError, UserError
 from cifar10.model import Classifier
 from cifar10.runs.checkpoint_names import resolve_checkpoint
@@ -57,8 +58,7 @@ def make_selection(config: Config, data: ImageDataset) -> ExampleSelection:
 
 def _calibrate(network: nn.Module, config: Config, data: ImageDataset) -> None:
     network.calibrate(data.train.images)  # type: ignore[operator]
-    if config.training.channels_last:
-        network.to(memory_format=torch.channels_last)
+    prepare_network(network, config.training.channels_last, config.training.kernels)
 
 
 def fit(

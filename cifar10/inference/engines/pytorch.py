@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cifar10.config.schema import Views
-from cifar10.devices import choose_device, computes_bf16, limit_threads
+from cifar10.devices import choose_device, computes_bf16, limit_threads, prepare_network
 from cifar10.inference.tta import predict_probabilities
 from cifar10.runs.checkpoints import Checkpoint
 
@@ -26,15 +26,10 @@ class TorchEngine:
         network: uint8 (B, 3, H, W) -> logits (B, K).
         device: Where to compute.
         precision: bf16 and fp16 compute in mixed precision, as training does; fp32 in full.
-        channels_last: Lay weights out as (out, H, W, in) in memory.
     """
 
-    def __init__(
-        self, network: nn.Module, device: torch.device, precision: str = "fp32", channels_last: bool = False
-    ) -> None:
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        network = network.eval().to(device)
-        self.network: nn.Module = network.to(memory_format=layout)
+    def __init__(self, network: nn.Module, device: torch.device, precision: str = "fp32") -> None:
+        self.network = network.eval().to(device)
         self.device = device
         self.precision = precision
 
@@ -47,8 +42,9 @@ class TorchEngine:
         """
         device = choose_device(device_name)
         limit_threads()
-        network = checkpoint.network()
-        return cls(network, device, usable_precision(checkpoint, device), checkpoint.config.training.channels_last)
+        training = checkpoint.config.training
+        network = prepare_network(checkpoint.network().to(device), training.channels_last, training.kernels)
+        return cls(network, device, usable_precision(checkpoint, device))
 
     def describe(self) -> dict[str, str]:
         """Return what the answers depend on beside the weights."""
