@@ -40,7 +40,7 @@ def predictor(tta: TTA = "none", batch_size: int = 8, **engine: Any) -> Predicto
 
 
 def checkpoint(precision: str, configured: str = "auto") -> Any:
-    training = SimpleNamespace(precision=configured, channels_last=False)
+    training = SimpleNamespace(precision=configured, channels_last=False, kernels=False)
     return SimpleNamespace(precision=precision, config=SimpleNamespace(training=training))
 
 

@@ -1,6 +1,6 @@
-"""Machine code for what PyTorch computes slowly on a CPU in float32; `convert` puts it into a finished network.
+"""Kernels for layers that PyTorch computes slowly on a CPU in float32. `convert` puts them into a finished network.
 
-A network is built of plain PyTorch layers and knows nothing of this package.
+The network itself is built of plain PyTorch layers and does not know this package.
 """
 
 from collections.abc import Mapping
@@ -11,7 +11,7 @@ from torch import nn
 from cifar10.kernels.codegen import is_available
 from cifar10.kernels.convolution import WinogradConv3x3, WinogradConvPool
 from cifar10.kernels.normalization import FusedBatchNormSiLU
-from cifar10.networks.layers import Conv3x3, ConvPool, BatchNormSiLU
+from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
 
 __all__ = ["convert", "is_available", "revert"]
 
@@ -26,11 +26,12 @@ Network = TypeVar("Network", bound=nn.Module)
 
 
 def convert(network: Network) -> Network:
-    """Let the layers of `network` compute with kernels, in training and inference, and return it; nothing if unavailable.
+    """Exchange the layers of `network`, in place, for layers that compute with kernels; return the network.
 
-    Each layer's class is exchanged for its subclass in this package, as `torch.distributed.fsdp.fully_shard` does: the
-    modules, their parameters and hooks and the keys of `state_dict` stay. A converted layer computes as before where no
-    kernel fits: on other devices and types, under autocast, while compiling, for few images or odd numbers of channels.
+    The class of a module is replaced by its subclass in this package, as `torch.distributed.fsdp.fully_shard` does: the
+    modules, their parameters and hooks, and the keys of `state_dict` stay. A converted layer falls back to PyTorch
+    where no kernel fits: on other devices and types, under autocast, while compiling, for few images or odd numbers of
+    channels. Where kernels are unavailable, nothing is exchanged.
     """
     return _exchange(network, _CONVERTED) if is_available() else network
 

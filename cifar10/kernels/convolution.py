@@ -15,7 +15,7 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from cifar10.kernels.codegen import MIN_IMAGES, Kernel, KernelBuilder, is_available, lanes_for
+from cifar10.kernels.codegen import MIN_IMAGES, Kernel, KernelBuilder, lanes_for
 from cifar10.kernels.gemm import multiply, packed_matrix, panel_width, register_rows
 from cifar10.kernels.tile_transforms import ImageBlock, TransformedTiles, input_transform, output_transform
 from cifar10.kernels.values import Integer
@@ -65,7 +65,6 @@ def is_supported(features: Tensor, weight: Tensor) -> bool:
         and lanes_for(weight.shape[1]) > 0
         and not torch.compiler.is_compiling()
         and torch.get_num_threads() * _filter_bytes(features.shape[2], weight) <= _MAX_GRADIENT_BYTES
-        and is_available()
     )
 
 

@@ -1,7 +1,7 @@
 """Batch normalisation, shift, shortcut and SiLU in one pass over the features each way, in float32 on a CPU.
 
-Forward: one read for the statistics, one for the result. Backward: one read for the sums, one for the gradient; what the
-activation needs is computed from the input again instead of being kept.
+Forward: one read for the statistics, one for the result. Backward: one read for the sums, one for the gradient; what
+the activation needs is computed from the input again instead of being kept.
 
 Shapes: B images, C channels, feature maps of H x W, channels last; seen as B H W rows of C.
 """
@@ -12,7 +12,7 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cifar10.kernels.codegen import MIN_IMAGES, Kernel, KernelBuilder, is_available, lanes_for
+from cifar10.kernels.codegen import MIN_IMAGES, Kernel, KernelBuilder, lanes_for
 from cifar10.kernels.values import Integer, Vector, float_array, stack_array
 from cifar10.networks.layers import BatchNormSiLU
 
@@ -51,7 +51,6 @@ def is_supported(features: Tensor, shift: Tensor, training: bool, shortcut: Tens
         and (shortcut is None or _has_same_layout(shortcut, features))
         and lanes_for(features.shape[1]) > 0
         and not torch.compiler.is_compiling()
-        and is_available()
     )
 
 

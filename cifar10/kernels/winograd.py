@@ -89,7 +89,9 @@ def transform_matrices(tile: int) -> tuple[Matrix, Matrix, Matrix]:
     # Each point's three rows may be scaled if the product stays: powers of two that make them about equally long.
     lengths = [np.linalg.norm(outputs, axis=0), np.linalg.norm(taps, axis=1), np.linalg.norm(inputs, axis=1)]
     mean_length = np.prod(lengths, axis=0) ** (1 / 3)
-    tap_scale, input_scale = (2.0 ** np.round(_mean_over_pairs(np.log2(mean_length / own), tile)) for own in lengths[1:])
+    tap_scale, input_scale = (
+        2.0 ** np.round(_mean_over_pairs(np.log2(mean_length / own), tile)) for own in lengths[1:]
+    )
     inputs = np.where(np.abs(inputs) < 1e-12, 0.0, inputs.round(14))  # zeros, and pairs, as exact as they are on paper
     return outputs / (tap_scale * input_scale), taps * tap_scale[:, None], inputs * input_scale[:, None]
 

@@ -26,10 +26,19 @@ class TorchEngine:
         network: uint8 (B, 3, H, W) -> logits (B, K).
         device: Where to compute.
         precision: bf16 and fp16 compute in mixed precision, as training does; fp32 in full.
+        channels_last: Lay weights out as (out, H, W, in) in memory.
+        with_kernels: Let the network's layers compute with our own kernels on a CPU in float32.
     """
 
-    def __init__(self, network: nn.Module, device: torch.device, precision: str = "fp32") -> None:
-        self.network = network.eval().to(device)
+    def __init__(
+        self,
+        network: nn.Module,
+        device: torch.device,
+        precision: str = "fp32",
+        channels_last: bool = False,
+        with_kernels: bool = False,
+    ) -> None:
+        self.network = prepare_network(network.eval().to(device), channels_last, with_kernels)
         self.device = device
         self.precision = precision
 
@@ -42,9 +51,8 @@ class TorchEngine:
         """
         device = choose_device(device_name)
         limit_threads()
-        training = checkpoint.config.training
-        network = prepare_network(checkpoint.network().to(device), training.channels_last, training.kernels)
-        return cls(network, device, usable_precision(checkpoint, device))
+        precision, training = usable_precision(checkpoint, device), checkpoint.config.training
+        return cls(checkpoint.network(), device, precision, training.channels_last, training.kernels)
 
     def describe(self) -> dict[str, str]:
         """Return what the answers depend on beside the weights."""
