@@ -6,7 +6,7 @@ import pytest
 import torch
 
 from cifar10.kernels.codegen import Kernel, KernelBuilder, is_available
-from cifar10.kernels.values import Integer, Vector, byte_array, float_array
+from cifar10.kernels.simd import Integer, Vector, byte_array, float_array
 
 pytestmark = pytest.mark.skipif(not is_available(), reason="needs llvmlite and PyTorch with GNU's OpenMP")
 

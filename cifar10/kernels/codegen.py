@@ -14,7 +14,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from cifar10.kernels.values import CACHE_LINE_BYTES, AnyVector, Integer, IntVector, Vector, declare
+from cifar10.kernels.simd import CACHE_LINE_BYTES, AnyVector, Integer, IntVector, Vector, declare
 
 try:
     from llvmlite import binding, ir

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor
 
 from cifar10.kernels.codegen import MIN_IMAGES, Kernel, KernelBuilder, lanes_for
-from cifar10.kernels.values import Integer, Vector, float_array, stack_array
+from cifar10.kernels.simd import Integer, Vector, float_array, stack_array
 from cifar10.networks.layers import BatchNormSiLU
 
 Terms = Callable[[KernelBuilder, Sequence[Integer], Integer, Integer], list[Vector]]

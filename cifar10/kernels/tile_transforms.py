@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from cifar10.kernels.codegen import KernelBuilder, lanes_for
 from cifar10.kernels.gemm import Matrix
-from cifar10.kernels.values import (
+from cifar10.kernels.simd import (
     CACHE_LINE_BYTES,
     ByteArray,
     FloatArray,

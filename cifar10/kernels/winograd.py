@@ -20,7 +20,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar10.kernels.codegen import KernelBuilder
-from cifar10.kernels.values import FloatArray, Integer, Vector
+from cifar10.kernels.simd import FloatArray, Integer, Vector
 
 Matrix = NDArray[np.float64]
 

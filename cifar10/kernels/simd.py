@@ -1,4 +1,4 @@
-"""Values in generated code: integers, SIMD vectors, and arrays in memory.
+"""Values in generated code: integers, SIMD vectors, and arrays of them in memory.
 
 Operators on these objects do not compute: each adds an instruction to the kernel that a `KernelBuilder` writes.
 """
