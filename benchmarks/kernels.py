@@ -2,9 +2,10 @@
 
     python benchmarks/kernels.py [--rounds 7] [--images 500]
 
-Each layer of the default network, forward and backward, by the library and by cifar10/kernels, in turn, in float32; the
-error is the largest of results and gradients against the library in float64, as a part of the exact ones, both as root
-mean squares. Then whole training steps, loss and optimizer included, at the sizes of the default recipe's two stages.
+Each layer of the default network, forward and backward, by PyTorch and converted by cifar10.kernels, in turn, in
+float32; the error is the largest of results and gradients against PyTorch in float64, as a part of the exact ones, both
+as root mean squares. Then whole training steps, loss and optimizer included, at the sizes of the default recipe's two
+stages.
 """
 
 import argparse
@@ -21,9 +22,9 @@ from torch.nn import functional
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.targets import MODEL, OPTIMIZER
-from cifar10.kernels import machine_code
-from cifar10.kernels.convolution import Convolution3x3
-from cifar10.networks.speed import ShiftNorm
+from cifar10.kernels import convert, is_available, revert
+from cifar10.networks.layers import Conv3x3, ConvPool
+from cifar10.networks.speed import SpeedNet
 from cifar10.system.memory import keep_memory_warm
 
 _CONVOLUTIONS = [
@@ -46,7 +47,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=500, help="a batch of them")
     arguments = parser.parse_args()
     keep_memory_warm()
-    if not machine_code.are_usable():
+    if not is_available():
         raise SystemExit("there are no kernels here: they need llvmlite, and PyTorch with GNU's OpenMP")
     layers = {name: measure_layer(make, arguments) for name, make in layers_of_network().items()}
     steps = {f"step at {pixels} pixels": measure_step(pixels, arguments) for pixels in _STEP_SIZES}
@@ -68,11 +69,17 @@ def layers_of_network() -> dict[str, Callable[[], tuple[nn.Module, tuple[int, in
     layers: dict[str, Callable[[], tuple[nn.Module, tuple[int, int, int]]]] = {}
     for number, (before, after, side, pooled) in enumerate(_CONVOLUTIONS, 1):
         name = f"convolution {number}: {before} to {after} channels, {side} pixels{', pooled' if pooled else ''}"
-        layers[name] = lambda a=before, b=after, s=side, p=pooled: (Convolution3x3(a, b, p), (a, s, s))  # type: ignore[misc]
+        kind = ConvPool if pooled else Conv3x3
+        layers[name] = lambda k=kind, a=before, b=after, s=side: (k(a, b), (a, s, s))  # type: ignore[misc]
     for channels, side in _NORMS:
         name = f"normalise and activate: {channels} channels, {side} pixels"
-        layers[name] = lambda c=channels, s=side: (ShiftNorm(c), (c, s, s))  # type: ignore[misc]
+        layers[name] = lambda c=channels, s=side: (norm_of_network(c), (c, s, s))  # type: ignore[misc]
     return layers
+
+
+def norm_of_network(channels: int) -> nn.Module:
+    """Return a normalisation as the default network has it."""
+    return SpeedNet(num_classes=2, image_size=32, widths=[channels] * 3).get_submodule("groups.0.norm1")
 
 
 def measure_layer(make: Callable[[], tuple[nn.Module, tuple[int, int, int]]], arguments: Any) -> dict[str, Any]:
@@ -88,7 +95,7 @@ def measure_layer(make: Callable[[], tuple[nn.Module, tuple[int, int, int]]], ar
     def both_ways() -> None:
         torch.autograd.grad(layer(features), learnt, gradient)
 
-    return {**compare(both_ways, arguments), **errors(layer, features.detach(), gradient)}
+    return {**compare(layer, both_ways, arguments), **errors(layer, features.detach(), gradient)}
 
 
 def measure_step(pixels: int, arguments: Any) -> dict[str, Any]:
@@ -107,34 +114,31 @@ def measure_step(pixels: int, arguments: Any) -> dict[str, Any]:
         optimizer.step()
         optimizer.zero_grad()
 
-    return compare(step, arguments)
+    return compare(network, step, arguments)
 
 
-def compare(work: Callable[[], object], arguments: Any) -> dict[str, Any]:
-    """Return microseconds an image, by the library and by our kernels, of each round."""
+def compare(network: nn.Module, work: Callable[[], object], arguments: Any) -> dict[str, Any]:
+    """Return microseconds an image of `work`, which uses `network`, by PyTorch and by our kernels, of each round."""
 
     def timed(kernels: bool) -> float:
-        machine_code.allow(kernels)
+        (convert if kernels else revert)(network)
         work()  # compiled, and memory at hand
         started = time.perf_counter()
         work()
         return 1e6 * (time.perf_counter() - started) / int(arguments.images)
 
-    figures = in_turn({"library": lambda: timed(False), "ours": lambda: timed(True)}, arguments.rounds)
-    machine_code.allow(True)
-    return dict(figures)
+    return dict(in_turn({"library": lambda: timed(False), "ours": lambda: timed(True)}, arguments.rounds))
 
 
 def errors(layer: nn.Module, features: Tensor, gradient: Tensor) -> dict[str, float]:
-    """Return the largest of the errors of results and of each gradient, by the library and by our kernels."""
+    """Return the largest of the errors of results and of each gradient, by PyTorch and by our kernels."""
 
     def everything(dtype: torch.dtype, kernels: bool) -> list[Tensor]:
-        machine_code.allow(kernels)
+        (convert if kernels else revert)(layer)
         given = features[:_ERROR_IMAGES].to(dtype).requires_grad_()
         layer.to(dtype)
         results = layer(given)
         found = [results, *torch.autograd.grad(results, [given, *layer.parameters()], gradient[: len(given)].to(dtype))]
-        machine_code.allow(True)
         return [tensor.detach().double() for tensor in found]
 
     exact = everything(torch.float64, kernels=False)

@@ -27,6 +27,7 @@ from recipe_files import Values, make
 from torch import Tensor, nn
 
 from cifar10.data.image_dataset import Split
+from cifar10.devices import prepare_network
 from cifar10.inference.tta import predict_probabilities
 from cifar10.system.memory import keep_memory_warm
 from cifar10.training.batches import TrainingBatches
@@ -112,9 +113,8 @@ class OurRecipe:
         shapes = {"num_classes": self.num_classes, "image_size": self.train_images.shape[-1]}
         network: nn.Module = make(self.recipe["model"], **shapes)
         selection: ExampleSelection = make(self.recipe["selection"], **shapes)
-        layout = torch.channels_last if self.training.channels_last else torch.contiguous_format
         for each in (network, *selection.networks):
-            each.to(self.device).to(memory_format=layout)
+            prepare_network(each.to(self.device), self.training.channels_last, self.training.kernels)
         return network, selection
 
     def run(self, number: int) -> tuple[float, float]:

@@ -8,12 +8,11 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
-import torch
-
 from cifar10.analysis.figures import save_figures
 from cifar10.config.schema import TrainingConfig
 from cifar10.data.class_names import printable
 from cifar10.data.image_dataset import ImageDataset
+from cifar10.devices import prepare_network
 from cifar10.errors import UserError
 from cifar10.files import write_text
 from cifar10.model import Classifier
@@ -54,9 +53,7 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
             f"{checkpoint.data_digest[:12]} then); the scores are of today's",
             file=sys.stderr,
         )
-    network = checkpoint.network()
-    if config.training.channels_last:
-        network = network.to(memory_format=torch.channels_last)
+    network = prepare_network(checkpoint.network(), config.training.channels_last, config.training.kernels)
     classifier = Classifier(network, config.evaluation, checkpoint.metadata.model_dump())
     classifier.tta = checkpoint.tta
     folder = Path(output) if output else checkpoint.path.absolute().parent

@@ -17,10 +17,8 @@ from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAverag
 from pytorch_lightning.loggers import TensorBoardLogger
 
 from cifar10.config.schema import Config, TrainingConfig
-from cifar10.devices import computes_bf16, has_matrix_units, limit_threads
+from cifar10.devices import fastest_precision, limit_threads
 from cifar10.errors import UsageError, UserError
-from cifar10.kernels.machine_code import allow as allow_kernels
-from cifar10.kernels.machine_code import are_usable
 from cifar10.system.processes import find_processes, prepare_launch
 from cifar10.training.checkpointing import AtomicCheckpointIO
 
@@ -63,15 +61,11 @@ def resolve_precision(training: TrainingConfig) -> Precision:
     if training.precision != "auto":
         return training.precision
     device = torch.device("cuda" if resolve_accelerator(training) == "gpu" else "cpu")
-    has_kernels = training.kernels and not training.compile and are_usable()
-    if device.type == "cpu" and has_kernels:  # they save more than bf16 without matrix units
-        return "bf16" if has_matrix_units() else "fp32"
-    return "bf16" if computes_bf16(device) else "fp32"
+    return fastest_precision(device, with_kernels=training.kernels and not training.compile)
 
 
 def prepare_cpu(training: TrainingConfig) -> None:
-    """Choose kernels, and give each process its share of the CPU: two processes with all threads each would fight."""
-    allow_kernels(training.kernels)
+    """Give each process its share of the CPU: two processes with all threads each would fight."""
     sharing = training.devices if resolve_accelerator(training) == "cpu" else 1
     if training.threads is None:
         limit_threads(sharing)

@@ -1,4 +1,4 @@
-"""Convolution by machine code: the library's results and gradients, from a quarter of the products."""
+"""Winograd convolution: PyTorch's results and gradients, from a quarter of the multiplications."""
 
 from collections.abc import Iterator
 
@@ -7,21 +7,24 @@ import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cifar10.kernels import convolution, machine_code, products
-from cifar10.kernels.convolution import Convolution3x3, suits
-from cifar10.kernels.tiling import Tiling
+from cifar10.kernels import convolution, gemm, is_available
+from cifar10.kernels.convolution import WinogradConv3x3, WinogradConvPool, is_supported
+from cifar10.kernels.winograd import Tiling
 
-needs_kernels = pytest.mark.skipif(not machine_code.are_usable(), reason="needs llvmlite and GNU's OpenMP")
+needs_kernels = pytest.mark.skipif(not is_available(), reason="needs llvmlite and GNU's OpenMP")
+
+Layer = WinogradConv3x3 | WinogradConvPool
 
 
 @pytest.fixture(autouse=True)
 def small_batches_too(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convolution, "LEAST_IMAGES", 1)
+    monkeypatch.setattr(convolution, "MIN_IMAGES", 1)
 
 
-def make_layer(channels_in: int, channels_out: int, pooled: bool = False) -> Convolution3x3:
+def make_layer(channels_in: int, channels_out: int, pooled: bool = False) -> Layer:
     torch.manual_seed(0)
-    return Convolution3x3(channels_in, channels_out, pooled).to(memory_format=torch.channels_last)
+    layer = WinogradConvPool(channels_in, channels_out) if pooled else WinogradConv3x3(channels_in, channels_out)
+    return layer.to(memory_format=torch.channels_last)
 
 
 def make_features(channels: int, size: int, num_images: int = 3) -> Tensor:
@@ -29,18 +32,18 @@ def make_features(channels: int, size: int, num_images: int = 3) -> Tensor:
     return features.contiguous(memory_format=torch.channels_last).requires_grad_()
 
 
-def gradients(layer: Convolution3x3, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+def gradients(layer: Layer, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
     """Return results, and the gradients of features and weight for one random gradient of the results."""
     results = layer(features)
     towards = torch.randn(results.shape, generator=torch.Generator().manual_seed(2))
     return results.detach(), *torch.autograd.grad(results, (features, layer.weight), towards)
 
 
-def exact(layer: Convolution3x3, features: Tensor) -> tuple[Tensor, ...]:
-    """Return the same by the library in double precision."""
+def exact(layer: Layer, features: Tensor) -> tuple[Tensor, ...]:
+    """Return the same by PyTorch in double precision."""
     features, weight = features.detach().double().requires_grad_(), layer.weight.detach().double().requires_grad_()
     results = functional.conv2d(features, weight, padding=1)
-    results = functional.max_pool2d(results, 2) if layer.pooled else results
+    results = functional.max_pool2d(results, 2) if isinstance(layer, WinogradConvPool) else results
     towards = torch.randn(results.shape, generator=torch.Generator().manual_seed(2)).double()
     return results.detach(), *torch.autograd.grad(results, (features, weight), towards)
 
@@ -53,9 +56,9 @@ def off_by(found: Tensor, expected: Tensor) -> float:
 @needs_kernels
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 6, 7, 8, 9, 13, 15, 16, 31, 32, 64])
-def test_results_and_gradients_are_the_librarys(size: int, pooled: bool) -> None:
+def test_results_and_gradients_are_those_of_pytorch(size: int, pooled: bool) -> None:
     layer, features = make_layer(24, 32, pooled), make_features(24, size)
-    assert suits(features, layer.weight)
+    assert is_supported(features, layer.weight)
     for found, expected in zip(gradients(layer, features), exact(layer, features), strict=True):
         assert off_by(found, expected) < 3e-5
 
@@ -69,8 +72,8 @@ def test_any_multiple_of_eight_channels_will_do(channels_in: int, channels_out: 
 
 
 @pytest.fixture
-def forget_kernels() -> Iterator[None]:
-    """Compile anew, before and after what a test changes."""
+def recompile() -> Iterator[None]:
+    """Compile again, before and after what a test changes."""
     kernels = (convolution._forward_kernel, convolution._backward_kernel)
     for kernel in kernels:
         kernel.cache_clear()
@@ -82,11 +85,11 @@ def forget_kernels() -> Iterator[None]:
 @needs_kernels
 @pytest.mark.parametrize("num_images", [1, 11, 50])
 @pytest.mark.parametrize("pooled", [False, True])
-@pytest.mark.parametrize("most_bytes", [0, 1e9], ids=["beyond the cache", "in the cache"])
+@pytest.mark.parametrize("max_bytes", [0, 1e9], ids=["beyond the cache", "in the cache"])
 def test_blocks_do_not_change_results(
-    most_bytes: float, pooled: bool, num_images: int, monkeypatch: pytest.MonkeyPatch, forget_kernels: None
+    max_bytes: float, pooled: bool, num_images: int, monkeypatch: pytest.MonkeyPatch, recompile: None
 ) -> None:
-    monkeypatch.setattr(convolution, "_MOST_BYTES", most_bytes)
+    monkeypatch.setattr(convolution, "_MAX_CACHED_BYTES", max_bytes)
     monkeypatch.setattr(convolution, "_MANY_TILES", 40)
     layer, features = make_layer(16, 32, pooled), make_features(16, 9, num_images)
     for found, expected in zip(gradients(layer, features), exact(layer, features), strict=True):
@@ -97,9 +100,9 @@ def test_blocks_do_not_change_results(
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("channels", [(24, 64), (64, 24), (8, 48), (80, 112)], ids=str)
 def test_panels_of_any_width_give_the_same(
-    channels: tuple[int, int], wide: bool, monkeypatch: pytest.MonkeyPatch, forget_kernels: None
+    channels: tuple[int, int], wide: bool, monkeypatch: pytest.MonkeyPatch, recompile: None
 ) -> None:
-    monkeypatch.setattr(products, "has_wide_registers", lambda: wide)
+    monkeypatch.setattr(gemm, "has_avx512", lambda: wide)
     layer, features = make_layer(*channels), make_features(channels[0], 7)
     for found, expected in zip(gradients(layer, features), exact(layer, features), strict=True):
         assert off_by(found, expected) < 3e-5
@@ -156,34 +159,29 @@ def test_two_calls_give_the_same_bits() -> None:
 @pytest.mark.parametrize(
     ("channels_in", "channels_out", "size"), [(3, 16, 8), (16, 10, 8), (16, 16, 1), (16, 16, 65)], ids=str
 )
-def test_what_does_not_suit_goes_to_the_library(channels_in: int, channels_out: int, size: int) -> None:
+def test_unsupported_channels_and_sizes_are_computed_by_pytorch(channels_in: int, channels_out: int, size: int) -> None:
     layer, features = make_layer(channels_in, channels_out), make_features(channels_in, size)
-    assert not suits(features, layer.weight)
+    assert not is_supported(features, layer.weight)
     torch.testing.assert_close(layer(features), functional.conv2d(features, layer.weight, padding=1))
 
 
 @needs_kernels
-def test_few_images_autocast_and_other_layouts_go_to_the_library(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_images_autocast_and_other_layouts_are_computed_by_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, features = make_layer(16, 16), make_features(16, 8)
-    assert suits(features, layer.weight)
+    assert is_supported(features, layer.weight)
     with torch.autocast("cpu", torch.bfloat16):
-        assert not suits(features, layer.weight)
-    assert not suits(features.contiguous(), layer.weight)
-    assert not suits(features.double(), layer.weight)
-    monkeypatch.setattr(convolution, "LEAST_IMAGES", len(features) + 1)
-    assert not suits(features, layer.weight)
-    monkeypatch.setattr(convolution, "LEAST_IMAGES", 1)
-    machine_code.allow(False)
-    try:
-        assert not suits(features, layer.weight)
-    finally:
-        machine_code.allow(True)
+        assert not is_supported(features, layer.weight)
+    assert not is_supported(features.contiguous(), layer.weight)
+    assert not is_supported(features.double(), layer.weight)
+    monkeypatch.setattr(convolution, "MIN_IMAGES", len(features) + 1)
+    assert not is_supported(features, layer.weight)
 
 
 @pytest.mark.parametrize(
-    ("size", "pooled", "products"), [(31, True, 1600), (15, False, 441), (15, True, 324), (7, False, 81), (7, True, 64)]
+    ("size", "pooled", "num_products"),
+    [(31, True, 1600), (15, False, 441), (15, True, 324), (7, False, 81), (7, True, 64)],
 )
-def test_products_a_map_are_as_few_as_the_tiling_promises(size: int, pooled: bool, products: int) -> None:
+def test_a_tiling_has_less_than_a_third_of_the_multiplications(size: int, pooled: bool, num_products: int) -> None:
     tiling = Tiling(size, pooled)
-    assert tiling.positions * tiling.count**2 == products
-    assert products < 9 * tiling.num_results**2 / 3
+    assert tiling.num_positions * tiling.num_tiles == num_products
+    assert num_products < 9 * tiling.output_size**2 / 3

@@ -16,7 +16,7 @@ from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA
 from cifar10.data.image_dataset import ImageDataset
-from cifar10.kernels import machine_code
+from cifar10.kernels import is_available
 from cifar10.runs.run import open_run
 from cifar10.trainer import prepare_cpu
 from cifar10.training.fitting import fit, make_network
@@ -142,7 +142,6 @@ def chunked_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
         try:
             return count_calls(lambda: fit(network, config, data, open_run(config, data, "fp32")))
         finally:
-            machine_code.allow(True)
             torch.set_num_threads(num_threads)
 
     return run
@@ -152,7 +151,7 @@ def chunked_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
 def test_a_step_of_the_chunked_loop_makes_so_many_calls_and_takes_so_much_memory(
     kernels: bool, chunked_run: Any
 ) -> None:
-    if kernels and not machine_code.are_usable():
+    if kernels and not is_available():
         pytest.skip("needs llvmlite and GNU's OpenMP")
     chunked_run(1, kernels)  # what is made once a process is made
     runs = [chunked_run(num_steps, kernels) for num_steps in (2, 3, 4)]

@@ -50,7 +50,7 @@ def predictor(tta: TTAMode = "none", batch_size: int = 8, **engine: Any) -> Pred
 
 
 def checkpoint(precision: str, configured: str = "auto") -> Any:
-    training = SimpleNamespace(precision=configured, channels_last=False)
+    training = SimpleNamespace(precision=configured, channels_last=False, kernels=False)
     return SimpleNamespace(precision=precision, config=SimpleNamespace(training=training))
 
 

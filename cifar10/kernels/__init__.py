@@ -1,1 +1,48 @@
-"""Machine code for what the library does slowly on a CPU: 3 x 3 convolutions, pooling, normalise-and-activate."""
+"""Kernels for layers that PyTorch computes slowly on a CPU in float32. `convert` puts them into a finished network.
+
+The network itself is built of plain PyTorch layers and does not know this package.
+"""
+
+from collections.abc import Mapping
+from typing import TypeVar
+
+from torch import nn
+
+from cifar10.kernels.codegen import is_available
+from cifar10.kernels.convolution import WinogradConv3x3, WinogradConvPool
+from cifar10.kernels.normalization import FusedBatchNormSiLU
+from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
+
+__all__ = ["convert", "is_available", "revert"]
+
+_CONVERTED: dict[type[nn.Module], type[nn.Module]] = {
+    Conv3x3: WinogradConv3x3,
+    ConvPool: WinogradConvPool,
+    BatchNormSiLU: FusedBatchNormSiLU,
+}
+_REVERTED = {converted: plain for plain, converted in _CONVERTED.items()}
+
+Network = TypeVar("Network", bound=nn.Module)
+
+
+def convert(network: Network) -> Network:
+    """Exchange the layers of `network`, in place, for layers that compute with kernels; return the network.
+
+    The class of a module is replaced by its subclass in this package, as `torch.distributed.fsdp.fully_shard` does: the
+    modules, their parameters and hooks, and the keys of `state_dict` stay. A converted layer falls back to PyTorch
+    where no kernel fits: on other devices and types, under autocast, while compiling, for few images or odd numbers of
+    channels. Where kernels are unavailable, nothing is exchanged.
+    """
+    return _exchange(network, _CONVERTED) if is_available() else network
+
+
+def revert(network: Network) -> Network:
+    """Undo `convert`, for export; return `network`."""
+    return _exchange(network, _REVERTED)
+
+
+def _exchange(network: Network, classes: Mapping[type[nn.Module], type[nn.Module]]) -> Network:
+    for module in network.modules():
+        if type(module) in classes:
+            module.__class__ = classes[type(module)]
+    return network

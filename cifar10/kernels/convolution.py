@@ -1,11 +1,11 @@
-"""3 x 3 convolution, pooled or not, by Toom-Cook: a quarter of the products, in float32, on a CPU.
+"""3 x 3 convolution, with or without max-pooling, by Winograd's algorithm in float32 on a CPU.
 
-Each thread takes a few images at a time apart into tiles, multiplies all tiles of one position by that position's
-filters, and puts the products together, pooled on the way where that is wanted: what pooling throws away is never
-written. Where channels are not too many, all of this happens in the core's own cache. The backward pass is the same the
-other way round, exactly the adjoint; it takes the features apart once more instead of keeping their tiles.
+Each thread transforms the tiles of a few images, multiplies all tiles at one position with that position's filters, and
+transforms the products back, pooling on the way: the output before pooling is never written. Unless there are many
+channels, all of this stays in the core's own cache. The backward pass is the exact adjoint; it transforms the input
+again instead of keeping its tiles.
 
-Shapes: B images, C channels in, K out, maps of H x H, channels last; filters in panels of w columns, (n n, K/w, C, w).
+Shapes: B images, C channels in, K out, feature maps of H x H, channels last; packed filters (n n, K/w, C, w).
 """
 
 import functools
@@ -13,214 +13,216 @@ from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 
 import torch
-from torch import Tensor, nn
-from torch.nn import functional
+from torch import Tensor
 
-from cifar10.kernels.machine_code import LEAST_IMAGES, Kernel, are_usable
-from cifar10.kernels.products import in_panels, multiply, panel_width, rows_at_once
-from cifar10.kernels.program import Integer, Program, lanes_for
-from cifar10.kernels.tiles import Block, Tiles, input_transform, output_transform
-from cifar10.kernels.tiling import Tiling
-from cifar10.kernels.toom_cook import TAPS, matrices
+from cifar10.kernels.codegen import MIN_IMAGES, Kernel, KernelBuilder, lanes_for
+from cifar10.kernels.gemm import multiply, packed_matrix, panel_width, register_rows
+from cifar10.kernels.simd import Integer
+from cifar10.kernels.tile_transforms import ImageBlock, TransformedTiles, input_transform, output_transform
+from cifar10.kernels.winograd import TAPS, Tiling, transform_matrices
+from cifar10.networks.layers import Conv3x3, ConvPool
 
-# Few tiles stay in the cache, if their channels are not too many; many make better products. Measured on two cores that
-# have 1 MB each, and 36 together.
+# Few tiles stay in the cache, if their channels are not too many; many multiply faster. Measured on two cores that have
+# 1 MB each, and 36 MB together.
 _FEW_TILES, _MANY_TILES = 24, 96
-_MOST_BYTES = 2.75 * 2**20  # of few tiles
-_LEAST_AT_ONCE = 4  # tiles multiplied together
-_MOST_GRADIENT_BYTES = 2**30  # of filters: each thread adds up its own
-_MARGIN = 1  # pixels of zeros around a map
-_SMALLEST_MAP, _LARGEST_MAP = 2, 64  # pixels; a plane of the largest must fit on a thread's stack
+_MAX_CACHED_BYTES = 2.75 * 2**20  # of few tiles
+_MIN_REGISTER_ROWS = 4
+_MAX_GRADIENT_BYTES = 2**30  # of transformed filters; each thread accumulates its own
+_PADDING = 1  # pixels of zeros around a feature map
+_MIN_SIZE, _MAX_SIZE = 2, 64  # pixels; one channel vector of the largest map must fit on a thread's stack
 
 
-class Convolution3x3(nn.Conv2d):
-    """A 3 x 3 convolution with a margin of zeros, without stride and bias; pooled, the largest of each 2 x 2 results.
+class WinogradConv3x3(Conv3x3):
+    """`Conv3x3` by Winograd's algorithm, where it is supported."""
 
-    Where it can be done here it is; else the library does the same.
-    """
-
-    def __init__(self, channels_in: int, channels_out: int, pooled: bool = False) -> None:
-        super().__init__(channels_in, channels_out, kernel_size=TAPS, padding=TAPS // 2, bias=False)
-        self.pooled = pooled
-
-    def forward(self, features: Tensor) -> Tensor:  # (B, C, H, W) -> (B, K, H, W); pooled, (B, K, H//2, W//2)
-        if suits(features, self.weight):
-            results: Tensor = _ToomCook.apply(features, self.weight, self.pooled)
-            return results
-        results = super().forward(features)
-        return functional.max_pool2d(results, 2) if self.pooled else results
+    def forward(self, features: Tensor) -> Tensor:  # (B, C, H, W) -> (B, K, H, W)
+        if not is_supported(features, self.weight):
+            return super().forward(features)
+        results: Tensor = _WinogradConvolution.apply(features, self.weight, False)
+        return results
 
 
-def suits(features: Tensor, weight: Tensor) -> bool:
-    """Return whether these can be convolved here, and faster than by the library."""
+class WinogradConvPool(ConvPool):
+    """`ConvPool` by Winograd's algorithm in one pass, where it is supported."""
+
+    def forward(self, features: Tensor) -> Tensor:  # (B, C, H, W) -> (B, K, H//2, W//2)
+        if not is_supported(features, self.weight):
+            return super().forward(features)
+        results: Tensor = _WinogradConvolution.apply(features, self.weight, True)
+        return results
+
+
+def is_supported(features: Tensor, weight: Tensor) -> bool:
+    """Whether there is a kernel for this convolution, and it is faster than PyTorch's."""
     return (
-        len(features) >= LEAST_IMAGES
+        len(features) >= MIN_IMAGES
         and features.device.type == "cpu"
         and features.dtype == weight.dtype == torch.float32
         and not torch.is_autocast_enabled("cpu")
-        and _SMALLEST_MAP <= features.shape[2] == features.shape[3] <= _LARGEST_MAP
+        and _MIN_SIZE <= features.shape[2] == features.shape[3] <= _MAX_SIZE
         and features.is_contiguous(memory_format=torch.channels_last)
         and lanes_for(weight.shape[0]) > 0
         and lanes_for(weight.shape[1]) > 0
         and not torch.compiler.is_compiling()
-        and torch.get_num_threads() * _bytes_of_filters(features.shape[2], weight) <= _MOST_GRADIENT_BYTES
-        and are_usable()
+        and torch.get_num_threads() * _filter_bytes(features.shape[2], weight) <= _MAX_GRADIENT_BYTES
     )
 
 
-def _bytes_of_filters(size: int, weight: Tensor) -> int:
-    """Return what a tile's filters take; about the same whether pooled or not."""
-    return 4 * Tiling(size, pooled=False).positions * weight.shape[0] * weight.shape[1]
+def _filter_bytes(size: int, weight: Tensor) -> int:
+    """Return the bytes of the transformed filters; about the same whether pooled or not."""
+    return 4 * Tiling(size, pooled=False).num_positions * weight.shape[0] * weight.shape[1]
 
 
-class _ToomCook(torch.autograd.Function):
+class _WinogradConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features: Tensor, weight: Tensor, pooled: bool) -> Tensor:  # type: ignore[no-untyped-def]
         tiling = Tiling(features.shape[2], pooled)
         channels_out, channels_in = weight.shape[:2]
-        size = tiling.num_results // 2 if pooled else tiling.size
+        size = tiling.output_size // 2 if pooled else tiling.size
         results = _empty_maps(features, channels_out, size)
-        places = _empty_maps(features, channels_out, size, torch.uint8) if pooled else results
-        filters = _transform(weight.detach().permute(2, 3, 1, 0), tiling)
-        _forward_kernel(tiling, channels_in, channels_out)(len(features), features, filters, results, places)
-        ctx.save_for_backward(features, weight, places if pooled else None)
+        indices = _empty_maps(features, channels_out, size, torch.uint8) if pooled else results
+        filters = _transform_filters(weight.detach().permute(2, 3, 1, 0), tiling)
+        _forward_kernel(tiling, channels_in, channels_out)(len(features), features, filters, results, indices)
+        ctx.save_for_backward(features, weight, indices if pooled else None)
         ctx.tiling = tiling
         return results
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> tuple[Tensor | None, Tensor, None]:  # type: ignore[no-untyped-def]
-        features, weight, places = ctx.saved_tensors
+        features, weight, indices = ctx.saved_tensors
         channels_out, channels_in = weight.shape[:2]
         gradient = gradient.contiguous(memory_format=torch.channels_last)
-        places = gradient if places is None else places
-        of_filters = torch.zeros(torch.get_num_threads(), ctx.tiling.positions, channels_in * channels_out)
-        arguments = [features, gradient, places, of_filters]
-        of_features = torch.empty_like(features) if ctx.needs_input_grad[0] else None
-        if of_features is not None:
-            arguments += [_transform(weight.permute(2, 3, 0, 1), ctx.tiling), of_features]
-        kernel = _backward_kernel(ctx.tiling, channels_in, channels_out, of_features is not None)
+        indices = gradient if indices is None else indices
+        grad_filters = torch.zeros(torch.get_num_threads(), ctx.tiling.num_positions, channels_in * channels_out)
+        arguments = [features, gradient, indices, grad_filters]
+        grad_features = torch.empty_like(features) if ctx.needs_input_grad[0] else None
+        if grad_features is not None:
+            arguments += [_transform_filters(weight.permute(2, 3, 0, 1), ctx.tiling), grad_features]
+        kernel = _backward_kernel(ctx.tiling, channels_in, channels_out, grad_features is not None)
         kernel(len(features), *arguments)
-        return of_features, _transform_back(of_filters.sum(dim=0), channels_in, channels_out, ctx.tiling), None
+        grad_weight = _transform_gradient(grad_filters.sum(dim=0), channels_in, channels_out, ctx.tiling)
+        return grad_features, grad_weight, None
 
 
-class _Blocks:
-    """The images that a thread works on together, and room for their tiles.
+class _BlockedTiles:
+    """Workspace for the tiles of as many images as a thread works on together.
 
     Args:
-        program: Which has the room.
-        tiling: How maps are cut.
+        builder: Allocates the memory.
+        tiling: How feature maps are divided.
         channels_in: C.
         channels_out: K.
     """
 
-    def __init__(self, program: Program, tiling: Tiling, channels_in: int, channels_out: int) -> None:
-        self._program = program
+    def __init__(self, builder: KernelBuilder, tiling: Tiling, channels_in: int, channels_out: int) -> None:
+        self._builder = builder
         self._tiling = tiling
-        bytes_a_tile = 4 * tiling.positions * (channels_in + channels_out)
-        is_large = _FEW_TILES * bytes_a_tile > _MOST_BYTES
-        self._length = _block_length(tiling.count**2, _MANY_TILES if is_large else _FEW_TILES)
-        self.windows, self.products = (
-            Tiles(program, tiling, channels, self._length, is_large) for channels in (channels_in, channels_out)
+        tile_bytes = 4 * tiling.num_positions * (channels_in + channels_out)
+        exceeds_cache = _FEW_TILES * tile_bytes > _MAX_CACHED_BYTES
+        self._length = _block_length(tiling.num_tiles, _MANY_TILES if exceeds_cache else _FEW_TILES)
+        self.inputs, self.outputs = (
+            TransformedTiles(builder, tiling, channels, self._length, exceeds_cache)
+            for channels in (channels_in, channels_out)
         )
-        self.at_once = rows_at_once(self._length * tiling.count**2)
-        """Tiles of a block that are multiplied together."""
+        self.register_rows = register_rows(self._length * tiling.num_tiles)
 
     @contextmanager
-    def each(self, first: Integer, end: Integer) -> Iterator[Block]:
-        """Repeat what is written inside `with` for block after block of the images from `first` up to before `end`."""
-        with self._program.loop(first, end, self._length) as start:
-            yield Block(self._tiling, start, self._program.least(start + self._length, end))
+    def blocks(self, first: Integer, end: Integer) -> Iterator[ImageBlock]:
+        """Repeat the instructions written inside `with` for each block of the images first .. end - 1."""
+        with self._builder.loop(first, end, self._length) as start:
+            yield ImageBlock(self._tiling, start, self._builder.minimum(start + self._length, end))
 
 
-def _block_length(tiles_an_image: int, least_tiles: int) -> int:
-    """Return the number of images that have at least so many tiles, and a number of tiles that multiplies well."""
-    lengths = range(-(-least_tiles // tiles_an_image), 2 * least_tiles)
-    return next(length for length in lengths if rows_at_once(length * tiles_an_image) >= _LEAST_AT_ONCE)
+def _block_length(tiles_per_image: int, min_tiles: int) -> int:
+    """Return the images of a block: at least `min_tiles` tiles, in a number that fills the registers well."""
+    lengths = range(-(-min_tiles // tiles_per_image), 2 * min_tiles)
+    return next(length for length in lengths if register_rows(length * tiles_per_image) >= _MIN_REGISTER_ROWS)
 
 
 @functools.cache
 def _forward_kernel(tiling: Tiling, channels_in: int, channels_out: int) -> Kernel:
-    """Compile (features, filters, results, places): pooled, places say which of four pixels was the largest."""
-    matrix_of_results, _, matrix_of_inputs = matrices(tiling.side)
+    """Compile the forward pass. Arguments: features, filters, results, max-pooling indices (if pooled)."""
+    output_matrix, _, input_matrix = transform_matrices(tiling.tile)
 
-    def emit(program: Program, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
-        features, filters, results, places = arguments
-        blocks = _Blocks(program, tiling, channels_in, channels_out)
-        with blocks.each(first, end) as block:
-            input_transform(program, block, features, blocks.windows, matrix_of_inputs, -_MARGIN)
-            with program.loop(0, tiling.positions) as position:
+    def emit(builder: KernelBuilder, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
+        features, filters, results, indices = arguments
+        tiles = _BlockedTiles(builder, tiling, channels_in, channels_out)
+        with tiles.blocks(first, end) as block:
+            input_transform(builder, block, features, tiles.inputs, input_matrix, -_PADDING)
+            with builder.loop(0, tiling.num_positions) as position:
                 multiply(
-                    program,
-                    blocks.windows.at(position),
-                    in_panels(filters, position, channels_in, channels_out),
-                    blocks.products.at(position),
+                    builder,
+                    tiles.inputs.at(position),
+                    packed_matrix(filters, position, channels_in, channels_out),
+                    tiles.outputs.at(position),
                     (block.num_tiles, channels_in, channels_out),
-                    blocks.at_once,
+                    tiles.register_rows,
                 )
-            chosen = places if tiling.pooled else None
-            output_transform(program, block, blocks.products, results, matrix_of_results, 0, chosen)
+            pooling = indices if tiling.pooled else None
+            output_transform(builder, block, tiles.outputs, results, output_matrix, 0, pooling)
 
     return Kernel(emit, num_arguments=4)
 
 
 @functools.cache
-def _backward_kernel(tiling: Tiling, channels_in: int, channels_out: int, features_too: bool) -> Kernel:
-    """Compile (features, gradient of results, places, gradients of filters), the last of each thread one.
+def _backward_kernel(tiling: Tiling, channels_in: int, channels_out: int, for_features: bool) -> Kernel:
+    """Compile the backward pass.
 
-    With `features_too` also (filters the other way round, gradient of features).
+    Arguments: features, gradient of the results, max-pooling indices (if pooled), gradient of the filters for each
+    thread; with `for_features` also the filters with C and K exchanged, and the gradient of the features.
     """
-    matrix_of_results, _, matrix_of_inputs = matrices(tiling.side)
+    output_matrix, _, input_matrix = transform_matrices(tiling.tile)
 
-    def emit(program: Program, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
-        features, gradient, places, of_filters, *of_features = arguments
-        of_filters = of_filters + program.thread * (4 * tiling.positions * channels_in * channels_out)
-        blocks = _Blocks(program, tiling, channels_in, channels_out)
-        with blocks.each(first, end) as block:
-            input_transform(program, block, features, blocks.windows, matrix_of_inputs, -_MARGIN)
-            chosen = places if tiling.pooled else None
-            input_transform(program, block, gradient, blocks.products, matrix_of_results.T, 0, chosen)
-            with program.loop(0, tiling.positions) as position:
+    def emit(builder: KernelBuilder, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
+        features, gradient, indices, grad_filters, *further = arguments
+        grad_filters = grad_filters + builder.thread * (4 * tiling.num_positions * channels_in * channels_out)
+        tiles = _BlockedTiles(builder, tiling, channels_in, channels_out)
+        with tiles.blocks(first, end) as block:
+            input_transform(builder, block, features, tiles.inputs, input_matrix, -_PADDING)
+            pooling = indices if tiling.pooled else None
+            input_transform(builder, block, gradient, tiles.outputs, output_matrix.T, 0, pooling)
+            with builder.loop(0, tiling.num_positions) as position:
                 multiply(
-                    program,
-                    blocks.windows.at(position).T,
-                    blocks.products.at(position),
-                    in_panels(of_filters, position, channels_in, channels_out),
+                    builder,
+                    tiles.inputs.at(position).T,
+                    tiles.outputs.at(position),
+                    packed_matrix(grad_filters, position, channels_in, channels_out),
                     (channels_in, block.num_tiles, channels_out),
-                    rows_at_once(channels_in),
-                    add=True,
+                    register_rows(channels_in),
+                    accumulate=True,
                 )
-                if features_too:
+                if for_features:
                     multiply(
-                        program,
-                        blocks.products.at(position),
-                        in_panels(of_features[0], position, channels_out, channels_in),
-                        blocks.windows.at(position),
+                        builder,
+                        tiles.outputs.at(position),
+                        packed_matrix(further[0], position, channels_out, channels_in),
+                        tiles.inputs.at(position),
                         (block.num_tiles, channels_out, channels_in),
-                        blocks.at_once,
+                        tiles.register_rows,
                     )
-            if features_too:
-                output_transform(program, block, blocks.windows, of_features[1], matrix_of_inputs.T, -_MARGIN)
+            if for_features:
+                output_transform(builder, block, tiles.inputs, further[1], input_matrix.T, -_PADDING)
 
-    return Kernel(emit, num_arguments=6 if features_too else 4)
+    return Kernel(emit, num_arguments=6 if for_features else 4)
 
 
-def _transform(taps: Tensor, tiling: Tiling) -> Tensor:  # (3, 3, rows, columns) -> (n n, columns / w, rows, w)
-    """Return the filters of each position, in panels."""
+def _transform_filters(taps: Tensor, tiling: Tiling) -> Tensor:  # (3, 3, rows, columns) -> (n n, columns / w, rows, w)
+    """Return the filters of each position, packed."""
     rows, columns = taps.shape[2:]
     taps = taps.reshape(TAPS**2, rows, columns // (width := panel_width(columns)), width).transpose(1, 2)
-    return _both_sides(tiling) @ taps.reshape(TAPS**2, -1)
+    return _filter_transform(tiling) @ taps.reshape(TAPS**2, -1)
 
 
-def _transform_back(gradient: Tensor, channels_in: int, channels_out: int, tiling: Tiling) -> Tensor:
-    """Return the gradient of the weight, (K, C, 3, 3), given that of the filters, (n n, K / w * C * w)."""
-    taps = (_both_sides(tiling).T @ gradient).view(TAPS, TAPS, -1, channels_in, panel_width(channels_out))
+def _transform_gradient(gradient: Tensor, channels_in: int, channels_out: int, tiling: Tiling) -> Tensor:
+    """Return the gradient of the weight, (K, C, 3, 3), from that of the packed filters, (n n, K / w * C * w)."""
+    taps = (_filter_transform(tiling).T @ gradient).view(TAPS, TAPS, -1, channels_in, panel_width(channels_out))
     return taps.permute(2, 4, 3, 0, 1).reshape(channels_out, channels_in, TAPS, TAPS)
 
 
 @functools.cache
-def _both_sides(tiling: Tiling) -> Tensor:
+def _filter_transform(tiling: Tiling) -> Tensor:
     """Return G from both sides as one matrix, (n n, 9)."""
-    transform = torch.from_numpy(matrices(tiling.side)[1])
+    transform = torch.from_numpy(transform_matrices(tiling.tile)[1])
     return torch.kron(transform, transform).float()
 
 

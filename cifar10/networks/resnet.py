@@ -9,7 +9,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from cifar10.kernels.convolution import Convolution3x3
+from cifar10.networks.layers import Conv3x3
 from cifar10.networks.normalize import Normalize
 from cifar10.types import PositiveInt
 
@@ -104,7 +104,7 @@ class Bottleneck(nn.Module):
 
 def _convolution(channels_in: int, channels_out: int, size: int, stride: int = 1) -> nn.Conv2d:
     if size == 3 and stride == 1:
-        layer: nn.Conv2d = Convolution3x3(channels_in, channels_out)
+        layer: nn.Conv2d = Conv3x3(channels_in, channels_out)
     else:
         layer = nn.Conv2d(channels_in, channels_out, size, stride=stride, padding=size // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")

@@ -21,15 +21,14 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
-from cifar10.kernels.convolution import Convolution3x3
-from cifar10.kernels.normalization import normalize_and_activate
+from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
 from cifar10.networks.normalize import Normalize
 from cifar10.types import Length, PositiveInt, Range
 
 _WHITEN_IMAGES = 5000  # enough for a 12 x 12 covariance
 _WHITEN_EPSILON = 5e-4  # keeps noise in the weakest directions from being blown up
-_SHIFT_GAIN = 2000**0.5  # a parameter behind a gain g learns g^2 times as fast, whatever the optimizer's rate is
-_NORM_MOMENTUM = 0.4  # weight of the newest batch in the running statistics
+_SHIFT_GAIN = 2000**0.5  # shifts learn 2000 times as fast, whatever the optimizer's rate is
+_NORM_MOMENTUM = 0.4
 _NORM_EPSILON = 1e-12
 
 
@@ -95,14 +94,14 @@ class ConvolutionGroup(nn.Module):
 
     def __init__(self, channels_in: int, channels_out: int, depth: int) -> None:
         super().__init__()
-        self.convolve1 = _identity_convolution(channels_in, channels_out, pooled=True)
-        self.norm1 = ShiftNorm(channels_out)
-        self.convolve2 = _identity_convolution(channels_out, channels_out)
-        self.norm2 = ShiftNorm(channels_out)
+        self.convolve1 = _identity_at_first(ConvPool(channels_in, channels_out))
+        self.norm1 = _batch_norm_silu(channels_out)
+        self.convolve2 = _identity_at_first(Conv3x3(channels_out, channels_out))
+        self.norm2 = _batch_norm_silu(channels_out)
         self.depth = depth
         if depth == 3:
-            self.convolve3 = _identity_convolution(channels_out, channels_out)
-            self.norm3 = ShiftNorm(channels_out)
+            self.convolve3 = _identity_at_first(Conv3x3(channels_out, channels_out))
+            self.norm3 = _batch_norm_silu(channels_out)
 
     def forward(self, features: Tensor) -> Tensor:  # (B, C_in, H, W) -> (B, C_out, H//2, W//2)
         halved = self.norm1(self.convolve1(features))
@@ -110,35 +109,11 @@ class ConvolutionGroup(nn.Module):
         return self.norm3(self.convolve3(features), shortcut=halved) if self.depth == 3 else features
 
 
-def _identity_convolution(channels_in: int, channels_out: int, pooled: bool = False) -> Convolution3x3:
-    layer = Convolution3x3(channels_in, channels_out, pooled)
-    nn.init.dirac_(layer.weight[: min(channels_in, channels_out)].data)
+def _identity_at_first(layer: Conv3x3) -> Conv3x3:
+    """Start as the identity on as many channels as `layer` has inputs, or outputs if those are fewer."""
+    nn.init.dirac_(layer.weight[: min(layer.in_channels, layer.out_channels)].data)
     return layer
 
 
-class ShiftNorm(nn.Module):
-    """Batch normalisation that learns what to add, fast, and not what to multiply with; then SiLU.
-
-    What comes by a shortcut is added before the activation.
-    """
-
-    running_mean: Tensor
-    running_var: Tensor
-
-    def __init__(self, channels: int) -> None:
-        super().__init__()
-        self.shift = nn.Parameter(torch.zeros(channels))
-        self.register_buffer("running_mean", torch.zeros(channels))
-        self.register_buffer("running_var", torch.ones(channels))
-
-    def forward(self, features: Tensor, shortcut: Tensor | None = None) -> Tensor:  # (B, C, H, W), both -> the same
-        return normalize_and_activate(
-            features,
-            self.shift * _SHIFT_GAIN,
-            self.running_mean,
-            self.running_var,
-            training=self.training,
-            momentum=_NORM_MOMENTUM,
-            epsilon=_NORM_EPSILON,
-            shortcut=shortcut,
-        )
+def _batch_norm_silu(channels: int) -> BatchNormSiLU:
+    return BatchNormSiLU(channels, momentum=_NORM_MOMENTUM, eps=_NORM_EPSILON, shift_gain=_SHIFT_GAIN)

@@ -16,6 +16,7 @@ from cifar10.config.build import build
 from cifar10.config.schema import Config
 from cifar10.config.targets import MODEL, OPTIMIZER, SCHEDULE, SELECTION
 from cifar10.data.image_dataset import ImageDataset
+from cifar10.devices import prepare_network
 from cifar10.errors import CheckpointError, UsageError, UserError
 from cifar10.model import Classifier, Recipe
 from cifar10.optimizers.schedules import Schedule
@@ -55,11 +56,12 @@ def make_recipe(config: Config, data: ImageDataset, steps_per_epoch: int) -> Rec
         return optimizer
 
     schedule: Schedule = build(SCHEDULE, config.schedule)
-    selection = _make_selection(config, data)
+    selection = make_selection(config, data)
     return Recipe(config.training, config.seed, steps_per_epoch, selection, make_optimizer, schedule)
 
 
-def _make_selection(config: Config, data: ImageDataset) -> ExampleSelection:
+def make_selection(config: Config, data: ImageDataset) -> ExampleSelection:
+    """Build what selects the images to train on, its weights drawn by the seed."""
     torch.manual_seed(config.seed)
     selection: ExampleSelection = build(
         SELECTION, config.selection, num_classes=data.num_classes, image_size=data.image_size
@@ -71,8 +73,7 @@ def _make_selection(config: Config, data: ImageDataset) -> ExampleSelection:
 
 def _calibrate(network: nn.Module, config: Config, data: ImageDataset) -> None:
     network.calibrate(data.train.images)  # type: ignore[operator]
-    if config.training.channels_last:
-        network.to(memory_format=torch.channels_last)
+    prepare_network(network, config.training.channels_last, config.training.kernels)
 
 
 def fit(

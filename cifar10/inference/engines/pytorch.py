@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cifar10.devices import choose_device, computes_bf16, limit_threads
+from cifar10.devices import choose_device, computes_bf16, limit_threads, prepare_network
 from cifar10.runs.checkpoints import Checkpoint
 
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -25,14 +25,18 @@ class TorchEngine:
         device: Where to compute.
         precision: bf16 and fp16 compute in mixed precision, as training does; fp32 in full.
         channels_last: Lay weights out as (out, H, W, in) in memory.
+        with_kernels: Let the network's layers compute with our own kernels on a CPU in float32.
     """
 
     def __init__(
-        self, network: nn.Module, device: torch.device, precision: str = "fp32", channels_last: bool = False
+        self,
+        network: nn.Module,
+        device: torch.device,
+        precision: str = "fp32",
+        channels_last: bool = False,
+        with_kernels: bool = False,
     ) -> None:
-        layout = torch.channels_last if channels_last else torch.contiguous_format
-        network = network.eval().to(device)
-        self.network: nn.Module = network.to(memory_format=layout)
+        self.network = prepare_network(network.eval().to(device), channels_last, with_kernels)
         self.device = device
         self.precision = precision
 
@@ -45,8 +49,8 @@ class TorchEngine:
         """
         device = choose_device(device_name)
         limit_threads()
-        network = checkpoint.network()
-        return cls(network, device, usable_precision(checkpoint, device), checkpoint.config.training.channels_last)
+        precision, training = usable_precision(checkpoint, device), checkpoint.config.training
+        return cls(checkpoint.network(), device, precision, training.channels_last, training.kernels)
 
     def describe(self) -> dict[str, str]:
         """Return what probabilities depend on beside the weights."""

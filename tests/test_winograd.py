@@ -1,9 +1,9 @@
-"""Fewer products for the same convolution: exact on paper, and close in float32."""
+"""Fewer multiplications for the same convolution: exact on paper, and close in float32."""
 
 import numpy as np
 import pytest
 
-from cifar10.kernels.toom_cook import LARGEST_TILE, TAPS, matrices
+from cifar10.kernels.winograd import LARGEST_TILE, TAPS, transform_matrices
 
 TILES = range(1, LARGEST_TILE + 1)
 
@@ -14,20 +14,20 @@ def correlate(inputs: np.ndarray, taps: np.ndarray) -> np.ndarray:
     return np.array([[(inputs[y : y + TAPS, x : x + TAPS] * taps).sum() for x in range(size)] for y in range(size)])
 
 
-@pytest.mark.parametrize("num_results", TILES)
-def test_the_transforms_give_the_convolution(num_results: int) -> None:
-    results, taps, inputs = matrices(num_results)
+@pytest.mark.parametrize("tile", TILES)
+def test_the_transforms_give_the_convolution(tile: int) -> None:
+    results, taps, inputs = transform_matrices(tile)
     random = np.random.default_rng(0)
-    window, filters = random.normal(size=(num_results + 2, num_results + 2)), random.normal(size=(TAPS, TAPS))
+    window, filters = random.normal(size=(tile + 2, tile + 2)), random.normal(size=(TAPS, TAPS))
     products = (taps @ filters @ taps.T) * (inputs @ window @ inputs.T)
     np.testing.assert_allclose(results @ products @ results.T, correlate(window, filters), rtol=0, atol=1e-11)
 
 
-@pytest.mark.parametrize(("num_results", "bound"), [(2, 5e-7), (3, 2e-6), (4, 2e-6), (5, 4e-6), (6, 4e-6), (7, 4e-5)])
-def test_float32_rounds_no_more_than_is_said(num_results: int, bound: float) -> None:
-    results, taps, inputs = (matrix.astype(np.float32) for matrix in matrices(num_results))
+@pytest.mark.parametrize(("tile", "bound"), [(2, 5e-7), (3, 2e-6), (4, 2e-6), (5, 4e-6), (6, 4e-6), (7, 4e-5)])
+def test_float32_rounds_no_more_than_is_said(tile: int, bound: float) -> None:
+    results, taps, inputs = (matrix.astype(np.float32) for matrix in transform_matrices(tile))
     random = np.random.default_rng(0)
-    channels, num_filters, length = 64, 16, num_results + 2
+    channels, num_filters, length = 64, 16, tile + 2
     windows = random.normal(size=(channels, length, length)).astype(np.float32)
     filters = random.normal(size=(num_filters, channels, TAPS, TAPS)).astype(np.float32)
     tiles, transformed = inputs @ windows @ inputs.T, taps @ filters @ taps.T
@@ -36,8 +36,8 @@ def test_float32_rounds_no_more_than_is_said(num_results: int, bound: float) -> 
     assert np.sqrt(((found - exact) ** 2).mean() / (exact**2).mean()) < bound
 
 
-@pytest.mark.parametrize(("num_results", "num_pairs"), [(5, 2), (6, 3), (7, 3)])
-def test_points_of_opposite_sign_can_share_their_arithmetic(num_results: int, num_pairs: int) -> None:
-    rows = matrices(num_results)[0].T.astype(np.float32)
+@pytest.mark.parametrize(("tile", "num_pairs"), [(5, 2), (6, 3), (7, 3)])
+def test_points_of_opposite_sign_can_share_their_arithmetic(tile: int, num_pairs: int) -> None:
+    rows = transform_matrices(tile)[0].T.astype(np.float32)
     pairs = [(i, j) for i in range(len(rows)) for j in range(i) if (abs(rows[i]) == abs(rows[j])).all()]
     assert len(pairs) == num_pairs
