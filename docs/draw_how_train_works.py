@@ -1,6 +1,6 @@
-"""Draw the walk of `train`: what is called, what it hands on, and what stays on the disk. Writes train_walk.svg.
+"""Draw the walk of `train`: what is called, what it hands on, and what stays on the disk. Writes how_train_works.svg.
 
-python docs/draw_train_walk.py [FILE.svg | FILE.png]
+python docs/draw_how_train_works.py [FILE.svg | FILE.png]
 """
 
 import sys
@@ -130,8 +130,8 @@ def _draw_step(axes: Axes, number: int, step: Step) -> None:
 
 def main() -> None:
     """Save the picture beside this script, or as the file that is named; the same code gives the same bytes."""
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("train_walk.svg")
-    mpl.rcParams["svg.hashsalt"] = "train_walk"
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("how_train_works.svg")
+    mpl.rcParams["svg.hashsalt"] = "how_train_works"
     draw().savefig(target, dpi=100, metadata={"Date": None} if target.suffix == ".svg" else None)
 
 
