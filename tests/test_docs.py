@@ -12,6 +12,7 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import numpy as np
@@ -34,6 +35,7 @@ from commands import COMMANDS
 from tests.documented import DOCS, ROOT, file_blocks, named_paths, program_lines, transcripts
 
 PAGES = sorted(DOCS.glob("*.md"))
+BENCHMARKS = ROOT / "benchmarks"
 ADD_A_PART = (DOCS / "add_a_part.md").read_text()
 WALKS = {"train", "infer", "evaluate", "sync", "prepare_data", "config.explain", "demo"}
 SMALL = ["training.epochs=1", "training.batch_size=20", "tracking=none"]
@@ -224,14 +226,40 @@ def test_labels_of_the_picture_of_speed_keep_out_of_each_others_place() -> None:
     assert not any(box.overlaps(other) for box, other in itertools.combinations(boxes, 2))
 
 
-def test_each_figure_of_the_page_about_speed_has_its_file_or_its_script() -> None:
-    rows = [line for line in (DOCS / "speed.md").read_text().splitlines() if line.startswith("| P")]
-    assert [row.split("|")[1].strip() for row in rows] == [f"P{number}" for number in range(1, 14)]
-    for row in rows:
-        result = row.split("|")[4]
-        files = re.findall(r"<\.\./(benchmarks/results/[^>]+)>", result)
-        assert files or "not yet measured" in result, row
-        assert all((ROOT / file).exists() for file in files), row
+def claims() -> list[list[str]]:
+    """Return the cells claim, ratio, machine and file of each row of the table in `speed.md`."""
+    rows = (DOCS / "speed.md").read_text().partition("| claim |")[2].splitlines()[2:]
+    return [row.strip("| ").split(" | ") for row in itertools.takewhile(lambda row: row.startswith("|"), rows)]
+
+
+def linked_files(page: Path) -> set[Path]:
+    """Return the files below `benchmarks/` to which a page links."""
+    links = [page.parent / link for link in re.findall(r"\]\(([^):#]+)\)", page.read_text())]
+    return {link.resolve() for link in links if BENCHMARKS in link.resolve().parents}
+
+
+@pytest.mark.parametrize("cells", claims(), ids=lambda cells: " ".join(cells[::2]))
+def test_each_figure_of_a_claim_stands_in_the_file_that_it_names(cells: list[str]) -> None:
+    claim, ratio, _, link = cells
+    result = (DOCS / link.partition("](")[2].rstrip(")")).read_text()
+    measured = [Decimal(number.replace(",", "")) for number in re.findall(r"-?\d[\d,]*\.\d+", result)]
+    figures = [Decimal(figure.replace("−", "-")) for figure in re.findall(r"[-−]?\d+\.\d+", f"{claim} {ratio}")]
+    assert len(figures) >= 3, "a ratio and its range"
+    for figure in figures:
+        assert any(number.quantize(figure, ROUND_HALF_UP) == figure for number in measured), figure
+
+
+def test_the_table_of_claims_fits_a_screen() -> None:
+    assert 10 <= len(claims()) <= 15
+
+
+def test_each_result_is_linked_and_each_link_to_one_works() -> None:
+    pages = [ROOT / "README.md", *PAGES, *BENCHMARKS.glob("*.md")]
+    results = set((BENCHMARKS / "results").glob("*.md"))
+    linked = {file for page in [*pages, *results] for file in linked_files(page)}
+    assert [file.name for file in linked if not file.exists()] == []
+    assert results - {file for page in pages for file in linked_files(page)} == set()
+    assert {file.stem for file in (BENCHMARKS / "results").glob("*.json")} <= {file.stem for file in results}
 
 
 # -- the house ---------------------------------------------------------------------------------------------------
