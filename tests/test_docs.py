@@ -37,7 +37,7 @@ from tests.documented import DOCS, ROOT, file_blocks, named_paths, program_lines
 PAGES = sorted(DOCS.glob("*.md"))
 BENCHMARKS = ROOT / "benchmarks"
 ADD_A_PART = (DOCS / "add_a_part.md").read_text()
-WALKS = {"train", "infer", "evaluate", "sync", "prepare_data", "config.explain", "demo"}
+ENTRY_POINTS = {"train", "infer", "evaluate", "sync", "prepare_data", "config.explain", "demo"}
 SMALL = ["training.epochs=1", "training.batch_size=20", "tracking=none"]
 SMALL_SHAPES = [
     "data_loading.image_size=16",
@@ -142,7 +142,7 @@ def test_the_table_of_groups_lists_what_conf_holds() -> None:
     assert table == {group: options(group) for group in groups()}
 
 
-# -- the reference and the picture -------------------------------------------------------------------------------
+# -- reference, pictures and claims -------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -262,7 +262,7 @@ def test_each_result_is_linked_and_each_link_to_one_works() -> None:
     assert {file.stem for file in (BENCHMARKS / "results").glob("*.json")} <= {file.stem for file in results}
 
 
-# -- the house ---------------------------------------------------------------------------------------------------
+# -- structure ---------------------------------------------------------------------------------------------------
 
 
 def imported_by(name: str, file: Path, everywhere: bool = True) -> Iterator[str]:
@@ -296,15 +296,15 @@ def test_imports_never_go_in_a_circle() -> None:
     assert [name for name in graph if name in reachable(name, graph)] == []
 
 
-def test_a_walk_is_imported_by_the_commands_and_the_demo_only() -> None:
+def test_an_entry_point_is_imported_by_the_commands_and_the_demo_only() -> None:
     allowed = {("cifar10.demo", "cifar10.train"), ("cifar10.demo", "cifar10.infer")}
-    walks = {f"cifar10.{name}" for name in WALKS}
-    pairs = {(name, walk) for name, imported in import_graph().items() for walk in imported & walks}
+    entry_points = {f"cifar10.{name}" for name in ENTRY_POINTS}
+    pairs = {(name, entry) for name, imported in import_graph().items() for entry in imported & entry_points}
     assert {pair for pair in pairs if pair[0] != "commands"} == allowed
 
 
 @pytest.mark.parametrize(
-    "room",
+    "part",
     [
         "images.",
         "data.class_names",
@@ -314,9 +314,9 @@ def test_a_walk_is_imported_by_the_commands_and_the_demo_only() -> None:
         "infer",
     ],
 )
-def test_a_room_without_torch_stays_so(room: str) -> None:
+def test_a_part_without_torch_stays_so(part: str) -> None:
     graph = import_graph(everywhere=False)
-    names = [name for name in graph if f"{name}.".startswith(f"cifar10.{room.rstrip('.')}.")]
+    names = [name for name in graph if f"{name}.".startswith(f"cifar10.{part.rstrip('.')}.")]
     assert names
     for name in names:
         assert not {"torch", "pytorch_lightning"} & reachable(name, graph)
@@ -337,13 +337,16 @@ def test_training_names_no_architecture_and_no_data_set() -> None:
         )
 
 
-def test_the_plan_of_the_house_has_every_room() -> None:
-    rooms = (DOCS / "design.md").read_text().partition("```text")[2].partition("```")[0]
-    for name in modules():
-        inside = name.removeprefix("cifar10.").replace(".", "/")
-        assert f"{inside}.py" in rooms or f"{inside.partition('/')[0]}/ " in rooms, name
-    for file in re.findall(r"[\w/]+\.py", rooms):
-        assert (ROOT / file).exists() or (ROOT / "cifar10" / file).exists(), file
+def test_the_tree_shows_each_folder_of_the_package() -> None:
+    lines = (DOCS / "design.md").read_text().partition("```text\n")[2].partition("```")[0].splitlines()
+    shown: list[Path] = []
+    for line in lines:
+        indent, name = re.fullmatch(r"( *)([\w.]+/?) +\S.*", line).groups()  # type: ignore[union-attr]
+        parents = [path for path in shown if len(path.parts) == len(indent) // 4]
+        shown.append(parents[-1] / name if indent else Path(name))
+    packages = {file.parent.relative_to(ROOT) for file in (ROOT / "cifar10").rglob("*.py")}
+    assert {path for path in shown if path.parts[0] == "cifar10"} == packages
+    assert all((ROOT / path).exists() for path in shown)
 
 
 # -- a run -------------------------------------------------------------------------------------------------------
