@@ -23,12 +23,14 @@ extensions = [
     "sphinx.ext.napoleon",
     "sphinx.ext.viewcode",
 ]
-exclude_patterns = ["_build", "_templates"]
+exclude_patterns = ["_build", "_static", "_templates"]
 templates_path = ["_templates"]
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 
 html_theme = "furo"
 html_title = "cifar10"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_show_copyright = False
 html_show_sphinx = False
 

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 WIDTH, HEIGHT = 10.0, 9.7  # inches; also the units of every position below
-_BOX = {"left": 0.2, "width": 4.5, "height": 0.62}
+_BOX = {"left": 0.2, "width": 4.7, "height": 0.62}
 _STRIDE = 0.95  # from one box to the next
 _INK, _SOFT, _PAPER, _ACCENT, _DISK = "#22303c", "#5f6f7d", "#ffffff", "#3a6ea5", "#d1603d"
 

@@ -34,7 +34,7 @@ def test_the_two_commands_come_first() -> None:
 
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Replace every entry point by one that only records that it was started; create the files that the README names."""
+    """Replace each entry point by one that only records that it was started; create the files that the README names."""
     names: list[str] = []
 
     def stand_in(name: str, result: object, package: str = "cifar10") -> None:
