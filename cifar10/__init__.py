@@ -9,7 +9,10 @@ Importing this costs nothing; `load` imports what it needs.
 import time
 
 STARTED_AT = time.monotonic()
-"""When the program's first line ran, by `time.monotonic`: before anything heavy was imported."""
+"""When the program's first line ran, by `time.monotonic`: before anything heavy was imported.
+
+:meta hide-value:
+"""
 
 __version__ = "0.1.0"
 

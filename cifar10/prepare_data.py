@@ -1,4 +1,4 @@
-"""The walk of `data`: configuration -> data, fetched and verified -> a report, and PNG files if wanted."""
+"""Entry point of `data`: configuration -> data, downloaded and verified -> description, and PNG files on request."""
 
 from pathlib import Path
 

@@ -1,4 +1,4 @@
-"""The walk of `sync`: what a run's folder holds -> what MLflow lacks of it -> sent, so that it is recorded once.
+"""Entry point of `sync`: what a run's folder holds -> what MLflow lacks of it -> sent, so that it is recorded once.
 
 Epochs, scores, parameters, tags and files are compared one by one with what MLflow has, and only what is missing is
 sent: a run that is complete is not changed.

@@ -1,4 +1,4 @@
-"""The walk of `train`: configuration -> data -> network -> fit -> test on the best checkpoint -> scores."""
+"""Entry point of `train`: configuration -> data -> network -> fit -> test on the best checkpoint -> scores."""
 
 import dataclasses
 import sys

@@ -1,8 +1,9 @@
-"""How Sphinx builds this documentation. Nothing is fetched: no links into other projects' inventories.
+"""Sphinx settings. The build is offline: no links into other projects' inventories.
 
 sh scripts/docs
 """
 
+import shutil
 import sys
 from pathlib import Path
 from typing import Any
@@ -15,12 +16,21 @@ project = "cifar10"
 author = "the cifar10 project"
 release = version = __version__
 
-extensions = ["myst_parser", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build"]
+extensions = [
+    "myst_parser",
+    "sphinx.ext.autodoc",
+    "sphinx.ext.autosummary",
+    "sphinx.ext.napoleon",
+    "sphinx.ext.viewcode",
+]
+exclude_patterns = ["_build", "_static", "_templates"]
+templates_path = ["_templates"]
 source_suffix = {".rst": "restructuredtext", ".md": "markdown"}
 
 html_theme = "furo"
 html_title = "cifar10"
+html_static_path = ["_static"]
+html_css_files = ["custom.css"]
 html_show_copyright = False
 html_show_sphinx = False
 
@@ -38,12 +48,24 @@ napoleon_google_docstring = True
 napoleon_numpy_docstring = False
 
 
+def remove_generated_pages(_app: Any) -> None:
+    """Delete the pages of the previous build, so that a module that was renamed or removed leaves none behind."""
+    shutil.rmtree(Path(__file__).with_name("reference"), ignore_errors=True)
+
+
 def keep_colons(_app: Any, what: str, _name: str, _object: Any, _options: Any, lines: list[str]) -> None:
-    """Begin the docstring of a value with an empty comment, so that Napoleon takes no "X: Y" in it for a type."""
+    """Begin the docstring of a value with an empty comment, so that Napoleon does not read "X: Y" as a type."""
     if what in ("attribute", "data", "property"):
         lines[:0] = ["..", ""]
 
 
+def link_files(_app: Any, _page: str, content: list[str]) -> None:
+    """Turn links to files outside this folder into downloads, for which MyST needs the prefix `path:`."""
+    content[0] = content[0].replace("](../", "](path:../")
+
+
 def setup(app: Any) -> None:
-    """Let `keep_colons` run before Napoleon, whose priority is 500."""
+    """Connect the functions above; the priorities put them before autosummary's and Napoleon's, which have 500."""
+    app.connect("builder-inited", remove_generated_pages, priority=400)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)
+    app.connect("source-read", link_files)

@@ -12,12 +12,14 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from decimal import ROUND_HALF_UP, Decimal
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
+from sphinx.ext.autosummary.generate import main as autogen
 
 import cifar10
 import cifar10.data
@@ -33,8 +35,9 @@ from commands import COMMANDS
 from tests.documented import DOCS, ROOT, file_blocks, named_paths, program_lines, transcripts
 
 PAGES = sorted(DOCS.glob("*.md"))
+BENCHMARKS = ROOT / "benchmarks"
 ADD_A_PART = (DOCS / "add_a_part.md").read_text()
-WALKS = {"train", "infer", "evaluate", "sync", "prepare_data", "config.explain", "demo"}
+ENTRY_POINTS = {"train", "infer", "evaluate", "sync", "prepare_data", "config.explain", "demo"}
 SMALL = ["training.epochs=1", "training.batch_size=20", "tracking=none"]
 SMALL_SHAPES = [
     "data_loading.image_size=16",
@@ -139,7 +142,7 @@ def test_the_table_of_groups_lists_what_conf_holds() -> None:
     assert table == {group: options(group) for group in groups()}
 
 
-# -- the reference and the picture -------------------------------------------------------------------------------
+# -- reference, pictures and claims -------------------------------------------------------------------------------
 
 
 @functools.cache
@@ -149,20 +152,32 @@ def modules() -> dict[str, Path]:
     return {name: ROOT / f"{name.replace('.', '/')}.py" for name in names}
 
 
-def test_each_module_has_one_place_in_the_reference() -> None:
-    documented = [
-        name for page in DOCS.glob("*.rst") for name in re.findall(r"^\.\. automodule:: (\S+)", page.read_text(), re.M)
-    ]
-    assert sorted(documented) == sorted(modules())
+def test_each_module_has_one_place_in_the_reference(tmp_path: Path) -> None:
+    autogen(["-o", str(tmp_path), "-t", str(DOCS / "_templates"), str(DOCS / "modules.rst")])
+    pages = [*tmp_path.glob("*.rst"), *DOCS.glob("*.rst"), *PAGES]
+    documented = [name for page in pages for name in re.findall(r"automodule:: (\S+)", page.read_text())]
+    files = sorted((ROOT / "cifar10").rglob("*.py"))
+    names = [".".join(file.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__") for file in files]
+    assert sorted(documented) == sorted(names)
+
+
+@pytest.mark.parametrize("page", [*PAGES, *sorted(DOCS.glob("*.rst"))], ids=lambda page: page.stem)
+def test_each_object_that_a_page_refers_to_exists(page: Path) -> None:
+    for role, text in re.findall(r"[{:](mod|class|func|meth|data)[}:]`([^`]+)`", page.read_text()):
+        name = text.partition("<")[2].rstrip(">") if "<" in text else text.removeprefix("~")
+        found = pydoc.locate(name)
+        assert name.startswith("cifar10.") and found is not None, name
+        if role in ("class", "func"):  # Sphinx links only to the module that defines it
+            assert f"{found.__module__}.{found.__qualname__}" == name  # type: ignore[attr-defined]
 
 
 def test_the_picture_shows_functions_that_exist_and_is_up_to_date() -> None:
-    steps = runpy.run_path(str(DOCS / "draw_train_walk.py"))["STEPS"]
-    svg = (DOCS / "train_walk.svg").read_text()
+    steps = runpy.run_path(str(DOCS / "draw_how_train_works.py"))["STEPS"]
+    svg = (DOCS / "how_train_works.svg").read_text()
     for step in steps:
         assert callable(pydoc.locate(step.target)), step.target
         assert f"<!-- {step.call} -->" in svg
-        assert f"<!-- {step.hands_on} -->" in svg
+        assert f"<!-- {step.returns} -->" in svg
         assert not step.writes or f"<!-- writes  {step.writes} -->" in svg
 
 
@@ -214,17 +229,43 @@ def test_labels_of_the_picture_of_speed_keep_out_of_each_others_place() -> None:
     assert not any(box.overlaps(other) for box, other in itertools.combinations(boxes, 2))
 
 
-def test_each_figure_of_the_page_about_speed_has_its_file_or_its_script() -> None:
-    rows = [line for line in (DOCS / "speed.md").read_text().splitlines() if line.startswith("| P")]
-    assert [row.split("|")[1].strip() for row in rows] == [f"P{number}" for number in range(1, 14)]
-    for row in rows:
-        result = row.split("|")[4]
-        files = re.findall(r"<\.\./(benchmarks/results/[^>]+)>", result)
-        assert files or "not yet measured" in result, row
-        assert all((ROOT / file).exists() for file in files), row
+def claims() -> list[list[str]]:
+    """Return the cells claim, ratio, machine and file of each row of the table in `speed.md`."""
+    rows = (DOCS / "speed.md").read_text().partition("| claim |")[2].splitlines()[2:]
+    return [row.strip("| ").split(" | ") for row in itertools.takewhile(lambda row: row.startswith("|"), rows)]
 
 
-# -- the house ---------------------------------------------------------------------------------------------------
+def linked_files(page: Path) -> set[Path]:
+    """Return the files below `benchmarks/` to which a page links."""
+    links = [page.parent / link for link in re.findall(r"\]\(([^):#]+)\)", page.read_text())]
+    return {link.resolve() for link in links if BENCHMARKS in link.resolve().parents}
+
+
+@pytest.mark.parametrize("cells", claims(), ids=lambda cells: " ".join(cells[::2]))
+def test_each_figure_of_a_claim_stands_in_the_file_that_it_names(cells: list[str]) -> None:
+    claim, ratio, _, link = cells
+    result = (DOCS / link.partition("](")[2].rstrip(")")).read_text()
+    measured = [Decimal(number.replace(",", "")) for number in re.findall(r"-?\d[\d,]*\.\d+", result)]
+    figures = [Decimal(figure.replace("−", "-")) for figure in re.findall(r"[-−]?\d+\.\d+", f"{claim} {ratio}")]
+    assert len(figures) >= 3, "a ratio and its range"
+    for figure in figures:
+        assert any(number.quantize(figure, ROUND_HALF_UP) == figure for number in measured), figure
+
+
+def test_the_table_of_claims_fits_a_screen() -> None:
+    assert 10 <= len(claims()) <= 15
+
+
+def test_each_result_is_linked_and_each_link_to_one_works() -> None:
+    pages = [ROOT / "README.md", *PAGES, *BENCHMARKS.glob("*.md")]
+    results = set((BENCHMARKS / "results").glob("*.md"))
+    linked = {file for page in [*pages, *results] for file in linked_files(page)}
+    assert [file.name for file in linked if not file.exists()] == []
+    assert results - {file for page in pages for file in linked_files(page)} == set()
+    assert {file.stem for file in (BENCHMARKS / "results").glob("*.json")} <= {file.stem for file in results}
+
+
+# -- structure ---------------------------------------------------------------------------------------------------
 
 
 def imported_by(name: str, file: Path, everywhere: bool = True) -> Iterator[str]:
@@ -258,15 +299,15 @@ def test_imports_never_go_in_a_circle() -> None:
     assert [name for name in graph if name in reachable(name, graph)] == []
 
 
-def test_a_walk_is_imported_by_the_commands_and_the_demo_only() -> None:
+def test_an_entry_point_is_imported_by_the_commands_and_the_demo_only() -> None:
     allowed = {("cifar10.demo", "cifar10.train"), ("cifar10.demo", "cifar10.infer")}
-    walks = {f"cifar10.{name}" for name in WALKS}
-    pairs = {(name, walk) for name, imported in import_graph().items() for walk in imported & walks}
+    entry_points = {f"cifar10.{name}" for name in ENTRY_POINTS}
+    pairs = {(name, entry) for name, imported in import_graph().items() for entry in imported & entry_points}
     assert {pair for pair in pairs if pair[0] != "commands"} == allowed
 
 
 @pytest.mark.parametrize(
-    "room",
+    "part",
     [
         "images.",
         "data.class_names",
@@ -278,9 +319,9 @@ def test_a_walk_is_imported_by_the_commands_and_the_demo_only() -> None:
         "infer",
     ],
 )
-def test_a_room_without_torch_stays_so(room: str) -> None:
+def test_a_part_without_torch_stays_so(part: str) -> None:
     graph = import_graph(everywhere=False)
-    names = [name for name in graph if f"{name}.".startswith(f"cifar10.{room.rstrip('.')}.")]
+    names = [name for name in graph if f"{name}.".startswith(f"cifar10.{part.rstrip('.')}.")]
     assert names
     for name in names:
         assert not {"torch", "pytorch_lightning"} & reachable(name, graph)
@@ -301,13 +342,16 @@ def test_training_names_no_architecture_and_no_data_set() -> None:
         )
 
 
-def test_the_plan_of_the_house_has_every_room() -> None:
-    rooms = (DOCS / "design.md").read_text().partition("```text")[2].partition("```")[0]
-    for name in modules():
-        inside = name.removeprefix("cifar10.").replace(".", "/")
-        assert f"{inside}.py" in rooms or f"{inside.partition('/')[0]}/ " in rooms, name
-    for file in re.findall(r"[\w/]+\.py", rooms):
-        assert (ROOT / file).exists() or (ROOT / "cifar10" / file).exists(), file
+def test_the_tree_shows_each_folder_of_the_package() -> None:
+    lines = (DOCS / "design.md").read_text().partition("```text\n")[2].partition("```")[0].splitlines()
+    shown: list[Path] = []
+    for line in lines:
+        indent, name = re.fullmatch(r"( *)([\w.]+/?) +\S.*", line).groups()  # type: ignore[union-attr]
+        parents = [path for path in shown if len(path.parts) == len(indent) // 4]
+        shown.append(parents[-1] / name if indent else Path(name))
+    packages = {file.parent.relative_to(ROOT) for file in (ROOT / "cifar10").rglob("*.py")}
+    assert {path for path in shown if path.parts[0] == "cifar10"} == packages
+    assert all((ROOT / path).exists() for path in shown)
 
 
 # -- a run -------------------------------------------------------------------------------------------------------

@@ -13,12 +13,12 @@ import cifar10.evaluate
 import cifar10.infer
 import cifar10.prepare_data
 import cifar10.sync
-import cifar10.train  # noqa: F401 - as the others, so that its walk can be replaced
+import cifar10.train  # noqa: F401 - as the others, so that it can be replaced
 from cifar10.cli.command_line import main
 from cifar10.config.compose import load_config
 from cifar10.infer import Summary
 from commands import COMMANDS
-from tests.documented import ROOT, named_paths, program_lines, shell_lines
+from tests.documented import ROOT, named_paths, program_lines, shell_lines, transcripts
 
 README = (ROOT / "README.md").read_text()
 MOST_LINES = 149
@@ -34,15 +34,15 @@ def test_the_two_commands_come_first() -> None:
 
 @pytest.fixture
 def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Replace every walk by one that only notes that it was started, where the README's files are at hand."""
+    """Replace each entry point by one that only records that it was started; create the files that the README names."""
     names: list[str] = []
 
-    def stand_in(name: str, result: object, room: str = "cifar10") -> None:
+    def stand_in(name: str, result: object, package: str = "cifar10") -> None:
         def start(*arguments: object, **flags: object) -> object:
             names.append(name)
             return result
 
-        monkeypatch.setattr(f"{room}.{name}.{name}", start)
+        monkeypatch.setattr(f"{package}.{name}.{name}", start)
 
     for name in ("train", "evaluate", "sync", "prepare_data", "demo"):
         stand_in(name, None)
@@ -97,3 +97,36 @@ def test_each_measured_number_stands_in_the_results_it_links() -> None:
     measured = " ".join((ROOT / link).read_text() for link in links)
     for number in re.findall(r"\d+\.\d+(?= ?%)", block):
         assert number in measured, number
+
+
+def skeleton(line: str) -> str:
+    """Return a line of output without what differs between runs and machines: numbers, digests, precision, classes."""
+    for pattern, mark in ((r"\b[0-9a-f]{12}\b", "DIGEST"), (r"\b(?:bf16|fp32)\b", "PRECISION"), (r"\d[\d,.:]*", "N")):
+        line = re.sub(pattern, mark, line)
+    return " ".join(re.sub(r"\b(?:ring|rows)\b", "CLASS", line).split())
+
+
+def test_the_output_that_is_shown_is_what_the_commands_print(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    smaller = ["data_loading.train_size=400", "data_loading.validation_size=20", "data_loading.test_size=40"]
+    monkeypatch.setattr("cifar10.train.save_figures", lambda *arguments: None)  # they take most of a small run's time
+    monkeypatch.chdir(tmp_path)
+    [train, infer] = transcripts(README)
+    for words, shown in (train, (["data", "data_loading=shapes", *smaller, "--export_images"], ""), infer):
+        more = [*smaller, "training.epochs=1", "tracking=none"] if words[0] == "train" else []
+        assert main(COMMANDS, "", [*words, *more]) == 0
+        printed = capsys.readouterr()
+        lines = {skeleton(line) for line in (printed.out + printed.err).splitlines()}
+        assert {skeleton(line) for line in shown.splitlines() if line != "..."} <= lines
+
+
+def test_the_tree_shows_each_top_level_entry() -> None:
+    tree = README.partition("## Layout")[2].partition("```text\n")[2].partition("```")[0]
+    shown = re.findall(r"[\w./-]*\w/(?= )|[\w-]+\.(?:py|yaml|yml|toml|lock|txt)\b|^\w+(?= )", tree, re.MULTILINE)
+    assert all((ROOT / name).exists() for name in shown)
+    folders = {f"{folder.name}/" for folder in ROOT.iterdir() if folder.is_dir() and not folder.name.startswith(".")}
+    ignored = set(re.findall(r"^/(\w+/)$", (ROOT / ".gitignore").read_text(), re.MULTILINE))
+    assert folders - ignored - {"__pycache__/"} == {
+        name for name in shown if name.count("/") == 1 and name.endswith("/")
+    }

@@ -1,1 +1,1 @@
-"""Measures and figures: scores by class, learning curves, confusion matrices."""
+"""Metrics and figures: metrics by class, learning curves, confusion matrices."""

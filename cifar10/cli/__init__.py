@@ -1,1 +1,1 @@
-"""From the words of a command line to one command and its arguments, or to what is wrong with them."""
+"""The command line: arguments are parsed into one command and its parameters, or an error message."""

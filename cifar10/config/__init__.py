@@ -1,1 +1,1 @@
-"""From YAML files and overrides to one frozen, validated `Config`, and from `_target_` to the object it names."""
+"""The configuration: YAML files and overrides become a frozen, validated `Config`, and `_target_` becomes an object."""

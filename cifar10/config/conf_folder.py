@@ -6,7 +6,10 @@ from typing import Any
 PROJECT = Path(__file__).resolve().parents[2]
 """Where `commands.py` is. `data`, `models` and `mlruns` are usually in it: they are made in the current folder."""
 CONF = PROJECT / "conf"
-"""The folder of the YAML files: one sub-folder a group, one file an option."""
+"""The folder of the YAML files: one sub-folder a group, one file an option.
+
+:meta hide-value:
+"""
 
 _NO_SETTINGS = frozenset({"defaults", "hydra", "_target_"})
 

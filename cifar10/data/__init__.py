@@ -1,0 +1,1 @@
+"""Data sets: reading, downloading, verifying and exporting them."""

@@ -1,1 +1,1 @@
-"""From files or bytes to RGB pixels, or the reason why not; and finding image files in folders."""
+"""Image files: finding them in folders, and decoding files or bytes to RGB pixels."""

@@ -9,7 +9,7 @@ https://arxiv.org/abs/2404.00498, and the work it builds on):
 - shifts (what is added after normalisation) learn much faster than the rest.
 
 What those scripts add after whitening, and learn in the first epochs, is left out: without it nothing before the first
-3 x 3 convolution learns, and no gradient need go there (docs/speed.md has what that costs and saves).
+3 x 3 convolution learns, and no gradient is needed there (measured in benchmarks/log.md).
 
 Shapes: B images, K classes, widths (a, b, c). For 32-pixel images and 2-pixel patches:
 (B, 3, 32, 32) -> whiten (B, 24, 31, 31) -> (B, a, 15, 15) -> (B, b, 7, 7) -> (B, c, 3, 3) -> (B, c) -> (B, K).

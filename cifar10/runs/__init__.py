@@ -1,1 +1,1 @@
-"""The record of a run: its folder, its checkpoints and how they are found, MLflow, and provenance."""
+"""Runs: the run folder, checkpoints and their names, MLflow, provenance."""

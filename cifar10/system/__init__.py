@@ -1,1 +1,1 @@
-"""What the operating system gives and takes: signals, streams, memory, processors, processes, home folders."""
+"""The operating system: signals, streams, memory, processors, processes, home folders."""

@@ -1,1 +1,1 @@
-"""Training: batches and augmentation, hard-example mining, running metrics, checkpoints, progress, resuming."""
+"""Training: batches, augmentation, hard-example mining, running metrics, checkpointing, progress, resuming."""

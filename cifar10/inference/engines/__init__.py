@@ -1,1 +1,1 @@
-"""What computes probabilities, one file an engine; each is a `cifar10.inference.predictor.Engine`."""
+"""Inference engines, one file each: see `cifar10.inference.predictor.Engine`."""

@@ -1,6 +1,6 @@
-"""Draw the walk of `train`: what is called, what it hands on, and what stays on the disk. Writes train_walk.svg.
+"""Draw the calls of `train`, what each returns, and the files it writes. Writes how_train_works.svg.
 
-python docs/draw_train_walk.py [FILE.svg | FILE.png]
+python docs/draw_how_train_works.py [FILE.svg | FILE.png]
 """
 
 import sys
@@ -13,54 +13,54 @@ from matplotlib.figure import Figure
 from matplotlib.patches import FancyBboxPatch
 
 WIDTH, HEIGHT = 10.0, 9.7  # inches; also the units of every position below
-_BOX = {"left": 0.2, "width": 4.5, "height": 0.62}
+_BOX = {"left": 0.2, "width": 4.7, "height": 0.62}
 _STRIDE = 0.95  # from one box to the next
 _INK, _SOFT, _PAPER, _ACCENT, _DISK = "#22303c", "#5f6f7d", "#ffffff", "#3a6ea5", "#d1603d"
 
 
 class Step(NamedTuple):
-    """One box: a call, where it lives, what it hands to the next one, and what it does besides."""
+    """One box: a call, its location, what it returns to the next call, and a note."""
 
     call: str
     target: str
-    """Dotted name of what is called; a test sees to it that it exists."""
-    hands_on: str
+    """Dotted name of the function or class; a test checks that it exists."""
+    returns: str
     note: str
     writes: str = ""
 
 
 STEPS = [
-    Step("train(*overrides)", "commands.train", "words", "The command line is read to its end before anything starts."),
+    Step("train(*overrides)", "commands.train", "overrides", "The whole command line is parsed before anything runs."),
     Step(
         "load_config(overrides)",
         "cifar10.config.compose.load_config",
         "Config, frozen",
-        "conf/ and the words become one configuration.\nEvery mistake is told here, all at once.",
+        "Hydra composes conf/ and the overrides.\nAll errors are reported here, at once.",
     ),
     Step(
         "build(DATA, config.data_loading)",
         "cifar10.config.build.build",
         "ImageDataset: three splits, class_names, digest",
-        "Data are fetched if need be, and checked by their hashes.",
+        "Data are downloaded if needed, and verified by SHA-256.",
     ),
     Step(
         "make_network(config, data)",
         "cifar10.training.fitting.make_network",
         "nn.Module",
-        "The seed draws its first weights; calibrate lets it\nmeasure the training images.",
+        "Weights are initialised from the seed; calibrate\nmeasures the training images.",
     ),
     Step(
         "open_run(config, data, checkpoint)",
         "cifar10.runs.run.open_run",
         "Run: folder, tracker, metadata",
-        "The folder is proved to be writable, MLflow is asked.",
+        "The folder is locked and tested; the MLflow run starts.",
         "models/NAME/: run_id",
     ),
     Step(
         "Classifier(network, config, metadata)",
         "cifar10.model.Classifier",
         "LightningModule",
-        "Which images of a batch count; loss, counting,\noptimizer and schedule.",
+        "Example selection, loss, metrics, optimizer\nand schedule.",
     ),
     Step(
         "make_trainer(config, folder, callbacks)",
@@ -73,20 +73,20 @@ STEPS = [
         "trainer.fit(classifier, InMemoryDataModule(...))",
         "cifar10.training.data_module.InMemoryDataModule",
         "best.ckpt",
-        "Batches are cut from the pixels on the device.\nAfter each epoch: save, record, show a line.",
+        "Batches are made on the device.\nAfter each epoch: save, record, print a line.",
         "last.ckpt, best.ckpt, history.csv",
     ),
     Step(
         "test(trainer, classifier, module, best.ckpt)",
         "cifar10.training.fitting.test",
         "scores",
-        "The test images are looked at once, plain and with\ntest-time augmentation.",
+        "The test images are used once, without and with\ntest-time augmentation.",
     ),
     Step(
         "run.record_scores(scores, ...)",
         "cifar10.runs.run.Run.record_scores",
         "scores, returned and printed as one line",
-        "The first process writes; MLflow is told the same.",
+        "The first process writes, also to MLflow.",
         "scores.json, curves.png, confusion.png",
     ),
 ]
@@ -120,7 +120,7 @@ def _draw_step(axes: Axes, number: int, step: Step) -> None:
         xytext=(left + 0.7, bottom),
         arrowprops={"arrowstyle": "-|>", "color": _SOFT, "shrinkA": 0, "shrinkB": 0},
     )
-    axes.text(left + 0.85, bottom - 0.165, step.hands_on, va="center", fontsize=9, color=_SOFT, style="italic")
+    axes.text(left + 0.85, bottom - 0.165, step.returns, va="center", fontsize=9, color=_SOFT, style="italic")
     lift = 0.16 if step.writes else 0.0
     axes.text(left + width + 0.25, middle + lift, step.note, va="center", fontsize=9.5, color=_INK, linespacing=1.25)
     if step.writes:
@@ -130,8 +130,8 @@ def _draw_step(axes: Axes, number: int, step: Step) -> None:
 
 def main() -> None:
     """Save the picture beside this script, or as the file that is named; the same code gives the same bytes."""
-    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("train_walk.svg")
-    mpl.rcParams["svg.hashsalt"] = "train_walk"
+    target = Path(sys.argv[1]) if len(sys.argv) > 1 else Path(__file__).with_name("how_train_works.svg")
+    mpl.rcParams["svg.hashsalt"] = "how_train_works"
     draw().savefig(target, dpi=100, metadata={"Date": None} if target.suffix == ".svg" else None)
 
 
