@@ -15,7 +15,7 @@ from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA
 from cifar10.evaluate import evaluate
 from cifar10.inference.engines.pytorch import TorchEngine
-from cifar10.kernels.codegen import Kernel
+from cifar10.kernels.jit import Kernel
 from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
 from cifar10.networks.resnet import ResNet
 from cifar10.networks.simple_cnn import SimpleCNN
