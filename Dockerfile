@@ -32,7 +32,9 @@ RUN sh image_packages "$TORCH"
 COPY --chown=1000:1000 commands.py pyproject.toml ./
 COPY --chown=1000:1000 conf conf
 COPY --chown=1000:1000 cifar10 cifar10
-RUN install --directory --owner=cifar10 data models mlruns
+# `import cifar10` works from any folder: site-packages names the one that the package is in.
+RUN install --directory --owner=cifar10 data models mlruns \
+    && echo /app > "$(python -c 'import sysconfig; print(sysconfig.get_path("purelib"))')/cifar10.pth"
 
 USER 1000
 ENTRYPOINT ["python", "commands.py"]

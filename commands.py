@@ -18,10 +18,12 @@ from cifar10.cli.checks import (
     require_images,
     require_place,
     require_resumable,
+    say_which_run,
 )
 from cifar10.cli.command_line import main
 from cifar10.config.changeable import placement_settings, refuse_other_settings
 from cifar10.inference.destination import choose_destination
+from cifar10.inference.request import InferenceRequest
 from cifar10.system.signals import if_stopped
 
 
@@ -85,24 +87,15 @@ def infer(
     python commands.py infer --test_dir='photos/*.png' --top_k=3 --output=answers.csv
     """
     note_place()
-    require_images(test_dir)
-    require_checkpoint(checkpoint_name)
+    images = require_images(test_dir)
+    checkpoint = require_checkpoint(checkpoint_name)
     require_device(device)
-    choose_destination(output, format)
-    checkpoint_name = pin_checkpoint(checkpoint_name)
+    destination = choose_destination(output, format)
+    request = InferenceRequest(images, checkpoint or checkpoint_name, destination, device, top_k, batch_size, tta)
+    say_which_run(checkpoint_name)
     from cifar10.infer import infer
 
-    summary = infer(
-        test_dir=test_dir,
-        checkpoint_name=checkpoint_name,
-        output=output,
-        output_format=format,
-        top_k=top_k,
-        batch_size=batch_size,
-        tta=tta,
-        device=device,
-    )
-    return 3 if summary.num_failed else 0
+    return 3 if infer(request).num_failed else 0
 
 
 def evaluate(*overrides: str, checkpoint_name: str = "best", output: str | None = None) -> None:

@@ -25,7 +25,7 @@ sys.path.insert(0, str(Path(__file__).parents[1]))
 from cifar10.config.build import build
 from cifar10.config.schema import Component, Config
 from cifar10.config.targets import MODEL, OPTIMIZER, SELECTION
-from cifar10.inference.tta import predict_plain_and_augmented
+from cifar10.inference.tta import predict_probabilities
 from cifar10.optimizers.schedules import Constant
 from cifar10.training.batches import Batch
 from cifar10.training.hard_example_mining import ExampleSelection
@@ -195,10 +195,10 @@ def count_recipe(config: Config, costs: Costs | None = None) -> RecipeCost:
     optimizer_step = count_flops(optimizer.step, costs)
     all_steps = sum(step(number) + optimizer_step for number in range(num_steps))
     network.eval()
-    views: Any = config.evaluation.tta.removesuffix("_selective")  # which images need them all, only data can tell
+    mode: Any = config.evaluation.tta.removesuffix("_selective")  # which images need all views, only data can tell
     with torch.no_grad():
         images, _ = _batch(batch_size, sizes.image_size)
-        test_image = count_flops(lambda: predict_plain_and_augmented(network, images, views), costs) // batch_size
+        test_image = count_flops(lambda: predict_probabilities(network, images, mode), costs) // batch_size
     return RecipeCost(
         forward_image,
         backward_image,

@@ -51,7 +51,7 @@ from cifar10.system.memory import keep_memory_warm
 from cifar10.trainer import prepare_cpu, resolve_precision
 from cifar10.training.batches import TrainingBatches
 from cifar10.training.data_module import InMemoryDataModule
-from cifar10.training.fitting import fit, make_network
+from cifar10.training.fitting import fit, make_network, make_recipe
 from cifar10.training.resizing import pixels_at, resize
 
 _SHAPES = ("data_loading=shapes", "data_loading.validation_size=0", "data_loading.test_size=10", "training.resizing=[]")
@@ -221,9 +221,9 @@ class Usual(Classifier):
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         images, labels = batch
-        pixels = pixels_at(self._progress(batch_idx), self.config.training.resizing, images.shape[-1])
+        pixels = pixels_at(self._progress(batch_idx), self.recipe.settings.resizing, images.shape[-1])
         logits = self.network(resize(images, pixels)).float()
-        loss = cross_entropy(logits, labels, label_smoothing=self.config.training.label_smoothing)
+        loss = cross_entropy(logits, labels, label_smoothing=self.recipe.settings.label_smoothing)
         self.log("train_loss", loss, prog_bar=True)
         self.log("train_accuracy", (logits.argmax(dim=1) == labels).float().mean(), prog_bar=True)
         return loss
@@ -242,7 +242,8 @@ class UsualData(InMemoryDataModule):
 def run_default(network: nn.Module, data: ImageDataset, config: Config, folder: Path, turns: TakeTurns) -> None:
     """Train in Lightning's default set-up."""
     module = UsualData(data, config)
-    classifier = Usual(network, config, {"class_names": list(data.class_names)}, module.steps_per_epoch)
+    recipe = make_recipe(config, data, module.steps_per_epoch)
+    classifier = Usual(network, config.evaluation, {"class_names": list(data.class_names)}, recipe=recipe)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):
         trainer = pl.Trainer(
             default_root_dir=folder,

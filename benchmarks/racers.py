@@ -25,7 +25,6 @@ import measuring  # noqa: F401  (puts the package on the path)
 import torch
 from recipe_files import Values, make
 from torch import Tensor, nn
-from torch.nn.functional import cross_entropy
 
 from cifar10.data.image_dataset import Split
 from cifar10.devices import prepare_network
@@ -33,7 +32,7 @@ from cifar10.inference.tta import predict_probabilities
 from cifar10.system.memory import keep_memory_warm
 from cifar10.training.batches import TrainingBatches
 from cifar10.training.hard_example_mining import ExampleSelection
-from cifar10.training.resizing import pixels_at, resize
+from cifar10.training.step import TrainingStep, make_scheduler, update
 
 Run = Callable[[int], tuple[float, float]]
 """Number of the run -> seconds and accuracy."""
@@ -153,49 +152,37 @@ class OurRecipe:
 
     def _learn(self, batches: TrainingBatches, optimizer: torch.optim.Optimizer) -> None:
         """Make every step; nothing here waits for the device."""
-        schedule, parts = make(self.recipe["schedule"]), self.training.accumulate
-        highest = [group["lr"] for group in optimizer.param_groups]
-        num_steps, step = self.training.epochs * batches.steps_per_epoch, 0
-        stages = [SimpleNamespace(**stage) for stage in self.training.resizing]
+        micro_batches, stages = self.training.accumulate, [SimpleNamespace(**stage) for stage in self.training.resizing]
+        num_steps, done = self.training.epochs * batches.steps_per_epoch, 0
+        scheduler = make_scheduler(optimizer, make(self.recipe["schedule"]), num_steps)
+        step = TrainingStep(self.network, self.selection, stages, self.training.label_smoothing)
         self.network.train()
         for epoch in range(self.training.epochs):
             batches.seek(epoch, batch=0)
-            for number, (originals, all_targets) in enumerate(batches, 1):
-                progress, smoothing = step / num_steps, self.training.label_smoothing
-                batch = resize(originals, pixels_at(progress, stages, originals.shape[-1])), all_targets
+            for number, batch in enumerate(batches):
                 with self._autocast():
-                    images, targets = self.selection.choose(batch, number - 1, progress, smoothing)
-                    logits = self.network(images)
-                loss = cross_entropy(logits.float(), targets, label_smoothing=smoothing)
-                (loss / parts).backward()
-                if number % parts:
-                    continue
-                for group, rate in zip(optimizer.param_groups, highest, strict=True):
-                    group["lr"] = rate * schedule(progress)
-                optimizer.step()
-                optimizer.zero_grad()
-                step += 1
+                    loss = step.forward(batch, number, done / num_steps).loss
+                (loss / micro_batches).backward()
+                if (number + 1) % micro_batches == 0:
+                    update(optimizer, scheduler, self.training.gradient_clip)
+                    done += 1
 
     @torch.no_grad()
     def _answer(self) -> Tensor:
-        """Return the probabilities of the test images, in batches of one size: each size is compiled for."""
+        """Return the probabilities of the test images."""
         evaluation = SimpleNamespace(**self.recipe["evaluation"])
-        is_selective = evaluation.tta == "mirror_translate_selective"
-        size = min(evaluation.batch_size, len(self.test_images))
         self.network.eval()
-        answers = self._views("none" if is_selective else evaluation.tta, torch.arange(len(self.test_images)), size)
-        if not is_selective:
-            return answers
-        unsure = (answers.amax(dim=1) < evaluation.tta_confidence).nonzero().flatten()  # the one wait for the device
-        return answers.index_copy(0, unsure, self._views("mirror_translate", unsure, size)) if len(unsure) else answers
+        mode, confidence = evaluation.tta, evaluation.tta_confidence
+        answers: Tensor = predict_probabilities(self._probabilities, self.test_images, mode, confidence)
+        return answers
 
-    def _views(self, views: Any, indices: Tensor, size: int) -> Tensor:
-        """Return the probabilities of the test images `indices`, in batches of `size`, the last one filled up."""
-        indices = indices.to(self.device)
-        filled = torch.cat([indices, indices[:1].expand(-len(indices) % size)])
+    def _probabilities(self, images: Tensor) -> Tensor:
+        """Return the probabilities of `images` in batches of one size, the last one filled up: a size is compiled."""
+        size = min(self.recipe["evaluation"]["batch_size"], len(self.test_images))
+        filled = torch.cat([images, images[:1].expand(-len(images) % size, -1, -1, -1)])
         with self._autocast():
-            parts = [predict_probabilities(self.network, self.test_images[part], views) for part in filled.split(size)]
-        return torch.cat(parts)[: len(indices)]
+            parts = [self.network(part).float().softmax(dim=1) for part in filled.split(size)]
+        return torch.cat(parts)[: len(images)]
 
     def _autocast(self) -> torch.autocast:
         return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)

@@ -1,4 +1,10 @@
-"""Image classification from a folder of images to a trained, measured, traceable classifier."""
+"""Image classification from a folder of images to a trained, measured, traceable classifier.
+
+    import cifar10
+    cifar10.load("best").predict("photos/cat.jpg")
+
+Importing this costs nothing; `load` imports what it needs.
+"""
 
 import time
 
@@ -6,3 +12,39 @@ STARTED_AT = time.monotonic()
 """When the program's first line ran, by `time.monotonic`: before anything heavy was imported."""
 
 __version__ = "0.1.0"
+
+TYPE_CHECKING = False  # type checkers take it for true; to import it from `typing` would take longer than all the rest
+if TYPE_CHECKING:
+    import os
+
+    from cifar10.inference.predictor import Predictor
+
+
+def load(
+    checkpoint: "str | os.PathLike[str]" = "best",
+    *,
+    device: str = "auto",
+    batch_size: int | None = None,
+    tta: str | None = None,
+    models_dir: str = "models",
+) -> "Predictor":
+    """Return a predictor with the network of a checkpoint, which computes as the test pass of its training did.
+
+    Args:
+        checkpoint: A path, a name in `models_dir`, best, last, an MLflow run id, or models:/NAME@ALIAS.
+        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+        batch_size: Most images per forward pass; None: the checkpoint's.
+        tta: Test-time augmentation: none, mirror, mirror_translate or mirror_translate_selective; None: the
+            checkpoint's.
+        models_dir: Folder in which names are looked up.
+
+    Raises:
+        CheckpointError: There is no such checkpoint, or it is damaged.
+        UsageError: A setting is not possible, or the device is not there.
+    """
+    import os
+
+    from cifar10.inference.predictor import Predictor
+
+    name = os.fspath(checkpoint)
+    return Predictor.from_checkpoint(name, device=device, batch_size=batch_size, tta=tta, models_dir=models_dir)

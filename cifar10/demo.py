@@ -1,4 +1,4 @@
-"""The walk of `demo`: the whole job on drawn shapes, in about a minute and without a download."""
+"""Entry point of `demo`: the whole job on drawn shapes, in about a minute and without a download."""
 
 import os
 import shlex
@@ -16,7 +16,10 @@ from cifar10.config.targets import DATA
 from cifar10.constants import CIFAR10_ARCHIVE
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.errors import UserError
+from cifar10.images.search import ImageSearch
 from cifar10.infer import Summary, infer
+from cifar10.inference.destination import choose_destination
+from cifar10.inference.request import InferenceRequest
 from cifar10.train import train
 from cifar10.wording import counted
 
@@ -41,16 +44,8 @@ def demo() -> None:
     _headline(
         f"3/3  classify them: {PROGRAM} infer --test_dir={images} --checkpoint_name={name} --output={predictions}"
     )
-    summary = infer(
-        test_dir=str(images),
-        checkpoint_name=name,
-        output=str(predictions),
-        output_format=None,
-        top_k=3,
-        batch_size=None,
-        tta=None,
-        device="auto",
-    )
+    destination = choose_destination(str(predictions), None)
+    summary = infer(InferenceRequest(ImageSearch(str(images)), folder / "best.ckpt", destination, top_k=3))
     print(_what_was_made(folder, images, scores["test/accuracy_tta"], num_images, summary))
     print(_what_to_type(images, config.tracking.uri), flush=True)
 

@@ -1,4 +1,4 @@
-"""The walk of `evaluate`: checkpoint -> its data and network -> the test split -> scores."""
+"""Entry point of `evaluate`: checkpoint -> its data and network -> the test split -> scores."""
 
 import csv
 import io
@@ -54,7 +54,7 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
             file=sys.stderr,
         )
     network = prepare_network(checkpoint.network(), config.training.channels_last, config.training.kernels)
-    classifier = Classifier(network, config, checkpoint.metadata.model_dump())
+    classifier = Classifier(network, config.evaluation, checkpoint.metadata.model_dump())
     classifier.tta = checkpoint.tta
     folder = Path(output) if output else checkpoint.path.absolute().parent
     trainer, module = make_trainer(config, folder, []), InMemoryDataModule(data, config)

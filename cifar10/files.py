@@ -1,6 +1,7 @@
 """The atomic writer: a file appears under its name once it is whole and on disk, or not at all."""
 
 import errno
+import math
 import os
 import shutil
 import uuid
@@ -102,7 +103,7 @@ def _write_error(path: Path, error: BaseException) -> UserError:
 def _reason(error: BaseException, folder: Path) -> str:
     number = error.errno if isinstance(error, OSError) else None
     text = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
-    free = shutil.disk_usage(folder).free if folder.is_dir() else 0
+    free = shutil.disk_usage(folder).free if folder.is_dir() else math.inf
     if number == errno.EFBIG:
         return f"{text}: the limit for the size of a file, ulimit -f, is too low"
     if number in (errno.ENOSPC, errno.EDQUOT) or free < _ALMOST_FULL:

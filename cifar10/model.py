@@ -1,11 +1,12 @@
-"""The LightningModule: what a step learns from, what is counted, and what a checkpoint knows about itself.
+"""The LightningModule: training, validation and test of a network.
 
 Shapes: B images in a micro-batch, K classes.
 """
 
 import math
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
@@ -13,31 +14,25 @@ import torch
 from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassConfusionMatrix
 
-from cifar10.config.targets import OPTIMIZER, SCHEDULE, Role
 from cifar10.errors import UserError
 from cifar10.inference.tta import predict_plain_and_augmented
 from cifar10.training.batches import Batch, BatchStream
-from cifar10.training.hard_example_mining import AllExamples, ExampleSelection
-from cifar10.training.resizing import pixels_at, resize
+from cifar10.training.hard_example_mining import ExampleSelection
+from cifar10.training.metrics import MetricSet, default_metrics
 from cifar10.training.running_metrics import RunningMetrics
+from cifar10.training.step import TrainingStep, make_scheduler, update
 from cifar10.types import Metrics
 
 if TYPE_CHECKING:
-    from cifar10.config.schema import Component, Config
+    from cifar10.config.schema import EvaluationConfig, TrainingConfig
 
-_STEP_STREAM = 3  # of the random numbers inside a network (dropout); see data/augmentation.py for the others
+_STEP_STREAM = 3  # of the random numbers inside a network (dropout); see training/augmentation.py for the others
 
 _MASK = 2**64 - 1
 _LEAST = 1e-12  # probability, so that its logarithm stays finite
-
-
-def _build(role: Role, component: "Component", **provided: Any) -> Any:
-    from cifar10.config.build import (
-        build,  # checks arguments with pydantic; what a plain loop needs of this does without
-    )
-
-    return build(role, component, **provided)
 
 
 def fold_in(*numbers: int) -> int:
@@ -55,152 +50,168 @@ def fold_in(*numbers: int) -> int:
     return state >> 1
 
 
+@dataclass(frozen=True)
+class Recipe:
+    """How a network is trained.
+
+    Args:
+        settings: The section `training` of the configuration.
+        seed: Of the random numbers inside the network, such as dropout.
+        steps_per_epoch: Optimizer steps.
+        selection: Which images of a micro-batch to train on.
+        make_optimizer: Network -> optimizer of its parameters.
+        schedule: Progress of training in [0, 1] -> factor of the learning rate.
+    """
+
+    settings: "TrainingConfig"
+    seed: int
+    steps_per_epoch: int
+    selection: ExampleSelection
+    make_optimizer: Callable[[nn.Module], torch.optim.Optimizer]
+    schedule: Callable[[float], float]
+
+    @property
+    def num_steps(self) -> int:
+        """Optimizer steps of the whole training."""
+        return self.steps_per_epoch * self.settings.epochs
+
+
 class DivergedError(UserError):
     """The loss or the weights are no longer finite numbers."""
 
 
 class Classifier(pl.LightningModule):
-    """A network and how it learns.
+    """A network in training, or a trained one under test.
 
     Args:
         network: uint8 or float (B, 3, H, W) -> logits (B, K).
-        config: The run.
-        metadata: What checkpoints say of themselves beside weights and configuration; plain values only.
-        steps_per_epoch: Optimizer steps; needed for training only.
-        selection: Which images of a batch to learn from; None: all.
+        evaluation: The section `evaluation` of the configuration.
+        metadata: What checkpoints hold beside weights and history; plain values only.
+        metrics: Metrics of the validation and test images by name, beside loss and accuracy.
+        recipe: How to train; None for a test only.
     """
 
     def __init__(
         self,
         network: nn.Module,
-        config: "Config",
+        evaluation: "EvaluationConfig",
         metadata: dict[str, Any],
-        steps_per_epoch: int = 0,
-        selection: ExampleSelection | None = None,
+        metrics: Mapping[str, Metric] | None = None,
+        recipe: Recipe | None = None,
     ) -> None:
         super().__init__()
-        self.automatic_optimization = not config.training.chunked
-        self.steps_per_epoch = steps_per_epoch
         self.network = network
-        self.selection = selection or AllExamples()
-        self.config = config
+        self.evaluation = evaluation
         self.metadata = metadata
-        self.tta = config.evaluation.tta
+        self.tta = evaluation.tta
         """Test-time augmentation of the test."""
         self.history: list[Metrics] = []
         """One entry per finished epoch."""
         self.confusion = torch.zeros(0)
-        """int64 (K, K) after a test: images of class [row] taken for class [column], with test-time augmentation."""
-        self._compiled = self._compile() if config.training.compile else None
+        """int64 (K, K) after a test: number of images of class [row] predicted as [column], with augmentation."""
         self.test_scores: Metrics = {}
         """Filled by a test; exact, where Lightning's own copies are rounded to float32."""
+        num_classes = len(metadata["class_names"])
+        metrics = {**default_metrics(num_classes), **(metrics or {})}
+        self._validation_metrics, self._plain_metrics, self._augmented_metrics = (MetricSet(metrics) for _ in range(3))
+        self._confusion_matrix = MulticlassConfusionMatrix(num_classes, validate_args=False)
+        self._training_sums, self._validation_sums = RunningMetrics(), RunningMetrics()
+        self._plain_sums, self._augmented_sums = RunningMetrics(), RunningMetrics()
         self._validation_scores: Metrics = {}
         self._selection_state: dict[str, Any] = {}
-        self._training_tally = RunningMetrics()
-        self._validation_tally = RunningMetrics()
         self._epoch_started = time.monotonic()
+        if recipe is not None:
+            self._prepare_training(recipe)
 
-    # -- learning ------------------------------------------------------------------------------------------------
+    # -- training ------------------------------------------------------------------------------------------------
+
+    def _prepare_training(self, recipe: Recipe) -> None:
+        settings = recipe.settings
+        self.recipe = recipe
+        self.automatic_optimization = not settings.chunked
+        network = self._compile() if settings.compile else self.network
+        self._training_step = TrainingStep(network, recipe.selection, settings.resizing, settings.label_smoothing)
 
     def _compile(self) -> Callable[[Tensor], Tensor]:
-        """Return the network's way forward for learning, compiled, and compile what selects.
+        """Return the compiled forward pass for training, and compile the networks of the selection.
 
-        Learning has few sizes of images, and each deserves code of its own: code for any size would be slow.
-        Evaluation has batches of many lengths, and goes on as it is.
+        Training has few image sizes, and each gets code of its own: code for any size would be slow. Evaluation has
+        batches of many lengths, and uses the network as it is.
         """
         options: dict[str, Any] = {"dynamic": False}
-        if self.config.training.compile == "graphs":
+        if self.recipe.settings.compile == "graphs":
             options["mode"] = "max-autotune"
-        for module in self.selection.networks:
+        for module in self.recipe.selection.networks:
             module.compile(**options)
         compiled: Callable[[Tensor], Tensor] = torch.compile(self.network.forward, **options)
         return compiled
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
-        """Build the optimizer and let the schedule move its rates at every step."""
-        optimizer, schedule = self._optimizer_for(self.network), _build(SCHEDULE, self.config.schedule)
-        num_steps = self.steps_per_epoch * self.config.training.epochs
-        scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(min(step / num_steps, 1.0)))
+        optimizer = self.recipe.make_optimizer(self.network)
+        scheduler = make_scheduler(optimizer, self.recipe.schedule, self.recipe.num_steps)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
-    def _optimizer_for(self, network: nn.Module) -> torch.optim.Optimizer:
-        optimizer: torch.optim.Optimizer = _build(
-            OPTIMIZER, self.config.optimizer, network=network, params=network.parameters()
-        )
-        return optimizer
-
     def on_fit_start(self) -> None:
-        """Let the selection begin where the checkpoint, if there is one, has left it."""
-        self.selection.begin(self.device, self._optimizer_for, _build(SCHEDULE, self.config.schedule))
+        """Start the selection, or restore its state from the checkpoint."""
+        selection = self.recipe.selection
+        selection.begin(self.device, self.recipe.make_optimizer, self.recipe.schedule)
         if self._selection_state:
-            self.selection.load_state_dict(self._selection_state)
+            selection.load_state_dict(self._selection_state)
 
     def training_step(self, batch: Batch | BatchStream, batch_idx: int) -> Tensor | None:
-        """Learn from one micro-batch, or from as many as a chunk takes out of a stream of them."""
+        """Train on one micro-batch, or on as many as a chunk takes from a stream of them."""
         if isinstance(batch, BatchStream):
-            self._learn_chunk(batch)
+            self._train_chunk(batch)
             return None
         return self._loss(batch, batch_idx)
 
     def _loss(self, batch: Batch, number: int) -> Tensor:
-        """Return the mean loss of what is learnt from micro-batch `number` of the epoch, and count it."""
-        images, targets = batch
-        training, progress = self.config.training, self._progress(number)
+        """Return the mean loss of micro-batch `number` of the epoch, and add it to the running metrics."""
         self._seed(number)
-        images = resize(images, pixels_at(progress, training.resizing, images.shape[-1]))
-        images, targets = self.selection.choose((images, targets), number, progress, training.label_smoothing)
-        logits = (self._compiled or self.network)(images).float()  # (B, K)
-        loss = cross_entropy(logits, targets, label_smoothing=training.label_smoothing)
-        self._training_tally.add(loss, logits.detach(), targets)
+        loss, logits, targets = self._training_step.forward(batch, number, self._progress(number))
+        self._training_sums.add(loss, logits, targets)
         if loss.device.type == "cpu" and self.trainer.world_size == 1 and not math.isfinite(loss.item()):
             raise self.diverged("the loss is", self.global_step + 1)
         return loss
 
     def _progress(self, number: int) -> float:
-        """Return the part of all optimizer steps that is done at micro-batch `number` of the epoch."""
-        training = self.config.training
-        step = self.current_epoch * self.steps_per_epoch + number // training.accumulate
-        return step / max(1, self.steps_per_epoch * training.epochs)
+        """Return the fraction of all optimizer steps done at micro-batch `number` of the epoch."""
+        step = self.current_epoch * self.recipe.steps_per_epoch + number // self.recipe.settings.accumulate
+        return step / max(1, self.recipe.num_steps)
 
     def _seed(self, number: int) -> None:
         """Key the random numbers inside the network by position, so that a resumed run draws the same ones."""
-        seed = fold_in(self.config.seed, _STEP_STREAM, self.current_epoch, number, self.global_rank)
+        seed = fold_in(self.recipe.seed, _STEP_STREAM, self.current_epoch, number, self.global_rank)
         # torch.manual_seed would seed every kind of device there could be, and takes a tenth of a millisecond.
         is_cuda = self.device.type == "cuda"
         generator = torch.cuda.default_generators[self.device.index] if is_cuda else torch.default_generator
         generator.manual_seed(seed)
 
-    def _learn_chunk(self, batches: BatchStream) -> None:
-        """Make optimizer steps until the time of a chunk is over or the epoch is: what Lightning would do, bit by bit.
+    def _train_chunk(self, batches: BatchStream) -> None:
+        """Make optimizer steps for `chunk_seconds` or to the end of the epoch, bitwise as Lightning would.
 
-        Lightning has switched autocast on for the whole call. Here it is off but for the forward pass, as in
-        Lightning's own loop.
+        Lightning enables autocast for the whole call. Here only the forward pass runs in it, as in its own loop.
         """
-        parts = self.config.training.accumulate
-        ends_at = time.monotonic() + self.config.training.chunk_seconds
-        first = (self.global_step - self.current_epoch * self.steps_per_epoch) * parts
+        settings = self.recipe.settings
+        micro_batches, ends_at = settings.accumulate, time.monotonic() + settings.chunk_seconds
+        first = (self.global_step - self.current_epoch * self.recipe.steps_per_epoch) * micro_batches
+        optimizer, scheduler = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler
         with torch.autocast(self.device.type, enabled=False):
             for number, batch in enumerate(batches, first):
                 with self.trainer.precision_plugin.forward_context():
                     loss = self._loss(batch, number)
-                (loss / parts if parts > 1 else loss).backward()
-                if (number + 1) % parts:
+                (loss / micro_batches if micro_batches > 1 else loss).backward()
+                if (number + 1) % micro_batches:
                     continue
-                self._step()
+                update(optimizer, scheduler, settings.gradient_clip)  # type: ignore[arg-type]
+                self._count_step()
                 if time.monotonic() >= ends_at:
                     break
         if self.device.type != "cpu" and not math.isfinite(self.running_means()["loss"]):  # one wait a chunk
             raise self.diverged("the loss is", self.global_step)
 
-    def _step(self) -> None:
-        """Let optimizer and schedule make a step, and Lightning know of it: without the last, nothing else would be."""
-        optimizer = self.trainer.optimizers[0]
-        if self.config.training.gradient_clip is not None:
-            parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
-            nn.utils.clip_grad_norm_(parameters, self.config.training.gradient_clip)
-        optimizer.step()
-        optimizer.zero_grad()
-        self.trainer.lr_scheduler_configs[0].scheduler.step()  # type: ignore[call-arg]
+    def _count_step(self) -> None:
+        """Advance `global_step`, which Lightning does only for optimizers that it has wrapped."""
         steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
         steps.increment_ready()
         steps.increment_completed()
@@ -214,8 +225,8 @@ class Classifier(pl.LightningModule):
         Raises:
             DivergedError: The loss is not finite; the same in all processes.
         """
-        scores = {f"train/{name}": value for name, value in self._training_tally.means(self.trainer.strategy).items()}
-        self._training_tally.clear()
+        scores = {f"train/{name}": value for name, value in self._training_sums.means(self.trainer.strategy).items()}
+        self._training_sums.clear()
         if not math.isfinite(scores["train/loss"]):
             raise self.diverged("the loss is", self.global_step)
         self.log_dict({**scores, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}, sync_dist=True)
@@ -242,56 +253,63 @@ class Classifier(pl.LightningModule):
 
     def running_means(self) -> Metrics:
         """Return loss and accuracy of this process over the epoch so far."""
-        return self._training_tally.own_means()
+        return self._training_sums.own_means()
 
-    # -- measuring -----------------------------------------------------------------------------------------------
+    # -- validation and test -------------------------------------------------------------------------------------
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch
         if len(labels):
             logits = self.network(images).float()
-            self._validation_tally.add(cross_entropy(logits, labels), logits, labels)
+            self._validation_sums.add(cross_entropy(logits, labels), logits, labels)
+            self._validation_metrics.update(logits, labels)
 
     def on_validation_epoch_end(self) -> None:
-        means = self._validation_tally.means(self.trainer.strategy)
-        self._validation_tally.clear()
-        self._validation_scores = {f"val/{name}": value for name, value in means.items()}
+        scores = self._scores(self._validation_sums, self._validation_metrics)
+        self._validation_scores = {f"val/{name}": value for name, value in scores.items()}
         self.log_dict(self._validation_scores, sync_dist=True)
-
-    def on_test_epoch_start(self) -> None:
-        num_classes = len(self.metadata["class_names"])
-        self.confusion = torch.zeros(num_classes, num_classes, dtype=torch.int64, device=self.device)
-        self._plain_tally, self._augmented_tally = RunningMetrics(), RunningMetrics()
 
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch
         if not len(labels):
             return
-        confidence = self.config.evaluation.tta_confidence
-        plain, augmented = predict_plain_and_augmented(self.network, images, self.tta, confidence)
-        self._plain_tally.add(nll_loss(plain.clamp(min=_LEAST).log(), labels), plain, labels)
-        self._augmented_tally.add(nll_loss(augmented.clamp(min=_LEAST).log(), labels), augmented, labels)
-        num_classes = len(self.confusion)
-        pairs = labels * num_classes + augmented.argmax(dim=1)
-        self.confusion += torch.bincount(pairs, minlength=num_classes**2).view_as(self.confusion)
+        confidence = self.evaluation.tta_confidence
+        plain, augmented = predict_plain_and_augmented(self._probabilities, images, self.tta, confidence)
+        for probabilities, sums, metrics in (
+            (plain, self._plain_sums, self._plain_metrics),
+            (augmented, self._augmented_sums, self._augmented_metrics),
+        ):
+            sums.add(nll_loss(probabilities.clamp(min=_LEAST).log(), labels), probabilities, labels)
+            metrics.update(probabilities, labels)
+        self._confusion_matrix.update(augmented, labels)
+
+    def _probabilities(self, images: Tensor) -> Tensor:
+        return self.network(images).float().softmax(dim=1)  # type: ignore[no-any-return]
 
     def on_test_epoch_end(self) -> None:
-        strategy = self.trainer.strategy
-        plain, augmented = self._plain_tally.means(strategy), self._augmented_tally.means(strategy)
+        plain = self._scores(self._plain_sums, self._plain_metrics)
+        augmented = self._scores(self._augmented_sums, self._augmented_metrics)
         self.test_scores = {f"test/{name}": value for name, value in plain.items()}
         self.test_scores |= {f"test/{name}_tta": value for name, value in augmented.items()}
         self.log_dict(self.test_scores, sync_dist=True)
-        self.confusion = strategy.reduce(self.confusion, reduce_op="sum").cpu()
+        self.confusion = self._confusion_matrix.compute().cpu()
+        self._confusion_matrix.reset()
 
-    # -- remembering ---------------------------------------------------------------------------------------------
+    def _scores(self, sums: RunningMetrics, metrics: MetricSet) -> Metrics:
+        """Return loss and metrics over all processes, and start anew."""
+        loss = sums.means(self.trainer.strategy)["loss"]
+        sums.clear()
+        return {"loss": loss, **metrics.compute()}
+
+    # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Let the checkpoint explain itself, in plain values."""
-        checkpoint["cifar10"] = {**self.metadata, "config": self.config.plain(), "history": self.history}
-        checkpoint["cifar10_tally"] = self._training_tally.sums()
-        checkpoint["cifar10_selection"] = self.selection.state_dict()
+        """Add metadata, history and the state within the epoch."""
+        checkpoint["cifar10"] = {**self.metadata, "history": self.history}
+        checkpoint["cifar10_tally"] = self._training_sums.sums()
+        checkpoint["cifar10_selection"] = self.recipe.selection.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = list(checkpoint["cifar10"]["history"])
-        self._training_tally.restore(checkpoint["cifar10_tally"])
+        self._training_sums.restore(checkpoint["cifar10_tally"])
         self._selection_state = checkpoint.get("cifar10_selection", {})  # older checkpoints have none

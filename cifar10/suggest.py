@@ -1,6 +1,7 @@
 """What somebody may have meant: the known name nearest to a misspelt one."""
 
 import difflib
+import os
 from collections.abc import Iterable
 
 _OTHER_NAMES = {
@@ -44,6 +45,16 @@ def did_you_mean(name: str, known: Iterable[str]) -> str:
     """Return `; did you mean X?`, or nothing if no known name is alike."""
     alike = nearest(name, known)
     return f"; did you mean {alike}?" if alike else ""
+
+
+def did_you_mean_path(path: str) -> str:
+    """Return `; did you mean X?` with the name in the same folder that is most like `path`, or nothing."""
+    folder, name = os.path.split(path.rstrip(os.sep))
+    try:
+        beside = os.listdir(folder or os.curdir) if name else []
+    except (OSError, ValueError):  # ValueError: a null character
+        return ""
+    return did_you_mean(os.path.join(folder, name), [os.path.join(folder, entry) for entry in beside])
 
 
 def _fold(name: str) -> str:

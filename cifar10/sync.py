@@ -15,12 +15,11 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
-from cifar10.config.advice import command_line
 from cifar10.config.mlflow_uri import shown_uri, uri_problem
 from cifar10.config.schema import TrackingConfig
 from cifar10.errors import UsageError, UserError
 from cifar10.runs.folder import read_settings
-from cifar10.runs.known_stores import unknown_settings
+from cifar10.runs.known_stores import sync_line, unknown_settings
 from cifar10.runs.mlflow_entities import NOTE, data_sets, metrics, note, parameters_of, params, run_tags, send_metrics
 from cifar10.runs.mlflow_store import KEY_TAG, MLflowStore, StoreError, probe, reason_of
 from cifar10.runs.record import RunRecord, Status
@@ -36,6 +35,7 @@ _WHEN_FINISHED = {
     "best.ckpt": "checkpoints",
 }
 """The files that are sent -> the folder of MLflow's artifacts that they go to."""
+_EPOCH_METRIC = "train/loss"  # which each epoch has
 _TIMES = ("wall_seconds", "cpu_seconds")  # the scores whose names have no / in them
 
 
@@ -131,8 +131,10 @@ def _store_of(folder: Path, tracking: TrackingConfig, tracking_uri: str | None) 
     unknown = unknown_settings(tracking)
     if unknown:
         told = " and ".join(f"{key}={shown_uri(value)}" for key, value in unknown.items())
-        again = command_line("sync", folder.name, models_dir=str(folder.parent), tracking_uri=shown_uri(tracking.uri))
-        raise UsageError(f"{folder.name} says {told}, which is not configured here; if that store is yours: {again}")
+        raise UsageError(
+            f"{folder.name} says {told}, which is not configured here; if that store is yours: "
+            f"{sync_line(folder, tracking)}\nelse name the store to record it in with --tracking_uri=URI"
+        )
     return tracking
 
 
@@ -180,6 +182,7 @@ def _refuse_links(folder: Path) -> None:
 def complete(store: MLflowStore, run_id: str, recorded: Recorded) -> list[str]:
     """Send what the run `run_id` lacks, and return in words what that was."""
     run = store.client.get_run(run_id)
+    _refuse_older_copy(store, run, recorded)
     sent = [
         *_send_parameters(store, run, recorded),
         *_send_metrics(store, run, recorded),
@@ -191,6 +194,18 @@ def complete(store: MLflowStore, run_id: str, recorded: Recorded) -> list[str]:
         store.client.set_terminated(run_id, record.status, record.ended)
         sent.append(f"its end as {record.status}")
     return sent
+
+
+def _refuse_older_copy(store: MLflowStore, run: Any, recorded: Recorded) -> None:
+    """Refuse to change the record of a run that went on elsewhere after its folder was copied."""
+    folder, num_epochs = recorded.record.folder, len(recorded.history)
+    steps = {metric.step for metric in store.client.get_metric_history(run.info.run_id, _EPOCH_METRIC)}
+    if len(steps) > num_epochs or (run.info.status == "FINISHED" and not recorded.scores):
+        known = counted(len(steps), "epoch")
+        raise UserError(
+            f"{folder.name}: MLflow has {known} of it ({run.info.status}), {folder} has {num_epochs}: an older copy of "
+            "the run; nothing was sent"
+        )
 
 
 def _send_parameters(store: MLflowStore, run: Any, recorded: Recorded) -> list[str]:

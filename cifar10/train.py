@@ -9,7 +9,7 @@ from torch import nn
 
 from cifar10.analysis.figures import save_figures
 from cifar10.config.advice import command_line
-from cifar10.config.build import build
+from cifar10.config.build import build, require_buildable
 from cifar10.config.schema import Config
 from cifar10.config.targets import DATA
 from cifar10.data.image_dataset import ImageDataset
@@ -54,6 +54,7 @@ def train(
     checkpoint, config = find_resumed(config, resume, changes)
     if checkpoint is not None and (finished := finished_scores(checkpoint, config)) is not None:
         return finished
+    require_buildable(config)
     processes = find_processes(config.training)  # refuses those of a launcher in a wrong number, before data are loaded
     keep_memory_warm()
     prepare_cpu(config.training)

@@ -7,7 +7,8 @@ from typing import Annotated, Any, Literal
 import pytest
 from pydantic import Field, PositiveInt
 
-from cifar10.config.build import build, component_problems, fill_defaults
+from cifar10.config.build import build, component_problems, fill_defaults, require_buildable
+from cifar10.config.compose import load_config
 from cifar10.config.schema import Component
 from cifar10.config.targets import OPTIMIZER, ROLES, BuildError, Role
 
@@ -202,3 +203,17 @@ def test_optimizers_of_torch_are_checked_by_their_own_signatures(name: str) -> N
     assert component_problems(OPTIMIZER, component(f"torch.optim.{name}", lr=0.1)) == []
     [problem] = component_problems(OPTIMIZER, component(f"torch.optim.{name}", lr="fast"))
     assert problem.key == "lr"
+
+
+def test_before_training_every_component_is_imported_and_checked() -> None:
+    config = load_config(["data_loading=shapes"])
+    require_buildable(config)
+    wrong = {
+        "schedule": component("cifar10.optimizers.schedules.Schedule"),
+        "selection": component("cifar10.training.hard_example_mining.AllExamples", part=1),
+    }
+    with pytest.raises(BuildError) as refusal:
+        require_buildable(config.model_copy(update=wrong))
+    assert len(str(refusal.value).splitlines()) == len(wrong)
+    assert "selection.part: there is no such setting" in str(refusal.value)
+    assert "schedule._target_: cifar10.optimizers.schedules.Schedule may not be used here" in str(refusal.value)

@@ -14,9 +14,10 @@ import commands
 from cifar10 import __version__
 from cifar10.cli.command_line import main, parse
 from cifar10.cli.flags import Commands, flags_of
-from cifar10.config.schema import TTA, Config
+from cifar10.config.schema import Config, TTAMode
 from cifar10.errors import UsageError, UserError
 from cifar10.inference.destination import Format
+from cifar10.inference.request import InferenceRequest
 
 PROGRAM = Path(commands.__file__)
 HEAVY = ("torch", "torchvision", "pytorch_lightning", "mlflow", "hydra", "omegaconf", "pydantic", "numpy", "fire")
@@ -142,21 +143,33 @@ def test_train_goes_on_with_a_run(where: str, calls: dict[str, Call]) -> None:
     assert (named["resume"], named["changes"]) == ("first", tuple(places))
 
 
-def test_infer_gets_its_flags(calls: dict[str, Call]) -> None:
+def request(calls: dict[str, Call]) -> InferenceRequest:
+    """Return what `infer` was last called with."""
+    (received,), named = calls["infer"]
+    assert isinstance(received, InferenceRequest) and not named
+    return received
+
+
+def test_infer_gets_its_flags_and_what_they_mean_here(
+    calls: dict[str, Call], capsys: pytest.CaptureFixture[str]
+) -> None:
     image("2024/1.png")
     image("models/1e5.ckpt")
     words = "--test_dir 2024 --checkpoint-name 1e5 --output a=b.csv --top_k=3 --batch-size 7 --tta=none --device cpu"
     assert run("infer", *words.split()) == 0
-    assert calls["infer"][1] == {
-        "test_dir": "2024",
-        "checkpoint_name": "1e5",
-        "output": "a=b.csv",
-        "output_format": None,
-        "top_k": 3,
-        "batch_size": 7,
-        "tta": "none",
-        "device": "cpu",
-    }
+    made = request(calls)
+    assert (made.images.given, list(made.images)) == ("2024", [Path("2024/1.png")])
+    assert made.checkpoint == Path("models/1e5.ckpt")
+    assert (made.destination.path, made.destination.format) == (Path("a=b.csv").absolute(), "csv")
+    assert (made.top_k, made.batch_size, made.tta, made.device) == (3, 7, "none", "cpu")
+    image("models/run/best.ckpt")
+    assert run("infer", "2024") == 0
+    made = request(calls)
+    assert made.checkpoint == Path("models/run/best.ckpt")
+    assert "best is models/run/best.ckpt" in capsys.readouterr().err
+    assert (made.destination.path, made.top_k, made.batch_size, made.tta, made.device) == (None, 1, None, None, "auto")
+    assert run("infer", "2024", "--checkpoint_name=models:/net@best") == 0
+    assert request(calls).checkpoint == "models:/net@best"  # only MLflow can tell
 
 
 @pytest.mark.parametrize("name", ["a=b", "my photos", "фото", "-x", "x[1]", "test_dir=x", "--top_k"])
@@ -165,7 +178,7 @@ def test_any_folder_name_reaches_infer(name: str, form: str, calls: dict[str, Ca
     image(f"{name}/1.png")
     image("models/first/best.ckpt")
     assert run("infer", form.format(name)) == 0
-    assert calls["infer"][1]["test_dir"] == name
+    assert request(calls).images.given == name
 
 
 @pytest.mark.parametrize("name", ["a=b", "my photos", "фото", "test_dir=x", "-x"])
@@ -173,7 +186,7 @@ def test_a_folder_may_be_given_without_its_flag(name: str, calls: dict[str, Call
     image(f"{name}/1.png")
     image("models/first/best.ckpt")
     assert run("infer", "--top_k=2", "--", name) == 0
-    assert calls["infer"][1]["test_dir"] == name
+    assert request(calls).images.given == name
 
 
 @pytest.mark.parametrize("pattern", ["photos/*.png", "**/1.png", "photos/1.png"])
@@ -181,7 +194,7 @@ def test_infer_takes_a_glob_or_a_file(pattern: str, calls: dict[str, Call]) -> N
     image("photos/1.png")
     image("models/first/best.ckpt")
     assert run("infer", "--test_dir", pattern) == 0
-    assert calls["infer"][1]["test_dir"] == pattern
+    assert request(calls).images.given == pattern
 
 
 def test_infer_says_by_its_exit_code_that_a_file_failed(
@@ -189,7 +202,7 @@ def test_infer_says_by_its_exit_code_that_a_file_failed(
 ) -> None:
     image("photos/1.png")
     image("models/first/best.ckpt")
-    monkeypatch.setattr(sys.modules["cifar10.infer"], "infer", lambda **_: SimpleNamespace(num_failed=1))
+    monkeypatch.setattr(sys.modules["cifar10.infer"], "infer", lambda request: SimpleNamespace(num_failed=1))
     assert run("infer", "photos") == 3
 
 
@@ -250,7 +263,7 @@ def test_the_help_of_a_command_explains_each_of_its_flags_within_the_width_of_a_
 
 def test_the_choices_of_infer_are_those_of_its_walk() -> None:
     hints = get_type_hints(commands.infer)
-    assert set(get_args(get_args(hints["tta"])[0])) == set(get_args(TTA))
+    assert set(get_args(get_args(hints["tta"])[0])) == set(get_args(TTAMode))
     assert set(get_args(get_args(hints["format"])[0])) == set(get_args(Format))
 
 

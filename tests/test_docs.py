@@ -271,8 +271,10 @@ def test_a_walk_is_imported_by_the_commands_and_the_demo_only() -> None:
         "images.",
         "data.class_names",
         "analysis.classification_report",
+        "inference.request",
         "inference.results",
         "inference.predictor",
+        "inference.tta",
         "infer",
     ],
 )
@@ -345,10 +347,11 @@ def test_a_run_leaves_the_files_that_are_listed(run_folder: Path) -> None:
         assert listed == {path.name for path in (run_folder / "models/example").glob("[!.]*")}
 
 
-def test_the_example_in_python_runs(
+def test_the_examples_in_python_run(
     run_folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    code = (DOCS / "inference.md").read_text().partition("```python\n")[2].partition("```")[0]
+    blocks = re.findall(r"^```python\n(.*?)^```", (DOCS / "inference.md").read_text(), re.DOTALL | re.MULTILINE)
     monkeypatch.chdir(run_folder)
-    exec(compile(code, "inference.md", "exec"), {})
-    assert "weights_digest" in capsys.readouterr().out
+    exec(compile("\n".join(blocks), "inference.md", "exec"), {})
+    shown = capsys.readouterr().out
+    assert "weights_digest" in shown and "\nzebra.png [(" in shown

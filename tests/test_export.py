@@ -9,7 +9,7 @@ from PIL import Image
 from cifar10.constants import EXPORT_MARKER
 from cifar10.data.export import export_images
 from cifar10.data.image_dataset import DataError, ImageDataset, Split
-from cifar10.images.search import find_images, list_folders
+from cifar10.images.search import ImageSearch, list_folders
 
 
 def make_data(name: str = "noise", seed: int = 0) -> ImageDataset:
@@ -45,10 +45,9 @@ def test_files_hold_exactly_the_pixels_under_class_and_place(tmp_path: Path) -> 
 
 def test_exported_images_are_found_and_nothing_is_said_to_be_passed_over(tmp_path: Path) -> None:
     export_images(make_data(), tmp_path)
-    skipped: Counter[str] = Counter()
-    assert len(list(find_images(str(tmp_path), skipped))) == 21
-    assert list_folders(str(tmp_path / "train"), skipped) == ["big_truck", "cat", "dog"]
-    assert not skipped
+    search = ImageSearch(str(tmp_path))
+    assert len(list(search)) == 21 and not search.skipped
+    assert list_folders(str(tmp_path / "train")) == (["big_truck", "cat", "dog"], Counter())
 
 
 def test_second_export_changes_nothing(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ import pytest
 from cifar10.cli.checks import require_images
 from cifar10.errors import UsageError, UserError
 from cifar10.images.decode import ImageError, decode_image
-from cifar10.images.search import SYSTEM_FOLDERS, describe_skipped, find_images, is_system_folder, search_root
+from cifar10.images.search import SYSTEM_FOLDERS, ImageSearch, describe_skipped, is_system_folder
 
 NAMES = [
     "plain.png",
@@ -39,9 +39,14 @@ def touch(root: Path, *names: str) -> None:
         path.touch()
 
 
-def found(root: Path | str, skipped: Counter[str] | None = None) -> list[str]:
-    base = search_root(str(root))
-    return [str(path.relative_to(base)) for path in find_images(str(root), skipped)]
+def searched(root: Path | str, follow_links: bool = False) -> tuple[list[str], Counter[str]]:
+    """Return the names that are found and what was passed over."""
+    search = ImageSearch(str(root), follow_links)
+    return [str(path.relative_to(search.root)) for path in search], search.skipped
+
+
+def found(root: Path | str) -> list[str]:
+    return searched(root)[0]
 
 
 def test_strange_names_survive(tmp_path: Path) -> None:
@@ -51,30 +56,38 @@ def test_strange_names_survive(tmp_path: Path) -> None:
 
 def test_folders_are_searched_in_the_order_of_paths(tmp_path: Path) -> None:
     touch(tmp_path, "b/2.png", "b/10.png", "a.png", "a/z/1.png", "a/1.png", "a-b/1.png", "c.png")
-    assert [tmp_path / name for name in found(tmp_path)] == sorted(find_images(str(tmp_path)))
+    assert [tmp_path / name for name in found(tmp_path)] == sorted(ImageSearch(str(tmp_path)))
     assert len(found(tmp_path)) == 7
 
 
 def test_what_is_passed_over_is_counted_by_its_reason(tmp_path: Path) -> None:
     touch(tmp_path, "1.png", "notes.txt", "README", "a/._1.png", ".git/1.png", ".png")
-    skipped: Counter[str] = Counter()
-    assert found(tmp_path, skipped) == ["1.png"]
+    names, skipped = searched(tmp_path)
+    assert names == ["1.png"]
     assert skipped == {"not named as an image": 2, "hidden": 3}
+
+
+def test_whether_there_is_an_image_is_told_without_losing_it(tmp_path: Path) -> None:
+    touch(tmp_path, "1.png", "2.png", "notes.txt")
+    search = ImageSearch(str(tmp_path))
+    assert not search.is_empty() and not search.is_empty()
+    assert [path.name for path in search] == ["1.png", "2.png"]
+    assert search.is_empty() and search.skipped == {"not named as an image": 1}
 
 
 def test_folders_that_systems_make_are_passed_over_and_counted(tmp_path: Path) -> None:
     made = ["@eaDir", "__MACOSX", "lost+found", "$RECYCLE.BIN", "System Volume Information", "a/@eaDir/1.png"]
     touch(tmp_path, "a/1.png", "Thumbs.db", ".DS_Store", "a/._1.png", *(f"{folder}/thumbnail.png" for folder in made))
-    skipped: Counter[str] = Counter()
-    assert found(tmp_path, skipped) == ["a/1.png"]
+    names, skipped = searched(tmp_path)
+    assert names == ["a/1.png"]
     assert skipped == {"system folder": 6, "hidden": 2, "not named as an image": 1}
 
 
 def test_photos_in_other_formats_and_videos_are_counted_as_what_they_are(tmp_path: Path) -> None:
-    names = ["IMG_1.HEIC", "2.heic", "3.DNG", "4.cr2", "5.nef", "6.ARW", "7.MOV", "8.mp4", "9.zip", "a.avif", "b.txt"]
-    touch(tmp_path, *names)
-    skipped: Counter[str] = Counter()
-    assert found(tmp_path, skipped) == []
+    files = ["IMG_1.HEIC", "2.heic", "3.DNG", "4.cr2", "5.nef", "6.ARW", "7.MOV", "8.mp4", "9.zip", "a.avif", "b.txt"]
+    touch(tmp_path, *files)
+    names, skipped = searched(tmp_path)
+    assert names == []
     assert skipped == {
         **{"HEIC photo": 2, "raw photo": 4, "video": 2, "archive": 1, "not named as an image": 1},
         "AVIF, JPEG XL or JPEG 2000 picture": 1,
@@ -96,8 +109,8 @@ def test_pipes_and_sockets_are_passed_over(tmp_path: Path, monkeypatch: pytest.M
     os.mkfifo("pipe.png")
     with socket.socket(socket.AF_UNIX) as server:
         server.bind("socket.png")
-        skipped: Counter[str] = Counter()
-        assert found(tmp_path, skipped) == []
+        names, skipped = searched(tmp_path)
+        assert names == []
     assert skipped == {"not a regular file": 2}
 
 
@@ -112,8 +125,8 @@ def test_links_stay_inside_and_never_loop(tmp_path: Path) -> None:
     (root / "null.png").symlink_to("/dev/null")
     (root / "folder" / "up").symlink_to("..")
     (root / "away").symlink_to(outside)
-    skipped: Counter[str] = Counter()
-    assert found(root, skipped) == ["broken.png", "folder/2.png", "inside.png", "real.png"]
+    names, skipped = searched(root)
+    assert names == ["broken.png", "folder/2.png", "inside.png", "real.png"]
     assert skipped == {"link to a folder": 2, "link out of the folder": 2, "link that loops": 1}
     with pytest.raises(ImageError, match="No such file"):
         decode_image(root / "broken.png")
@@ -128,8 +141,7 @@ def test_links_are_followed_where_that_is_asked_for_but_never_in_a_circle(tmp_pa
     (root / "self.png").symlink_to("self.png")
     (root / "folder" / "up").symlink_to("..")
     (outside / "back").symlink_to(root)
-    skipped: Counter[str] = Counter()
-    paths = [str(path.relative_to(root)) for path in find_images(str(root), skipped, follow_links=True)]
+    paths, skipped = searched(root, follow_links=True)
     assert paths == ["away/1.png", "folder/2.png", "real.png", "single.png"]
     assert skipped == {"link that loops": 3, "hidden": 1, "system folder": 1}
 
@@ -223,7 +235,7 @@ def test_the_search_is_lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
         return list_folder(path)
 
     monkeypatch.setattr(os, "scandir", remember)
-    assert len(list(islice(find_images(str(tmp_path)), 4))) == 4
+    assert len(list(islice(ImageSearch(str(tmp_path)), 4))) == 4
     assert [Path(path).name for path in listed] == [tmp_path.name, "a", "b"]
 
 
@@ -250,4 +262,4 @@ def test_a_place_that_does_not_exist_is_named_at_once(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     with pytest.raises(UserError, match="there is no folder or file"):
-        find_images(root)
+        ImageSearch(root)

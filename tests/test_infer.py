@@ -16,13 +16,17 @@ import pytest
 import torch
 from numpy.typing import NDArray
 from PIL import Image
+from torch import Tensor
 
 from cifar10.errors import UsageError, UserError
+from cifar10.images import parallel
 from cifar10.images.decode import ImageError
-from cifar10.images.parallel import Decoded, decode_files
-from cifar10.images.search import find_images
-from cifar10.infer import Summary, batches, infer
+from cifar10.images.parallel import Decoded, decode_batches, decode_files
+from cifar10.images.search import ImageSearch
+from cifar10.infer import Summary, infer
+from cifar10.inference.destination import choose_destination
 from cifar10.inference.predictor import Predictor
+from cifar10.inference.request import InferenceRequest
 from tests.malformed import encode, malformed_images, picture
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, which the walk silences outside of tests
@@ -32,13 +36,13 @@ SIZE = 8
 
 
 class StubEngine:
-    """Takes an image for the class of its strongest colour; `before` is called ahead of each batch."""
+    """Predicts the class of an image's strongest colour; `before` is called ahead of each batch."""
 
     def __init__(self, before: Callable[[int], None] = lambda call: None) -> None:
         self.before = before
         self.batch_sizes: list[int] = []
 
-    def probabilities(self, pixels: NDArray[np.uint8], tta: str) -> NDArray[np.float32]:
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         self.before(len(self.batch_sizes))
         self.batch_sizes.append(len(pixels))
         strength = pixels.reshape(len(pixels), -1, 3).mean(axis=1).astype(np.float32)  # (B, 3)
@@ -51,14 +55,23 @@ class StubEngine:
 
 @pytest.fixture
 def engine(monkeypatch: pytest.MonkeyPatch) -> StubEngine:
-    """Let `infer` ask a stub instead of a checkpoint, four images at a time."""
+    """Let `infer` use a stub instead of a checkpoint, four images at a time."""
     stub = StubEngine()
 
-    def from_checkpoint(name: str, **options: Any) -> Predictor:
+    def from_checkpoint(checkpoint: str, **options: Any) -> Predictor:
         return Predictor(stub, CLASSES, SIZE, options["batch_size"] or 4, "none", {"weights_digest": "abc"})
 
     monkeypatch.setattr(Predictor, "from_checkpoint", from_checkpoint)
     return stub
+
+
+def classify(
+    test_dir: Path | str, output: Path | str | None = None, output_format: str | None = None, **settings: Any
+) -> Summary:
+    """Call `infer` for a folder, file or glob."""
+    destination = choose_destination(None if output is None else str(output), output_format)
+    settings = {"checkpoint": "any", **settings}
+    return infer(InferenceRequest(ImageSearch(str(test_dir)), destination=destination, **settings))
 
 
 def coloured(channel: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -75,7 +88,7 @@ def write(path: Path, channel: int = 0, seed: int = 0) -> None:
 
 def rows_of(folder: Path, tmp_path: Path, **options: Any) -> list[dict[str, Any]]:
     output = tmp_path / "rows.jsonl"
-    infer(str(folder), "any", str(output), **options)
+    classify(folder, output, **options)
     return [json.loads(line) for line in output.read_text("utf-8").splitlines()]
 
 
@@ -113,12 +126,12 @@ def test_batches_are_full_of_readable_images_as_in_the_test_pass(tmp_path: Path,
     for number in range(10):
         write(tmp_path / "in" / f"{number}.png")
         (tmp_path / "in" / f"{number}.bad.png").write_bytes(b"bad")
-    summary = infer(str(tmp_path / "in"), "any")
+    summary = classify(tmp_path / "in")
     assert engine.batch_sizes == [4, 4, 2]
     assert summary == Summary(num_images=20, num_failed=10, accuracy=None)
 
 
-def test_nothing_but_bad_files_streams_too() -> None:
+def test_nothing_but_bad_files_streams_too(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
 
     def items() -> Iterator[Decoded]:
@@ -126,7 +139,8 @@ def test_nothing_but_bad_files_streams_too() -> None:
             taken.append(number)
             yield Path(str(number)), ImageError("bad")
 
-    parts = list(islice(batches(items(), batch_size=5), 3))
+    monkeypatch.setattr(parallel, "decode_files", lambda *arguments, **options: items())
+    parts = list(islice(decode_batches([], SIZE, batch_size=5), 3))
     assert [len(part) for part in parts] == [20, 20, 20] and len(taken) == 60
 
 
@@ -146,22 +160,19 @@ def test_decoding_runs_a_bounded_way_ahead_and_keeps_the_order(tmp_path: Path) -
         np.testing.assert_array_equal(pixels, coloured(0, seed=number - 1))
 
 
-def test_the_whole_walk_holds_two_batches_at_most(
-    tmp_path: Path, engine: StubEngine, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_two_batches_are_in_memory_at_most(tmp_path: Path, engine: StubEngine) -> None:
     for number in range(60):
         write(tmp_path / f"{number:02}.png", seed=number)
     taken: list[Path] = []
 
-    def remember(*arguments: Any) -> Iterator[Path]:
-        for path in find_images(*arguments):
-            taken.append(path)
-            yield path
+    class Remember(ImageSearch):
+        def __next__(self) -> Path:
+            taken.append(super().__next__())
+            return taken[-1]
 
     held: list[int] = []
     engine.before = lambda call: held.append(len(taken) - 4 * call)
-    monkeypatch.setattr("cifar10.infer.find_images", remember)
-    infer(str(tmp_path), "any")
+    infer(InferenceRequest(Remember(str(tmp_path)), "any", choose_destination(None, None)))
     assert len(held) == 15 and max(held) <= 2 * 4
 
 
@@ -201,7 +212,7 @@ def test_strange_names_come_through_every_format(tmp_path: Path, engine: StubEng
         write(tmp_path / "in" / name)
     rows = rows_of(tmp_path / "in", tmp_path)
     assert [row["path"] for row in rows] == [name.replace("\udce9", "\\xe9") for name in sorted(names)]
-    infer(str(tmp_path / "in"), "any", str(tmp_path / "rows.csv"))
+    classify(tmp_path / "in", tmp_path / "rows.csv")
     with (tmp_path / "rows.csv").open(encoding="utf-8", newline="") as file:
         assert [line["path"].removeprefix("./") for line in csv.DictReader(file)] == [row["path"] for row in rows]
 
@@ -214,7 +225,7 @@ def test_folders_named_as_classes_give_accuracy_and_a_report_on_stderr(
     ):
         write(tmp_path / folder / f"{number}.png", channel)
     (tmp_path / "cat" / "broken.png").write_bytes(b"broken")
-    summary = infer(str(tmp_path), "any")
+    summary = classify(tmp_path)
     assert summary == Summary(num_images=6, num_failed=1, accuracy=0.75)
     shown = capsys.readouterr()
     assert len(shown.out.splitlines()) == 1 + 6
@@ -232,7 +243,7 @@ def test_sub_folders_of_which_none_is_a_class_are_warned_of(
 ) -> None:
     for folder in folders:
         write(tmp_path / folder / "1.png")
-    infer(str(tmp_path), "any")
+    classify(tmp_path)
     expected = (
         "warning: none of the sub-folders (plus, ring) is a class of this checkpoint (airplane, automobile, cat); "
         "was another checkpoint meant?"
@@ -253,7 +264,7 @@ def test_an_answer_that_is_not_a_number_is_a_failed_row(
     tmp_path: Path, engine: StubEngine, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     write(tmp_path / "in" / "1.png")
-    monkeypatch.setattr(engine, "probabilities", lambda pixels, tta: np.full((len(pixels), 3), np.nan, np.float32))
+    monkeypatch.setattr(engine, "probabilities", lambda pixels: np.full((len(pixels), 3), np.nan, np.float32))
     [row] = rows_of(tmp_path / "in", tmp_path)
     assert row["error"] == "the network's answer is not a number" and row["top"] == []
 
@@ -262,7 +273,7 @@ def test_parquet_says_which_weights_answered(tmp_path: Path, engine: StubEngine)
     import pyarrow.parquet as pq
 
     write(tmp_path / "in" / "1.png")
-    infer(str(tmp_path / "in"), "any", str(tmp_path / "rows.parquet"))
+    classify(tmp_path / "in", tmp_path / "rows.parquet")
     assert pq.read_schema(tmp_path / "rows.parquet").metadata[b"cifar10.weights_digest"] == b"abc"
 
 
@@ -277,7 +288,7 @@ def test_an_interrupted_run_leaves_no_output(tmp_path: Path, engine: StubEngine,
 
     engine.before = fail
     with pytest.raises(error):
-        infer(str(tmp_path / "in"), "any", str(tmp_path / "rows.csv"))
+        classify(tmp_path / "in", tmp_path / "rows.csv")
     assert os.listdir(tmp_path) == ["in"]
 
 
@@ -287,7 +298,7 @@ def test_sigterm_cleans_up_and_exits_with_143(tmp_path: Path, engine: StubEngine
     before = signal.getsignal(signal.SIGTERM)
     engine.before = lambda call: signal.raise_signal(signal.SIGTERM)
     with pytest.raises(SystemExit) as caught:
-        infer(str(tmp_path / "in"), "any", str(tmp_path / "rows.csv"))
+        classify(tmp_path / "in", tmp_path / "rows.csv")
     assert caught.value.code == 143
     assert os.listdir(tmp_path) == ["in"] and signal.getsignal(signal.SIGTERM) == before
 
@@ -297,7 +308,7 @@ def test_the_walk_leaves_no_threads_behind(tmp_path: Path, engine: StubEngine) -
 
     for number in range(20):
         write(tmp_path / "in" / f"{number}.png")
-    infer(str(tmp_path / "in"), "any", str(tmp_path / "rows.csv"))
+    classify(tmp_path / "in", tmp_path / "rows.csv")
     assert not [thread for thread in threading.enumerate() if thread.name.startswith("decode")]
 
 
@@ -328,7 +339,7 @@ def test_what_cannot_be_done_is_said_before_anything_is_written(
     Path("empty").mkdir()
     Path("empty/notes.txt").touch()
     with pytest.raises(error, match=message) as caught:
-        infer(**{"test_dir": "in", "checkpoint_name": "any", **arguments})
+        classify(**{"test_dir": "in", **arguments})
     assert type(caught.value) is error and len(str(caught.value).splitlines()) == 1
     assert capsys.readouterr().out == "" and sorted(os.listdir()) == ["empty", "in"] and engine.batch_sizes == []
 
@@ -358,13 +369,19 @@ def test_a_real_checkpoint_scores_on_png_files_what_it_scores_on_the_tensors(tmp
     for number, (image, label) in enumerate(zip(images, labels, strict=True)):
         (tmp_path / "in" / CLASSES[label]).mkdir(parents=True, exist_ok=True)
         Image.fromarray(image).save(tmp_path / "in" / CLASSES[label] / f"{number:02}.png")
+
+    @torch.inference_mode()
+    def probabilities(images: Tensor) -> Tensor:
+        return network(images).softmax(dim=1)  # type: ignore[no-any-return]
+
     expected = np.concatenate(
         [
-            predict_probabilities(network, torch.from_numpy(part).permute(0, 3, 1, 2), "mirror_translate").detach()
+            predict_probabilities(probabilities, torch.from_numpy(part).permute(0, 3, 1, 2), "mirror_translate")
             for part in np.split(images, 3)
         ]
     )
-    summary = infer(str(tmp_path / "in"), str(tmp_path / "tiny.ckpt"), str(tmp_path / "rows.jsonl"), device="cpu")
+    checkpoint = tmp_path / "tiny.ckpt"
+    summary = classify(tmp_path / "in", tmp_path / "rows.jsonl", checkpoint=checkpoint, device="cpu")
     rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
     assert [row["class_id"] for row in rows] == expected.argmax(axis=1).tolist()
     np.testing.assert_allclose([row["probability"] for row in rows], expected.max(axis=1), atol=1e-6)

@@ -14,7 +14,7 @@ from cifar10.config.advice import PROGRAM
 from cifar10.config.compose import load_config
 from cifar10.config.schema import Config, TrackingConfig
 from cifar10.errors import UsageError, UserError
-from cifar10.runs.known_stores import unknown_settings
+from cifar10.runs.known_stores import sync_line, unknown_settings
 from cifar10.sync import sync
 from cifar10.train import train
 from cifar10.training.early_end import going_on_line
@@ -101,7 +101,7 @@ def test_nobody_calls_a_strangers_server(server: socket.socket) -> None:
         UsageError, match=f"theirs says tracking.uri={address(server)}, which is not configured here"
     ) as told:
         sync("theirs")
-    assert str(told.value).endswith(f"sync theirs --tracking_uri={address(server)}")
+    assert f"sync theirs --tracking_uri={address(server)}\n" in str(told.value)
     with pytest.raises(UserError, match="1 of 1 runs could not be recorded"):
         sync()
     with pytest.raises(
@@ -128,6 +128,17 @@ def test_what_is_typed_again_or_left_out_goes_on(server: socket.socket) -> None:
     strangers_run(f"tracking.uri={address(server)}")
     for word in (f"tracking.uri={address(server)}", "tracking=none", "tracking=mlflow"):
         train(load_config(["data_loading=shapes", word]), resume="theirs", changes=[word])  # finished: nothing is done
+
+
+def test_the_line_that_records_a_run_later_names_what_is_not_the_default() -> None:
+    def words(folder: str, *overrides: str) -> list[str]:
+        return shlex.split(sync_line(Path(folder), tracking_of(*overrides)).removeprefix(PROGRAM))
+
+    assert words("models/a run") == ["sync", "a run"]
+    assert words("my models/a", "tracking=server") == ["sync", "a", "--models_dir=my models"]
+    named = words("models/a", "tracking.uri=http://a.example:1")
+    assert named == ["sync", "a", "--tracking_uri=http://a.example:1"]
+    assert parse(commands.COMMANDS, named).flags == {"tracking_uri": "http://a.example:1"}
 
 
 def test_the_advised_line_names_the_store(tmp_path: Path) -> None:

@@ -1,7 +1,8 @@
-"""A predictor answers exactly as the test pass does, and however its images are parted."""
+"""A predictor computes exactly what the test pass does, however its images are batched."""
 
 import subprocess
 import sys
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from cifar10.config.schema import TTA, EvaluationConfig
+from cifar10.config.schema import EvaluationConfig, TTAMode
 from cifar10.devices import choose_device
 from cifar10.errors import UsageError, UserError
 from cifar10.inference.engines import pytorch
@@ -35,7 +36,16 @@ def pixels(count: int) -> NDArray[np.uint8]:
     return np.random.default_rng(0).integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
 
 
-def predictor(tta: TTA = "none", batch_size: int = 8, **engine: Any) -> Predictor:
+def probabilities_of(network: nn.Module) -> Callable[[Tensor], Tensor]:
+    """Return what the test pass computes of images: (B, 3, H, W) -> (B, K)."""
+    return lambda images: network(images).float().softmax(dim=1)
+
+
+def tensors_of(images: NDArray[np.uint8]) -> Tensor:
+    return torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+
+
+def predictor(tta: TTAMode = "none", batch_size: int = 8, **engine: Any) -> Predictor:
     return Predictor(TorchEngine(network(), CPU, **engine), NAMES, image_size=16, batch_size=batch_size, tta=tta)
 
 
@@ -46,43 +56,43 @@ def checkpoint(precision: str, configured: str = "auto") -> Any:
 
 @pytest.mark.parametrize("tta", ["none", "mirror", "mirror_translate"])
 @pytest.mark.parametrize("channels_last", [False, True])
-def test_answers_are_those_of_the_test_pass(tta: TTA, channels_last: bool) -> None:
+def test_answers_are_those_of_the_test_pass(tta: TTAMode, channels_last: bool) -> None:
     images = pixels(8)
     layout = torch.channels_last if channels_last else torch.contiguous_format
     with torch.inference_mode():
         reference: nn.Module = network().to(memory_format=layout)
-        expected = predict_probabilities(reference, torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), tta)
-    answers = predictor(tta, channels_last=channels_last).predict(images)
+        expected = predict_probabilities(probabilities_of(reference), tensors_of(images), tta)
+    answers = predictor(tta, channels_last=channels_last).probabilities(images)
     assert answers.dtype == np.float32
     np.testing.assert_array_equal(answers, expected.numpy())
 
 
 def test_selective_answers_are_those_of_the_test_pass_whoever_is_asked_about_beside() -> None:
     images = pixels(24)
-    tensors = torch.from_numpy(images).permute(0, 3, 1, 2).contiguous()
+    tensors, compute = tensors_of(images), probabilities_of(network())
     with torch.inference_mode():
-        bound = float(network()(tensors).softmax(dim=1).amax(dim=1).quantile(0.25))
-        expected = predict_probabilities(network(), tensors, "mirror_translate_selective", bound).numpy()
+        bound = float(compute(tensors).amax(dim=1).quantile(0.25))
+        expected = predict_probabilities(compute, tensors, "mirror_translate_selective", bound).numpy()
     asked = replace(predictor("mirror_translate_selective", batch_size=24), tta_confidence=bound)
-    np.testing.assert_allclose(asked.predict(images), expected, atol=1e-6)
-    one_by_one = np.concatenate([asked.predict(images[i : i + 1]) for i in range(24)])
+    np.testing.assert_array_equal(asked.probabilities(images), expected)
+    one_by_one = np.concatenate([asked.probabilities(images[i : i + 1]) for i in range(24)])
     np.testing.assert_allclose(one_by_one, expected, atol=1e-6)
     assert asked.provenance["tta_confidence"] == str(bound)
-    assert (expected != predictor().predict(images)).any(axis=1).sum() == 6  # a quarter was asked again
+    assert (expected != predictor().probabilities(images)).any(axis=1).sum() == 6  # a quarter was asked again
 
 
 def test_bf16_answers_are_those_of_an_autocast_test_pass() -> None:
     images = pixels(8)
     with torch.inference_mode(), torch.autocast("cpu", dtype=torch.bfloat16):
-        expected = predict_probabilities(network(), torch.from_numpy(images).permute(0, 3, 1, 2).contiguous(), "mirror")
-    answers = predictor("mirror", precision="bf16").predict(images)
+        expected = predict_probabilities(probabilities_of(network()), tensors_of(images), "mirror")
+    answers = predictor("mirror", precision="bf16").probabilities(images)
     np.testing.assert_array_equal(answers, expected.numpy())
-    assert not np.array_equal(answers, predictor("mirror").predict(images))
+    assert not np.array_equal(answers, predictor("mirror").probabilities(images))
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 20])
 def test_any_number_of_images_gets_as_many_rows_that_sum_to_one(count: int) -> None:
-    answers = predictor().predict(pixels(count))
+    answers = predictor().probabilities(pixels(count))
     assert answers.shape == (count, 4)
     np.testing.assert_allclose(answers.sum(axis=1), 1, rtol=1e-5)
 
@@ -91,7 +101,7 @@ def test_never_more_than_a_batch_is_computed_at_once() -> None:
     seen: list[int] = []
 
     class Engine:
-        def probabilities(self, pixels: NDArray[np.uint8], tta: TTA) -> NDArray[np.float32]:
+        def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
             seen.append(len(pixels))
             return pixels.reshape(len(pixels), -1)[:, :4].astype(np.float32)
 
@@ -99,7 +109,7 @@ def test_never_more_than_a_batch_is_computed_at_once() -> None:
             return {}
 
     images = pixels(20)
-    answers = Predictor(Engine(), NAMES, image_size=16, batch_size=8, tta="none").predict(images)
+    answers = Predictor(Engine(), NAMES, image_size=16, batch_size=8, tta="none").probabilities(images)
     assert seen == [8, 8, 4]
     np.testing.assert_array_equal(answers, images.reshape(20, -1)[:, :4])
 
@@ -111,7 +121,7 @@ def test_the_network_sees_uint8_rgb_planes_and_is_in_evaluation_mode() -> None:
             return images[:, :, 5, 7].float()  # red, green, blue of one pixel
 
     images = pixels(3)
-    answers = TorchEngine(Look().train(), CPU).probabilities(images, "none")
+    answers = TorchEngine(Look().train(), CPU).probabilities(images)
     np.testing.assert_array_equal(answers.argmax(axis=1), images[:, 5, 7].argmax(axis=1))
 
 
@@ -193,6 +203,6 @@ def test_a_device_that_is_not_there_is_an_error_that_says_so() -> None:
         choose_device("cuda:99")
 
 
-def test_neither_predictor_nor_walk_needs_torch_before_an_engine_does() -> None:
+def test_neither_predictor_nor_entry_point_needs_torch_before_an_engine_does() -> None:
     code = "import sys, cifar10.infer, cifar10.inference.predictor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

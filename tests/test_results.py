@@ -17,7 +17,8 @@ import pytest
 from cifar10.errors import UsageError, UserError
 from cifar10.files import atomic_write
 from cifar10.inference.destination import Destination, choose_destination
-from cifar10.inference.results import ImageResult, Prediction, open_results
+from cifar10.inference.prediction import ImageResult, Prediction
+from cifar10.inference.results import open_results
 
 CLASSES = ("airplane", "cat", "=evil")
 NAMES = [
@@ -224,7 +225,8 @@ STREAM = """
 import sys
 from cifar10.files import atomic_write
 from cifar10.inference.destination import choose_destination
-from cifar10.inference.results import Prediction, ImageResult, open_results
+from cifar10.inference.prediction import ImageResult, Prediction
+from cifar10.inference.results import open_results
 with open_results(choose_destination(sys.argv[1], sys.argv[2]), ["cat"], 1, {}) as writer:
     writer.write([ImageResult("1.png", (Prediction("cat", 0, 0.5),))])
 print("said", file=sys.stderr)

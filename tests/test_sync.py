@@ -267,6 +267,20 @@ def test_a_run_whose_record_is_of_wrong_types_is_recorded_all_the_same(
     assert "3 epochs" in told(capsys)
 
 
+@pytest.mark.parametrize("newer", ["epochs", "end"])
+def test_an_older_copy_of_a_run_does_not_replace_its_record(newer: str) -> None:
+    folder = make_run(f"went_on_{newer}", backend="mlflow")
+    before = recorded(folder)
+    (folder / "scores.json").unlink()
+    RunRecord.of(folder).end("KILLED")  # type: ignore[union-attr]
+    if newer == "epochs":
+        rows = (folder / "history.csv").read_text().splitlines(keepends=True)
+        (folder / "history.csv").write_text("".join(rows[:2]))
+    with pytest.raises(UserError, match="an older copy of the run; nothing was sent"):
+        sync(folder.name)
+    assert recorded(folder) == before
+
+
 def test_a_link_to_a_file_elsewhere_is_not_sent(tmp_path: Path) -> None:
     folder = make_run("linked")
     secret = tmp_path / "secret"

@@ -218,7 +218,7 @@ def test_an_absent_server_costs_one_line_at_the_start_and_one_at_the_end(
     assert [record.message for record in caplog.records] == [
         f"{reason}; training goes on, and the record is sent when it can be",
         f"MLflow's record of this run has gaps: {reason}. The run's folder is complete; record it later with: "
-        f"python commands.py sync first --models_dir={tmp_path}",
+        f"python commands.py sync first --models_dir={tmp_path} --tracking_uri={uri}",
     ]
     assert capfd.readouterr().err == ""
     assert tracker.run_id is None

@@ -1,4 +1,4 @@
-"""How right the answers are, class by class: precision, recall, F1, and what is taken for what.
+"""Classification report: precision, recall and F1 of each class, and the confusion matrix.
 
 Shapes: K classes.
 """
@@ -15,21 +15,21 @@ _MOST_CONFUSIONS = 5
 
 @dataclass(frozen=True)
 class ClassScore:
-    """One class; None stands for 0 / 0."""
+    """The scores of one class; None stands for 0 / 0."""
 
     name: str
     precision: float | None
-    """Part of the answers that named this class and were right."""
+    """Fraction of the predictions of this class that are correct."""
     recall: float | None
-    """Part of its images that were found."""
+    """Fraction of the images of this class that are predicted as such."""
     f1: float | None
-    """Harmonic mean of the two."""
+    """Harmonic mean of precision and recall."""
     support: int
-    """How many images are of it."""
+    """Number of images of this class."""
 
 
 class Score:
-    """Counts answers whose truth is known.
+    """Counts predictions whose true class is known.
 
     Args:
         class_names: In the order of their ids.
@@ -38,11 +38,11 @@ class Score:
     def __init__(self, class_names: Sequence[str]) -> None:
         self.class_names = tuple(class_names)
         self.confusion: NDArray[np.int64] = np.zeros((len(self.class_names),) * 2, np.int64)
-        """(K, K): images of class [row] taken for class [column]."""
+        """Confusion matrix, (K, K): images of class [row] that were predicted as class [column]."""
 
-    def add(self, label: int, answer: int) -> None:
-        """Count an image of class `label` that was taken for class `answer`."""
-        self.confusion[label, answer] += 1
+    def add(self, label: int, predicted: int) -> None:
+        """Count an image of class `label` that was predicted as class `predicted`."""
+        self.confusion[label, predicted] += 1
 
     @property
     def total(self) -> int:
@@ -60,18 +60,18 @@ class Score:
 
     @property
     def classes(self) -> list[ClassScore]:
-        """One score a class that occurs, as truth or as answer, in the order of their ids."""
+        """One score per class that occurs, as true or as predicted class, in the order of their ids."""
         right, support = self.confusion.diagonal().tolist(), self.confusion.sum(axis=1).tolist()
-        answered = self.confusion.sum(axis=0).tolist()
+        predicted = self.confusion.sum(axis=0).tolist()
         return [
             ClassScore(name, _ratio(hit, said), _ratio(hit, true), _ratio(2 * hit, true + said), true)
-            for name, hit, true, said in zip(self.class_names, right, support, answered, strict=True)
+            for name, hit, true, said in zip(self.class_names, right, support, predicted, strict=True)
             if true or said
         ]
 
     @property
     def confusions(self) -> list[tuple[str, str, int]]:
-        """(true class, answer, number of images) of the most frequent mistakes, most frequent first."""
+        """(true class, predicted class, number of images) of the most frequent mistakes, most frequent first."""
         wrong = self.confusion.copy()
         np.fill_diagonal(wrong, 0)
         order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSIONS].tolist()
@@ -80,7 +80,7 @@ class Score:
         return [(names[true], names[said], int(wrong[true, said])) for true, said in pairs if wrong[true, said]]
 
     def report(self) -> str:
-        """Return a table of the classes, if they are many of the worst ones, and a line of confusions."""
+        """Return a table of the classes, the worst ones if they are many, and a line of the most frequent mistakes."""
         classes, title = self.classes, "class"
         if len(classes) > _MOST_CLASSES:
             title = f"class ({_MOST_CLASSES} of {len(classes)}, lowest F1 first)"

@@ -20,8 +20,7 @@ __all__ = ["PROGRAM", "canonical"]
 _LONGEST_WORD = 4096  # characters, as of a path; settings have a bound of their own
 _CHECKPOINT = "checkpoint_name"  # the flag that may be given without its name beside overrides
 _HYDRA_FLAGS = ("m", "multirun", "cfg", "config-name", "config-path", "config-dir", "cn", "cp", "cd", "info", "run")
-_ABOUT_HYDRA_FLAGS = f"Hydra's own flags are not known here, one line is one run; to see its settings: {PROGRAM} config"
-_LONG_DASHES = ("\u2012", "\u2013", "\u2014", "\u2212")  # what word processors make of two hyphens
+_DASHES = "-\u2012\u2013\u2014\u2212"  # the long ones are what word processors make of two hyphens
 
 
 def canonical(name: str, words: Sequence[str], commands: Commands) -> list[str]:
@@ -30,11 +29,7 @@ def canonical(name: str, words: Sequence[str], commands: Commands) -> list[str]:
     Raises:
         UsageError: A flag is not known, is given twice or without its value, or a word is left over or missing.
     """
-    reader = _Reader(name, words, commands)
-    try:
-        return reader.read()
-    except UsageError as error:
-        raise UsageError(f"{error}\nhelp: {PROGRAM} {name} --help") from None
+    return _Reader(name, words, commands).read()
 
 
 class _Reader:
@@ -57,12 +52,12 @@ class _Reader:
                 raise UsageError(f"{shortened(word)}: a word of {len(word):,} characters means nothing here")
             if word == "--" and flags_may_follow:
                 flags_may_follow = False
-            elif flags_may_follow and word.startswith("--"):
+            elif flags_may_follow and word.startswith(tuple(_DASHES)):
                 self._read_flag(word)
-            elif flags_may_follow and word.startswith(("-", *_LONG_DASHES)):
-                raise UsageError(self._about_dash(word))
             elif self.takes_overrides and self._names_checkpoint(word):
                 self._keep(self.flags[_CHECKPOINT], word)
+            elif "=" in word and not os.path.lexists(word) and (flag := self._find(word.partition("=")[0])[0]):
+                raise UsageError(f"{word}: did you mean {_flag_word(flag, word.partition('=')[2])}?")
             elif self.takes_overrides:
                 self._read_override(word)
             else:
@@ -73,7 +68,18 @@ class _Reader:
         return self.overrides + [f"--{name}={value}" for name, value in self.values.items()]
 
     def _read_flag(self, word: str) -> None:
-        written, equals, value = word[2:].partition("=")
+        if word == "-":
+            raise UsageError("a lone - means nothing here")
+        is_long = word.startswith("--")
+        written, equals, value = (word[2:] if is_long else word.lstrip(_DASHES)).partition("=")
+        if self.takes_overrides and written in _HYDRA_FLAGS:
+            raise UsageError(
+                f"{word.partition('=')[0]}: Hydra's own flags are not known here, one line is one run; "
+                f"to see its settings: {PROGRAM} config"
+            )
+        if not is_long:
+            alike = nearest(written, self.flags)
+            raise UsageError(f"{word}: a flag begins with two hyphens{f'; did you mean --{alike}?' if alike else ''}")
         flag, negated = self._find(written)
         if flag is None:
             raise UsageError(self._about_unknown_flag(written, value))
@@ -113,7 +119,6 @@ class _Reader:
             raise UsageError(
                 f"--{flag.name} is given twice: {self.values[flag.name]} and {value}{self._glob_advice(value)}"
             )
-        flag.parse(value)
         self.values[flag.name] = value
 
     def _names_checkpoint(self, word: str) -> bool:
@@ -124,13 +129,8 @@ class _Reader:
     def _read_override(self, word: str) -> None:
         if word.startswith("-"):
             raise UsageError(f"{word}: flags stand before the --")
-        key, equals, value = word.partition("=")
-        if (key and equals) or word.startswith("~"):
-            flag, _ = self._find(key)
-            if flag is not None:
-                raise UsageError(f"{word}: did you mean {_flag_word(flag, value)}?")
-            self.overrides.append(word)
-            return
+        if ("=" in word and not word.startswith("=")) or word.startswith("~"):
+            return self.overrides.append(word)
         if word.startswith("=") or (self.overrides and self.overrides[-1].endswith("=")):
             raise UsageError(f"{word}: write KEY=VALUE without spaces, as in training.epochs=5")
         if word in groups():
@@ -145,13 +145,8 @@ class _Reader:
         return "settings are changed as in model=resnet18 training.epochs=5"
 
     def _read_positional(self, word: str) -> None:
-        key, equals, value = word.partition("=")
-        if equals and not os.path.lexists(word):
-            flag, _ = self._find(key)
-            if flag is not None:
-                raise UsageError(f"{word}: did you mean {_flag_word(flag, value)}?")
-            if key.partition(".")[0] in groups():
-                raise UsageError(f"{word}: {self.name} takes no settings; a checkpoint carries its own configuration")
+        if "=" in word and not os.path.lexists(word) and re.split("[.=]", word)[0] in groups():
+            raise UsageError(f"{word}: {self.name} takes no settings; a checkpoint carries its own configuration")
         for flag in self.flags.values():
             if flag.positional and flag.name not in self.values:
                 return self._keep(flag, word)
@@ -164,39 +159,23 @@ class _Reader:
             return f"; a name with spaces needs quotes: {shlex.quote(f'{before} {word}')}"
         return "; to give a glob, put it in quotes, as in '*.png'" if os.path.lexists(word) else ""
 
-    def _about_dash(self, word: str) -> str:
-        if word == "-":
-            return "a lone - means nothing here"
-        written = word.lstrip("-" + "".join(_LONG_DASHES)).partition("=")[0]
-        if written in _HYDRA_FLAGS and self.takes_overrides:
-            return f"{word}: {_ABOUT_HYDRA_FLAGS}"
-        alike = nearest(written, self.flags)
-        return f"{word}: a flag begins with two hyphens{f'; did you mean --{alike}?' if alike else ''}"
-
     def _about_unknown_flag(self, written: str, value: str) -> str:
-        name = written.replace("-", "_")
-        if written in _HYDRA_FLAGS and self.takes_overrides:
-            return f"--{written}: {_ABOUT_HYDRA_FLAGS}"
-        if self.takes_overrides and name in (setting.rpartition(".")[2] for setting in settings()):
-            return f"{self.name} has no flag --{written}{self._setting_advice(name, value)}"
-        owners = [other for other, command in self.commands.items() if name in flags_of(command)]
-        if owners:
-            return f"--{written} belongs to {' and '.join(owners)}, not to {self.name}"
-        alike = nearest(name, self.flags)
-        if alike:
-            return f"{self.name} has no flag --{written}; did you mean --{alike}?"
-        if not self.takes_overrides:
-            listed = ", ".join(f"--{flag}" for flag in self.flags) or "none"
-            return f"{self.name} has no flag --{written}; its flags: {listed}"
-        return f"{self.name} has no flag --{written}{self._setting_advice(name, value)}"
-
-    def _setting_advice(self, name: str, value: str) -> str:
+        """Return what is said of a flag that the command does not have, with what may be meant instead."""
+        name, refusal = written.replace("-", "_"), f"{self.name} has no flag --{written}"
+        if not (self.takes_overrides and name in (setting.rpartition(".")[2] for setting in settings())):
+            owners = [other for other, command in self.commands.items() if name in flags_of(command)]
+            if owners:
+                return f"--{written} belongs to {' and '.join(owners)}, not to {self.name}"
+            if (alike := nearest(name, self.flags)) is not None:
+                return f"{refusal}; did you mean --{alike}?"
+            if not self.takes_overrides:
+                return f"{refusal}; its flags: {', '.join(f'--{flag}' for flag in self.flags) or 'none'}"
         setting = nearest(name, [*groups(), *settings()])
         if setting is None:
-            return "; settings are changed as in training.epochs=5"
+            return f"{refusal}; settings are changed as in training.epochs=5"
         if not value and self.waiting and not self.waiting[0].startswith("-") and "=" not in self.waiting[0]:
             value = self.waiting[0]
-        return f"; did you mean {_setting_word(setting, value or 'VALUE')}?"
+        return f"{refusal}; did you mean {_setting_word(setting, value or 'VALUE')}?"
 
 
 def _flag_word(flag: Flag, value: str) -> str:

@@ -4,7 +4,6 @@ import os
 import re
 import shlex
 import sys
-from collections import Counter
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -14,26 +13,26 @@ from cifar10.config.changeable import is_resumable
 from cifar10.config.conf_folder import PROJECT, top_settings
 from cifar10.errors import CheckpointError, UsageError, UserError
 from cifar10.images.other_formats import kind_of_collection, kind_of_name
-from cifar10.images.search import find_images, no_images
+from cifar10.images.search import ImageSearch, no_images
 from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, which_run
-from cifar10.suggest import did_you_mean
+from cifar10.suggest import did_you_mean, did_you_mean_path
 
 
-def require_images(test_dir: str) -> None:
-    """Refuse a folder, file or glob that is not there or holds no image."""
+def require_images(test_dir: str) -> ImageSearch:
+    """Return the search for the images of a folder, file or glob; refuse one that is not there or holds no image."""
     is_glob = any(magic in test_dir for magic in "*?[")
     if not os.path.lexists(test_dir) and not is_glob:
-        raise UsageError(f"--test_dir: there is no folder or file {test_dir}{_nearest_beside(test_dir)}")
+        raise UsageError(f"--test_dir: there is no folder or file {test_dir}{did_you_mean_path(test_dir)}")
     if os.path.isfile(test_dir):
         _refuse_other_format(test_dir)
-    skipped: Counter[str] = Counter()
     try:
-        found = next(find_images(test_dir, skipped), None)
+        search = ImageSearch(test_dir)
     except UserError as error:
         raise UsageError(f"--test_dir: {error}") from None
-    if found is None:
-        nothing = f"nothing matches {test_dir}" if is_glob and not skipped else no_images(test_dir, skipped)
+    if search.is_empty():
+        nothing = f"nothing matches {test_dir}" if is_glob and not search.skipped else no_images(search)
         raise UsageError(f"--test_dir: {nothing}")
+    return search
 
 
 def _refuse_other_format(test_dir: str) -> None:
@@ -63,12 +62,21 @@ def require_folder(output: str) -> None:
         )
 
 
-def require_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST) -> None:
-    """Refuse a name that nothing bears; what only MLflow can tell shows later. Arguments as for `find_locally`."""
+def require_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST) -> Path | None:
+    """Return the file that `name` means, None if only MLflow can tell; refuse a name that means nothing.
+
+    Arguments as for `find_locally`.
+    """
     try:
-        find_locally(name, models_dir, prefer)
+        return find_locally(name, models_dir, prefer)
     except CheckpointError as error:
         raise UsageError(str(error)) from None
+
+
+def say_which_run(name: str) -> None:
+    """Print to stderr which run `best` or `last` means, nothing for other names."""
+    for line in which_run(name):
+        print(line, file=sys.stderr, flush=True)
 
 
 def pin_checkpoint(name: str) -> str:
@@ -76,8 +84,7 @@ def pin_checkpoint(name: str) -> str:
 
     So what was said holds although a run may end while this one works.
     """
-    for line in which_run(name):
-        print(line, file=sys.stderr, flush=True)
+    say_which_run(name)
     return str(find_locally(name)) if name in ("best", "last") else name
 
 
@@ -144,13 +151,3 @@ def require_device(device: str) -> None:
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
         advice = did_you_mean({"gpu": "cuda"}.get(device, device), ["auto", "cpu", "cuda"])
         raise UsageError(f"--device={shortened(device)}: must be auto, cpu, cuda or cuda:N{advice}")
-
-
-def _nearest_beside(path: str) -> str:
-    """Return `; did you mean X?` with the name in the same folder that is most like `path`."""
-    folder, name = os.path.split(path.rstrip(os.sep))
-    try:
-        beside = os.listdir(folder or os.curdir)
-    except OSError:
-        return ""
-    return did_you_mean(os.path.join(folder, name), [os.path.join(folder, entry) for entry in beside])

@@ -6,7 +6,6 @@
 import contextlib
 import errno
 import functools
-import io
 import os
 import re
 import signal
@@ -108,16 +107,19 @@ def _run(commands: Commands, description: str, words: list[str]) -> int:
 
 
 def parse(commands: Commands, words: Sequence[str]) -> Task:
-    """Return what `words`, a command and what follows it, ask for.
+    """Return the command that `words` ask for, with its arguments.
 
     Raises:
-        UsageError: They do not make one command with all it needs.
+        UsageError: There is no such command, or its words cannot be meant.
     """
     name = _command_name(commands, words[0])
-    return _by_fire(commands[name], canonical(name, words[1:], commands))
+    try:
+        return _fit_by_fire(commands[name], canonical(name, words[1:], commands))
+    except UsageError as error:
+        raise UsageError(f"{error}\nhelp: {PROGRAM} {name} --help") from None
 
 
-def _by_fire(command: Command, words: list[str]) -> Task:
+def _fit_by_fire(command: Command, words: list[str]) -> Task:
     """Let Fire fit `words` to the signature of `command`; it calls a stand-in that only remembers."""
     import fire
 
@@ -127,13 +129,8 @@ def _by_fire(command: Command, words: list[str]) -> Task:
 
     flag_parsers = {name: flag.parse for name, flag in flags_of(command).items()}
     remember = fire.decorators.SetParseFns(**flag_parsers)(fire.decorators.SetParseFn(str)(remember))
-    complaint = io.StringIO()
-    try:
-        with contextlib.redirect_stderr(complaint):
-            task = fire.Fire(remember, command=words, name=PROGRAM, serialize=lambda task: None)
-    except fire.core.FireExit as error:
-        raise UsageError(complaint.getvalue().partition("\n")[0].removeprefix("ERROR: ")) from error
-    assert isinstance(task, Task)
+    task = fire.Fire(remember, command=words, name=PROGRAM, serialize=lambda task: None)
+    assert isinstance(task, Task), "`canonical` leaves nothing that Fire could refuse"
     return task
 
 

@@ -5,10 +5,11 @@ with `~` is a path, and the home folder is put in.
 """
 
 import inspect
+import re
 import types
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, Union, get_args, get_origin, get_type_hints
+from typing import Any, Union, get_args, get_origin, get_type_hints
 
 from cifar10.errors import UsageError
 from cifar10.suggest import did_you_mean
@@ -21,7 +22,6 @@ Commands = Mapping[str, Command]
 TRUE = ("true", "yes", "on", "1")
 FALSE = ("false", "no", "off", "0")
 
-_MOST_DIGITS = 18
 _LONGEST_SHOWN = 100  # characters of a word that are repeated to its author
 
 
@@ -44,9 +44,7 @@ class Flag:
     @property
     def placeholder(self) -> str:
         """What stands for its value in a usage line."""
-        if get_origin(self.hint) is Literal:
-            return "|".join(get_args(self.hint))
-        return "N" if self.hint is int else self.name.upper()
+        return "N" if self.hint is int else "|".join(get_args(self.hint)) or self.name.upper()
 
     def parse(self, word: str) -> Any:
         """Return the value that `word` means.
@@ -54,35 +52,24 @@ class Flag:
         Raises:
             UsageError: It means none.
         """
+        given = f"--{self.name}={shortened(word)}"
         if self.is_switch:
-            return self._parse_switch(word)
+            if word.lower() not in TRUE + FALSE:
+                raise UsageError(f"{given}: must be true or false; --{self.name} alone means true")
+            return word.lower() in TRUE
         if self.hint is int:
-            return self._parse_count(word)
-        if get_origin(self.hint) is Literal:
-            return self._parse_choice(word)
+            if not re.fullmatch("[0-9]{1,18}", word) or int(word) == 0:
+                raise UsageError(f"{given}: must be a whole number, 1 or more")
+            return int(word)
+        choices = get_args(self.hint)
+        if choices and word not in choices:
+            raise UsageError(f"{given}: must be one of {', '.join(choices)}{did_you_mean(word, choices)}")
         if not word:
             raise UsageError(f"--{self.name} is empty; give it a value or leave it out")
         try:
-            return expanded(word)
+            return word if choices else expanded(word)
         except ValueError as error:
             raise UsageError(f"--{self.name}: {error}") from None
-
-    def _parse_switch(self, word: str) -> bool:
-        if word.lower() not in TRUE + FALSE:
-            raise UsageError(f"--{self.name}={shortened(word)}: must be true or false; --{self.name} alone means true")
-        return word.lower() in TRUE
-
-    def _parse_count(self, word: str) -> int:
-        if not (word.isascii() and word.isdecimal() and len(word) <= _MOST_DIGITS and int(word) >= 1):
-            raise UsageError(f"--{self.name}={shortened(word)}: must be a whole number, 1 or more")
-        return int(word)
-
-    def _parse_choice(self, word: str) -> str:
-        choices = get_args(self.hint)
-        if word not in choices:
-            one_of = ", ".join(choices)
-            raise UsageError(f"--{self.name}={shortened(word)}: must be one of {one_of}{did_you_mean(word, choices)}")
-        return word
 
 
 def shortened(word: str) -> str:

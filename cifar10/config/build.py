@@ -4,15 +4,16 @@ What a target may be is decided by its role (`targets.py`). Its signature and ty
 arguments.
 """
 
+import contextlib
 import inspect
 import json
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
-from cifar10.config.schema import Component
-from cifar10.config.targets import BuildError, Role, Target
+from cifar10.config.schema import Component, Config
+from cifar10.config.targets import ROLES, BuildError, Role, Target
 from cifar10.config.validation import Problem, problems_of, validate
 
 
@@ -22,58 +23,56 @@ def build(role: Role, component: Component, **provided: Any) -> Any:
     Raises:
         BuildError: The target is not one of `role`, or an argument does not fit.
     """
-    problems = component_problems(role, component)
+    target = role.locate(component.target)
+    arguments, problems = _read_arguments(target, role, component)
     if problems:
         raise BuildError("\n".join(f"{component.target}: {problem}" for problem in problems))
-    target = role.locate(component.target)
-    arguments = _validated(target, component, role.provided)
-    return target(**arguments, **_accepted(target, provided))
+    parameters = inspect.signature(target).parameters
+    takes_all = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values())
+    return target(**arguments, **{name: provided[name] for name in provided if takes_all or name in parameters})
 
 
-def component_problems(role: Role, component: Component) -> list[Problem]:
-    """Return everything that is wrong with `component`, keyed by argument; an empty list if it can be built."""
+def component_problems(
+    role: Role, component: Component, find: Callable[[Role, str], Target | None] = Role.locate
+) -> list[Problem]:
+    """Return everything that is wrong with `component`, keyed by argument; an empty list if it can be built.
+
+    Args:
+        find: Returns what has the parameters of a target; None: they are not checked.
+    """
     try:
-        target = role.locate(component.target)
+        target = find(role, component.target)
     except BuildError as error:
         return [Problem("_target_", str(error))]
-    taken = [
-        Problem(name, "is set by the program; leave it out") for name in component.arguments if name in role.provided
-    ]
-    arguments = {name: value for name, value in component.arguments.items() if name not in role.provided}
-    try:
-        validate(_schema(target, role.provided), arguments)
-    except ValidationError as error:
-        return taken + problems_of(error, arguments, argument_names(target, role.provided))
-    return taken
+    return [] if target is None else _read_arguments(target, role, component)[1]
+
+
+def require_buildable(config: Config) -> None:
+    """Import the targets of all components and check them; `load_config` imports none that it can do without.
+
+    Raises:
+        BuildError: with everything that is wrong.
+    """
+    problems: list[Problem] = []
+    for name, role in ROLES.items():
+        problems += (problem.within(name) for problem in component_problems(role, getattr(config, name)))
+    if problems:
+        raise BuildError("\n".join(map(str, problems)))
 
 
 def fill_defaults(role: Role, component: Component) -> Component:
-    """Return `component` with the defaults of its target's signature filled in, where they are plain values."""
-    defaults = plain_defaults(role.locate(component.target), role.provided)
-    return Component.model_validate(
-        {
-            "_target_": component.target,
-            **component.arguments,
-            **{name: value for name, value in defaults.items() if name not in component.arguments},
-        }
-    )
+    """Return `component` with the defaults of its target's signature filled in, where YAML can write them."""
+    arguments = dict(component.arguments)
+    for parameter in _parameters(role.declared(component.target), role.provided):
+        if parameter.name not in arguments and parameter.default is not parameter.empty:
+            with contextlib.suppress(TypeError, ValueError):  # no plain value
+                arguments[parameter.name] = json.loads(json.dumps(parameter.default))
+    return component.model_copy(update={"arguments": arguments})
 
 
 def argument_names(target: Target, provided: Collection[str] = ()) -> list[str]:
     """Return the names of `target`'s parameters that a configuration may set."""
     return [parameter.name for parameter in _parameters(target, provided)]
-
-
-def plain_defaults(target: Target, provided: Collection[str] = ()) -> dict[str, Any]:
-    """Return the defaults in `target`'s signature that YAML can write; a tuple becomes a list."""
-    defaults = {}
-    for parameter in _parameters(target, provided):
-        if parameter.default is not parameter.empty:
-            try:
-                defaults[parameter.name] = json.loads(json.dumps(parameter.default))
-            except (TypeError, ValueError):
-                continue
-    return defaults
 
 
 def _parameters(target: Target, provided: Collection[str]) -> Iterator[inspect.Parameter]:
@@ -101,17 +100,14 @@ def _hints(target: Target) -> dict[str, Any]:
         return {}
 
 
-def _validated(target: Target, component: Component, provided: Collection[str]) -> dict[str, Any]:
-    """Return the arguments that `component` sets, in the types that the target's hints name."""
-    model = validate(_schema(target, provided), component.arguments)
-    names = dict(zip(type(model).model_fields, argument_names(target, provided), strict=True))
-    return {
-        names[field]: getattr(model, field) for field in type(model).model_fields if field in model.model_fields_set
-    }
-
-
-def _accepted(target: Target, provided: dict[str, Any]) -> dict[str, Any]:
-    parameters = inspect.signature(target).parameters
-    if any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters.values()):
-        return provided
-    return {name: value for name, value in provided.items() if name in parameters}
+def _read_arguments(target: Target, role: Role, component: Component) -> tuple[dict[str, Any], list[Problem]]:
+    """Return the arguments that `component` sets, in the types of `target`'s hints, and what is wrong with them."""
+    names = argument_names(target, role.provided)
+    given = {name: value for name, value in component.arguments.items() if name not in role.provided}
+    taken = [Problem(name, "is set by the program; leave it out") for name in component.arguments if name not in given]
+    try:
+        model = validate(_schema(target, role.provided), given)
+    except ValidationError as error:
+        return {}, taken + problems_of(error, given, names)
+    fields = zip(type(model).model_fields, names, strict=True)
+    return {name: getattr(model, field) for field, name in fields if field in model.model_fields_set}, taken

@@ -5,12 +5,11 @@ Values are then laid over them one by one, and the schema finds those that shoul
 each with its key.
 """
 
-import json
 import re
 import threading
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 from hydra import compose, initialize_config_dir
@@ -21,16 +20,14 @@ from hydra.errors import HydraException
 from hydra.types import RunMode
 from omegaconf import DictConfig, OmegaConf, open_dict
 from omegaconf.errors import OmegaConfBaseException
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 from yaml import MarkedYAMLError
 
 from cifar10.config.build import component_problems, fill_defaults
 from cifar10.config.conf_folder import CONF
-from cifar10.config.mlflow_uri import uri_problem
 from cifar10.config.overrides import as_strings, is_choice, parse_overrides, typed
-from cifar10.config.run_name import refusal_of_run_name
-from cifar10.config.schema import Component, Config
-from cifar10.config.targets import ROLES
+from cifar10.config.schema import Component, Config, flatten
+from cifar10.config.targets import ROLES, Role, Target
 from cifar10.config.validation import Problem, problems_of, shown, validate
 from cifar10.errors import UsageError
 from cifar10.suggest import nearest
@@ -46,6 +43,7 @@ _VALUE_ERRORS = (
 )  # OmegaConf raises them all
 _MOST_PROBLEMS = 20  # told at once
 _PATHS = ("models_dir", "weights", "tracking.uri", "tracking.artifacts")
+_UNUSABLE = object()
 _hydra_is_global = threading.Lock()
 
 
@@ -64,7 +62,7 @@ class Composition:
 
     values: dict[str, Any]
     overrides: list[Override]
-    problems: list[Problem] = field(default_factory=list)
+    problems: list[Problem]
     """What was wrong with the overrides that were left out."""
 
     def layers(self) -> list[ResultDefault]:
@@ -95,27 +93,29 @@ def compose_config(overrides: Sequence[str] = ()) -> Composition:
             config = compose("config", _choices(parsed))
     except _COMPOSE_ERRORS as error:
         raise ConfigError([*map(str, problems), _first_line(error)]) from error
-    usable = []
-    for override in parsed:
-        problem = None if is_choice(override) else _lay_over(config, override)
-        if problem is None:
-            usable.append(override)
-        else:
-            problems.append(problem)
-    values = _resolved(config, OmegaConf.to_container(config), "", problems)
-    return Composition(_home_expanded(values, "", problems), usable, problems)
+    return _composition(config, parsed, problems)
 
 
 def validate_config(composition: Composition) -> Config:
-    """Return the values of `composition` as a Config.
+    """Return the values of `composition` as a Config, with the defaults of its components filled in.
+
+    A component whose module must be imported, and PyTorch with it, is checked only if nothing else is wrong.
 
     Raises:
-        ConfigError: with everything that is wrong.
+        ConfigError: with everything that is wrong, but for what follows from an override that was left out.
     """
-    problems = [*composition.problems, *_wrong_values(composition)]
-    if problems:
-        raise ConfigError([str(problem) for problem in problems])
-    config = validate(Config, composition.values)
+    values, told = composition.values, [problem.key for problem in composition.problems]
+    found: list[Problem] = []
+    try:
+        config = validate(Config, values, is_typed=True)
+    except ValidationError as error:
+        found += problems_of(error, values, _keys(values))
+    found += _wrong_components(values, Role.declaration)
+    if not found and not told:
+        found = _wrong_components(values, Role.declared)
+    found = [problem for problem in found if not any(f"{problem.key}.".startswith(f"{key}.") for key in told)]
+    if found or told:
+        raise ConfigError(list(map(str, composition.problems + _with_typed_quotes(found, composition.overrides))))
     components = {name: fill_defaults(role, getattr(config, name)) for name, role in ROLES.items()}
     return config.model_copy(update=components)
 
@@ -129,26 +129,54 @@ def with_changes(config: Config, overrides: Sequence[str]) -> Config:
         ConfigError: with everything that is wrong.
     """
     parsed, problems = parse_overrides(overrides)
-    values = _without_references(config.plain())
-    for override in parsed:
-        if is_choice(override):
-            group = override.key_or_group
-            values[group] = compose_config([str(override.input_line)]).values[group]
-    changed = OmegaConf.create(values)
-    for override in parsed:
-        problem = None if is_choice(override) else _lay_over(changed, override)
-        problems += [] if problem is None else [problem]
-    resolved = _resolved(changed, OmegaConf.to_container(changed), "", problems)
-    return validate_config(Composition(_home_expanded(resolved, "", problems), parsed, problems))
+    values = _mapped(config.plain(), lambda _, text: re.sub(r"(\\*)\$\{", r"\1\1\\${", text))
+    for override in filter(is_choice, parsed):
+        group = override.key_or_group
+        values[group] = compose_config([str(override.input_line)]).values[group]
+    return validate_config(_composition(OmegaConf.create(values), parsed, problems))
 
 
-def _without_references(value: Any) -> Any:
-    """Return `value` so that OmegaConf takes each ${ in it for what stands there."""
+def _composition(config: DictConfig, overrides: Sequence[Override], problems: list[Problem]) -> Composition:
+    """Return `config` as plain values, with those `overrides` laid over it that set a value and can be used."""
+    usable = []
+    for override in overrides:
+        problem = None if is_choice(override) else _lay_over(config, override)
+        if problem is None:
+            usable.append(override)
+        else:
+            problems.append(problem)
+
+    def resolve(key: str, text: str) -> Any:
+        if text == "???":
+            problems.append(Problem(key, "is missing: ??? only holds the place of a value"))
+            return _UNUSABLE
+        try:
+            value = OmegaConf.select(config, key) if "${" in text else text
+            return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
+        except (*_VALUE_ERRORS, RecursionError) as error:
+            problems.append(Problem(key, f"cannot be set to {shown(text)}: {_reason(error)}"))
+            return _UNUSABLE
+
+    def expand_home(key: str, text: str) -> str:
+        try:
+            return expanded(expanded_uri(text)) if _is_path(key, text) else text
+        except ValueError as error:
+            problems.append(Problem(key, str(error)))
+            return text
+
+    values = _mapped(_mapped(OmegaConf.to_container(config), resolve), expand_home)
+    return Composition(values, usable, problems)
+
+
+def _mapped(value: Any, change: Callable[[str, str], Any], key: str = "") -> Any:
+    """Return `value`, what stands at `key`, with `change(key, text)` for each text in it; _UNUSABLE is left out."""
     if isinstance(value, dict):
-        return {name: _without_references(inner) for name, inner in value.items()}
+        inner = {str(name): _mapped(item, change, f"{key}.{name}".lstrip(".")) for name, item in value.items()}
+        return {name: item for name, item in inner.items() if item is not _UNUSABLE}
     if isinstance(value, list):
-        return [_without_references(inner) for inner in value]
-    return re.sub(r"(\\*)\$\{", r"\1\1\\${", value) if isinstance(value, str) else value
+        items = [_mapped(item, change, f"{key}.{index}") for index, item in enumerate(value)]
+        return [item for item in items if item is not _UNUSABLE]
+    return change(key, value) if isinstance(value, str) else value
 
 
 def _lay_over(config: DictConfig, override: Override) -> Problem | None:
@@ -179,112 +207,33 @@ def _leave_out(config: DictConfig, key: str, value: Any) -> Problem | None:
     return None
 
 
-def _resolved(config: DictConfig, raw: Any, key: str, problems: list[Problem]) -> Any:
-    """Return `raw`, what stands at `key` of `config`, as plain values; what cannot be resolved is left out and told."""
-    if isinstance(raw, dict):
-        inner = {name: _resolved(config, value, f"{key}.{name}".lstrip("."), problems) for name, value in raw.items()}
-        return {str(name): value for name, value in inner.items() if value is not _UNRESOLVED}
-    if isinstance(raw, list):
-        items = [_resolved(config, value, f"{key}.{index}", problems) for index, value in enumerate(raw)]
-        return [value for value in items if value is not _UNRESOLVED]
-    if raw == "???":
-        problems.append(Problem(key, "is missing: ??? only holds the place of a value"))
-        return _UNRESOLVED
-    if not isinstance(raw, str) or "${" not in raw:
-        return raw
-    try:
-        value = OmegaConf.select(config, key)
-        return OmegaConf.to_container(value, resolve=True) if OmegaConf.is_config(value) else value
-    except (*_VALUE_ERRORS, RecursionError) as error:
-        problems.append(Problem(key, f"cannot be set to {shown(raw)}: {_reason(error)}"))
-        return _UNRESOLVED
-
-
-_UNRESOLVED = object()
-
-
-def _home_expanded(value: Any, key: str, problems: list[Problem]) -> Any:
-    """Return `value`, what stands at `key`, with `~` expanded in every path in it; a home that is not known is told."""
-    if isinstance(value, dict):
-        return {name: _home_expanded(inner, f"{key}.{name}".lstrip("."), problems) for name, inner in value.items()}
-    if isinstance(value, list):
-        return [_home_expanded(inner, f"{key}.{index}", problems) for index, inner in enumerate(value)]
-    if not isinstance(value, str) or not _is_path(key, value):
-        return value
-    try:
-        return expanded(expanded_uri(value))
-    except ValueError as error:
-        problems.append(Problem(key, str(error)))
-        return value
-
-
 def _is_path(key: str, value: str) -> bool:
     """Return whether `value` names a file, if it begins with `~`. In a list, a name without `/` may be a class."""
     section, _, name = key.partition(".")
     return key in _PATHS or (section in ROLES and ("/" in value or not name.rpartition(".")[2].isdecimal()))
 
 
-def _wrong_values(composition: Composition) -> list[Problem]:
-    """Return what is wrong with the values, but for what follows from an override that was left out.
-
-    Components are checked by their targets' signatures, which imports PyTorch. If anything else is wrong, only those
-    that the command line changes are checked, so that a mistake is answered fast.
-    """
-    values, told = composition.values, {problem.key for problem in composition.problems}
-    found: list[Problem] = []
-    try:
-        validate(Config, values)
-    except ValidationError as error:
-        found += problems_of(error, values, [*Config.model_fields, *_keys(values), *_schema_keys()])
-    except ValueError as error:  # json.dumps: a value that is no plain value
-        found.append(Problem("", str(error)))
-    found += _tracking_problems(values.get("tracking"))
-    name = values.get("run_name")
-    if isinstance(name, str) and all(problem.key != "run_name" for problem in found):
-        refusal = refusal_of_run_name(name)
-        found += [Problem("run_name", refusal)] if refusal else []
-    changed = {override.key_or_group.partition(".")[0] for override in composition.overrides if not is_choice(override)}
-    for name in ROLES if not found and not told else [name for name in ROLES if name in changed - told]:
-        found += _wrong_arguments(name, values.get(name))
-    found = [problem for problem in found if not any(f"{problem.key}.".startswith(f"{key}.") for key in told)]
-    return _with_typed_quotes(found, composition.overrides)
-
-
-def _tracking_problems(section: Any) -> list[Problem]:
-    """Refuse an address that no store can have, and a name that looks like another.
-
-    Not in the schema, which old checkpoints must go on to fit.
-    """
-    if not isinstance(section, dict) or section.get("backend") != "mlflow":
-        return []
-    problems = []
-    if isinstance(section.get("uri"), str) and (problem := uri_problem(section["uri"])) is not None:
-        problems.append(Problem("tracking.uri", problem))
-    name = section.get("experiment")
-    if isinstance(name, str) and name != name.strip():
-        told = f"{json.dumps(name, ensure_ascii=False)} begins or ends with a space, and would be"
-        problems.append(Problem("tracking.experiment", f"{told} another experiment than {name.strip()}; leave it out"))
-    return problems
-
-
-def _wrong_arguments(name: str, section: Any) -> list[Problem]:
-    if not isinstance(section, dict) or not isinstance(section.get("_target_"), str):
-        return []
-    problems = component_problems(ROLES[name], Component.model_validate(section))
-    return [problem.within(name) for problem in problems]
+def _wrong_components(values: Mapping[str, Any], find: Callable[[Role, str], Target | None]) -> list[Problem]:
+    sections = {name: values.get(name) for name in ROLES}
+    return [
+        problem.within(name)
+        for name, section in sections.items()
+        if isinstance(section, dict) and isinstance(section.get("_target_"), str)
+        for problem in component_problems(ROLES[name], Component.model_validate(section), find)
+    ]
 
 
 def _with_typed_quotes(problems: list[Problem], overrides: Sequence[Override]) -> list[Problem]:
     """Return `problems` with the word to type where quotes were missing: one problem for each word."""
-    told: dict[Problem, None] = {}
+    told: dict[Problem | str, Problem] = {}
     for problem in problems:
         source = _source(problem.key, overrides) if problem.unquoted else None
         if source is None:
-            told[problem] = None
-        elif not any(other.unquoted and other.key == source.key_or_group for other in told):
+            told[problem] = problem
+        else:
             message = f"{problem.message}: {typed(as_strings(source))}"
-            told[problem._replace(key=source.key_or_group, message=message)] = None
-    return list(told)
+            told.setdefault(source.key_or_group, Problem(source.key_or_group, message))
+    return list(told.values())
 
 
 def _source(key: str, overrides: Sequence[Override]) -> Override | None:
@@ -293,20 +242,9 @@ def _source(key: str, overrides: Sequence[Override]) -> Override | None:
     return sources[-1] if sources and "${" not in str(sources[-1].input_line) else None
 
 
-def _keys(values: Any, outside: str = "") -> Iterator[str]:
-    """Yield the dotted key of every value within `values`, and of every section."""
-    for name, value in values.items():
-        yield f"{outside}{name}"
-        if isinstance(value, dict):
-            yield from _keys(value, f"{outside}{name}.")
-
-
-def _schema_keys() -> Iterator[str]:
-    """Yield the dotted key of every setting that the schema itself has within a section."""
-    for name, setting in Config.model_fields.items():
-        section = setting.annotation
-        if isinstance(section, type) and issubclass(section, BaseModel) and name not in ROLES:
-            yield from (f"{name}.{key}" for key in section.model_fields)
+def _keys(values: Any) -> list[str]:
+    """Return the dotted keys of all values, those of the top level first."""
+    return [*map(str, values), *flatten(values)]
 
 
 def _choices(overrides: Sequence[Override]) -> list[str]:

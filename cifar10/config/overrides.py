@@ -4,6 +4,7 @@ Lines are bounded before they are parsed: the time of Hydra's parser grows with 
 depth with that of the brackets.
 """
 
+import itertools
 import re
 import shlex
 from collections import Counter
@@ -108,14 +109,7 @@ def _bound_problem(line: str) -> str | None:
 
 def _depth(line: str) -> int:
     """Return how many brackets are open at once at most, those within quotes too."""
-    depth = deepest = 0
-    for character in line:
-        if character in "[{(":
-            depth += 1
-            deepest = max(deepest, depth)
-        elif character in "]})":
-            depth -= 1
-    return deepest
+    return max(itertools.accumulate(((c in "[{(") - (c in "]})") for c in line), initial=0))
 
 
 def _parsed(line: str) -> Override | None:

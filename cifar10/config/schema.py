@@ -3,6 +3,7 @@
 Values and defaults live in the YAML files; nothing here has a default, so what a run does can be read there.
 """
 
+import json
 import re
 import unicodedata
 from typing import Annotated, Any, Literal
@@ -15,11 +16,18 @@ from pydantic import (
     NonNegativeFloat,
     PositiveFloat,
     PositiveInt,
+    ValidationInfo,
+    field_validator,
     model_serializer,
     model_validator,
 )
 
+from cifar10.config.mlflow_uri import uri_problem
+from cifar10.config.run_name import refusal_of_run_name
 from cifar10.types import Fraction
+
+TYPED = {"typed": True}
+"""Context of a validation that also applies the rules which configurations of older checkpoints need not keep."""
 
 
 def _plain_name(name: str) -> str:
@@ -29,13 +37,19 @@ def _plain_name(name: str) -> str:
     return name
 
 
-RunName = Annotated[str, Field(max_length=120), AfterValidator(_plain_name)]
-"""One plain folder name: letters, digits and . _ + - only."""
-Views = Literal["none", "mirror", "mirror_translate"]
-"""What is averaged: an image alone; with its mirror image; with both shifted along a diagonal by one pixel as well."""
-TTA = Literal[Views, "mirror_translate_selective"]
-"""selective: all six views of the images that the network is not sure of, one view of the others."""
+def _free_name(name: str, info: ValidationInfo) -> str:
+    refusal = refusal_of_run_name(name) if info.context == TYPED else None
+    if refusal:
+        raise ValueError(refusal)
+    return name
 
+
+RunName = Annotated[str, Field(max_length=120), AfterValidator(_plain_name), AfterValidator(_free_name)]
+"""One plain folder name: letters, digits and . _ + - only."""
+TTAMode = Literal["none", "mirror", "mirror_translate", "mirror_translate_selective"]
+"""Test-time augmentation: the views whose probabilities are averaged. none: the image alone. mirror: with its mirror
+image. mirror_translate: both, also shifted along a diagonal by one pixel, six in all. mirror_translate_selective: six
+views of the images whose largest probability is low, one view of the others."""
 
 BatchSize = Annotated[int, Field(gt=0, le=10_000_000)]
 """Images at once. More than any data set here has; how many fit into memory shows when training begins."""
@@ -191,15 +205,15 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """How a trained network is asked."""
+    """Inference settings: of the test pass, and of `infer` unless its flags say otherwise."""
 
     batch_size: BatchSize
     """Images per forward pass, over all devices; fewer where images are so large, see `images_at_once`."""
-    tta: TTA
+    tta: TTAMode
     """Test-time augmentation: views whose probabilities are averaged (1, 2, 6, or 6 where one is not enough)."""
-    tta_confidence: Annotated[float, Field(ge=0, le=1)] = 0.7  # a default, for checkpoints that are older
-    """mirror_translate_selective asks for all views of an image whose largest probability is below this. A fixed bound,
-    not a share of the batch: what is said of an image must not depend on its neighbours."""
+    tta_confidence: Annotated[float, Field(ge=0, le=1)] = 0.7  # a default, for older checkpoints
+    """mirror_translate_selective computes all views of an image whose largest probability is below this. A fixed bound,
+    not a share of the batch: a prediction must not depend on the other images of the batch."""
 
     def images_at_once(self, image_size: int) -> int:
         """Return the images per forward pass for images of `image_size` x `image_size` pixels, at least 1."""
@@ -221,6 +235,23 @@ class TrackingConfig(Section):
     """Record CPU, memory and GPU use every ten seconds."""
     tensorboard: bool
     """Also write TensorBoard event files into the run's folder."""
+
+    @field_validator("uri")
+    @classmethod
+    def _possible_address(cls, uri: str, info: ValidationInfo) -> str:
+        is_used = info.context == TYPED and info.data.get("backend") == "mlflow"
+        if is_used and (problem := uri_problem(uri)) is not None:
+            raise ValueError(problem)
+        return uri
+
+    @field_validator("experiment")
+    @classmethod
+    def _distinct_name(cls, name: str, info: ValidationInfo) -> str:
+        is_used = info.context == TYPED and info.data.get("backend") == "mlflow"
+        if is_used and name != name.strip():
+            told = f"{json.dumps(name, ensure_ascii=False)} begins or ends with a space, and would be"
+            raise ValueError(f"{told} another experiment than {name.strip()}; leave it out")
+        return name
 
 
 class Config(Section):
@@ -250,9 +281,9 @@ class Config(Section):
 
 
 def flatten(tree: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested dicts as one, keys joined by dots."""
+    """Return nested dicts as one, keys joined by dots; an empty dict stays as a value."""
     flat: dict[str, Any] = {}
     for key, value in tree.items():
         path = f"{prefix}{key}"
-        flat |= flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
+        flat |= flatten(value, f"{path}.") if isinstance(value, dict) and value else {path: value}
     return flat

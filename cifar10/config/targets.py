@@ -14,6 +14,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
 
+from cifar10.config.conf_folder import values_of
+from cifar10.config.signatures import read_declaration
 from cifar10.errors import UsageError
 from cifar10.suggest import did_you_mean
 from cifar10.system.shortage import shortage
@@ -40,6 +42,25 @@ class Role:
     """Whether a function or class is that."""
     provided: tuple[str, ...] = ()
     """Names of the arguments that the program supplies; the configuration may not."""
+    group: str | None = None
+    """The folder of `conf/` whose files name targets of this role."""
+
+    def declaration(self, dotted: str) -> Target | None:
+        """Return a function with the parameters of `dotted`, read from its source; None if its module must be imported.
+
+        What a file of `conf/` names is taken to be of the role of its folder.
+        """
+        if self.group is None or not self._may_hold(dotted) or dotted not in values_of(self.group, "_target_"):
+            return None
+        return read_declaration(dotted, without=self.provided)
+
+    def declared(self, dotted: str) -> Target:
+        """Return the declaration of `dotted`, or where there is none, the target itself.
+
+        Raises:
+            BuildError: see `locate`.
+        """
+        return self.declaration(dotted) or self.locate(dotted)
 
     def locate(self, dotted: str) -> Target:
         """Return the function or class called `dotted`, MODULE.NAME.
@@ -49,7 +70,7 @@ class Role:
                 imported.
         """
         module_name, _, name = dotted.rpartition(".")
-        if not f"{module_name}.".startswith(self.packages) or any(part.startswith("_") for part in dotted.split(".")):
+        if not self._may_hold(dotted):
             raise BuildError(f"{dotted} may not be used here: it must be {self.rule}")
         module = _import(module_name)
         target: Target | None = getattr(module, name, None)
@@ -59,6 +80,11 @@ class Role:
         if not (is_defined_here and callable(target) and self.fits(target)):
             raise BuildError(f"{dotted} may not be used here: it must be {self.rule}")
         return _with_pixel_input(target) if _is_of_torchvision(target) else target
+
+    def _may_hold(self, dotted: str) -> bool:
+        """Return whether `dotted` is a public name in one of the role's packages."""
+        module_name, _, _ = dotted.rpartition(".")
+        return f"{module_name}.".startswith(self.packages) and not any(p.startswith("_") for p in dotted.split("."))
 
 
 def _import(module_name: str) -> Any:
@@ -169,6 +195,7 @@ DATA = Role(
     packages=("cifar10.data.",),
     rule="a function of cifar10.data that returns an ImageDataset",
     fits=_makes_data,
+    group="data_loading",
 )
 MODEL = Role(
     packages=("cifar10.networks.", f"{_TORCHVISION}."),
@@ -176,12 +203,14 @@ MODEL = Role(
     "torchvision.models",
     fits=_is_network,
     provided=("num_classes", "image_size"),
+    group="model",
 )
 SELECTION = Role(
     packages=("cifar10.training.hard_example_mining.",),
-    rule="a class of cifar10.training.hard_example_mining that chooses images",
+    rule="a class of cifar10.training.hard_example_mining that selects images",
     fits=_is_selection,
     provided=("num_classes", "image_size"),
+    group="selection",
 )
 OPTIMIZER = Role(
     packages=("cifar10.optimizers.", "torch.optim."),
@@ -189,11 +218,13 @@ OPTIMIZER = Role(
     "or torch.optim",
     fits=_makes_optimizer,
     provided=("network", "params"),
+    group="optimizer",
 )
 SCHEDULE = Role(
     packages=("cifar10.optimizers.",),
     rule="a class in cifar10.optimizers whose objects are called with the progress of training",
     fits=_is_schedule,
+    group="schedule",
 )
 ROLES = {"data_loading": DATA, "model": MODEL, "selection": SELECTION, "optimizer": OPTIMIZER, "schedule": SCHEDULE}
 """Section of the configuration -> what it may build."""

@@ -8,6 +8,7 @@ from typing import Any, NamedTuple, TypeVar
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from cifar10.config.schema import TYPED
 from cifar10.suggest import nearest
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -43,13 +44,16 @@ class Problem(NamedTuple):
         return f"{told}; did you mean {self.meant}?" if self.meant else told
 
 
-def validate(model: type[Model], values: Mapping[str, Any]) -> Model:
+def validate(model: type[Model], values: Mapping[str, Any], is_typed: bool = False) -> Model:
     """Return `values` as `model`, as JSON is read: a list may be a tuple, 1 may be 1.0; "1" and true are no numbers.
+
+    Args:
+        is_typed: Somebody chooses the values now, so rules hold as well that older checkpoints need not keep.
 
     Raises:
         pydantic.ValidationError: see `problems_of`.
     """
-    return model.model_validate_json(json.dumps(values), strict=True)
+    return model.model_validate_json(json.dumps(values), strict=True, context=TYPED if is_typed else None)
 
 
 def problems_of(error: ValidationError, values: Mapping[str, Any], known: Iterable[str]) -> list[Problem]:

@@ -19,8 +19,8 @@ import yaml
 
 from cifar10.data.class_names import ClassFolders, few, in_order, is_utf8, nfc, printable
 from cifar10.data.image_dataset import DataError, MissingDataError
-from cifar10.images.search import find_images, list_folders, listed
-from cifar10.suggest import did_you_mean
+from cifar10.images.search import ImageSearch, list_folders, listed
+from cifar10.suggest import did_you_mean, did_you_mean_path
 
 _LOGGER = logging.getLogger(__name__)
 _SPLITS = {"train": "train", "test": "test", **dict.fromkeys(("val", "valid", "validation"), "validation")}
@@ -45,7 +45,7 @@ def find_splits(root: Path) -> SplitFolders:
     Raises:
         DataError: There is no train, or two folders are the same split.
     """
-    names = _folders_in(root, Counter()) if os.path.isdir(root) else []
+    names = _folders_in(root)[0] if os.path.isdir(root) else []
     by_split = defaultdict(list)
     for name in names:
         by_split[_SPLITS.get(name.casefold(), "")].append(name)
@@ -74,8 +74,8 @@ def find_classes(train: Path, wanted: Sequence[str | int] | None) -> tuple[list[
     Raises:
         DataError: There are fewer than two, one is not there or there twice, or has a name that is no text.
     """
-    skipped: Counter[str] = Counter()
-    present = in_order(_folders_in(train, skipped))
+    folders, skipped = _folders_in(train)
+    present = in_order(folders)
     _refuse_no_text(train, present)
     _refuse_twice(present, f"{train} has two folders of the same name in other Unicode forms")
     for alike in ClassFolders(present).alike():
@@ -105,15 +105,17 @@ def labelled_files(split: Path, names: Sequence[str], present: Sequence[str]) ->
         DataError: A folder that holds images is no class, or cannot be listed.
     """
     known, others = ClassFolders(names), ClassFolders(present)
-    skipped: Counter[str] = Counter()
+    folders, skipped = _folders_in(split)
     files: list[LabelledFile] = []
     strange: list[str] = []
-    for name in _folders_in(split, skipped):
+    for name in folders:
         label = known.find(name)
+        search = ImageSearch(str(split / name), follow_links=True)
         if label is not None:
-            files += [(path, label) for path in find_images(str(split / name), skipped, follow_links=True)]
+            files += [(path, label) for path in search]
+            skipped += search.skipped
         elif others.find(name) is None:
-            if next(find_images(str(split / name), follow_links=True), None) is None:
+            if search.is_empty():
                 skipped["folder without an image"] += 1
             else:
                 strange.append(name)
@@ -128,9 +130,9 @@ def _one(root: Path, names: Sequence[str]) -> Path | None:
     return root / names[0] if names else None
 
 
-def _folders_in(folder: Path, skipped: Counter[str]) -> list[str]:
+def _folders_in(folder: Path) -> tuple[list[str], Counter[str]]:
     try:
-        return list_folders(str(folder), skipped)
+        return list_folders(str(folder))
     except OSError as error:
         raise DataError(f"{folder} cannot be listed: {error.strerror or error}") from None
 
@@ -155,7 +157,7 @@ def _name(wanted: str | int, present: Sequence[str]) -> str:
 
 def _refuse_missing(root: Path, present: Sequence[str]) -> NoReturn:
     if not os.path.isdir(root):
-        hint = did_you_mean(str(root), _beside(root))
+        hint = did_you_mean_path(str(root))
         raise MissingDataError(
             f"there is no folder {root}{hint or '; set data_loading.root to the one that holds train'}"
         )
@@ -178,13 +180,6 @@ def _refuse_missing(root: Path, present: Sequence[str]) -> NoReturn:
     else:
         advice = f"put one folder of images for each class there, such as {train / 'cat' / '1.png'}"
     raise MissingDataError(f"there is no folder {train}; {advice}")
-
-
-def _beside(path: Path) -> list[str]:
-    try:
-        return [str(path.parent / name) for name in os.listdir(path.parent)]
-    except OSError:
-        return []
 
 
 def _refuse_no_text(train: Path, names: Sequence[str]) -> None:

@@ -133,8 +133,23 @@ def resize_image(pixels: Pixels, size: int) -> Pixels:
     return np.array(_square(Image.fromarray(pixels), size))
 
 
+def resize_picture(picture: Image.Image, size: int) -> Pixels:
+    """Return the central square of a PIL image as uint8 (size, size, 3): what its file would be decoded to.
+
+    Raises:
+        ImageError: It is damaged, closed, too large, or of a colour mode that is not supported.
+    """
+    width, height = picture.size
+    _refuse("it has no pixels" if not width * height else None)
+    _refuse(_too_large(width, height))
+    try:
+        return np.array(_upright_square(picture, size))
+    except Exception as error:
+        raise _reason(error, b"") from None
+
+
 def silence_pillow() -> None:
-    """Keep Pillow's remarks about metadata off the terminal. A walk calls it once, before its threads start.
+    """Keep Pillow's remarks about metadata off the terminal. Entry points call it once, before threads start.
 
     What concerns the pixels is an ImageError; filters cannot be set per call, because they are not thread-safe.
     """
@@ -193,12 +208,14 @@ def _refuse(reason: str | None) -> None:
         raise ImageError(reason)
 
 
+def _too_large(width: int, height: int) -> str | None:
+    return f"too large: {width} x {height} pixels, the limit is {_LIMIT}" if width * height > MAX_PIXELS else None
+
+
 def _open(data: bytes) -> Image.Image:
     _refuse(unbounded_header(data))
     image = Image.open(io.BytesIO(data), formats=_FORMATS)
-    width, height = image.size
-    if width * height > MAX_PIXELS:
-        raise ImageError(f"too large: {width} x {height} pixels, the limit is {_LIMIT}")
+    _refuse(_too_large(*image.size))
     _refuse(excessive_work(image, data, MAX_PIXELS))
     _refuse(lacks_pieces(image))
     return image

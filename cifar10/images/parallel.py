@@ -51,6 +51,24 @@ def decode_files(
         threads.close()
 
 
+def decode_batches(paths: Iterable[Path], image_size: int, batch_size: int) -> Iterator[list[Decoded]]:
+    """Yield what `decode_files` yields in lists that hold `batch_size` readable images each, but for the last.
+
+    Files that cannot be read stand between them in order. A list also ends after four times as many files, so that a
+    folder of nothing but unreadable files is streamed as well. Two lists are in memory at a time.
+    """
+    batch: list[Decoded] = []
+    num_readable = 0
+    for item in decode_files(paths, image_size, look_ahead=batch_size):
+        batch.append(item)
+        num_readable += not isinstance(item[1], ImageError)
+        if num_readable == batch_size or len(batch) == 4 * batch_size:
+            yield batch
+            batch, num_readable = [], 0
+    if batch:
+        yield batch
+
+
 class _Threads:
     """Threads that decode. One that is kept too long is left to itself, and another takes its place."""
 
@@ -122,13 +140,13 @@ class _DecodingThread(threading.Thread):
                 self._future, self._busy_since = future, time.monotonic()
             try:
                 result: Pixels | ImageError | BaseException = self._decode(path)
-            except BaseException as error:  # such as MemoryError: for the one who asks
+            except BaseException as error:  # such as MemoryError: for the caller
                 result = error
             if not self._finish(result):
                 return
 
     def give_up_if_stuck(self) -> bool:
-        """Answer for a file that takes longer than it may, and return whether it does.
+        """Fail a file that takes longer than it may, and return whether there is one.
 
         Others then have its part of the budget; the thread ends should its file ever be done.
         """

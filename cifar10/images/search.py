@@ -7,11 +7,13 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from fnmatch import fnmatchcase
 from glob import has_magic
+from itertools import chain
 from pathlib import Path
 
 from cifar10.constants import EXPORT_MARKER
 from cifar10.errors import UserError
 from cifar10.images.other_formats import kind_of_name
+from cifar10.suggest import did_you_mean_path
 
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
@@ -36,8 +38,8 @@ Patterns = frozenset[tuple[str, ...]]
 _LINK_OUT, _LINK_TO_FOLDER = "link out of the folder", "link to a folder"
 
 
-def find_images(root: str, skipped: Counter[str] | None = None, follow_links: bool = False) -> Iterator[Path]:
-    """Yield the image files of a folder and its sub-folders, or of a glob, or `root` itself if it is a file.
+class ImageSearch(Iterator[Path]):
+    """The image files of a folder and its sub-folders, of a glob, or one file; found while it is iterated over.
 
     Sorted by name within each folder; only one folder at a time is held in memory. Passed over: other files by their
     name, hidden ones, system folders below `root`, pipes and devices, links to folders (what is inside `root` is found
@@ -45,31 +47,51 @@ def find_images(root: str, skipped: Counter[str] | None = None, follow_links: bo
     gives the reason.
 
     Args:
-        root: May hold `*`, `?`, `[]` and `**`; a folder that matches is searched too. A file of that very name goes
+        given: May hold `*`, `?`, `[]` and `**`; a folder that matches is searched too. A file of that very name goes
             first.
-        skipped: Here each passed-over entry is counted under its reason.
         follow_links: Also take links to files and folders, wherever they lead, but for a link to a folder that it lies
             in itself.
 
     Raises:
-        UserError: there is no such folder or file.
+        UserError: There is no such folder or file.
     """
-    skipped = Counter() if skipped is None else skipped
-    if os.path.lexists(root) and not os.path.isdir(root):
-        return iter([Path(root)])
-    folder, pattern = _split_glob(root)
-    if not os.path.isdir(folder):
-        raise UserError(f"there is no folder or file {root!r}")
-    return _walk(folder, pattern, _Search(skipped, None if follow_links else os.path.realpath(folder)))
+
+    def __init__(self, given: str, follow_links: bool = False) -> None:
+        self.given = given
+        self.skipped: Counter[str] = Counter()
+        """Reason -> entries that were passed over so far; complete when the search has ended."""
+        self._paths: Iterator[Path]
+        if os.path.lexists(given) and not os.path.isdir(given):
+            folder, self._paths = os.path.dirname(given), iter([Path(given)])
+        else:
+            folder, pattern = _split_glob(given)
+            if not os.path.isdir(folder):
+                raise UserError(f"there is no folder or file {given!r}{did_you_mean_path(given)}")
+            real_root = None if follow_links else os.path.realpath(folder)
+            self._paths = _walk(folder, pattern, _Search(self.skipped, real_root))
+        self.root = Path(folder)
+        """The folder to which names are relative: of a glob, its fixed beginning."""
+
+    def __next__(self) -> Path:
+        return next(self._paths)
+
+    def is_empty(self) -> bool:
+        """Tell whether no image is left; the first that there is will still be yielded."""
+        first = next(self._paths, None)
+        if first is None:
+            return True
+        self._paths = chain([first], self._paths)
+        return False
 
 
-def list_folders(folder: str, skipped: Counter[str]) -> list[str]:
-    """Return the names of the folders in `folder`, and of links to folders, sorted; count all else in `skipped`.
+def list_folders(folder: str) -> tuple[list[str], Counter[str]]:
+    """Return the names of the folders in `folder`, and of links to folders, sorted; and reason -> other entries.
 
     Raises:
         OSError: It cannot be listed.
     """
-    names = []
+    names: list[str] = []
+    skipped: Counter[str] = Counter()
     with os.scandir(folder) as entries:
         for entry in entries:
             if entry.name == EXPORT_MARKER:
@@ -79,7 +101,7 @@ def list_folders(folder: str, skipped: Counter[str]) -> list[str]:
                 names.append(entry.name)
             else:
                 skipped[reason] += 1
-    return sorted(names)
+    return sorted(names), skipped
 
 
 def listed(skipped: Counter[str]) -> str:
@@ -88,16 +110,16 @@ def listed(skipped: Counter[str]) -> str:
     return ", ".join(f"{number:,} {reason}" for reason, number in by_number)
 
 
-def no_images(root: str, skipped: Counter[str]) -> str:
-    """Return what to tell somebody whose `root` holds no image but what was passed over."""
-    told = f"no images in {root!r}: looked for *.png, *.jpg and other picture files"
-    if skipped:
-        told += f"; {describe_skipped(skipped)}"
-    if skipped[_LINK_OUT] or skipped[_LINK_TO_FOLDER]:
+def no_images(search: ImageSearch) -> str:
+    """Return the message that a search which has ended found no image, with what it passed over."""
+    told = f"no images in {search.given!r}: looked for *.png, *.jpg and other picture files"
+    if search.skipped:
+        told += f"; {describe_skipped(search.skipped)}"
+    if search.skipped[_LINK_OUT] or search.skipped[_LINK_TO_FOLDER]:
         told += (
             "\nlinks to folders and out of the folder are not followed, so that a folder from elsewhere cannot reach "
             "your files; name the folder that holds the images, or copy them: "
-            f"cp -rL {shlex.quote(str(search_root(root)))} COPY"
+            f"cp -rL {shlex.quote(str(search.root))} COPY"
         )
     return told
 
@@ -111,13 +133,6 @@ def describe_skipped(skipped: Counter[str]) -> str:
     """Return how many were passed over for which reason, the most frequent first, as a part of a line."""
     advice = "; convert HEIC photos to JPEG first (heif-convert, sips, ImageMagick)" if "HEIC photo" in skipped else ""
     return f"passed over: {listed(skipped)}{advice}"
-
-
-def search_root(root: str) -> Path:
-    """Return the folder to which the names of `find_images(root)` are relative: of a glob, its fixed beginning."""
-    if os.path.lexists(root) and not os.path.isdir(root):
-        return Path(root).parent
-    return Path(_split_glob(root)[0])
 
 
 def _split_glob(root: str) -> tuple[str, tuple[str, ...]]:

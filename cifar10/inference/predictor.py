@@ -1,64 +1,74 @@
-"""Pixels -> probabilities, whatever computes them. Importing this needs no torch; an engine may.
+"""Images -> predictions, whatever computes them. Importing this needs no torch; an engine may.
 
 Shapes: B images of S x S pixels, K classes.
 """
 
-from dataclasses import dataclass, field
-from typing import Protocol, get_args
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any, Protocol, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar10.config.schema import TTA, Views
-from cifar10.errors import UsageError
+from cifar10.config.schema import TTAMode
+from cifar10.data.class_names import ClassFolders
+from cifar10.errors import UsageError, UserError
+from cifar10.images.decode import ImageError, Pixels
+from cifar10.images.parallel import decode_batches
+from cifar10.images.search import ImageSearch, no_images
+from cifar10.inference.image_inputs import ImageInMemory, ImageInput, square_pixels
+from cifar10.inference.prediction import ImageResult, most_probable
+from cifar10.inference.tta import predict_probabilities
 
 
 class Engine(Protocol):
-    """What computes. A new one is a new file in `cifar10/inference/engines/`."""
+    """What computes probabilities. A new one is a new file in `cifar10/inference/engines/`."""
 
-    def probabilities(self, pixels: NDArray[np.uint8], tta: Views) -> NDArray[np.float32]:
-        """Return class probabilities (B, K), averaged over the views of `tta`, of `pixels` (B, S, S, 3)."""
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return class probabilities, (B, K), of `pixels`, uint8 (B, S, S, 3), RGB, C-contiguous."""
         ...
 
     def describe(self) -> dict[str, str]:
-        """Return what the answers depend on beside the weights: engine and version, device, precision."""
+        """Return what probabilities depend on beside the weights: engine and version, device, precision."""
         ...
 
 
 @dataclass(frozen=True, eq=False)
 class Predictor:
-    """A trained classifier that can be asked."""
+    """A trained classifier: an engine and its inference settings."""
 
     engine: Engine
     class_names: tuple[str, ...]
     image_size: int
-    """S: height and width in pixels of the images it takes."""
+    """S: height and width of the network's input, in pixels."""
     batch_size: int
-    """Most images to compute at once."""
-    tta: TTA
+    """Most images per forward pass."""
+    tta: TTAMode
     """Test-time augmentation: the views that are averaged."""
     origin: dict[str, str] = field(default_factory=dict)
     """Where the weights come from: checkpoint path, weights_digest, data_digest."""
     tta_confidence: float = 0.0
-    """For mirror_translate_selective: images whose largest probability is below it get all six views."""
+    """mirror_translate_selective: images whose largest probability is below it get all six views."""
 
     @classmethod
     def from_checkpoint(
         cls,
-        name: str,
+        checkpoint: str | Path,
         device: str = "auto",
         batch_size: int | None = None,
         tta: str | None = None,
         models_dir: str = "models",
     ) -> "Predictor":
-        """Return the predictor that answers as the checkpoint's network did in the test pass of its training.
+        """Return a predictor that computes as the test pass of the checkpoint's training did.
 
         Args:
-            name: As for `resolve_checkpoint`.
+            checkpoint: A file, or a name as for `resolve_checkpoint`.
             device: auto, cpu, cuda or cuda:N.
-            batch_size: Most images to compute at once; None: as in the test pass.
-            tta: Views to average; None: those that the checkpoint was tested with.
-            models_dir: Where run folders are.
+            batch_size: Most images per forward pass; None: as in the test pass.
+            tta: Test-time augmentation; None: as in the test pass.
+            models_dir: Folder in which names are looked up.
 
         Raises:
             UserError: There is no such checkpoint or device.
@@ -71,19 +81,20 @@ class Predictor:
         from cifar10.runs.checkpoint_names import resolve_checkpoint
         from cifar10.runs.checkpoints import load_checkpoint
 
-        checkpoint = load_checkpoint(resolve_checkpoint(name, models_dir))
-        evaluation = checkpoint.config.evaluation
+        file = checkpoint if isinstance(checkpoint, Path) else resolve_checkpoint(checkpoint, models_dir)
+        loaded = load_checkpoint(file)
+        evaluation = loaded.config.evaluation
         origin = {
-            "checkpoint": str(checkpoint.path),
-            "weights_digest": checkpoint.weights_digest,
-            "data_digest": checkpoint.data_digest,
+            "checkpoint": str(loaded.path),
+            "weights_digest": loaded.weights_digest,
+            "data_digest": loaded.data_digest,
         }
         return cls(
-            engine=TorchEngine.from_checkpoint(checkpoint, device),
-            class_names=checkpoint.class_names,
-            image_size=checkpoint.image_size,
-            batch_size=batch_size or evaluation.images_at_once(checkpoint.image_size),
-            tta=checked or checkpoint.tta,
+            engine=TorchEngine.from_checkpoint(loaded, device),
+            class_names=loaded.class_names,
+            image_size=loaded.image_size,
+            batch_size=batch_size or evaluation.images_at_once(loaded.image_size),
+            tta=checked or loaded.tta,
             tta_confidence=evaluation.tta_confidence,
             origin=origin,
         )
@@ -94,35 +105,124 @@ class Predictor:
 
     @property
     def provenance(self) -> dict[str, str]:
-        """All that an answer depends on beside the pixels."""
+        """Everything that a prediction depends on beside the pixels."""
         bound = {"tta_confidence": str(self.tta_confidence)} if self.tta == "mirror_translate_selective" else {}
-        asked = {"tta": self.tta, **bound, "batch_size": str(self.batch_size)}
-        return {**self.origin, **self.engine.describe(), **asked}
+        settings = {"tta": self.tta, **bound, "batch_size": str(self.batch_size)}
+        return {**self.origin, **self.engine.describe(), **settings}
 
-    def predict(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return class probabilities, float32 (B, K), of RGB `pixels`, uint8 (B, S, S, 3). B may be 0."""
+    @overload
+    def predict(self, images: "str | os.PathLike[str]", top_k: int = 5) -> Any: ...
+    @overload
+    def predict(self, images: ImageInMemory, top_k: int = 5) -> ImageResult: ...
+    @overload
+    def predict(self, images: Sequence[ImageInput], top_k: int = 5) -> list[ImageResult]: ...
+
+    def predict(self, images: Any, top_k: int = 5) -> Any:
+        """Predict the classes of an image, of a list of images, or of all images in a folder.
+
+        Args:
+            images: The path of an image, a folder or a glob; encoded bytes; a PIL image; an array, uint8 (H, W, 3),
+                RGB; a tensor, uint8 (3, H, W), RGB; or a list of paths and such images. Images of any size are cropped
+                to their central square and resized to S x S.
+            top_k: How many classes to return for each image; all, if there are fewer.
+
+        Returns:
+            An `ImageResult` for one image, a list of them for a list, and an iterator over them for a folder or glob,
+            which is read as it is iterated over. In a list or folder, an image that cannot be read has a result with
+            `error` set, and its `class_name` raises that error.
+
+        Raises:
+            UsageError: `images` is nothing of the above, or `top_k` is below 1.
+            UserError: There is no such file or folder, or it holds no image.
+            ImageError: The one image that was given cannot be read.
+        """
+        if top_k < 1:
+            raise UsageError(f"top_k={top_k} is not possible; it must be 1 or more")
+        if isinstance(images, list | tuple):
+            return self._predict_list(images, top_k)
+        if isinstance(images, str | os.PathLike) and (os.path.isdir(images) or not os.path.lexists(images)):
+            search = ImageSearch(os.fspath(images))
+            if search.is_empty():
+                raise UserError(no_images(search))
+            return (result for batch in self.predict_files(search, top_k) for result in batch)
+        [result] = self._results([_name(images)], [_decoded(images, self.image_size)], top_k)
+        result.raise_for_error()
+        return result
+
+    def predict_files(self, search: ImageSearch, top_k: int = 5) -> Iterator[list[ImageResult]]:
+        """Yield one result for each file that is found, in order, in lists of about `batch_size`.
+
+        Files are decoded by threads while the images before them are computed.
+        """
+        folders = ClassFolders(self.class_names)
+        for batch in decode_batches(search, self.image_size, self.batch_size):
+            names = [path.relative_to(search.root) for path, _ in batch]
+            labels = [folders.label(name) for name in names]
+            results = self._results([str(name) for name in names], [pixels for _, pixels in batch], top_k)
+            yield [
+                result if label is None else replace(result, label=self.class_names[label])
+                for result, label in zip(results, labels, strict=True)
+            ]
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return class probabilities, (B, K), of `pixels`, uint8 (B, S, S, 3), RGB. B may be 0."""
         assert pixels.dtype == np.uint8 and pixels.shape[1:] == (self.image_size, self.image_size, 3), pixels.shape
         parts = [pixels[start : start + self.batch_size] for start in range(0, len(pixels), self.batch_size)]
         nothing = np.empty((0, self.num_classes), np.float32)
-        return np.concatenate([nothing, *(self._probabilities(part) for part in parts)])
+        augmented = [
+            predict_probabilities(self.engine.probabilities, np.ascontiguousarray(part), self.tta, self.tta_confidence)
+            for part in parts
+        ]
+        return np.concatenate([nothing, *augmented])
 
-    def _probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Let the engine answer; in selective mode a second time, for the images of which it was not sure."""
-        if self.tta != "mirror_translate_selective":
-            return self.engine.probabilities(pixels, self.tta)
-        answers = self.engine.probabilities(pixels, "none")
-        unsure = answers.max(axis=1, initial=0) < self.tta_confidence
-        if not unsure.any():
-            return answers
-        answers = answers.copy()  # an engine may keep its own
-        answers[unsure] = self.engine.probabilities(pixels[unsure], "mirror_translate")
-        return answers
+    def _predict_list(self, images: Sequence[Any], top_k: int) -> list[ImageResult]:
+        if not images:
+            raise UsageError("the list of images is empty")
+        results: list[ImageResult] = []
+        for start in range(0, len(images), self.batch_size):  # so that not all are in memory at once
+            part = images[start : start + self.batch_size]
+            pixels = [_decoded(image, self.image_size, start + offset) for offset, image in enumerate(part)]
+            results += self._results([_name(image) for image in part], pixels, top_k)
+        return results
+
+    def _results(self, names: Sequence[str], images: Sequence[Pixels | ImageError], top_k: int) -> list[ImageResult]:
+        """Return one result for each image, in order; an ImageError becomes the result's error."""
+        readable = [image for image in images if not isinstance(image, ImageError)]
+        probabilities = iter(self.probabilities(np.stack(readable)) if readable else ())
+        provenance, results = self.provenance, []
+        for name, image in zip(names, images, strict=True):
+            if isinstance(image, ImageError):
+                results.append(ImageResult(name, (), error=str(image), provenance=provenance))
+                continue
+            top = most_probable(next(probabilities), self.class_names, top_k)
+            error = None if top else "the network's answer is not a number"
+            results.append(ImageResult(name, top, error=error, provenance=provenance))
+        return results
 
 
-def _checked_tta(tta: str | None) -> TTA | None:
-    for known in get_args(TTA):
+def _decoded(image: Any, size: int, position: int | None = None) -> Pixels | ImageError:
+    """Return the pixels of an image, (size, size, 3), or the reason why it cannot be read.
+
+    Raises:
+        UsageError: It is no image; the message names its position in the list, if it has one.
+    """
+    try:
+        return square_pixels(image, size)
+    except ImageError as error:
+        return error
+    except UsageError as error:
+        raise UsageError(f"{error}" if position is None else f"image {position} of the list: {error}") from None
+
+
+def _name(image: Any) -> str:
+    """Return the path of an image that was given by its path, nothing for others."""
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else ""
+
+
+def _checked_tta(tta: str | None) -> TTAMode | None:
+    for known in get_args(TTAMode):
         if tta == known:
             return known  # type: ignore[no-any-return]
     if tta is None:
         return None
-    raise UsageError(f"tta={tta!r} is not known; choose {', '.join(get_args(TTA))}")
+    raise UsageError(f"tta={tta!r} is not known; choose {', '.join(get_args(TTAMode))}")

@@ -1,7 +1,7 @@
-"""One row an image, as a table, CSV, JSON Lines or Parquet.
+"""Results as a table, CSV, JSON Lines or Parquet, one row per image.
 
-Columns: path, class_name, class_id, probability, label, error. If more classes than one are asked for, the others are
-the columns class_name_2, class_id_2, probability_2, ... of CSV; JSON Lines and Parquet list all of them under `top`.
+Columns: path, class_name, class_id, probability, label, error. With `top_k` above 1, the other classes are the
+columns class_name_2, class_id_2, probability_2, ... of CSV; JSON Lines and Parquet list all of them under `top`.
 
 File names are bytes, text columns are UTF-8: bytes of a name that are not UTF-8 are written as \\xNN. Spreadsheets run
 cells that begin with = + - @ as formulas: in CSV such a path is written ./=name, which is the same file, and such a
@@ -13,40 +13,17 @@ import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from dataclasses import dataclass
 from typing import Any, BinaryIO, Protocol, TextIO
 
 from cifar10.inference.destination import Destination, open_destination
+from cifar10.inference.prediction import ImageResult
 
 _ROW_GROUP = 16_384  # rows that Parquet holds in memory before it writes them
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 
-@dataclass(frozen=True, slots=True)
-class Prediction:
-    """A class and how probable it is."""
-
-    class_name: str
-    class_id: int
-    probability: float
-
-
-@dataclass(frozen=True, slots=True)
-class ImageResult:
-    """What is to be said of one file."""
-
-    path: str
-    """Relative to the folder that was searched; may hold surrogate escapes."""
-    top: tuple[Prediction, ...]
-    """The most probable first. Empty if the file could not be read."""
-    label: str | None = None
-    """The class that its folder says, if it says one."""
-    error: str | None = None
-    """Why it could not be read, or None."""
-
-
 class Writer(Protocol):
-    """A format."""
+    """Writes rows in one format."""
 
     def write(self, rows: Sequence[ImageResult]) -> None:
         """Write `rows` below those before."""
@@ -66,8 +43,8 @@ def open_results(
     Args:
         destination: Where to and in which format.
         class_names: All that may occur, for the width of a table's columns.
-        top_k: Guesses in a row that has any.
-        provenance: What the answers came from; kept in the metadata of Parquet.
+        top_k: Classes in a row without an error.
+        provenance: What the predictions depend on; kept in the metadata of Parquet.
     """
     if destination.path is None:
         with closing(_text_writer(destination.format, sys.stdout, class_names, top_k)) as writer:
@@ -91,7 +68,7 @@ def _text_writer(name: str, stream: TextIO, class_names: Sequence[str], top_k: i
 
 
 class TableWriter:
-    """For eyes: the path stands last, so that the columns stay aligned while rows stream in."""
+    """For a terminal. The path is the last column, so that the columns stay aligned while rows stream in."""
 
     def __init__(self, stream: TextIO, class_names: Sequence[str], top_k: int) -> None:
         self._stream = stream
@@ -108,7 +85,7 @@ class TableWriter:
         """Nothing is held back."""
 
     def _line(self, row: ImageResult) -> str:
-        cells = [f"{visible(guess.class_name):{self._width}}  {guess.probability:6.4f}" for guess in row.top]
+        cells = [f"{visible(one.class_name):{self._width}}  {one.probability:6.4f}" for one in row.top]
         cells += [f"{'-':{self._width}}  {'-':>6}"] * (self._top_k - len(cells))
         reason = f"  ({row.error})" if row.error else ""
         return "  ".join([*cells, visible(row.path)]) + reason
@@ -132,11 +109,11 @@ class CsvWriter:
 
     def _cells(self, row: ImageResult) -> list[str]:
         path = _unicode(row.path)
-        guesses = [[_inert(g.class_name), str(g.class_id), f"{g.probability:.6f}"] for g in row.top]
-        guesses += [["", "", ""]] * (self._top_k - len(guesses))
-        first, *others = guesses
+        classes = [[_inert(one.class_name), str(one.class_id), f"{one.probability:.6f}"] for one in row.top]
+        classes += [["", "", ""]] * (self._top_k - len(classes))
+        first, *others = classes
         label = _inert(row.label or "")
-        further = [cell for guess in others for cell in guess]
+        further = [cell for one in others for cell in one]
         return [f"./{path}" if path.startswith(_FORMULA) else path, *first, label, row.error or "", *further]
 
 
@@ -161,10 +138,10 @@ class ParquetWriter:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        guess = [("class_name", pa.string()), ("class_id", pa.int32()), ("probability", pa.float32())]
-        fields = [("path", pa.string()), *guess, ("label", pa.string()), ("error", pa.string())]
+        one_class = [("class_name", pa.string()), ("class_id", pa.int32()), ("probability", pa.float32())]
+        fields = [("path", pa.string()), *one_class, ("label", pa.string()), ("error", pa.string())]
         metadata = {f"cifar10.{key}": _unicode(value) for key, value in provenance.items()}
-        self._schema = pa.schema([*fields, ("top", pa.list_(pa.struct(guess)))], metadata=metadata)
+        self._schema = pa.schema([*fields, ("top", pa.list_(pa.struct(one_class)))], metadata=metadata)
         self._table = pa.Table
         self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
         self._held: list[dict[str, Any]] = []

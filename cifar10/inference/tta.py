@@ -1,74 +1,117 @@
-"""Test-time augmentation: ask about an image and its shifted and mirrored selves, and average the answers.
+"""Test-time augmentation (TTA): average class probabilities over an image and its shifted and mirrored copies.
+
+It is computed here only, above whatever computes probabilities, and for PyTorch and NumPy alike. Images are uint8:
+tensors (B, 3, H, W) or C-contiguous arrays (B, H, W, 3). The copies have the same bytes in both, and the averages are
+float32, taken in the same order. Importing this needs no torch.
 
 The weights of six views follow the CIFAR speedruns (tysam-code/hlb-CIFAR10, KellerJordan/cifar10-airbench): the image
-and its mirror count half, two diagonal shifts by one pixel and their mirrors the other half. To ask for all six only
-where the network is not sure is from hiverge/cifar10-speedrun, which takes the least confident quarter of a whole test
-set; here each image decides for itself, since a prediction must not depend on what else is asked.
+and its mirror image count half, two diagonal shifts by one pixel and their mirror images the other half. Computing all
+six only where the network is unsure is from hiverge/cifar10-speedrun, which takes the least confident quarter of a
+whole test set. Here each image decides for itself, since a prediction must not depend on the other images of a batch.
 """
 
-from typing import TYPE_CHECKING
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any, TypeVar
 
-import torch
-from torch import Tensor, nn
+import numpy as np
 
 if TYPE_CHECKING:
-    from cifar10.config.schema import TTA, Views
+    from numpy.typing import NDArray
+    from torch import Tensor
 
-_SHIFT = 1  # pixels
+    from cifar10.config.schema import TTAMode
+
+Array = TypeVar("Array", "Tensor", "NDArray[Any]")
 
 
-def predict_probabilities(network: nn.Module, images: Tensor, tta: "TTA", confidence: float = 0.0) -> Tensor:
-    """Return class probabilities of `images`, averaged over the views that `tta` names.
+def predict_probabilities(
+    predict: Callable[[Array], Array], images: Array, mode: "TTAMode", confidence: float = 0.0
+) -> Array:
+    """Return class probabilities of `images`, averaged over the views of `mode`.
 
     Args:
-        network: uint8 (B, 3, H, W) -> logits (B, K); in evaluation mode.
-        images: uint8 (B, 3, H, W), RGB, on the network's device.
-        tta: none: the image alone. mirror: with its mirror image. mirror_translate: six views.
+        predict: Images (B, 3, H, W) or (B, H, W, 3) -> float32 class probabilities (B, K). Called once per view.
+        images: uint8, RGB; a tensor (B, 3, H, W) or an array (B, H, W, 3).
+        mode: none: the images alone. mirror: with their mirror images. mirror_translate: six views.
             mirror_translate_selective: six views of those images only whose largest probability is below `confidence`.
-        confidence: See there.
+        confidence: Used by mirror_translate_selective, between 0 and 1.
 
     Returns:
         float32 (B, K), rows sum to 1.
     """
-    return predict_plain_and_augmented(network, images, tta, confidence)[1]
+    return predict_plain_and_augmented(predict, images, mode, confidence)[1]
 
 
 def predict_plain_and_augmented(
-    network: nn.Module, images: Tensor, tta: "TTA", confidence: float = 0.0
-) -> tuple[Tensor, Tensor]:
+    predict: Callable[[Array], Array], images: Array, mode: "TTAMode", confidence: float = 0.0
+) -> tuple[Array, Array]:
     """Return the probabilities of the images alone, and averaged over the views; arguments as above."""
-    plain = _probabilities(network, images)
-    if tta != "mirror_translate_selective":
-        return plain, _averaged(network, images, plain, tta)
-    unsure = (plain.amax(dim=1) < confidence).nonzero().flatten()
+    plain = predict(images)
+    if mode != "mirror_translate_selective":
+        return plain, _averaged(predict, images, plain, mode)
+    library = _library(images)
+    is_unsure = library.amax(plain, 1) < confidence
+    (unsure,) = library.where(is_unsure)  # on a GPU, the one wait for the device
     if not len(unsure):
         return plain, plain
-    answers = _averaged(network, images[unsure], plain[unsure], "mirror_translate")
-    return plain, plain.index_copy(0, unsure, answers)
+    augmented = library.where(is_unsure[:, None], 0.0, plain)  # a copy, whose zeros are replaced
+    augmented[unsure] = _averaged(predict, images[unsure], plain[unsure], "mirror_translate")
+    return plain, augmented
 
 
-def _averaged(network: nn.Module, images: Tensor, plain: Tensor, views: "Views") -> Tensor:
-    """Return the probabilities over all of `views`; `plain` are those of the first, the images themselves."""
-    if views == "none":
+def _averaged(predict: Callable[[Array], Array], images: Array, plain: Array, mode: "TTAMode") -> Array:
+    """Return the probabilities over all views of `mode`; `plain` are those of the images themselves."""
+    if mode == "none":
         return plain
-    centred = 0.5 * plain + 0.5 * _probabilities(network, images.flip(dims=(3,)))
-    if views == "mirror":
+    centred: Array = 0.5 * plain + 0.5 * predict(_mirrored(images))
+    if mode == "mirror":
         return centred
-    others = [mirrored for view in _diagonal_shifts(images) for mirrored in (view, view.flip(dims=(3,)))]
-    shifted = torch.stack([_probabilities(network, view) for view in others]).mean(dim=0)
-    return 0.5 * centred + 0.5 * shifted
+    up_left, down_right = _moved_up_left(images), _moved_down_right(images)
+    shifted = predict(up_left) + predict(_mirrored(up_left))
+    shifted = shifted + predict(down_right)
+    shifted = shifted + predict(_mirrored(down_right))
+    averaged: Array = 0.5 * centred + 0.5 * (shifted / 4)
+    return averaged
 
 
-def _probabilities(network: nn.Module, images: Tensor) -> Tensor:
-    return network(images).float().softmax(dim=1)  # type: ignore[no-any-return]
+def _mirrored(images: Array) -> Array:
+    """Return `images` with left and right exchanged, in memory of their own."""
+    if isinstance(images, np.ndarray):
+        return images[:, :, ::-1].copy()  # ascontiguousarray may keep a negative stride, if the width is 1
+    return images.flip(dims=(3,))
 
 
-def _diagonal_shifts(images: Tensor) -> tuple[Tensor, Tensor]:
-    """Return `images` moved up-left and down-right by one pixel, the border filled by reflection."""
-    height, width = images.shape[2:]
-    # Reflection padding has no uint8 kernel, and every uint8 is exact in float32.
-    padded = nn.functional.pad(images.float(), (_SHIFT,) * 4, mode="reflect").to(images.dtype)
-    return (
-        padded[:, :, 2 * _SHIFT :, 2 * _SHIFT :].contiguous(),
-        padded[:, :, :height, :width].contiguous(),
-    )
+def _moved_up_left(images: Array) -> Array:
+    """Return `images` moved up and left by one pixel; the free border is the reflection of the image."""
+    for axis in _height_and_width(images):
+        last = max(images.shape[axis] - 2, 0)  # the reflected row or column
+        parts = [_slice(images, axis, 1, None), _slice(images, axis, last, last + 1)]
+        images = _library(images).concatenate(parts, axis)
+    return images
+
+
+def _moved_down_right(images: Array) -> Array:
+    """Return `images` moved down and right by one pixel; the free border is the reflection of the image."""
+    for axis in _height_and_width(images):
+        first = min(images.shape[axis] - 1, 1)
+        parts = [_slice(images, axis, first, first + 1), _slice(images, axis, 0, -1)]
+        images = _library(images).concatenate(parts, axis)
+    return images
+
+
+def _slice(images: Array, axis: int, start: int, stop: int | None) -> Array:
+    return images[(slice(None),) * axis + (slice(start, stop),)]
+
+
+def _height_and_width(images: Array) -> tuple[int, int]:
+    """Return the axes of height and width."""
+    return (1, 2) if isinstance(images, np.ndarray) else (2, 3)
+
+
+def _library(images: Array) -> Any:
+    """Return the module whose functions take `images`: numpy, or torch."""
+    if isinstance(images, np.ndarray):
+        return np
+    import torch
+
+    return torch

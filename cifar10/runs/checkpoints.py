@@ -30,7 +30,7 @@ from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
 from cifar10.config.build import build
-from cifar10.config.schema import TTA, Config
+from cifar10.config.schema import Config, TTAMode
 from cifar10.config.targets import MODEL
 from cifar10.config.validation import validate
 from cifar10.errors import CheckpointError, UserError
@@ -69,7 +69,7 @@ class Metadata(BaseModel):
     """One entry of metrics per finished epoch."""
     run_id: Annotated[str, StringConstraints(pattern=r"^[\w-]{1,64}$")] | None = None
     """MLflow's id of the run that made it, if it was tracked."""
-    tta: TTA | None = None
+    tta: TTAMode | None = None
     """Test-time augmentation to use instead of the configured one, which scored worse on the validation images."""
     initial_weights: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
     """SHA-256 of the weights that the network started from, if they were those of another checkpoint."""
@@ -146,7 +146,7 @@ class Checkpoint:
         return self.metadata.run_id
 
     @property
-    def tta(self) -> TTA:
+    def tta(self) -> TTAMode:
         """Test-time augmentation that it is tested and used with."""
         return self.metadata.tta or self.config.evaluation.tta
 

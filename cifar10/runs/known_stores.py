@@ -9,8 +9,9 @@ from functools import cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from cifar10.config.advice import command_line
 from cifar10.config.conf_folder import options
-from cifar10.config.mlflow_uri import LOCAL_URI, absolute_uri, database_path
+from cifar10.config.mlflow_uri import LOCAL_URI, absolute_uri, database_path, shown_uri
 from cifar10.config.schema import TrackingConfig
 from cifar10.runs.mlflow_places import artifacts_folder
 
@@ -33,6 +34,16 @@ def unknown_settings(tracking: TrackingConfig) -> dict[str, str]:
     if tracking.artifacts is not None and place.artifacts is not None:
         unknown["tracking.artifacts"] = tracking.artifacts
     return unknown
+
+
+def sync_line(folder: Path, tracking: TrackingConfig) -> str:
+    """Return the line to type that sends the run in `folder` to its store."""
+    words = [folder.name]
+    if folder.parent.absolute() != Path("models").absolute():
+        words.append(f"--models_dir={folder.parent}")
+    if unknown_settings(tracking):
+        words.append(f"--tracking_uri={shown_uri(tracking.uri)}")
+    return command_line("sync", *words)
 
 
 def _place(uri: str, artifacts: str | None) -> _Place:

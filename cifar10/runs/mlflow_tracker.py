@@ -9,17 +9,16 @@ a resumed run nor a store that was away leaves gaps or doubles; what is missing 
 import contextlib
 import logging
 import queue
-import shlex
 import threading
 import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
-from cifar10.config.advice import PROGRAM
 from cifar10.config.mlflow_uri import shown_uri
 from cifar10.config.schema import TrackingConfig
 from cifar10.errors import UserError
+from cifar10.runs.known_stores import sync_line
 from cifar10.runs.mlflow_entities import NOTE, data_sets, metrics, note, parameters_of, params, run_tags, send_metrics
 from cifar10.runs.mlflow_store import KEY_TAG, MLflowStore, StoreError, probe, reason_of
 from cifar10.runs.record import RunRecord, Status
@@ -160,11 +159,7 @@ class MLflowTracker:
         return self.store.address(run_id)
 
     def _sync_line(self) -> str:
-        folder = self.record.folder
-        line = f"python {PROGRAM.split()[-1]} sync {shlex.quote(folder.name)}"
-        if folder.parent.absolute() != Path("models").absolute():
-            line += f" --models_dir={shlex.quote(str(folder.parent))}"
-        return line
+        return sync_line(self.record.folder, self.config)
 
     @property
     def _client(self) -> Any:

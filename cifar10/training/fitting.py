@@ -14,11 +14,12 @@ from torch._dynamo.exc import BackendCompilerFailed
 from cifar10.config.advice import command_line
 from cifar10.config.build import build
 from cifar10.config.schema import Config
-from cifar10.config.targets import MODEL, SELECTION
+from cifar10.config.targets import MODEL, OPTIMIZER, SCHEDULE, SELECTION
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.devices import prepare_network
 from cifar10.errors import CheckpointError, UsageError, UserError
-from cifar10.model import Classifier
+from cifar10.model import Classifier, Recipe
+from cifar10.optimizers.schedules import Schedule
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoint_outline import first_line
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
@@ -45,8 +46,22 @@ def make_network(config: Config, data: ImageDataset) -> nn.Module:
     return network
 
 
+def make_recipe(config: Config, data: ImageDataset, steps_per_epoch: int) -> Recipe:
+    """Build what training needs beside the network."""
+
+    def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
+        optimizer: torch.optim.Optimizer = build(
+            OPTIMIZER, config.optimizer, network=network, params=network.parameters()
+        )
+        return optimizer
+
+    schedule: Schedule = build(SCHEDULE, config.schedule)
+    selection = make_selection(config, data)
+    return Recipe(config.training, config.seed, steps_per_epoch, selection, make_optimizer, schedule)
+
+
 def make_selection(config: Config, data: ImageDataset) -> ExampleSelection:
-    """Build what chooses the images to learn from, likewise."""
+    """Build what selects the images to train on, its weights drawn by the seed."""
     torch.manual_seed(config.seed)
     selection: ExampleSelection = build(
         SELECTION, config.selection, num_classes=data.num_classes, image_size=data.image_size
@@ -86,8 +101,8 @@ def fit(
     """
     training = config.training
     module = InMemoryDataModule(data, config)
-    selection = make_selection(config, data)
-    classifier = Classifier(network, config, run.metadata, module.steps_per_epoch, selection)
+    recipe = make_recipe(config, data, module.steps_per_epoch)
+    classifier = Classifier(network, config.evaluation, {**run.metadata, "config": config.plain()}, recipe=recipe)
     progress = TrainingProgress(module.images_per_step, module.steps_per_epoch, training.epochs, training.resizing)
 
     def after_epoch(trainer: pl.Trainer, history: list[Metrics], is_saved: bool) -> None:
@@ -128,7 +143,7 @@ def test(  # a step of the program, no test of pytest
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         _say(f"testing {path} on {counted(len(module.data.test), f'{split} image')} of {module.data.name}")
-    with told_if_short(f"lower evaluation.batch_size={classifier.config.evaluation.batch_size}"):
+    with told_if_short(f"lower evaluation.batch_size={classifier.evaluation.batch_size}"):
         trainer.test(classifier, module, ckpt_path=None if is_loaded else path, weights_only=True, verbose=False)
     return dict(classifier.test_scores)
 

@@ -1,9 +1,9 @@
-"""Which images of a batch are learnt from: all of them, or those that a small network beside the main one finds hard.
+"""Hard-example mining: train on all images of a micro-batch, or on those with the largest loss in a small network.
 
-What is already known teaches little and costs as much. The main network would need its whole way forward to say which
-images are hard; a much smaller one is asked instead, which need not learn from every batch to keep up. Keller Jordan's
-airbench96_faster (https://github.com/KellerJordan/cifar10-airbench) chooses so; the idea of a small network for it is
-older ("ExampleSelection via Proxy", https://arxiv.org/abs/1906.11829).
+Images that are already classified well teach little and cost as much. To find the hard ones, the main network would
+need a whole forward pass; a much smaller network takes its place and needs an update only every few micro-batches.
+Keller Jordan's airbench96_faster (https://github.com/KellerJordan/cifar10-airbench) selects so; a small network for it
+is older ("Selection via Proxy", https://arxiv.org/abs/1906.11829).
 
 Shapes: B images in a micro-batch, K classes.
 """
@@ -17,44 +17,41 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from cifar10.networks.speed import SpeedNet
-from cifar10.optimizers.schedules import Schedule
 from cifar10.training.batches import Batch
 from cifar10.types import Length, PositiveInt, Range
 
 _LOSS_SCALE = 1024.0  # keeps gradients in float16 from vanishing; a power of two changes no bit of larger types
 
 State = dict[str, Any]
+MakeOptimizer = Callable[[nn.Module], torch.optim.Optimizer]
+"""Network -> optimizer of its parameters."""
 
 
 class ExampleSelection(Protocol):
-    """Chooses what is learnt from; may learn to choose."""
+    """Selects the images to train on; may itself be trained."""
 
     networks: Sequence[nn.Module]
-    """What it asks."""
+    """The networks that it uses."""
 
-    def begin(
-        self, device: torch.device, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer], schedule: Schedule
-    ) -> None:
-        """Get ready to learn on `device`, as the main network learns."""
+    def begin(self, device: torch.device, make_optimizer: MakeOptimizer, schedule: Callable[[float], float]) -> None:
+        """Prepare for training on `device`, with the optimizer and schedule of the main network."""
 
     def choose(self, batch: Batch, number: int, progress: float, label_smoothing: float) -> Batch:
-        """Return what to learn from of micro-batch `number` of an epoch, at `progress` of all steps in [0, 1]."""
+        """Return the selected part of micro-batch `number` of an epoch, at `progress` of all steps in [0, 1]."""
 
     def state_dict(self) -> State:
-        """Return what a checkpoint must hold for a resumed run to choose the same; tensors and plain values."""
+        """Return the state from which a resumed run selects the same; tensors and plain values."""
 
     def load_state_dict(self, state: State) -> None:
-        """Go on from what `state_dict` has returned; after `begin`."""
+        """Restore what `state_dict` has returned; call it after `begin`."""
 
 
 class AllExamples:
-    """Learn from every image."""
+    """Train on every image."""
 
-    networks = ()
+    networks: Sequence[nn.Module] = ()
 
-    def begin(
-        self, device: torch.device, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer], schedule: Schedule
-    ) -> None:
+    def begin(self, device: torch.device, make_optimizer: MakeOptimizer, schedule: Callable[[float], float]) -> None:
         pass
 
     def choose(self, batch: Batch, number: int, progress: float, label_smoothing: float) -> Batch:
@@ -68,17 +65,17 @@ class AllExamples:
 
 
 class HardExampleMining:
-    """Learn from the images of each micro-batch that a small network has the largest loss on.
+    """Train on the images of each micro-batch with the largest loss in a small network.
 
-    The small network is a `SpeedNet` of its own, and learns from every few micro-batches' chosen images, with an
-    optimizer and a schedule like the main network's. Several processes choose from their own shares and share its
+    The small network is a separate `SpeedNet`. It is trained on the selected images of every few micro-batches, with an
+    optimizer and a schedule like the main network's. Several processes select from their own shares and average its
     gradients.
 
     Args:
         num_classes: K.
         image_size: H = W in pixels.
-        part: Of each micro-batch to learn from.
-        every: Micro-batches between two that the small network learns from.
+        part: Fraction of each micro-batch to select.
+        every: Train the small network on every `every`-th micro-batch.
         widths: Channels of its three groups.
     """
 
@@ -95,9 +92,7 @@ class HardExampleMining:
         self.part = part
         self.every = every
 
-    def begin(
-        self, device: torch.device, make_optimizer: Callable[[nn.Module], torch.optim.Optimizer], schedule: Schedule
-    ) -> None:
+    def begin(self, device: torch.device, make_optimizer: MakeOptimizer, schedule: Callable[[float], float]) -> None:
         self.network.to(device).train()
         self._optimizer, self._schedule = make_optimizer(self.network), schedule
         self._highest_rates = [group["lr"] for group in self._optimizer.param_groups]
@@ -110,11 +105,11 @@ class HardExampleMining:
         hardest = losses.topk(self.num_chosen(len(images))).indices.sort().values
         images, targets = images[hardest], targets[hardest]
         if number % self.every == 0:
-            self._learn(images, targets, progress, label_smoothing)
+            self._train(images, targets, progress, label_smoothing)
         return images, targets
 
     def num_chosen(self, num_images: int) -> int:
-        """Return how many of so many images are learnt from."""
+        """Return how many of `num_images` are selected."""
         return max(1, round(self.part * num_images))
 
     def state_dict(self) -> State:
@@ -124,7 +119,7 @@ class HardExampleMining:
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
 
-    def _learn(self, images: Tensor, targets: Tensor, progress: float, label_smoothing: float) -> None:
+    def _train(self, images: Tensor, targets: Tensor, progress: float, label_smoothing: float) -> None:
         loss = cross_entropy(self.network(images).float(), targets, label_smoothing=label_smoothing)
         (_LOSS_SCALE * loss).backward()
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]

@@ -101,8 +101,8 @@ def _refuse_unknown_store(checkpoint: Checkpoint, tracking: TrackingConfig, type
         words = [setting(key, value) for key, value in unknown.items()]
         again = command_line("train", *words, resume=str(checkpoint.path))
         raise UsageError(
-            f"{checkpoint.path.parent} says {told}, which is not configured here; if that store is yours: {again}, "
-            "and if not, add tracking=none"
+            f"{checkpoint.path.parent} says {told}, which is not configured here; if that store is yours: {again}\n"
+            "else add where to record it: tracking=mlflow, tracking=server or tracking=none"
         )
 
 

@@ -11,9 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from cifar10.config.schema import Views
 from cifar10.devices import choose_device, computes_bf16, limit_threads, prepare_network
-from cifar10.inference.tta import predict_probabilities
 from cifar10.runs.checkpoints import Checkpoint
 
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -44,7 +42,7 @@ class TorchEngine:
 
     @classmethod
     def from_checkpoint(cls, checkpoint: Checkpoint, device_name: str = "auto") -> "TorchEngine":
-        """Return an engine that answers as the network did when it was tested.
+        """Return an engine that computes as the test pass of the checkpoint's training did.
 
         Raises:
             UserError: The device is not there, or the weights do not fit.
@@ -55,15 +53,15 @@ class TorchEngine:
         return cls(checkpoint.network(), device, precision, training.channels_last, training.kernels)
 
     def describe(self) -> dict[str, str]:
-        """Return what the answers depend on beside the weights."""
+        """Return what probabilities depend on beside the weights."""
         return {"engine": f"torch {torch.__version__}", "device": str(self.device), "precision": self.precision}
 
-    def probabilities(self, pixels: NDArray[np.uint8], tta: Views) -> NDArray[np.float32]:
-        """Return class probabilities (B, K) of `pixels`, uint8 (B, H, W, 3)."""
-        images = torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous().to(self.device)
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return class probabilities, (B, K), of `pixels`, uint8 (B, H, W, 3), RGB."""
+        images = torch.from_numpy(pixels).to(self.device).permute(0, 3, 1, 2).contiguous()
         with torch.inference_mode(), self._autocast():
-            answers: NDArray[np.float32] = predict_probabilities(self.network, images, tta).float().cpu().numpy()
-        return answers
+            probabilities: NDArray[np.float32] = self.network(images).float().softmax(dim=1).cpu().numpy()
+        return probabilities
 
     def _autocast(self) -> AbstractContextManager[Any]:
         if self.precision == "fp32":

@@ -1,0 +1,85 @@
+"""What is predicted for one image: its most probable classes, or the reason why it could not be read."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar10.images.decode import ImageError
+
+
+@dataclass(frozen=True, slots=True)
+class Prediction:
+    """A class and how probable it is."""
+
+    class_name: str
+    class_id: int
+    probability: float
+    """Between 0 and 1."""
+
+
+@dataclass(frozen=True, slots=True)
+class ImageResult:
+    """The prediction for one image."""
+
+    path: str
+    """Of a folder's image, relative to the folder that was searched; may hold surrogate escapes. Otherwise as it was
+    given; empty for an image that did not come from a file."""
+    top: tuple[Prediction, ...]
+    """The most probable classes, the most probable first. Empty if there is an error."""
+    label: str | None = None
+    """The class that the image's folder is named for, if a folder was searched and it is named for one."""
+    error: str | None = None
+    """Why the image could not be read, or None."""
+    provenance: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
+    """Everything that the prediction depends on beside the pixels: checkpoint, digests, engine, device, settings."""
+
+    @property
+    def class_name(self) -> str:
+        """The most probable class.
+
+        Raises:
+            ImageError: The image could not be read.
+        """
+        return self._best().class_name
+
+    @property
+    def class_id(self) -> int:
+        """The index of the most probable class; raises as `class_name` does."""
+        return self._best().class_id
+
+    @property
+    def probability(self) -> float:
+        """The probability of the most probable class; raises as `class_name` does."""
+        return self._best().probability
+
+    def raise_for_error(self) -> None:
+        """Do nothing if the image was classified.
+
+        Raises:
+            ImageError: It could not be read.
+        """
+        if self.error is not None:
+            raise ImageError(f"{self.path}: {self.error}" if self.path else self.error)
+
+    def _best(self) -> Prediction:
+        self.raise_for_error()
+        return self.top[0]
+
+
+def most_probable(probabilities: NDArray[np.float32], class_names: Sequence[str], top_k: int) -> tuple[Prediction, ...]:
+    """Return the `top_k` most probable classes, of equally probable ones the lower id first.
+
+    Args:
+        probabilities: (K,).
+        class_names: In the order of their ids.
+        top_k: At least 1; all classes if there are fewer.
+
+    Returns:
+        Most probable first. Empty if a probability is not a finite number.
+    """
+    if not np.isfinite(probabilities).all():
+        return ()
+    order = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
+    return tuple(Prediction(class_names[class_id], class_id, float(probabilities[class_id])) for class_id in order)

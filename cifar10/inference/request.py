@@ -1,0 +1,37 @@
+"""An inference request: what `infer` works on, found and checked before anything heavy is imported."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from cifar10.errors import UsageError, UserError
+from cifar10.images.search import ImageSearch, no_images
+from cifar10.inference.destination import Destination
+
+
+@dataclass(frozen=True)
+class InferenceRequest:
+    """Which images to classify, with which network, and where results go.
+
+    Raises:
+        UsageError: `top_k` is not possible.
+        UserError: There are no images.
+    """
+
+    images: ImageSearch
+    checkpoint: Path | str
+    """A file, or a name that only MLflow knows; see `resolve_checkpoint`."""
+    destination: Destination
+    device: str = "auto"
+    """auto, cpu, cuda or cuda:N."""
+    top_k: int = 1
+    """Classes to name for each image."""
+    batch_size: int | None = None
+    """Images per forward pass; None: as in the test pass of the checkpoint's training."""
+    tta: str | None = None
+    """Test-time augmentation; None: as in that pass."""
+
+    def __post_init__(self) -> None:
+        if self.top_k < 1:
+            raise UsageError(f"top_k={self.top_k} is not possible; it must be 1 or more")
+        if self.images.is_empty():
+            raise UserError(no_images(self.images))

@@ -1,0 +1,48 @@
+"""Metrics of the validation and test images: torchmetrics' classes, computed in double precision.
+
+Shapes: B images in a batch, K classes.
+"""
+
+from collections.abc import Mapping
+
+import torch
+from torch import Tensor, nn
+from torchmetrics import Metric
+from torchmetrics.classification import MulticlassAccuracy
+
+from cifar10.types import Metrics
+
+
+class MetricSet(nn.Module):
+    """Several metrics of the same predictions.
+
+    Args:
+        metrics: Name -> metric; each is copied.
+    """
+
+    def __init__(self, metrics: Mapping[str, Metric]) -> None:
+        super().__init__()
+        self.metrics = nn.ModuleDict({name: metric.clone() for name, metric in metrics.items()})
+
+    def update(self, predictions: Tensor, targets: Tensor) -> None:
+        """Add a batch: logits or probabilities (B, K), and class ids (B,)."""
+        for metric in self.metrics.values():
+            metric.update(predictions, targets)  # type: ignore[operator]
+
+    def compute(self) -> Metrics:
+        """Return the value of each metric over all batches and processes since the last call."""
+        return {name: _value(metric) for name, metric in self.metrics.items()}  # type: ignore[arg-type]
+
+
+def default_metrics(num_classes: int) -> dict[str, Metric]:
+    """Return the metrics that are always computed."""
+    return {"accuracy": MulticlassAccuracy(num_classes, average="micro", validate_args=False)}
+
+
+def _value(metric: Metric) -> float:
+    for name, state in metric.metric_state.items():  # counts are int64, and quotients would be float32
+        if isinstance(state, Tensor) and not state.is_floating_point():
+            setattr(metric, name, state.to(torch.float64))
+    value = float(metric.compute())
+    metric.reset()
+    return value

@@ -1,0 +1,74 @@
+"""One training step: resize, select examples, forward, loss; after the backward pass clip, optimizer and schedule.
+
+Imports torch only, so that a plain loop can train by it as well as the Lightning module does.
+Shapes: B images in a micro-batch, b of them selected, K classes.
+"""
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor, nn
+from torch.nn.functional import cross_entropy
+from torch.optim.lr_scheduler import LambdaLR
+
+from cifar10.training.batches import Batch
+from cifar10.training.hard_example_mining import ExampleSelection
+from cifar10.training.resizing import Stage, pixels_at, resize
+
+
+class Forward(NamedTuple):
+    """The result of a forward pass for training."""
+
+    loss: Tensor
+    """The mean over the selected images, ()."""
+    logits: Tensor
+    """float32 (b, K)."""
+    targets: Tensor
+    """int64 (b,), or float (b, K)."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingStep:
+    """The forward half of a training step.
+
+    Args:
+        network: (B, 3, H, W) -> logits (B, K).
+        selection: Which images of a micro-batch to train on.
+        resizing: Stages of training with smaller images.
+        label_smoothing: In [0, 1].
+    """
+
+    network: Callable[[Tensor], Tensor]
+    selection: ExampleSelection
+    resizing: Sequence[Stage]
+    label_smoothing: float
+
+    def forward(self, batch: Batch, number: int, progress: float) -> Forward:
+        """Return the loss of micro-batch `number` of the epoch, at `progress` of all steps in [0, 1]."""
+        images, targets = batch
+        images = resize(images, pixels_at(progress, self.resizing, images.shape[-1]))
+        images, targets = self.selection.choose((images, targets), number, progress, self.label_smoothing)
+        logits = self.network(images).float()
+        return Forward(cross_entropy(logits, targets, label_smoothing=self.label_smoothing), logits, targets)
+
+
+def make_scheduler(optimizer: torch.optim.Optimizer, schedule: Callable[[float], float], num_steps: int) -> LambdaLR:
+    """Return a scheduler that sets the learning rate of each of `num_steps` steps as `schedule` says."""
+    return LambdaLR(optimizer, lambda step: schedule(min(step / num_steps, 1.0)))
+
+
+def update(optimizer: torch.optim.Optimizer, scheduler: LambdaLR, gradient_clip: float | None = None) -> None:
+    """Update the weights by the accumulated gradients: the second half of a training step.
+
+    Args:
+        optimizer: Of the network.
+        scheduler: Of its learning rate.
+        gradient_clip: Largest 2-norm of the whole gradient; None: any.
+    """
+    if gradient_clip is not None:
+        nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], gradient_clip)
+    optimizer.step()
+    optimizer.zero_grad()
+    scheduler.step()
