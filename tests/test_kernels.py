@@ -15,14 +15,14 @@ from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA
 from cifar10.evaluate import evaluate
 from cifar10.inference.engines.pytorch import TorchEngine
-from cifar10.kernels.codegen import Kernel
+from cifar10.kernels.jit import Kernel
 from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
 from cifar10.networks.resnet import ResNet
 from cifar10.networks.simple_cnn import SimpleCNN
 from cifar10.networks.speed import SpeedNet
 from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.train import train
-from cifar10.training.fitting import make_network, make_selection
+from cifar10.training.fitting import make_network, make_recipe
 
 needs_kernels = pytest.mark.skipif(not kernels.is_available(), reason="needs llvmlite and GNU's OpenMP")
 
@@ -146,7 +146,7 @@ def test_a_run_is_trained_tested_and_used_with_kernels_if_its_configuration_says
     words = [*RUN, *SPEED, "selection=hardest", f"training.kernels={switch}", "run_name=run"]
     config = load_config(words)
     data = build(DATA, config.data_loading)
-    networks = [make_network(config, data), *make_selection(config, data).networks]
+    networks = [make_network(config, data), *make_recipe(config, data, steps_per_epoch=2).selection.networks]
     assert [Conv3x3 in types(network) for network in networks] == [not switch, not switch]
     train(config)
     assert bool(calls) == switch

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 from torch import nn
 
-from cifar10.kernels.codegen import is_available
 from cifar10.kernels.convolution import WinogradConv3x3, WinogradConvPool
+from cifar10.kernels.jit import is_available
 from cifar10.kernels.normalization import FusedBatchNormSiLU
 from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
 

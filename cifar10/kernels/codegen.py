@@ -1,54 +1,87 @@
-"""Code generation: vectorised loops, compiled by LLVM (llvmlite) for the CPU at hand, and run by PyTorch's threads.
+"""Code generation: a builder of vectorised kernels, and the values in them: integers, SIMD vectors, arrays.
 
-Compiling takes some tenths of a second per kernel, once a process. Kernels run on the OpenMP threads of PyTorch: the
-threads of a second library would compete with them for the cores.
+Operators and methods do not compute: each adds instructions to the kernel. Loops in Python are unrolled.
 """
 
-import ctypes
-import functools
-import struct
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
-import torch
-from torch import Tensor
-
-from cifar10.kernels.simd import CACHE_LINE_BYTES, AnyVector, Integer, IntVector, Vector, declare
+import numpy as np
 
 try:
-    from llvmlite import binding, ir
-except ImportError:  # then `is_available` is false, and PyTorch's operators compute
-    binding = ir = None
+    from llvmlite import ir
+except ImportError:  # then `jit.is_available` is false, and no code is generated
+    ir = None
 
-MIN_IMAGES = 32  # for fewer, PyTorch's operators are as fast, or less can be saved than compiling takes
-
-_OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
-
-
-@functools.cache
-def is_available() -> bool:
-    """Whether this process has a compiler (llvmlite) and GNU's OpenMP, as PyTorch for Linux has."""
-    try:
-        process = ctypes.CDLL(None)
-    except (OSError, TypeError):  # Windows has no such handle
-        return False
-    return binding is not None and all(hasattr(process, name) for name in _OPENMP)
+CACHE_LINE_BYTES = 64
+_FLOAT_ALIGNMENT = 4  # bytes; PyTorch aligns tensors, but not the rows in them
+_CONTRACT = ("contract",)  # a multiplication and an addition may become one instruction, which rounds once
 
 
-@functools.cache
-def has_avx512() -> bool:
-    """Whether there are 32 registers of 16 float32, and not 16 registers of 8 or fewer."""
-    return binding is not None and bool(binding.get_host_cpu_features().get("avx512f"))
+class Integer:
+    """A 64-bit integer known when the kernel runs: a loop counter, an argument, an offset."""
+
+    def __init__(self, builder: "KernelBuilder", value: Any) -> None:
+        self.builder = builder
+        self.value = value
+
+    def __add__(self, other: "Integer | int") -> "Integer":
+        return Integer(self.builder, self.builder.llvm.add(self.value, self.builder.integer(other).value))
+
+    def __sub__(self, other: "Integer | int") -> "Integer":
+        return Integer(self.builder, self.builder.llvm.sub(self.value, self.builder.integer(other).value))
+
+    def __mul__(self, other: "Integer | int") -> "Integer":
+        return Integer(self.builder, self.builder.llvm.mul(self.value, self.builder.integer(other).value))
 
 
-def lanes_for(channels: int) -> int:
-    """Return how many channels one vector holds; 0 if their number is not a multiple of 8."""
-    return next((lanes for lanes in (16, 8) if channels % lanes == 0), 0)
+class Vector:
+    """A SIMD vector of float32, one element a lane."""
+
+    def __init__(self, builder: "KernelBuilder", value: Any) -> None:
+        self.builder = builder
+        self.value = value
+
+    def __add__(self, other: "Vector | float") -> "Vector":
+        return self._apply("fadd", other)
+
+    def __sub__(self, other: "Vector | float") -> "Vector":
+        return self._apply("fsub", other)
+
+    def __mul__(self, other: "Vector | float") -> "Vector":
+        return self._apply("fmul", other)
+
+    def __truediv__(self, other: "Vector | float") -> "Vector":
+        return self._apply("fdiv", other)
+
+    def greater(self, other: "Vector") -> Any:
+        """Return a mask for `KernelBuilder.select`: where self > other, or either is NaN."""
+        return self.builder.llvm.fcmp_unordered(">", self.value, other.value)
+
+    def _apply(self, instruction: str, other: "Vector | float") -> "Vector":
+        other = other if isinstance(other, Vector) else self.builder.constant(other)
+        emit = getattr(self.builder.llvm, instruction)
+        return Vector(self.builder, emit(self.value, other.value, flags=_CONTRACT))
+
+
+class IntVector:
+    """A SIMD vector of int32."""
+
+    def __init__(self, builder: "KernelBuilder", value: Any) -> None:
+        self.builder = builder
+        self.value = value
+
+    def equals(self, number: int) -> Any:
+        """Return a mask for `KernelBuilder.select`: where elements are `number`."""
+        return self.builder.llvm.icmp_signed("==", self.value, self.builder.int_constant(number).value)
+
+
+AnyVector = TypeVar("AnyVector", Vector, IntVector)
 
 
 class KernelBuilder:
-    """Writes the code of a kernel. Each method adds instructions; loops in Python are unrolled.
+    """Writes the code of a kernel.
 
     Args:
         llvm: llvmlite's IRBuilder, positioned where the next instruction goes.
@@ -80,7 +113,8 @@ class KernelBuilder:
 
     def constant(self, value: float) -> Vector:
         """Return a vector with `value` in all lanes."""
-        return Vector(self, ir.Constant(self.vector_type, [_round_to_float32(value)] * self.num_lanes))
+        rounded = float(np.float32(value))  # llvmlite writes all digits, and LLVM accepts those of a float32 only
+        return Vector(self, ir.Constant(self.vector_type, [rounded] * self.num_lanes))
 
     def int_constant(self, value: int) -> IntVector:
         """Return an integer vector with `value` in all lanes."""
@@ -97,24 +131,8 @@ class KernelBuilder:
         self.workspace_size += -(-length // floats) * floats
         return address
 
-    def sigmoid(self, x: Vector) -> Vector:
-        """Return 1 / (1 + exp(-x)), to within some units in the last place."""
-        return self.constant(1.0) / (self._exp(self.constant(0.0) - x) + 1.0)
-
-    def _exp(self, x: Vector) -> Vector:
-        """Return e^x = 2^k e^r with integer k and |r| <= ln(2) / 2; k goes straight into the exponent bits."""
-        x = self._intrinsic("llvm.minnum", x, self.constant(88.0))
-        x = self._intrinsic("llvm.maxnum", x, self.constant(-87.0))
-        k = self._intrinsic("llvm.rint", x * 1.44269504089)
-        r = x - k * 0.693359375 - k * -2.12194440e-4  # ln(2) in two parts, so that the first product is exact
-        series = self.constant(1 / 5040)
-        for factorial in (720, 120, 24, 6, 2, 1, 1):  # the Taylor series: its error is below float32's here
-            series = series * r + 1 / factorial
-        power = self.llvm.add(self.llvm.fptosi(k.value, self.int_vector_type), self.int_constant(127).value)
-        power = self.llvm.shl(power, self.int_constant(23).value)
-        return series * Vector(self, self.llvm.bitcast(power, self.vector_type))
-
-    def _intrinsic(self, name: str, *operands: Vector) -> Vector:
+    def intrinsic(self, name: str, *operands: Vector) -> Vector:
+        """Return the result of LLVM's function `name`, such as llvm.rint."""
         kind = ir.FunctionType(self.vector_type, [self.vector_type] * len(operands))
         function = declare(self.llvm.module, f"{name}.v{self.num_lanes}f32", kind)
         return Vector(self, self.llvm.call(function, [operand.value for operand in operands]))
@@ -173,88 +191,107 @@ class KernelBuilder:
         llvm.position_at_end(after)
 
 
-def _round_to_float32(value: float) -> float:
-    """llvmlite writes constants with all digits of a float64; LLVM accepts only those that a float32 has."""
-    rounded: float = struct.unpack("f", struct.pack("f", value))[0]
-    return rounded
+class FloatArray:
+    """float32 numbers in memory; offsets count numbers."""
+
+    def __init__(self, builder: "KernelBuilder", pointer: Any) -> None:
+        self.builder = builder
+        self._pointer = pointer
+
+    def load(self, offset: Integer | int) -> Vector:
+        """Return the vector that begins at `offset`."""
+        value = self.builder.llvm.load(self._address(offset))
+        value.align = _FLOAT_ALIGNMENT
+        return Vector(self.builder, value)
+
+    def broadcast(self, offset: Integer | int) -> Vector:
+        """Return a vector with the number at `offset` in all lanes."""
+        llvm, builder = self.builder.llvm, self.builder
+        number = llvm.load(llvm.gep(self._pointer, [builder.integer(offset).value]))
+        first = llvm.insert_element(ir.Constant(builder.vector_type, ir.Undefined), number, ir.IntType(32)(0))
+        undefined = ir.Constant(builder.vector_type, ir.Undefined)
+        return Vector(builder, llvm.shuffle_vector(first, undefined, ir.Constant(builder.int_vector_type, None)))
+
+    def prefetch(self, offset: Integer) -> None:
+        """Bring what is at `offset` into the cache; the offset may be outside the array."""
+        number, byte = ir.IntType(32), ir.IntType(8).as_pointer()
+        kind = ir.FunctionType(ir.VoidType(), [byte, number, number, number])
+        llvm = self.builder.llvm
+        function = declare(llvm.module, "llvm.prefetch.p0i8", kind)
+        llvm.call(function, [llvm.bitcast(self._address(offset), byte), number(0), number(3), number(1)])
+
+    def store(self, vector: Vector, offset: Integer | int) -> None:
+        """Write a vector to `offset` and after."""
+        self.builder.llvm.store(vector.value, self._address(offset)).align = _FLOAT_ALIGNMENT
+
+    def store_nontemporal(self, vector: Vector, offset: Integer | int) -> None:
+        """Write a vector of one cache line past the caches, without reading the line first, as `store` does.
+
+        The address must be a multiple of the line's 64 bytes.
+        """
+        assert 4 * vector.builder.num_lanes == CACHE_LINE_BYTES
+        llvm = self.builder.llvm
+        instruction = llvm.store(vector.value, self._address(offset))
+        instruction.align = CACHE_LINE_BYTES
+        instruction.set_metadata("nontemporal", llvm.module.add_metadata([ir.IntType(32)(1)]))
+
+    def _address(self, offset: Integer | int) -> Any:
+        llvm = self.builder.llvm
+        address = llvm.gep(self._pointer, [self.builder.integer(offset).value])
+        return llvm.bitcast(address, self.builder.vector_type.as_pointer())
 
 
-Emit = Callable[[KernelBuilder, Integer, Integer, Sequence[Integer]], None]
-"""Writes the code of one thread: builder, first item, end of its items, the arguments of the call."""
+class ByteArray:
+    """uint8 numbers in memory; vectors of them are widened to int32."""
+
+    def __init__(self, builder: "KernelBuilder", pointer: Any) -> None:
+        self.builder = builder
+        self._pointer = pointer
+
+    def load(self, offset: Integer) -> IntVector:
+        """Return the vector that begins at `offset`."""
+        value = self.builder.llvm.load(self._address(offset))
+        value.align = 1
+        return IntVector(self.builder, self.builder.llvm.zext(value, self.builder.int_vector_type))
+
+    def store(self, vector: IntVector, offset: Integer) -> None:
+        """Write the low byte of each element."""
+        low = self.builder.llvm.trunc(vector.value, self._byte_vector_type)
+        self.builder.llvm.store(low, self._address(offset)).align = 1
+
+    @property
+    def _byte_vector_type(self) -> Any:
+        return ir.VectorType(ir.IntType(8), self.builder.num_lanes)
+
+    def _address(self, offset: Integer) -> Any:
+        address = self.builder.llvm.gep(self._pointer, [offset.value])
+        return self.builder.llvm.bitcast(address, self._byte_vector_type.as_pointer())
 
 
-class Kernel:
-    """A compiled function. Call it with the number of items, and tensors or integers as arguments.
-
-    The items are divided evenly among PyTorch's threads.
-
-    Args:
-        emit: Writes the code.
-        num_arguments: Arguments of a call beside the number of items.
-        num_lanes: Elements of a vector.
-    """
-
-    def __init__(self, emit: Emit, num_arguments: int, num_lanes: int = 16) -> None:
-        self._address, self._workspace_size = _compile(emit, num_arguments, num_lanes)
-        self._task = ctypes.c_int64 * (3 + num_arguments)
-        self._run = ctypes.CDLL(None).GOMP_parallel
-        self._run.argtypes = [ctypes.c_void_p, ctypes.c_void_p, ctypes.c_uint, ctypes.c_uint]
-        self._run.restype = None
-
-    def __call__(self, num_items: int, *arguments: Tensor | int) -> None:
-        num_threads = torch.get_num_threads()
-        workspaces = torch.empty(num_threads * self._workspace_size) if self._workspace_size else 0
-        numbers = (x.data_ptr() if isinstance(x, Tensor) else x for x in (workspaces, *arguments))
-        task = self._task(num_items, 4 * self._workspace_size, *numbers)
-        self._run(self._address, ctypes.addressof(task), num_threads, 0)
+def float_array(builder: "KernelBuilder", address: Integer) -> FloatArray:
+    """Return the float32 array at `address`, to be accessed with vectors of the builder's number of lanes."""
+    return FloatArray(builder, builder.llvm.inttoptr(address.value, ir.FloatType().as_pointer()))
 
 
-def _compile(emit: Emit, num_arguments: int, num_lanes: int) -> tuple[int, int]:
-    """Return the address of the compiled function, and the float32 numbers of workspace that each thread needs.
-
-    The function takes one pointer, as OpenMP calls it: to the number of items, the bytes of a thread's workspace, the
-    address of the first workspace, and the arguments.
-    """
-    engine, machine = _engine()
-    module = ir.Module()
-    int64, int32 = ir.IntType(64), ir.IntType(32)
-    name = f"kernel{next(_NUMBERS)}"
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [int64.as_pointer()]), name)
-    llvm = ir.IRBuilder(function.append_basic_block())
-    thread, num_threads = (
-        llvm.sext(llvm.call(declare(module, called, ir.FunctionType(int32, [])), []), int64) for called in _OPENMP[1:]
-    )
-    items, stride, workspaces, *arguments = (
-        llvm.load(llvm.gep(function.args[0], [int64(position)])) for position in range(3 + num_arguments)
-    )
-    first = llvm.sdiv(llvm.mul(items, thread), num_threads)
-    end = llvm.sdiv(llvm.mul(items, llvm.add(thread, int64(1))), num_threads)
-    builder = KernelBuilder(llvm, num_lanes, thread, llvm.add(workspaces, llvm.mul(stride, thread)))
-    emit(builder, Integer(builder, first), Integer(builder, end), [Integer(builder, x) for x in arguments])
-    llvm.ret_void()
-    compiled = binding.parse_assembly(str(module))
-    compiled.verify()
-    # The code is unrolled and vectorised already: LLVM schedules, folds and allocates registers.
-    options = binding.create_pipeline_tuning_options(speed_level=2)
-    options.loop_unrolling = options.loop_vectorization = options.slp_vectorization = False
-    passes = binding.create_pass_builder(machine, options)
-    passes.getModulePassManager().run(compiled, passes)
-    engine.add_module(compiled)
-    engine.finalize_object()
-    return engine.get_function_address(name), builder.workspace_size
+def byte_array(builder: "KernelBuilder", address: Integer) -> ByteArray:
+    """Return the uint8 array at `address`."""
+    return ByteArray(builder, builder.llvm.inttoptr(address.value, ir.IntType(8).as_pointer()))
 
 
-_NUMBERS = iter(range(10**9))
+def stack_array(builder: "KernelBuilder", num_vectors: int) -> FloatArray:
+    """Allocate an array of `num_vectors` vectors on each thread's own stack."""
+    with builder.llvm.goto_entry_block():
+        allocated = builder.llvm.alloca(builder.vector_type, size=num_vectors)
+        allocated.align = CACHE_LINE_BYTES
+        pointer = builder.llvm.bitcast(allocated, ir.FloatType().as_pointer())
+    return FloatArray(builder, pointer)
 
 
-@functools.cache
-def _engine() -> tuple[Any, Any]:
-    binding.initialize_native_target()
-    binding.initialize_native_asmprinter()
-    target = binding.Target.from_default_triple()
-    features = binding.get_host_cpu_features().flatten()
-    machine = target.create_target_machine(cpu=binding.get_host_cpu_name(), features=features, opt=3)
-    process = ctypes.CDLL(None)
-    for name in _OPENMP[1:]:
-        binding.add_symbol(name, ctypes.cast(getattr(process, name), ctypes.c_void_p).value)
-    return binding.create_mcjit_compiler(binding.parse_assembly(""), machine), machine
+def lanes_for(channels: int) -> int:
+    """Return how many channels one vector holds; 0 if their number is not a multiple of 8."""
+    return next((lanes for lanes in (16, 8) if channels % lanes == 0), 0)
+
+
+def declare(module: Any, name: str, kind: Any) -> Any:
+    """Return the function `name` of LLVM or of this process, declared in `module`."""
+    return module.globals.get(name) or ir.Function(module, kind, name)

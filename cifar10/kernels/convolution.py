@@ -15,9 +15,9 @@ from contextlib import contextmanager
 import torch
 from torch import Tensor
 
-from cifar10.kernels.codegen import MIN_IMAGES, Kernel, KernelBuilder, lanes_for
+from cifar10.kernels.codegen import Integer, KernelBuilder, lanes_for
 from cifar10.kernels.gemm import multiply, packed_matrix, panel_width, register_rows
-from cifar10.kernels.simd import Integer
+from cifar10.kernels.jit import MIN_IMAGES, Kernel
 from cifar10.kernels.tile_transforms import ImageBlock, TransformedTiles, input_transform, output_transform
 from cifar10.kernels.winograd import TAPS, Tiling, transform_matrices
 from cifar10.networks.layers import Conv3x3, ConvPool

@@ -12,8 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cifar10.kernels.codegen import MIN_IMAGES, Kernel, KernelBuilder, lanes_for
-from cifar10.kernels.simd import Integer, Vector, float_array, stack_array
+from cifar10.kernels.codegen import Integer, KernelBuilder, Vector, float_array, lanes_for, stack_array
+from cifar10.kernels.jit import MIN_IMAGES, Kernel
 from cifar10.networks.layers import BatchNormSiLU
 
 Terms = Callable[[KernelBuilder, Sequence[Integer], Integer, Integer], list[Vector]]
@@ -143,7 +143,7 @@ def _result_kernel(channels: int, has_shortcut: bool) -> Kernel:
             z = features.load(offset) * vectors.load(channel) + vectors.load(channel + channels)
             if has_shortcut:
                 z = z + shortcut.load(offset)
-            results.store(z * builder.sigmoid(z), offset)
+            results.store(z * sigmoid(builder, z), offset)
 
     return Kernel(emit, num_arguments=4, num_lanes=lanes_for(channels))
 
@@ -180,8 +180,8 @@ def _silu_backward(
     features, gradient, vectors, shortcut = (float_array(builder, argument) for argument in arguments[:4])
     shifted = features.load(offset) * vectors.load(channel) + vectors.load(channel + channels)
     z = shifted + shortcut.load(offset) if has_shortcut else shifted
-    sigmoid = builder.sigmoid(z)
-    slope = sigmoid + z * sigmoid * (builder.constant(1.0) - sigmoid)
+    sigmoid_z = sigmoid(builder, z)
+    slope = sigmoid_z + z * sigmoid_z * (builder.constant(1.0) - sigmoid_z)
     return gradient.load(offset) * slope, shifted - vectors.load(channel + channels * 2)
 
 
@@ -205,3 +205,23 @@ def _sums_kernel(channels: int, terms: Terms, sums: int, num_rows: int) -> Kerne
                 out.store(totals.load(place), block * (2 * channels) + place)
 
     return Kernel(emit, num_arguments=num_rows + 1, num_lanes=lanes_for(channels))
+
+
+def sigmoid(builder: KernelBuilder, x: Vector) -> Vector:
+    """Return 1 / (1 + exp(-x)), to within some units in the last place."""
+    return builder.constant(1.0) / (_exp(builder, builder.constant(0.0) - x) + 1.0)
+
+
+def _exp(builder: KernelBuilder, x: Vector) -> Vector:
+    """Return e^x = 2^k e^r with integer k and |r| <= ln(2) / 2; k goes straight into the exponent bits."""
+    x = builder.intrinsic("llvm.minnum", x, builder.constant(88.0))
+    x = builder.intrinsic("llvm.maxnum", x, builder.constant(-87.0))
+    k = builder.intrinsic("llvm.rint", x * 1.44269504089)
+    r = x - k * 0.693359375 - k * -2.12194440e-4  # ln(2) in two parts, so that the first product is exact
+    series = builder.constant(1 / 5040)
+    for factorial in (720, 120, 24, 6, 2, 1, 1):  # the Taylor series: its error is below float32's here
+        series = series * r + 1 / factorial
+    llvm = builder.llvm
+    power = llvm.add(llvm.fptosi(k.value, builder.int_vector_type), builder.int_constant(127).value)
+    power = llvm.shl(power, builder.int_constant(23).value)
+    return series * Vector(builder, llvm.bitcast(power, builder.vector_type))

@@ -19,8 +19,7 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar10.kernels.codegen import KernelBuilder
-from cifar10.kernels.simd import FloatArray, Integer, Vector
+from cifar10.kernels.codegen import FloatArray, Integer, KernelBuilder, Vector
 
 Matrix = NDArray[np.float64]
 
