@@ -60,6 +60,7 @@ class Own(Number):
     def __init__(self, size: int = 1) -> None: raise SystemExit
 class Inherited(Number): pass
 class Bare:
+    numbers: Number
     def method(self, size: int): pass
 @dataclass(frozen=True)
 class Record:

@@ -57,7 +57,8 @@ def _content(file: Path) -> dict[str, Any]:
     import yaml
 
     try:
-        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, ten times as fast where it is installed
+        content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
     except (OSError, ValueError, yaml.YAMLError):
         return {}
     return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}

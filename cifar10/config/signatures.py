@@ -64,7 +64,7 @@ def _without_bodies(definition: ast.stmt | None) -> ast.stmt | None:
             definition.bases, definition.keywords, definition.body = [], [], [init]
             return definition
         if not definition.bases and all(map(_is_dataclass, definition.decorator_list)):
-            definition.body = [*fields, ast.Pass()]
+            definition.body = [*(fields if definition.decorator_list else []), ast.Pass()]
             return definition
     return None
 
