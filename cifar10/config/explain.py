@@ -48,7 +48,7 @@ def _source(path: str, sources: Mapping[str, str], config: Config) -> str:
     if outer or not path:
         return sources[outer] if path else ""
     if path == "metric":  # none is chosen
-        return "conf/config.yaml"
+        return ""
     component = config.metric[name.partition(".")[0]] if section == "metric" else getattr(config, section)
     return f"default of {component.target}"
 
