@@ -24,7 +24,7 @@ from cifar10.system.limits import num_cpus
 from cifar10.system.memory import keep_memory_warm
 from cifar10.trainer import make_trainer, prepare_cpu
 from cifar10.training.data_module import InMemoryDataModule
-from cifar10.training.fitting import test
+from cifar10.training.fitting import make_metrics, test
 from cifar10.types import Metrics
 
 
@@ -54,7 +54,9 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
             file=sys.stderr,
         )
     network = prepare_network(checkpoint.network(), config.training.channels_last, config.training.kernels)
-    classifier = Classifier(network, config.evaluation, checkpoint.metadata.model_dump())
+    classifier = Classifier(
+        network, config.evaluation, checkpoint.metadata.model_dump(), make_metrics(config, data.num_classes)
+    )
     classifier.tta = checkpoint.tta
     folder = Path(output) if output else checkpoint.path.absolute().parent
     trainer, module = make_trainer(config, folder, []), InMemoryDataModule(data, config)

@@ -114,7 +114,6 @@ class Classifier(pl.LightningModule):
         num_classes = len(metadata["class_names"])
         metrics = {**default_metrics(num_classes), **(metrics or {})}
         self._validation_metrics, self._plain_metrics, self._augmented_metrics = (MetricSet(metrics) for _ in range(3))
-        self._confusion_matrix = MulticlassConfusionMatrix(num_classes, validate_args=False)
         self._training_sums, self._validation_sums = RunningMetrics(), RunningMetrics()
         self._plain_sums, self._augmented_sums = RunningMetrics(), RunningMetrics()
         self._validation_scores: Metrics = {}
@@ -269,6 +268,10 @@ class Classifier(pl.LightningModule):
         self._validation_scores = {f"val/{name}": value for name, value in scores.items()}
         self.log_dict(self._validation_scores, sync_dist=True)
 
+    def on_test_epoch_start(self) -> None:
+        matrix = MulticlassConfusionMatrix(len(self.metadata["class_names"]), validate_args=False)
+        self._confusion_matrix = matrix.to(self.device)
+
     def test_step(self, batch: Batch, batch_idx: int) -> None:
         images, labels = batch
         if not len(labels):
@@ -293,7 +296,7 @@ class Classifier(pl.LightningModule):
         self.test_scores |= {f"test/{name}_tta": value for name, value in augmented.items()}
         self.log_dict(self.test_scores, sync_dist=True)
         self.confusion = self._confusion_matrix.compute().cpu()
-        self._confusion_matrix.reset()
+        del self._confusion_matrix
 
     def _scores(self, sums: RunningMetrics, metrics: MetricSet) -> Metrics:
         """Return loss and metrics over all processes, and start anew."""

@@ -153,9 +153,11 @@ def _announce(scores: Metrics, run: Run) -> None:
     best = load_checkpoint(run.folder / BEST)
     tta, digest = best.tta, best.weights_digest
     augmented = f"{scores['test/accuracy_tta']:.2%} with {tta}, " if tta != "none" else ""
+    suffix = "_tta" if tta != "none" else ""
+    others = [f"{name} {scores[f'test/{name}{suffix}']:.4f}, " for name in best.config.metric if name != "accuracy"]
     print(
         f"test accuracy {augmented}{scores['test/accuracy']:.2%} plain; "
-        f"{scores['wall_seconds']:.0f} s, {scores['cpu_seconds']:.0f} s cpu; weights {digest[:12]}",
+        f"{''.join(others)}{scores['wall_seconds']:.0f} s, {scores['cpu_seconds']:.0f} s cpu; weights {digest[:12]}",
         flush=True,
     )
     _say(f"saved    {run.folder}/: best.ckpt, last.ckpt, scores.json, history.csv, curves.png, confusion.png")

@@ -73,13 +73,14 @@ def prepare_cpu(training: TrainingConfig) -> None:
         torch.set_num_threads(training.threads)
 
 
-def make_trainer(config: Config, folder: Path, callbacks: list[Callback]) -> pl.Trainer:
+def make_trainer(config: Config, folder: Path, callbacks: list[Callback], is_higher_better: bool = True) -> pl.Trainer:
     """Return the Trainer for a run in `folder`.
 
     Args:
         config: The run.
         folder: Its folder, which exists.
         callbacks: Progress and saving, made by the caller; averaging and early stopping are added as configured.
+        is_higher_better: Whether a higher value of `training.monitor` is better.
 
     Raises:
         UserError: The devices asked for are not there, or a package for a switched-on part is missing.
@@ -100,7 +101,7 @@ def make_trainer(config: Config, folder: Path, callbacks: list[Callback]) -> pl.
         max_epochs=training.epochs,
         accumulate_grad_batches=1 if training.chunked else training.accumulate,  # in chunks, Classifier does both
         gradient_clip_val=None if training.chunked else training.gradient_clip,
-        callbacks=[*callbacks, *_optional_callbacks(training)],
+        callbacks=[*callbacks, *_optional_callbacks(training, is_higher_better)],
         logger=_loggers(config, folder),
         plugins=[AtomicCheckpointIO(), _cluster_environment(training)],
         num_sanity_val_steps=0,
@@ -127,13 +128,13 @@ def _cluster_environment(training: TrainingConfig) -> ClusterEnvironment:
     return environment
 
 
-def _optional_callbacks(training: TrainingConfig) -> list[Callback]:
+def _optional_callbacks(training: TrainingConfig, is_higher_better: bool) -> list[Callback]:
     callbacks: list[Callback] = []
     if training.ema_decay is not None:
         callbacks.append(EMAWeightAveraging(decay=training.ema_decay))
     if training.early_stopping is not None:
         assert training.monitor is not None
-        mode = "min" if training.monitor.endswith("loss") else "max"
+        mode = "max" if is_higher_better else "min"
         callbacks.append(EarlyStopping(training.monitor, mode=mode, patience=training.early_stopping))
     return callbacks
 

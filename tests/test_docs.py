@@ -22,6 +22,7 @@ from PIL import Image
 from sphinx.ext.autosummary.generate import main as autogen
 
 import cifar10
+import cifar10.analysis
 import cifar10.data
 import cifar10.networks
 import cifar10.optimizers
@@ -77,7 +78,7 @@ def with_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_parts(tmp_path)
     for module in (conf_folder, compose, explain):
         monkeypatch.setattr(module, "CONF", tmp_path / "conf")
-    for package in (cifar10.networks, cifar10.data, cifar10.optimizers):
+    for package in (cifar10.networks, cifar10.data, cifar10.optimizers, cifar10.analysis):
         folder = tmp_path / package.__name__.replace(".", "/")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
     monkeypatch.setattr("cifar10.train.save_figures", lambda *arguments: None)  # they take most of a tiny run's time

@@ -24,14 +24,18 @@ _LONGEST_NAME = 24  # columns of a class name; a wide character, as in Chinese, 
 
 
 def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
-    """Return loss and accuracy by epoch, training beside validation.
+    """Return loss, accuracy and the other metrics by epoch, training beside validation.
 
     Args:
         history: One entry per epoch: `epoch` from 0, `train/loss`, `train/accuracy`, and perhaps `val/...`. A value
             that is no finite number leaves a gap.
     """
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    left, right = figure.subplots(1, 2)
+    names = [name.removeprefix("val/") for name in history[0] if name.startswith("val/")]
+    others = [name for name in names if name not in ("loss", "accuracy")]
+    figure = Figure(figsize=(4.5 * (2 + len(others)), 3.6), layout="constrained")
+    left, right, *more = figure.subplots(1, 2 + len(others))
+    for axes, name in zip(more, others, strict=True):
+        _draw_curve(axes, history, name)
     _draw_curve(left, history, "loss")
     _draw_curve(right, history, "accuracy")
     right.yaxis.set_major_formatter(_percent)

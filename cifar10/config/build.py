@@ -13,7 +13,7 @@ from typing import Any, get_type_hints
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from cifar10.config.schema import Component, Config
-from cifar10.config.targets import ROLES, BuildError, Role, Target
+from cifar10.config.targets import METRIC, ROLES, BuildError, Role, Target
 from cifar10.config.validation import Problem, problems_of, validate
 
 
@@ -54,8 +54,10 @@ def require_buildable(config: Config) -> None:
         BuildError: with everything that is wrong.
     """
     problems: list[Problem] = []
-    for name, role in ROLES.items():
-        problems += (problem.within(name) for problem in component_problems(role, getattr(config, name)))
+    components = {name: (role, getattr(config, name)) for name, role in ROLES.items()}
+    components |= {f"metric.{name}": (METRIC, metric) for name, metric in config.metric.items()}
+    for name, (role, component) in components.items():
+        problems += (problem.within(name) for problem in component_problems(role, component))
     if problems:
         raise BuildError("\n".join(map(str, problems)))
 

@@ -27,7 +27,7 @@ from cifar10.config.build import component_problems, fill_defaults
 from cifar10.config.conf_folder import CONF
 from cifar10.config.overrides import as_strings, is_choice, parse_overrides, typed
 from cifar10.config.schema import Component, Config, flatten
-from cifar10.config.targets import ROLES, Role, Target
+from cifar10.config.targets import METRIC, ROLES, Role, Target, roles_in
 from cifar10.config.validation import Problem, problems_of, shown, validate
 from cifar10.errors import UsageError
 from cifar10.suggest import nearest
@@ -116,7 +116,8 @@ def validate_config(composition: Composition) -> Config:
     found = [problem for problem in found if not any(f"{problem.key}.".startswith(f"{key}.") for key in told)]
     if found or told:
         raise ConfigError(list(map(str, composition.problems + _with_typed_quotes(found, composition.overrides))))
-    components = {name: fill_defaults(role, getattr(config, name)) for name, role in ROLES.items()}
+    components: dict[str, Any] = {name: fill_defaults(role, getattr(config, name)) for name, role in ROLES.items()}
+    components["metric"] = {name: fill_defaults(METRIC, metric) for name, metric in config.metric.items()}
     return config.model_copy(update=components)
 
 
@@ -214,13 +215,19 @@ def _is_path(key: str, value: str) -> bool:
 
 
 def _wrong_components(values: Mapping[str, Any], find: Callable[[Role, str], Target | None]) -> list[Problem]:
-    sections = {name: values.get(name) for name in ROLES}
     return [
         problem.within(name)
-        for name, section in sections.items()
+        for name, role in roles_in(values).items()
+        for section in [_at(values, name)]
         if isinstance(section, dict) and isinstance(section.get("_target_"), str)
-        for problem in component_problems(ROLES[name], Component.model_validate(section), find)
+        for problem in component_problems(role, Component.model_validate(section), find)
     ]
+
+
+def _at(values: Mapping[str, Any], key: str) -> Any:
+    """Return what stands at the dotted `key`, None if nothing does."""
+    section, _, name = key.partition(".")
+    return values[section].get(name) if name else values.get(section)
 
 
 def _with_typed_quotes(problems: list[Problem], overrides: Sequence[Override]) -> list[Problem]:

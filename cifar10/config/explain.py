@@ -41,10 +41,16 @@ def _lines(values: Mapping[str, Any], outside: str = "", indent: str = "") -> It
 
 
 def _source(path: str, sources: Mapping[str, str], config: Config) -> str:
-    section, outer = path.partition(".")[0], path
+    section, _, name = path.partition(".")
+    outer = path
     while outer and outer not in sources:  # whoever set a dict set what is in it
         outer = outer.rpartition(".")[0]
-    return sources[outer] if outer else f"default of {getattr(config, section).target}" if path else ""
+    if outer or not path:
+        return sources[outer] if path else ""
+    if path == "metric":  # none is chosen
+        return ""
+    component = config.metric[name.partition(".")[0]] if section == "metric" else getattr(config, section)
+    return f"default of {component.target}"
 
 
 def _sources(composition: Composition) -> dict[str, str]:

@@ -26,6 +26,7 @@ _LONGEST_IN_ALL = 100_000
 _MOST_LINES = 500
 _DEEPEST = 20  # brackets within brackets, or sections within sections
 _LONGEST_NUMBER = 300  # digits
+_SEVERAL = ("metric",)  # groups of which a run may have any number of options
 _LONGEST_ADVICE = 400  # characters of a line that is told to be typed
 
 _TYPEWRITER = str.maketrans(
@@ -184,8 +185,10 @@ def _choice_problem(override: Override) -> str | None:
     if override.package is not None:
         return "a group has its one place here; leave out @ and what follows"
     if override.is_delete() or choice is None:
-        return f"cannot be left out; {listed}" if group in Config.model_fields else None
-    if override.is_sweep_override() or (isinstance(choice, list) and group in Config.model_fields):
+        return f"cannot be left out; {listed}" if group in Config.model_fields and group not in _SEVERAL else None
+    if override.is_sweep_override() or (
+        isinstance(choice, list) and group in Config.model_fields and group not in _SEVERAL
+    ):
         return f"several are given, and a run has one; {listed}"
     chosen = choice if isinstance(choice, list) else [choice]
     for option in chosen:

@@ -44,6 +44,8 @@ def _free_name(name: str, info: ValidationInfo) -> str:
     return name
 
 
+MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+"""How a metric is called after `val/` and `test/`."""
 RunName = Annotated[str, Field(max_length=120), AfterValidator(_plain_name), AfterValidator(_free_name)]
 """One plain folder name: letters, digits and . _ + - only."""
 TTAMode = Literal["none", "mirror", "mirror_translate", "mirror_translate_selective"]
@@ -148,8 +150,9 @@ class TrainingConfig(Section):
     """Largest allowed 2-norm of the whole gradient."""
     ema_decay: Fraction | None
     """Keep an exponential moving average of the weights with this decay per step; it is tested and saved."""
-    monitor: Literal["val/accuracy", "val/loss"] | None
-    """What makes an epoch the best one. null: the last epoch is, as for a schedule that ends near zero."""
+    monitor: Annotated[str, Field(pattern=r"^val/\w+$")] | None
+    """The metric that makes an epoch the best one: val/loss, val/accuracy, or val/NAME of a metric in `metric`. null:
+    the last epoch is, as for a schedule that ends near zero."""
     early_stopping: PositiveInt | None
     """Stop after this many epochs without a better `monitor`."""
     accelerator: Literal["auto", "cpu", "gpu"]
@@ -264,6 +267,8 @@ class Config(Section):
     optimizer: Component
     schedule: Component
     training: TrainingConfig
+    metric: dict[MetricName, Component] = {}  # a default, for checkpoints that are older
+    """Metrics of the validation and test images, beside loss and accuracy, which are always computed."""
     evaluation: EvaluationConfig
     tracking: TrackingConfig
     seed: Annotated[int, Field(ge=0, lt=2**31)]
@@ -274,6 +279,19 @@ class Config(Section):
     """Where run folders are made."""
     weights: Annotated[str, Field(min_length=1)] | None = None  # a default, for checkpoints that are older
     """A checkpoint whose weights the network starts from: whatever `--checkpoint_name` understands."""
+
+    @model_validator(mode="after")
+    def _monitored_metric_is_computed(self) -> "Config":
+        known = ["val/loss", "val/accuracy", *(f"val/{name}" for name in self.metric)]
+        if "loss" in self.metric:
+            raise ValueError("metric.loss: the loss is always computed; give the metric another name")
+        monitor = self.training.monitor
+        if monitor is not None and monitor not in known:
+            raise ValueError(
+                f"training.monitor={monitor} is not computed; choose one of {', '.join(known)}, or add it: "
+                f"metric=[{monitor.removeprefix('val/')}]"
+            )
+        return self
 
     def plain(self) -> dict[str, Any]:
         """Return the configuration as plain dicts, lists, strings and numbers."""

@@ -9,7 +9,7 @@ import inspect
 import pkgutil
 import sys
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -183,6 +183,12 @@ def _needs_closure(optimizer: type[Any]) -> bool:
     return closure is not None and closure.default is closure.empty
 
 
+def _is_metric(target: Target) -> bool:
+    from torchmetrics import Metric
+
+    return inspect.isclass(target) and issubclass(target, Metric) and "num_classes" in _parameter_names(target)
+
+
 def _is_schedule(target: Any) -> bool:
     return _is_concrete_class(target) and "progress" in _parameter_names(target.__call__)
 
@@ -226,5 +232,18 @@ SCHEDULE = Role(
     fits=_is_schedule,
     group="schedule",
 )
+METRIC = Role(
+    packages=("torchmetrics.classification.", "cifar10.analysis."),
+    rule="a torchmetrics.Metric with a parameter num_classes in torchmetrics.classification or cifar10.analysis",
+    fits=_is_metric,
+    provided=("num_classes",),
+)
 ROLES = {"data_loading": DATA, "model": MODEL, "selection": SELECTION, "optimizer": OPTIMIZER, "schedule": SCHEDULE}
-"""Section of the configuration -> what it may build."""
+"""Section of the configuration -> what it may build. The sections within `metric` build a METRIC each."""
+
+
+def roles_in(values: Mapping[str, Any]) -> dict[str, Role]:
+    """Return the dotted key of each section of the configuration `values` that builds something, and its role."""
+    metrics = values.get("metric")
+    names = metrics if isinstance(metrics, Mapping) else ()
+    return {**ROLES, **{f"metric.{name}": METRIC for name in names}}

@@ -54,6 +54,7 @@ class SaveCheckpoints(CheckpointCallback):
         after_epoch: Called in the first process whenever an epoch has ended, with the trainer, the scores of all epochs
             so far, and whether they have been saved.
         stopwatch: Of the run; what it shows is saved and restored.
+        is_higher_better: Whether a higher score is better.
     """
 
     def __init__(
@@ -63,12 +64,14 @@ class SaveCheckpoints(CheckpointCallback):
         every_seconds: float | None,
         after_epoch: Callable[[pl.Trainer, list[Metrics], bool], None],
         stopwatch: Stopwatch,
+        is_higher_better: bool = True,
     ) -> None:
         self.last, self.best = folder / LAST, folder / BEST
         self.monitor = monitor
         self.every_seconds = every_seconds
         self.after_epoch = after_epoch
         self.stopwatch = stopwatch
+        self.is_higher_better = is_higher_better
         self.best_score: float | None = None
         self.urgent = False
         """Whether the end of the epoch is to be saved whatever the time: the run is about to stop."""
@@ -141,7 +144,7 @@ class SaveCheckpoints(CheckpointCallback):
             raise UserError(f"training.monitor={self.monitor} was not measured; is data_loading.validation_size 0?")
         if not math.isfinite(float(score)):
             return False
-        sign = -1.0 if self.monitor.endswith("loss") else 1.0
+        sign = 1.0 if self.is_higher_better else -1.0
         if self.best_score is not None and sign * float(score) <= sign * self.best_score:
             return False
         self.best_score = float(score)

@@ -10,11 +10,12 @@ import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import nn
 from torch._dynamo.exc import BackendCompilerFailed
+from torchmetrics import Metric
 
 from cifar10.config.advice import command_line
 from cifar10.config.build import build
 from cifar10.config.schema import Config
-from cifar10.config.targets import MODEL, OPTIMIZER, SCHEDULE, SELECTION
+from cifar10.config.targets import METRIC, MODEL, OPTIMIZER, SCHEDULE, SELECTION
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.devices import prepare_network
 from cifar10.errors import CheckpointError, UsageError, UserError
@@ -32,6 +33,7 @@ from cifar10.training.checkpointing import SaveCheckpoints
 from cifar10.training.data_module import InMemoryDataModule
 from cifar10.training.hard_example_mining import ExampleSelection
 from cifar10.training.interruption import StopOnSignal
+from cifar10.training.metrics import is_higher_better as metric_direction
 from cifar10.training.progress import TrainingProgress
 from cifar10.types import Metrics
 from cifar10.wording import counted
@@ -58,6 +60,11 @@ def make_recipe(config: Config, data: ImageDataset, steps_per_epoch: int) -> Rec
     schedule: Schedule = build(SCHEDULE, config.schedule)
     selection = make_selection(config, data)
     return Recipe(config.training, config.seed, steps_per_epoch, selection, make_optimizer, schedule)
+
+
+def make_metrics(config: Config, num_classes: int) -> dict[str, Metric]:
+    """Build the configured metrics, by name."""
+    return {name: build(METRIC, component, num_classes=num_classes) for name, component in config.metric.items()}
 
 
 def make_selection(config: Config, data: ImageDataset) -> ExampleSelection:
@@ -102,7 +109,10 @@ def fit(
     training = config.training
     module = InMemoryDataModule(data, config)
     recipe = make_recipe(config, data, module.steps_per_epoch)
-    classifier = Classifier(network, config.evaluation, {**run.metadata, "config": config.plain()}, recipe=recipe)
+    metrics = make_metrics(config, data.num_classes)
+    is_higher_better = training.monitor is None or metric_direction(training.monitor, metrics)
+    metadata = {**run.metadata, "config": config.plain()}
+    classifier = Classifier(network, config.evaluation, metadata, metrics, recipe)
     progress = TrainingProgress(module.images_per_step, module.steps_per_epoch, training.epochs, training.resizing)
 
     def after_epoch(trainer: pl.Trainer, history: list[Metrics], is_saved: bool) -> None:
@@ -111,10 +121,15 @@ def fit(
         progress.show_epoch(trainer, history[-1])
 
     saver = SaveCheckpoints(
-        run.folder, training.monitor, training.save_every_seconds, after_epoch, stopwatch or Stopwatch()
+        run.folder,
+        training.monitor,
+        training.save_every_seconds,
+        after_epoch,
+        stopwatch or Stopwatch(),
+        is_higher_better,
     )
     stopper = StopOnSignal(saver)
-    trainer = make_trainer(config, run.folder, [*callbacks, progress, saver, stopper])
+    trainer = make_trainer(config, run.folder, [*callbacks, progress, saver, stopper], is_higher_better)
     run.begin(
         config,
         num_parameters=sum(parameter.numel() for parameter in network.parameters()),

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
+from cifar10.errors import UsageError
 from cifar10.types import Metrics
 
 
@@ -22,16 +23,40 @@ class MetricSet(nn.Module):
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
         super().__init__()
-        self.metrics = nn.ModuleDict({name: metric.clone() for name, metric in metrics.items()})
+        self.names = list(metrics)
+        self.metrics = nn.ModuleList(metric.clone() for metric in metrics.values())
 
     def update(self, predictions: Tensor, targets: Tensor) -> None:
         """Add a batch: logits or probabilities (B, K), and class ids (B,)."""
-        for metric in self.metrics.values():
+        for metric in self.metrics:
             metric.update(predictions, targets)  # type: ignore[operator]
 
     def compute(self) -> Metrics:
         """Return the value of each metric over all batches and processes since the last call."""
-        return {name: _value(metric) for name, metric in self.metrics.items()}  # type: ignore[arg-type]
+        return {name: _value(metric) for name, metric in zip(self.names, self.metrics, strict=True)}  # type: ignore[arg-type]
+
+
+def is_higher_better(monitor: str, metrics: Mapping[str, Metric]) -> bool:
+    """Return whether a higher value of `monitor`, such as `val/f1`, is better.
+
+    Args:
+        monitor: val/loss, val/accuracy, or val/NAME of one of `metrics`.
+        metrics: Name -> metric.
+
+    Raises:
+        UsageError: The metric does not say.
+    """
+    name = monitor.removeprefix("val/")
+    if name == "loss":
+        return False
+    is_higher = True if name == "accuracy" else metrics[name].higher_is_better
+    if is_higher is None:
+        kind = type(metrics[name]).__name__
+        raise UsageError(
+            f"training.monitor={monitor}: {kind} does not say whether a higher value is better; set its "
+            "higher_is_better, or choose another metric"
+        )
+    return is_higher
 
 
 def default_metrics(num_classes: int) -> dict[str, Metric]:

@@ -81,7 +81,7 @@ class TrainingProgress(ProgressBar):
 
     def show_epoch(self, trainer: pl.Trainer, scores: Metrics) -> None:
         """Leave one line about a finished epoch."""
-        self.validation = f", val {scores['val/accuracy']:.1%}" if "val/accuracy" in scores else ""
+        self.validation = _validation(scores)
         if not self._enabled:
             return
         line = (
@@ -141,6 +141,15 @@ class TrainingProgress(ProgressBar):
             work += max(0.0, min(progress, end) - begin) * scale**2
             begin = end
         return work
+
+
+def _validation(scores: Metrics) -> str:
+    """Return the validation accuracy, and the values of other metrics, as the end of a line."""
+    if "val/accuracy" not in scores:
+        return ""
+    others = [name for name in scores if name.startswith("val/") and name not in ("val/accuracy", "val/loss")]
+    values = [f", {name.removeprefix('val/')} {scores[name]:.3f}" for name in others]
+    return f", val {scores['val/accuracy']:.1%}{''.join(values)}"
 
 
 def _clock(seconds: float) -> str:
