@@ -21,7 +21,7 @@ def origins(*overrides: str) -> dict[str, str]:
     found: dict[str, str] = {}
     outside: list[str] = []
     for line in explain([QUICK, *overrides]).splitlines():
-        match = re.fullmatch(r"( *)([\w.]+):(?: .*?  # (.+))?", line)
+        match = re.fullmatch(r"( *)([\w.]+):(?: .*?  # (.+)| {})?", line)
         assert match, line
         indent, key, origin = match.groups()
         outside[len(indent) // 2 :] = [key]
