@@ -4,6 +4,12 @@
 """
 
 
+def first_line(error: BaseException) -> str:
+    """Return the first line of the message of `error`, or its type if it has none."""
+    lines = str(error).strip().splitlines()
+    return lines[0] if lines else type(error).__name__
+
+
 class UserError(ValueError):
     """Something in the world is not as needed: a file, a download, a device."""
 

@@ -60,7 +60,7 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
     classifier.tta = checkpoint.tta
     folder = Path(output) if output else checkpoint.path.absolute().parent
     trainer, module = make_trainer(config, folder, []), InMemoryDataModule(data, config)
-    scores = test(trainer, classifier, module, checkpoint.path, is_loaded=True)
+    scores = test(trainer, classifier, module, checkpoint.path)
     report = _report(scores, checkpoint, data)
     print(json.dumps(report, indent=2, allow_nan=False))
     if output:

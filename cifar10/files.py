@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import BinaryIO
 
-from cifar10.errors import UserError
+from cifar10.errors import UserError, first_line
 
 _DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _ALMOST_FULL = 50 * 2**20  # bytes free: less than a checkpoint may need
@@ -102,7 +102,7 @@ def _write_error(path: Path, error: BaseException) -> UserError:
 
 def _reason(error: BaseException, folder: Path) -> str:
     number = error.errno if isinstance(error, OSError) else None
-    text = (error.strerror if isinstance(error, OSError) else None) or str(error).splitlines()[0]
+    text = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
     free = shutil.disk_usage(folder).free if folder.is_dir() else math.inf
     if number == errno.EFBIG:
         return f"{text}: the limit for the size of a file, ulimit -f, is too low"

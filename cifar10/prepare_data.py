@@ -10,8 +10,9 @@ from cifar10.config.schema import Component, Config
 from cifar10.config.targets import DATA
 from cifar10.config.yaml_lines import one_line, one_line_each
 from cifar10.data.export import export_images as export
-from cifar10.data.image_dataset import ImageDataset, Split
+from cifar10.data.image_dataset import ImageDataset
 from cifar10.errors import UsageError
+from cifar10.networks.normalize import channel_statistics
 
 DEFAULT_ROOT = "data"
 
@@ -41,7 +42,7 @@ def prepare_data(config: Config, export_images: bool = False) -> None:
 
 def describe(data: ImageDataset) -> str:
     """Return name, sizes, statistics, digest and counts of `data` as YAML."""
-    mean, deviation = channel_statistics(data.train)
+    mean, deviation = (levels / 255 for levels in channel_statistics(data.train.images))
     counts = torch.stack([torch.bincount(split.labels, minlength=data.num_classes) for split in data.splits.values()])
     sizes = ", ".join(f"{name}: {len(split)}" for name, split in data.splits.items())
     names = one_line_each(data.class_names)
@@ -62,19 +63,6 @@ def describe(data: ImageDataset) -> str:
             ),
         ]
     )
-
-
-def channel_statistics(split: Split) -> tuple[Tensor, Tensor]:
-    """Return mean and standard deviation of each channel, float64 (3,), of pixels scaled to [0, 1]. Exact sums."""
-    levels = torch.arange(256, dtype=torch.float64) / 255
-    histogram = torch.zeros(3, 256, dtype=torch.float64)  # counts stay far below 2**53
-    for images in torch.split(split.images, 4096):  # bincount makes int64 of what it counts
-        for channel in range(3):
-            histogram[channel] += torch.bincount(images[:, channel].flatten(), minlength=256)
-    frequency = histogram / histogram.sum(dim=1, keepdim=True)
-    mean = frequency @ levels
-    variance = (frequency * (levels - mean[:, None]) ** 2).sum(dim=1)
-    return mean, variance.sqrt()
 
 
 def _nothing_held_out(component: Component) -> Component | None:

@@ -10,7 +10,7 @@ from torch import nn
 from cifar10.analysis.figures import save_figures
 from cifar10.config.advice import command_line
 from cifar10.config.build import build, require_buildable
-from cifar10.config.schema import Config
+from cifar10.config.schema import Config, TTAMode
 from cifar10.config.targets import DATA
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.errors import UserError
@@ -71,7 +71,7 @@ def train(
     run = open_run(config, data, resolve_precision(config.training), checkpoint, initial_weights)
     try:
         with told_if_alone(lambda: what_is_kept(run.folder, config.tracking)):
-            scores = _fit_and_test(network, config, data, run, checkpoint, stopwatch)
+            scores, digest, tta = _fit_and_test(network, config, data, run, checkpoint, stopwatch)
     except BaseException as error:
         close_early(run, config, error)
         if isinstance(error, Stopped) and find_processes(config.training).is_launched_by_lightning:
@@ -80,7 +80,7 @@ def train(
     with if_stopped(f"while the tracker was told; the run is complete in {run.folder}"):
         run.close("FINISHED")
     if run.is_first_process:
-        _announce(scores, run)
+        _announce(scores, digest, tta, config, run)
     return scores
 
 
@@ -91,24 +91,26 @@ def _fit_and_test(
     run: Run,
     checkpoint: Checkpoint | None,
     stopwatch: Stopwatch,
-) -> Metrics:
+) -> tuple[Metrics, str, TTAMode]:
+    """Return the scores, the digest of the weights they are of, and the test-time augmentation."""
     trainer, classifier, module = fit(network, config, data, run, checkpoint, stopwatch=stopwatch)
     history = list(classifier.history)
     if not (run.folder / BEST).exists():
         raise UserError(f"in no epoch was {config.training.monitor} a finite number, so there is no best one")
+    best = load_checkpoint(run.folder / BEST)
+    classifier.network.load_state_dict(best.weights)
     if data.is_mirrorable is None and len(data.validation) and classifier.tta != "none":
         _drop_views_that_score_worse(trainer, classifier, config, data, run)
     with if_stopped(f"in the test, after training; go on with: {going_on_line(run.folder, config.tracking)}"):
-        scores = test(trainer, classifier, module, run.folder / BEST)
+        scores = test(trainer, classifier, module, best.path)
     scores |= {key: value for key, value in history[-1].items() if key.startswith(("train/", "val/"))}
     scores |= stopwatch.seconds()
     if run.is_first_process:
         with held():
-            weights_digest = load_checkpoint(run.folder / BEST).weights_digest
-            run.record_scores(scores, config.seed, len(history), weights_digest)
+            run.record_scores(scores, config.seed, len(history), best.weights_digest)
             save_figures(history, classifier.confusion.numpy(), data.class_names, run.folder)
             run.send_files()
-    return scores
+    return scores, best.weights_digest, classifier.tta
 
 
 def _drop_views_that_score_worse(
@@ -149,12 +151,10 @@ def _load_data(config: Config, checkpoint: Checkpoint | None) -> ImageDataset:
     return data
 
 
-def _announce(scores: Metrics, run: Run) -> None:
-    best = load_checkpoint(run.folder / BEST)
-    tta, digest = best.tta, best.weights_digest
+def _announce(scores: Metrics, digest: str, tta: TTAMode, config: Config, run: Run) -> None:
     augmented = f"{scores['test/accuracy_tta']:.2%} with {tta}, " if tta != "none" else ""
     suffix = "_tta" if tta != "none" else ""
-    others = [f"{name} {scores[f'test/{name}{suffix}']:.4f}, " for name in best.config.metric if name != "accuracy"]
+    others = [f"{name} {scores[f'test/{name}{suffix}']:.4f}, " for name in config.metric if name != "accuracy"]
     print(
         f"test accuracy {augmented}{scores['test/accuracy']:.2%} plain; "
         f"{''.join(others)}{scores['wall_seconds']:.0f} s, {scores['cpu_seconds']:.0f} s cpu; weights {digest[:12]}",

@@ -20,7 +20,7 @@ from cifar10.constants import (
 )
 from cifar10.data.cifar import choose_classes, cifar10, cifar100
 from cifar10.data.image_dataset import DataError, ImageDataset
-from cifar10.prepare_data import channel_statistics
+from cifar10.networks.normalize import channel_statistics
 from tests.tiny_cifar import COARSE, FINE, NAMES10, make_tiny_cifar10, make_tiny_cifar100
 
 
@@ -150,5 +150,5 @@ def test_real_cifar100_has_its_known_numbers(real_data_root: Path) -> None:
 
 
 def assert_statistics(data: ImageDataset, mean: tuple[float, ...], deviation: tuple[float, ...]) -> None:
-    for found, published in zip(channel_statistics(data.train), (mean, deviation), strict=True):
+    for found, published in zip(channel_statistics(data.train.images), (mean, deviation), strict=True):
         assert [round(value, 4) for value in found.tolist()] == list(published)

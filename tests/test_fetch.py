@@ -9,7 +9,8 @@ from PIL import Image
 from cifar10.config.compose import load_config
 from cifar10.data.image_dataset import ImageDataset, Split
 from cifar10.errors import UsageError
-from cifar10.prepare_data import channel_statistics, describe, prepare_data
+from cifar10.networks.normalize import channel_statistics
+from cifar10.prepare_data import describe, prepare_data
 from tests.tiny_cifar import NAMES10, make_tiny_cifar10
 
 
@@ -40,7 +41,7 @@ def test_class_names_that_yaml_reads_otherwise_are_quoted() -> None:
 
 def test_statistics_are_those_of_all_pixels() -> None:
     split = random_split(4100, 2)  # more than one piece
-    mean, deviation = channel_statistics(split)
+    mean, deviation = (levels / 255 for levels in channel_statistics(split.images))
     pixels = split.images.double() / 255
     torch.testing.assert_close(mean, pixels.mean(dim=(0, 2, 3)))
     torch.testing.assert_close(deviation, pixels.std(dim=(0, 2, 3), correction=0))

@@ -29,7 +29,7 @@ from cifar10.config.overrides import as_strings, is_choice, parse_overrides, typ
 from cifar10.config.schema import Component, Config, flatten
 from cifar10.config.targets import METRIC, ROLES, Role, Target, roles_in
 from cifar10.config.validation import Problem, problems_of, shown, validate
-from cifar10.errors import UsageError
+from cifar10.errors import UsageError, first_line
 from cifar10.suggest import nearest
 from cifar10.system.home import expanded, expanded_uri
 
@@ -92,7 +92,7 @@ def compose_config(overrides: Sequence[str] = ()) -> Composition:
         with _hydra():
             config = compose("config", _choices(parsed))
     except _COMPOSE_ERRORS as error:
-        raise ConfigError([*map(str, problems), _first_line(error)]) from error
+        raise ConfigError([*map(str, problems), _reason_of_files(error)]) from error
     return _composition(config, parsed, problems)
 
 
@@ -273,11 +273,11 @@ def _hydra() -> Iterator[None]:
 
 def _reason(error: BaseException) -> str:
     """Return the first line of what OmegaConf says, without the Python around it."""
-    text = (str(error).strip().splitlines() or [type(error).__name__])[0]
-    return re.sub(r"^\w+ raised while resolving interpolation: ", "", text).strip('"')
+    return re.sub(r"^\w+ raised while resolving interpolation: ", "", first_line(error)).strip('"')
 
 
-def _first_line(error: BaseException) -> str:
+def _reason_of_files(error: BaseException) -> str:
+    """Return why the files do not compose, with the place in a file that is no YAML."""
     if isinstance(error, MarkedYAMLError) and error.problem_mark is not None:
         return f"{error.problem_mark.name}, line {error.problem_mark.line + 1}: {error.problem}"
-    return str(error).strip().splitlines()[0]
+    return first_line(error)

@@ -3,6 +3,8 @@
 import torch
 from torch import Tensor, nn
 
+_AT_ONCE = 4096  # images; bincount converts them to int64
+
 
 class Normalize(nn.Module):
     """Scale pixels from 0..255 to zero mean and unit variance per channel.
@@ -24,11 +26,22 @@ class Normalize(nn.Module):
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:
         """Measure mean and standard deviation per channel on `images`, uint8 (N, 3, H, W)."""
-        # Exact in integers: the histogram of each channel has 256 bins, whatever N is.
-        values = torch.arange(256, dtype=torch.float64)
-        for channel in range(3):
-            counts = torch.bincount(images[:, channel].flatten(), minlength=256).double().cpu()
-            mean = (counts @ values) / counts.sum()
-            variance = (counts @ (values - mean).square()) / counts.sum()
-            self.mean[channel] = mean
-            self.std[channel] = variance.sqrt().clamp(min=1.0)  # a blank channel must not divide by zero
+        mean, std = channel_statistics(images)
+        self.mean[:, 0, 0] = mean
+        self.std[:, 0, 0] = std.clamp(min=1.0)  # a blank channel must not divide by zero
+
+
+def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
+    """Return mean and standard deviation of each channel of `images`, uint8 (N, 3, H, W), as float64 (3,) on the CPU.
+
+    They are exact: computed from a histogram with one bin per pixel value.
+    """
+    values = torch.arange(256, dtype=torch.float64)
+    means, deviations = [], []
+    for channel in range(3):
+        parts = [torch.bincount(part[:, channel].flatten(), minlength=256) for part in images.split(_AT_ONCE)]
+        counts = torch.stack(parts).sum(dim=0).double().cpu()
+        mean = (counts @ values) / counts.sum()
+        means.append(mean)
+        deviations.append(((counts @ (values - mean).square()) / counts.sum()).sqrt())
+    return torch.stack(means), torch.stack(deviations)

@@ -18,7 +18,7 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, BinaryIO, ClassVar, NamedTuple
 
-from cifar10.errors import CheckpointError
+from cifar10.errors import CheckpointError, first_line
 
 _MOST_PICKLE_BYTES = 16 * 2**20  # a ResNet-50 with AdamW, after a thousand epochs, takes 0.4 MB
 _MOST_OPERATIONS = 1_000_000  # of the pickle machine, and values in the outline
@@ -92,7 +92,7 @@ def read_outline(file: BinaryIO, path: Path) -> Any:
     except CheckpointError:
         raise
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error) as error:
-        raise CheckpointError(f"{path} is not a checkpoint, or was cut off: {first_line(error)}") from None
+        raise CheckpointError(f"{path} is not a checkpoint, or was cut off: {short_reason(error)}") from None
     try:
         _refuse_strange_operations(pickled)
         outline = _OutlineUnpickler(BytesIO(pickled), sizes).load()
@@ -100,14 +100,13 @@ def read_outline(file: BinaryIO, path: Path) -> Any:
     except _Foreign as error:
         raise CheckpointError(f"{path} holds more than tensors and plain values ({error}); it was not loaded") from None
     except Exception as error:  # damaged bytes make the unpickler raise nearly anything
-        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
+        raise CheckpointError(f"{path} is damaged: {short_reason(error)}") from None
     return outline
 
 
-def first_line(error: BaseException) -> str:
-    """Return the first line of an error's message, or its type if it has none."""
-    lines = str(error).strip().splitlines()
-    return lines[0][:160] if lines else type(error).__name__
+def short_reason(error: BaseException) -> str:
+    """Return the first line of the message of `error`, cut at 160 characters: it may quote the file."""
+    return first_line(error)[:160]
 
 
 class _Foreign(Exception):

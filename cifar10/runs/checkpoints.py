@@ -34,7 +34,7 @@ from cifar10.config.schema import Config, TTAMode
 from cifar10.config.targets import MODEL
 from cifar10.config.validation import validate
 from cifar10.errors import CheckpointError, UserError
-from cifar10.runs.checkpoint_outline import OutlinedTensor, first_line, read_outline
+from cifar10.runs.checkpoint_outline import OutlinedTensor, read_outline, short_reason
 
 FORMAT = 1
 
@@ -232,7 +232,7 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
     except FileNotFoundError:
         raise CheckpointError(f"there is no checkpoint at {path}") from None
     except OSError as error:
-        raise CheckpointError(f"{path} cannot be read: {error.strerror or first_line(error)}") from None
+        raise CheckpointError(f"{path} cannot be read: {error.strerror or short_reason(error)}") from None
 
 
 def _loaded(file: BinaryIO, path: Path) -> Any:
@@ -242,7 +242,7 @@ def _loaded(file: BinaryIO, path: Path) -> Any:
     except pickle.UnpicklingError:
         raise CheckpointError(f"{path} holds more than tensors and plain values; it was not loaded") from None
     except Exception as error:  # torch raises a dozen kinds for a damaged archive
-        raise CheckpointError(f"{path} is damaged: {first_line(error)}") from None
+        raise CheckpointError(f"{path} is damaged: {short_reason(error)}") from None
 
 
 def _checked_entries(file: BinaryIO, path: Path) -> tuple[Config, Metadata, dict[str, OutlinedTensor]]:
@@ -259,7 +259,7 @@ def _checked_entries(file: BinaryIO, path: Path) -> tuple[Config, Metadata, dict
     except ValidationError as error:
         raise CheckpointError(f"{path}: {_about_entry(error)}") from None
     except (TypeError, ValueError, RecursionError) as error:  # json.dumps: a value that is no plain value
-        raise CheckpointError(f"{path} is damaged: its configuration: {first_line(error)}") from None
+        raise CheckpointError(f"{path} is damaged: its configuration: {short_reason(error)}") from None
     return config, metadata, _network_weights(outline["state_dict"])
 
 
@@ -304,9 +304,9 @@ def _refuse_unfit(outlined: Mapping[str, Any], config: Config, metadata: Metadat
             with _at_most_parameters(*limits):
                 expected = _build_network(config, metadata).state_dict()
     except UserError as error:
-        raise CheckpointError(f"{path}: its network cannot be built: {first_line(error)}") from None
+        raise CheckpointError(f"{path}: its network cannot be built: {short_reason(error)}") from None
     except Exception as error:  # sizes that overflow, or too many parts
-        raise CheckpointError(f"{path}: {config.model.target} cannot be built: {first_line(error)}") from None
+        raise CheckpointError(f"{path}: {config.model.target} cannot be built: {short_reason(error)}") from None
     for name in [*expected, *outlined]:
         there, wanted = _described(outlined.get(name)), _described(expected.get(name))
         if there != wanted:

@@ -21,6 +21,7 @@ from filelock import FileLock, Timeout
 
 from cifar10.config.mlflow_uri import absolute_uri, database_path, shown_uri, uri_problem
 from cifar10.config.schema import TrackingConfig
+from cifar10.errors import first_line
 from cifar10.runs.mlflow_places import artifacts_folder, mend_places
 from cifar10.runs.record import RunRecord
 
@@ -81,9 +82,8 @@ def probe(uri: str) -> None:
 
 
 def reason_of(error: BaseException) -> str:
-    """Return the first line of what `error` says."""
-    lines = str(error).strip().splitlines()
-    return shown_uri(lines[0])[:300] if lines else type(error).__name__
+    """Return the first line of the message of `error`, without a password, cut at 300 characters."""
+    return shown_uri(first_line(error))[:300]
 
 
 class MLflowStore:

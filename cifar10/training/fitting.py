@@ -18,11 +18,10 @@ from cifar10.config.schema import Config
 from cifar10.config.targets import METRIC, MODEL, OPTIMIZER, SCHEDULE, SELECTION
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.devices import prepare_network
-from cifar10.errors import CheckpointError, UsageError, UserError
+from cifar10.errors import CheckpointError, UsageError, UserError, first_line
 from cifar10.model import Classifier, Recipe
 from cifar10.optimizers.schedules import Schedule
 from cifar10.runs.checkpoint_names import resolve_checkpoint
-from cifar10.runs.checkpoint_outline import first_line
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.run import Run
 from cifar10.runs.stopwatch import Stopwatch
@@ -146,20 +145,19 @@ def test(  # a step of the program, no test of pytest
     module: InMemoryDataModule,
     path: Path,
     split: str = "test",  # noqa: PT028
-    is_loaded: bool = False,  # noqa: PT028
 ) -> Metrics:
-    """Return the scores of the checkpoint at `path` on the test split, plain and with test-time augmentation.
+    """Return the scores of the classifier's network on the test split, plain and with test-time augmentation.
 
     Args:
-        split: What the images are called in the message.
-        is_loaded: Whether the network has its weights already; then the file is not read.
+        path: The checkpoint that the weights of the network are from, for the message.
+        split: The name of the images in the message.
     """
     # What is saved is the averaged weights already; the callback would put the current ones back in their place.
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
     if trainer.is_global_zero:
         _say(f"testing {path} on {counted(len(module.data.test), f'{split} image')} of {module.data.name}")
     with told_if_short(f"lower evaluation.batch_size={classifier.evaluation.batch_size}"):
-        trainer.test(classifier, module, ckpt_path=None if is_loaded else path, weights_only=True, verbose=False)
+        trainer.test(classifier, module, verbose=False)
     return dict(classifier.test_scores)
 
 

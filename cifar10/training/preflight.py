@@ -9,7 +9,7 @@ from cifar10.config.build import build
 from cifar10.config.schema import Component, Config
 from cifar10.config.targets import MODEL, SELECTION, Role
 from cifar10.data.image_dataset import ImageDataset
-from cifar10.errors import UsageError
+from cifar10.errors import UsageError, first_line
 from cifar10.training.batches import largest_batch
 from cifar10.training.mirroring import measure_mirroring
 from cifar10.training.resizing import scaled
@@ -121,7 +121,7 @@ def _try_network(component: Component, data: ImageDataset, pixels: int) -> None:
     except NotImplementedError:  # an operation that has no shape function
         return
     except (RuntimeError, IndexError) as error:
-        raise ValueError(str(error).splitlines()[0]) from error
+        raise ValueError(first_line(error)) from error
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, data.num_classes):
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ValueError(f"the output for two images is {shape}, and should be (2, {data.num_classes})")
