@@ -5,7 +5,6 @@ import sys
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -14,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cifar10.config.compose import load_config
 from cifar10.config.schema import EvaluationConfig, TTAMode
 from cifar10.devices import choose_device
 from cifar10.errors import UsageError, UserError
@@ -22,6 +22,7 @@ from cifar10.inference.engines.pytorch import TorchEngine, usable_precision
 from cifar10.inference.predictor import Predictor
 from cifar10.inference.tta import predict_probabilities
 from cifar10.networks.simple_cnn import SimpleCNN
+from cifar10.runs.checkpoints import FORMAT, Checkpoint, load_checkpoint
 
 NAMES = ("a", "b", "c", "d")
 CPU = torch.device("cpu")
@@ -49,9 +50,23 @@ def predictor(tta: TTAMode = "none", batch_size: int = 8, **engine: Any) -> Pred
     return Predictor(TorchEngine(network(), CPU, **engine), NAMES, image_size=16, batch_size=batch_size, tta=tta)
 
 
-def checkpoint(precision: str, configured: str = "auto") -> Any:
-    training = SimpleNamespace(precision=configured, channels_last=False, kernels=False)
-    return SimpleNamespace(precision=precision, config=SimpleNamespace(training=training))
+def write_checkpoint(folder: Path, precision: str = "fp32", image_size: int = 16, **settings: object) -> Checkpoint:
+    """Write and load the checkpoint of an untrained network."""
+    words = [f"{key.replace('__', '.')}={value}" for key, value in settings.items()]
+    config = load_config(["data_loading=shapes", "model=simple_cnn", "model.width=8", *words])
+    metadata = {
+        "format": FORMAT,
+        "class_names": list(NAMES),
+        "image_size": image_size,
+        "data_digest": "0" * 64,
+        "precision": precision,
+        "history": [],
+    }
+    weights = {f"network.{name}": tensor for name, tensor in network().state_dict().items()}
+    path = folder / "run" / "best.ckpt"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    torch.save({"state_dict": weights, "cifar10": {**metadata, "config": config.plain()}}, path)
+    return load_checkpoint(path)
 
 
 @pytest.mark.parametrize("tta", ["none", "mirror", "mirror_translate"])
@@ -136,10 +151,10 @@ def test_the_network_sees_uint8_rgb_planes_and_is_in_evaluation_mode() -> None:
     ],
 )
 def test_precision_is_the_checkpoints_where_the_device_has_it(
-    monkeypatch: pytest.MonkeyPatch, tested_in: str, configured: str, native: bool, expected: str
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, tested_in: str, configured: str, native: bool, expected: str
 ) -> None:
     monkeypatch.setattr(pytorch, "computes_bf16", lambda device: native)
-    assert usable_precision(checkpoint(tested_in, configured), CPU) == expected
+    assert usable_precision(write_checkpoint(tmp_path, tested_in, training__precision=configured), CPU) == expected
 
 
 @pytest.mark.parametrize(("image_size", "expected"), [(32, 1000), (129, 1000), (130, 992), (224, 334), (4096, 1)])
@@ -149,41 +164,27 @@ def test_of_larger_images_fewer_are_asked_about_at_once(image_size: int, expecte
     assert expected * image_size**2 <= 2**24
 
 
-def test_a_checkpoint_decides_what_is_not_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
-    config = checkpoint("fp32").config
-    config.evaluation = EvaluationConfig(batch_size=77, tta="mirror", tta_confidence=0.6)
-    loaded = SimpleNamespace(
-        path=Path("models/run/best.ckpt"),
-        config=config,
-        class_names=NAMES,
-        image_size=16,
-        precision="fp32",
-        weights_digest="w",
-        data_digest="d",
-        network=network,
-        tta="mirror",
-    )
-    monkeypatch.setattr(
-        "cifar10.runs.checkpoint_names.resolve_checkpoint", lambda name, models_dir: Path(models_dir) / name
-    )
-    monkeypatch.setattr("cifar10.runs.checkpoints.load_checkpoint", lambda path: loaded)
-    default = Predictor.from_checkpoint("run", device="cpu")
+def test_a_checkpoint_decides_what_is_not_asked_for(tmp_path: Path) -> None:
+    settings: dict[str, Any] = {"evaluation__batch_size": 77, "evaluation__tta": "mirror"}
+    checkpoint = write_checkpoint(tmp_path, **settings)
+    default = Predictor.from_checkpoint("run", device="cpu", models_dir=str(tmp_path))
     assert (default.batch_size, default.tta, default.class_names, default.image_size) == (77, "mirror", NAMES, 16)
-    loaded.image_size = 4096  # a stranger's checkpoint must not decide how much memory is taken
-    assert Predictor.from_checkpoint("run", device="cpu").batch_size == 1
-    loaded.image_size = 16
-    asked = Predictor.from_checkpoint("run", device="cpu", batch_size=5, tta="none")
+    images = pixels(5)
+    np.testing.assert_array_equal(default.probabilities(images), predictor("mirror").probabilities(images))
+    asked = Predictor.from_checkpoint("run", device="cpu", batch_size=5, tta="none", models_dir=str(tmp_path))
     assert (asked.batch_size, asked.tta) == (5, "none")
     assert asked.provenance == {
-        "checkpoint": "models/run/best.ckpt",
-        "weights_digest": "w",
-        "data_digest": "d",
+        "checkpoint": str(tmp_path / "run" / "best.ckpt"),
+        "weights_digest": checkpoint.weights_digest,
+        "data_digest": "0" * 64,
         "engine": f"torch {torch.__version__}",
         "device": "cpu",
         "precision": "fp32",
         "tta": "none",
         "batch_size": "5",
     }
+    write_checkpoint(tmp_path, image_size=4096, **settings)  # it must not decide how much memory is taken
+    assert Predictor.from_checkpoint("run", device="cpu", models_dir=str(tmp_path)).batch_size == 1
 
 
 @pytest.mark.parametrize("asked", [{"tta": "flip"}, {"tta": ""}, {"batch_size": 0}, {"batch_size": -1}])
