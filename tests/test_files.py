@@ -1,0 +1,60 @@
+"""The atomic writer: the old content or the new one, and no temporary files."""
+
+import os
+from pathlib import Path
+
+import pytest
+
+from cifar10.errors import UserError
+from cifar10.files import atomic_write, link_or_copy, write_text
+
+
+def test_the_new_content_replaces_the_old_one(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+    with atomic_write(path) as file:
+        file.write("кот".encode())
+        assert path.read_text() == "old"
+    assert path.read_text(encoding="utf-8") == "кот"
+    assert os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_an_exception_of_the_block_leaves_the_old_content_and_is_raised_as_it_is(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    write_text(path, "old")
+
+    def fail(error: Exception) -> None:
+        with atomic_write(path) as file:
+            file.write(b"new")
+            raise error
+
+    for error in (FileNotFoundError(2, "of another file"), RuntimeError("of something else"), KeyError("x")):
+        with pytest.raises(type(error)) as caught:
+            fail(error)
+        assert caught.value is error
+    assert path.read_text() == "old" and os.listdir(tmp_path) == ["a.txt"]
+
+
+def test_a_folder_that_is_not_there_is_told_without_advice_on_room(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"a\.txt could not be written \(No such file or directory\); what was there"):
+        write_text(tmp_path / "absent" / "a.txt", "x")
+
+
+@pytest.mark.parametrize("has_links", [True, False])
+def test_a_second_name_has_the_same_content_and_stays_when_the_first_is_replaced(
+    has_links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*_: object) -> None:
+        raise OSError(95, "Operation not supported")
+
+    if not has_links:
+        monkeypatch.setattr(os, "link", refuse)
+    first, second = tmp_path / "last", tmp_path / "best"
+    write_text(second, "before")
+    for content in ("one", "two", "two"):
+        write_text(first, content)
+        link_or_copy(first, second)
+        link_or_copy(first, second)  # already links to the same file
+        assert second.read_text() == content
+    write_text(first, "three")
+    assert second.read_text() == "two" and sorted(os.listdir(tmp_path)) == ["best", "last"]
