@@ -1,4 +1,4 @@
-"""Facts about the data sets, each with its source. No code that reads, writes or computes."""
+"""Facts about the data sets, each with its source. Contains no code that reads, writes or computes."""
 
 from dataclasses import dataclass
 from typing import Final

@@ -1,4 +1,4 @@
-"""Errors meant for the person at the keyboard: one or two lines that name the value, the rule and the way out.
+"""Errors for users: one or two lines that state the value, the rule and the remedy.
 
 `commands.py` prints them without a traceback. Everything else that is raised is a bug and keeps its traceback.
 """

@@ -1,4 +1,4 @@
-"""The atomic writer: a file appears under its name once it is whole and on disk, or not at all."""
+"""The atomic writer: a file gets its final name when it is complete and on disk, or not at all."""
 
 import errno
 import math

@@ -1,4 +1,4 @@
-"""What somebody may have meant: the known name nearest to a misspelt one."""
+"""Suggestions for misspelt names: the most similar known name."""
 
 import difflib
 import os

@@ -1,4 +1,4 @@
-"""What arguments may be, as type hints, which cost nothing where nobody checks them: training needs no pydantic.
+"""Types of arguments with ranges. They cost nothing where nobody checks them: training needs no pydantic.
 
 `build.py` makes pydantic read the hints of a target. Pydantic knows the classes below by the protocol of grouped
 metadata (https://github.com/annotated-types/annotated-types#groupedmetadata) or by a method of its own, and only then

@@ -1,4 +1,4 @@
-"""How numbers of things are said."""
+"""Plural forms in messages."""
 
 
 def counted(number: int, noun: str) -> str:

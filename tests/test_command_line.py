@@ -1,4 +1,4 @@
-"""Right command lines reach their walk with exactly what was typed; help and interruptions behave."""
+"""Right command lines reach their entry point with exactly what was typed; help and interruptions behave."""
 
 import inspect
 import os
@@ -27,12 +27,12 @@ Call = tuple[tuple[Any, ...], dict[str, Any]]
 
 @pytest.fixture
 def calls(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> dict[str, Call]:
-    """Stand-ins for the walks; what each was last called with, by its name."""
+    """Stand-ins for the entry points; what each was last called with, by its name."""
     received: dict[str, Call] = {}
 
-    def stand_in(walk: str) -> Any:
+    def stand_in(entry: str) -> Any:
         def record(*arguments: Any, **named: Any) -> SimpleNamespace:
-            received[walk] = (arguments, named)
+            received[entry] = (arguments, named)
             return SimpleNamespace(num_failed=0)
 
         return record
@@ -206,7 +206,7 @@ def test_infer_says_by_its_exit_code_that_a_file_failed(
     assert run("infer", "photos") == 3
 
 
-def test_the_other_commands_reach_their_walks(calls: dict[str, Call]) -> None:
+def test_the_other_commands_reach_their_entry_points(calls: dict[str, Call]) -> None:
     image("models/first/best.ckpt")
     assert run("evaluate", "first", "--output=new") == 0
     assert calls["evaluate"] == (("first",), {"output": "new", "overrides": ()})
@@ -261,7 +261,7 @@ def test_the_help_of_a_command_explains_each_of_its_flags_within_the_width_of_a_
     assert max(map(len, text.splitlines())) <= 120
 
 
-def test_the_choices_of_infer_are_those_of_its_walk() -> None:
+def test_the_choices_of_infer_are_those_of_its_entry_point() -> None:
     hints = get_type_hints(commands.infer)
     assert set(get_args(get_args(hints["tta"])[0])) == set(get_args(TTAMode))
     assert set(get_args(get_args(hints["format"])[0])) == set(get_args(Format))

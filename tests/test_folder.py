@@ -15,7 +15,7 @@ from cifar10.data.folder import folder
 from cifar10.data.image_dataset import DataError, ImageDataset
 from tests.malformed import malformed_images, picture
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, which the walk silences outside of tests
+pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, which `infer` silences outside of tests
 
 
 def fill(root: Path, counts: dict[str, int], size: int = 16) -> None:

@@ -15,7 +15,7 @@ from cifar10.images import structure
 from cifar10.images.decode import ImageError, decode_image
 from tests.malformed import encode, jpeg_ending_early, jpeg_of_many_scans, picture, png, png_chunk, rows_of_passes, tiff
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, for which a walk calls silence_pillow()
+pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, for which `infer` calls silence_pillow()
 
 
 def rows(pixels: NDArray[np.uint8]) -> bytes:

@@ -20,7 +20,7 @@ from cifar10.images import decode
 from cifar10.images.decode import EncodedImage, ImageError, decode_image, resize_image
 from tests.malformed import Malformed, encode, flip_byte, malformed_images, picture, png_bomb
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, for which a walk calls silence_pillow()
+pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, for which `infer` calls silence_pillow()
 
 LOSSLESS = [
     ("PNG", {}),

@@ -29,7 +29,7 @@ from cifar10.inference.predictor import Predictor
 from cifar10.inference.request import InferenceRequest
 from tests.malformed import encode, malformed_images, picture
 
-pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, which the walk silences outside of tests
+pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, which `infer` silences outside of tests
 
 CLASSES = ("airplane", "automobile", "cat")
 SIZE = 8

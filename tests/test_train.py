@@ -1,4 +1,4 @@
-"""The walk of `train`, end to end on a few drawn shapes, with real files and the real YAML."""
+"""`train`, end to end on a few drawn shapes, with real files and the real YAML."""
 
 import csv
 import json

@@ -19,7 +19,7 @@ MOST_LINES = 3
 
 @pytest.fixture
 def started(monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Stand-ins for the walks, and the list of those that were started."""
+    """Stand-ins for the entry points, and the list of those that were started."""
     names: list[str] = []
     for walk in WALKS:
         module = ModuleType(f"cifar10.{walk}")

@@ -1,4 +1,4 @@
-"""The words after a command, before Fire reads them: every flag known, spelt right, given once and with its value.
+"""Check the arguments of a command before Fire reads them: known flags, each given once and with a value.
 
 Fire guesses types, drops what follows `--`, takes `-` for a separator and sees leftovers after the command has run.
 Here each word becomes an override or one `--flag=value`, which Fire can read in one way only.

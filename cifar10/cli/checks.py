@@ -1,4 +1,4 @@
-"""What is seen to be wrong with a command before anything heavy is imported: above all, files that are not there."""
+"""Checks of arguments that need no heavy imports: above all, files that do not exist."""
 
 import os
 import re

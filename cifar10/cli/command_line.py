@@ -1,4 +1,4 @@
-"""From the words of a command line to one running command: read all, then Fire, then run, then an exit code.
+"""Run a command line: parse it, call the command, and return an exit code.
 
 0 done, 1 failed, 2 misused, 3 done but some inputs failed, 128 + N stopped by signal N: 130 Ctrl-C, 143 SIGTERM.
 """

@@ -1,4 +1,4 @@
-"""What may follow a command: its parameters, read as flags by their type hints.
+"""The flags of a command, derived from the parameters and type hints of its function.
 
 A hint is str, int (1 or more), bool or a Literal of words, each alone or with None for "not given". A str that begins
 with `~` is a path, and the home folder is put in.

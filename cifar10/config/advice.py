@@ -1,4 +1,4 @@
-"""The lines that the program advises to type. Each works as it stands in a POSIX shell, in the folder of the advice."""
+"""Command lines in messages. Each works as printed in a POSIX shell, in the current folder."""
 
 import os
 import re

@@ -1,4 +1,4 @@
-"""From `{_target_: ..., argument: ...}` to the object: the only place that instantiates.
+"""Build objects from `{_target_: ..., argument: ...}`. No other module instantiates components.
 
 What a target may be is decided by its role (`targets.py`). Its signature and type hints are the schema of its
 arguments.

@@ -1,4 +1,4 @@
-"""From words to a run: `conf/` plus overrides -> a frozen, checked Config. The only file that composes Hydra.
+"""Compose the configuration: `conf/` and overrides -> a frozen, validated Config. No other module uses Hydra's compose.
 
 Hydra stops at the first fault and advises to append an unknown key with `+`. So it composes the chosen files only.
 Values are then laid over them one by one, and the schema finds those that should not be there: all faults at once,

@@ -1,4 +1,4 @@
-"""What `conf/` offers: its groups, their options and their settings. Needs no Hydra."""
+"""The groups, options and settings in `conf/`, without Hydra."""
 
 from pathlib import Path
 from typing import Any

@@ -1,4 +1,4 @@
-"""The composed configuration as YAML, with a comment behind each value that says where it came from."""
+"""The composed configuration as YAML, with the origin of each value as a comment."""
 
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any

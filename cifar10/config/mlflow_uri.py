@@ -1,4 +1,4 @@
-"""The address of an MLflow store: which addresses are possible, and how one is shown. Imports nothing heavy."""
+"""Addresses of MLflow stores: validation, and display without passwords. Imports nothing heavy."""
 
 import os
 import re

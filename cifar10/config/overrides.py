@@ -1,4 +1,4 @@
-"""The words after `train`: Hydra's overrides, read one by one before Hydra sees them, so that each fault is told.
+"""Hydra overrides, parsed one by one before Hydra composes, so that each error is reported.
 
 Lines are bounded before they are parsed: the time of Hydra's parser grows with the square of a list's length, and its
 depth with that of the brackets.

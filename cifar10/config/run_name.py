@@ -1,4 +1,4 @@
-"""Which names a run may have: none that means something else where a checkpoint is named."""
+"""Names that a run may have."""
 
 import re
 

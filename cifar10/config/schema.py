@@ -1,4 +1,4 @@
-"""The schema of a run: every setting, its type, its range and its unit. `compose.py` fills it from `conf/`.
+"""The schema of the configuration: every setting with its type, range and unit. `compose.py` fills it from `conf/`.
 
 Values and defaults live in the YAML files; nothing here has a default, so what a run does can be read there.
 """

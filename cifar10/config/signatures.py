@@ -1,4 +1,4 @@
-"""The parameters of a component, read from its source file: importing it would import PyTorch.
+"""Parameters of a component, parsed from its source file, because importing it would import PyTorch.
 
 They are read only if all that they mention is in plain sight: literals, assignments in the same file, and imports of
 modules that are loaded already. For anything else the component itself has to be imported.

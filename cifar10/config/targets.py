@@ -1,4 +1,4 @@
-"""What each component of the configuration may build: decided by its role, and checked before anything is called.
+"""The functions and classes that each component may name as its target, checked before anything is called.
 
 A configuration may come from a stranger, within a checkpoint. So a target is not accepted because of its package alone:
 it must be what its section is for. `model` builds a network and nothing else, `data_loading` a data set, and so on.

@@ -1,4 +1,4 @@
-"""Plain values from YAML against a pydantic model: what is wrong, key by key, in words for the person who typed it."""
+"""Validation of plain values against a pydantic model, with an error message for each key."""
 
 import json
 import re

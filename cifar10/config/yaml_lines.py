@@ -1,4 +1,4 @@
-"""Plain values as YAML, each on one line, such that any program reads them back: what `data` and `config` print."""
+"""Plain values as YAML, each on one line: the output of `data` and `config`."""
 
 import sys
 from collections.abc import Sequence

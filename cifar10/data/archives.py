@@ -1,4 +1,4 @@
-"""Obtain a published archive from a copy at hand, from DVC or from a mirror; unpack it once it is known to be right.
+"""Obtain a published archive from a local copy, DVC or a mirror, verify it, and unpack it.
 
 Nothing is believed: an archive counts by its SHA-256, a file of it by its MD5, and both before anything reads them as
 data. So every source is as good as the original one.

@@ -1,4 +1,4 @@
-"""CIFAR-10 and CIFAR-100 through torchvision's own classes and MD5 checks, as the three splits of the data contract."""
+"""CIFAR-10 and CIFAR-100 through torchvision's classes and MD5 checks, with three splits."""
 
 import pickle
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""Names of folders -> class ids: how images say which class they belong to."""
+"""Map folder names to class ids."""
 
 import re
 import unicodedata

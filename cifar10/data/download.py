@@ -1,4 +1,4 @@
-"""Bring one file of known size over HTTP: resumable, with progress, and without waiting for ever on a slow server."""
+"""Download one file of known size over HTTP: resumable, with progress, and with timeouts for slow servers."""
 
 import sys
 import time

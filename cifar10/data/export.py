@@ -1,4 +1,4 @@
-"""Write a data set as PNG files into class folders: ROOT/train/cat/00017.png, ROOT/test/cat/00003.png.
+"""Export a data set as PNG files in class folders: ROOT/train/cat/00017.png, ROOT/test/cat/00003.png.
 
 The number is the image's place in its split. A marker in each folder says which data it holds, so that a second export
 has nothing to do, an interrupted one is taken up, and nobody else's folder is touched.

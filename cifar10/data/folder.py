@@ -1,4 +1,4 @@
-"""Any folder of class folders as a data set: ROOT/train/cat/1.png, ROOT/test/cat/2.png.
+"""A data set from class folders: ROOT/train/cat/1.png, ROOT/test/cat/2.png.
 
 Shapes: N images of S x S pixels, K classes.
 """

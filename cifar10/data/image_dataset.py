@@ -1,4 +1,4 @@
-"""What every data set is, wherever it came from: three disjoint splits of uint8 pixels, and names.
+"""The data set class that all loaders return: three disjoint splits of uint8 pixels, and class names.
 
 Shapes: N images, H x W pixels, K classes.
 """

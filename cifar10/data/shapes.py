@@ -1,4 +1,4 @@
-"""Ten drawn classes, made on the spot: a data set that needs no download and is no walk-over.
+"""Ten classes of drawn shapes, generated on the fly: a data set that needs no download and is not trivial.
 
 Each image is one figure in a random colour on a random ground, at a random place and size, under noise. As figure and
 ground trade places, every pixel's mean is the same in all classes: a linear classifier has nothing to hold on to, while

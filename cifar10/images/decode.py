@@ -1,4 +1,4 @@
-"""Bytes or a path -> RGB pixels, or the reason why not.
+"""Decode bytes or a file to RGB pixels, or raise an error with the reason.
 
 The one decoder for inference, class folders and serving, so that they cannot drift apart. Needs no torch.
 Pixels are uint8 (H, W, 3). What becomes of pictures that are not plain 8-bit RGB:

@@ -1,4 +1,4 @@
-"""Files that are not read although they hold or name images: photos in other formats, videos, archives, lists."""
+"""File formats that are recognised and not read: other photo formats, videos, archives, lists."""
 
 import codecs
 from pathlib import PurePath

@@ -1,4 +1,4 @@
-"""Many image files -> pixels of one size, in order, decoded by threads that run a bounded way ahead."""
+"""Decode many image files to pixels of one size, in order, with threads and bounded memory."""
 
 import contextlib
 import threading

@@ -1,4 +1,4 @@
-"""Where the images are: a folder and all below it, a glob or a single file -> paths, in order and one by one."""
+"""Find image files: in a folder and its sub-folders, by a glob, or a single file; sorted, one at a time."""
 
 import os
 import shlex

@@ -1,4 +1,4 @@
-"""What the bytes of an image file say beside its pixels: whether any are missing, and how much work decoding them is.
+"""Checks of the encoded bytes of an image: missing pixels, and the cost of decoding.
 
 Decoders fill in what a file lacks, with black (PNG, TIFF) or grey (JPEG), and report nothing. A file may be small in
 bytes and in pixels and still keep a decoder busy for a minute. Functions here return the reason for a refusal, or None.

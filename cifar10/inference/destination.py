@@ -1,4 +1,4 @@
-"""Where results go: stdout, a file that bears its name only once it is whole, or a pipe or device that the user names.
+"""Output destinations of results: stdout, a file written atomically, or a pipe or device.
 
 Checked before any work begins.
 """

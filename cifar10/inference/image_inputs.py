@@ -1,4 +1,4 @@
-"""An image as Python code has it -> the pixels that a network takes.
+"""Convert an image given in Python (path, PIL image, array, tensor, bytes) to pixels for the network.
 
 A path, encoded bytes, a PIL image, an array or a tensor. Files and bytes are read as `infer` reads them, and what is
 not square or of another size is cropped and resized in the same way. Importing this needs no torch.

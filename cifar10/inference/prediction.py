@@ -1,4 +1,4 @@
-"""What is predicted for one image: its most probable classes, or the reason why it could not be read."""
+"""The prediction for one image: its most probable classes, or the reason why it could not be read."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field

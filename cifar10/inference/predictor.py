@@ -1,4 +1,4 @@
-"""Images -> predictions, whatever computes them. Importing this needs no torch; an engine may.
+"""Predict classes of images with any engine. Importing this module does not import torch.
 
 Shapes: B images of S x S pixels, K classes.
 """

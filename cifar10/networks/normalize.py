@@ -1,4 +1,4 @@
-"""The first layer of every network: bytes in, centred floats out. An exported model takes what a decoder gives."""
+"""The first layer of every network: it normalises uint8 pixels, so an exported model takes decoded images."""
 
 import torch
 from torch import Tensor, nn

@@ -1,4 +1,4 @@
-"""The classifiers of `torchvision.models` as networks of this program: pixels in, normalised by their own statistics.
+"""Classifiers of `torchvision.models` that take uint8 pixels, normalised by their own statistics.
 
 Each is built with random weights, for the classes and the image size of the data. Its settings are those of
 torchvision's own class, such as `dropout`, `groups` or `width_per_group`, as far as YAML can write them.

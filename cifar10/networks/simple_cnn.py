@@ -1,4 +1,4 @@
-"""Three convolutions and a linear layer: the network to read first."""
+"""A network of three convolutions and a linear layer; the simplest one to read."""
 
 from torch import Tensor, nn
 

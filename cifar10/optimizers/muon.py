@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrix is replaced by its nearest orthogonal one, so that every direction learns at one rate.
+"""Muon: momentum whose matrix is replaced by the nearest orthogonal one, so that all directions get the same rate.
 
 Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024),
 https://kellerjordan.github.io/posts/muon/. Filters are updated so; the head and the vectors by SGD with momentum, in

@@ -1,4 +1,4 @@
-"""Which parameters are what: an optimizer treats filters, the head and vectors differently."""
+"""Parameter groups: convolution filters, the head, and vectors."""
 
 from dataclasses import dataclass
 

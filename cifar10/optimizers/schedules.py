@@ -1,4 +1,4 @@
-"""How the learning rate moves: a part of its highest value, as a function of training progress in [0, 1]."""
+"""Learning rate schedules: a factor of the highest rate as a function of training progress in [0, 1]."""
 
 import math
 from dataclasses import dataclass

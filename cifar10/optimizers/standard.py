@@ -1,4 +1,4 @@
-"""PyTorch's own optimizers, with weight decay where it belongs: on matrices and filters, not on vectors."""
+"""PyTorch's optimizers with weight decay on matrices and filters only, not on vectors."""
 
 from typing import Annotated, Any
 

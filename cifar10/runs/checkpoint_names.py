@@ -1,4 +1,4 @@
-"""What a `--checkpoint_name` may mean. Without PyTorch: a wrong name is refused before anything heavy is imported."""
+"""Resolve `--checkpoint_name` to a file. Needs no PyTorch, so a wrong name is refused quickly."""
 
 import atexit
 import contextlib

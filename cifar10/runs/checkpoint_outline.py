@@ -1,4 +1,4 @@
-"""The outline of a checkpoint file: everything in it but the numbers of its tensors, read before anything is loaded.
+"""Read the outline of a checkpoint file: everything but the tensor data, before anything is loaded.
 
 A checkpoint may come from a stranger. `torch.load(weights_only=True)` runs no code, but it believes sizes: a few bytes
 can claim a tensor, a list or a byte array of any length. So the file is first read by an unpickler that knows only the

@@ -1,4 +1,4 @@
-"""What a checkpoint file says.
+"""Load and validate checkpoint files.
 
 A file is Lightning's own, plus one entry, `cifar10`: configuration, class names, data digest, git commit, versions and
 the epochs so far, all plain values. It may come from a stranger, so nothing in it can run, and everything is checked

@@ -1,4 +1,4 @@
-"""The folder of a run belongs to that run: claimed before anything is written, and locked while a process works in it.
+"""Run folders: each is claimed before anything is written, and locked while a process uses it.
 
 The lock is one of the operating system on the file `.lock`, so it goes with its process, however that ends. What a
 killed process left half-written is removed once the lock is ours, by the exact names that `atomic_write` gives.

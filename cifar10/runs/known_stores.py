@@ -1,4 +1,4 @@
-"""Which stores of MLflow are known here: those that `conf/tracking` names, with MLFLOW_TRACKING_URI as it is set now.
+"""MLflow stores that are trusted: those that `conf/tracking` or MLFLOW_TRACKING_URI names.
 
 The folder of a run may be a stranger's, and so the store that its configuration names. Nothing is sent there, and no
 file is written there, unless the same store is configured or typed.

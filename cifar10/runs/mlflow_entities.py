@@ -1,4 +1,4 @@
-"""A run in MLflow's own terms: parameters, tags, data set, metrics, files and a description."""
+"""Convert a run to MLflow's entities: parameters, tags, data set, metrics, files and a description."""
 
 import json
 from collections.abc import Mapping

@@ -1,4 +1,4 @@
-"""Where MLflow keeps the files of a SQLite store: by default in a folder beside it.
+"""Artifact locations of a SQLite store: by default in a folder beside the database.
 
 MLflow notes the absolute place of an experiment's files, and of each run's. Where a store was moved or copied, or is
 configured anew, these notes are mended when it is opened: else new files would go to the old place.

@@ -1,4 +1,4 @@
-"""An MLflow store: whether it is there, its experiment and its runs.
+"""An MLflow store: availability, its experiment and its runs.
 
 The store is probed before MLflow is imported or a record is sent, because MLflow itself would retry for minutes.
 """

@@ -1,4 +1,4 @@
-"""MLflow's record of a run: written from one thread of its own, so that neither a slow nor a dead store stops training.
+"""Record a run in MLflow from a separate thread, so that a slow or unavailable store does not stop training.
 
 What is sent is also in the run's folder (`run.json`, `history.csv`, `scores.json`, figures, checkpoints): a store that
 is away costs a warning, not a result. It is opened in the thread, too. What it did not take waits, and is sent again

@@ -1,4 +1,4 @@
-"""Where a result comes from: code, versions, machine."""
+"""Provenance of results: code, versions, machine."""
 
 import hashlib
 import platform

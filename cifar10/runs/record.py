@@ -1,4 +1,4 @@
-"""What a run's folder keeps for MLflow's record beside settings and scores: `run.json` and `run_id`.
+"""The metadata of a run that its folder keeps for MLflow: `run.json` and `run_id`.
 
 With them a run that MLflow could not take can be recorded later (`sync.py`). `run.json` holds a key that the run in
 MLflow bears as a tag, so that no run is recorded twice, also where the process ended before MLflow's answer came.

@@ -1,4 +1,4 @@
-"""The record of a run: its folder, which is always complete, and MLflow, which is told the same.
+"""An open run: its folder, which is always complete, and the tracker, which records the same.
 
 models/NAME/
     config.yaml   best.ckpt   last.ckpt   run_id   run.json   .lock

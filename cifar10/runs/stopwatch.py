@@ -1,4 +1,4 @@
-"""How long a run has taken, over all the processes that worked on it."""
+"""Wall and CPU time of a run, summed over the processes that trained it."""
 
 import time
 from dataclasses import dataclass, field

@@ -1,4 +1,4 @@
-"""Where a run is recorded: MLflow, or its own folder only."""
+"""Trackers: MLflow, or the run folder only."""
 
 import sys
 from pathlib import Path

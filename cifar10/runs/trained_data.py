@@ -1,4 +1,4 @@
-"""The data that a checkpoint was trained on, wherever they lie today, labelled by the checkpoint's own class ids."""
+"""Load the data that a checkpoint was trained on, with the class ids of the checkpoint."""
 
 import dataclasses
 import os

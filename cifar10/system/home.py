@@ -1,4 +1,4 @@
-"""`~` and `~user` at the beginning of a path, which a shell leaves alone behind `--flag=` and `key=`.
+"""Expand `~` and `~user` in paths, which a shell does not do after `--flag=` and `key=`.
 
 They are replaced once, where a path enters: for flags in `flags.py`, for settings in `compose.py`.
 """

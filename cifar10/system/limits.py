@@ -1,4 +1,4 @@
-"""What this process may use of the machine: a container's or a job's limits of memory and processors, if it has them.
+"""Limits of memory and processors of this process: of the machine, its container or its job.
 
 Linux keeps such limits in control groups (https://docs.kernel.org/admin-guide/cgroup-v2.html). What Python, psutil and
 PyTorch say of memory and processors is the whole machine's.

@@ -1,4 +1,4 @@
-"""What becomes of freed memory: kept for the next step of training, or shared by the threads that decode images.
+"""Settings of the memory allocator: keep freed memory for the next step, or share it between decoding threads.
 
 glibc returns every freed block above 32 MB to the kernel and takes the next one anew, page fault by page fault: for the
 default recipe on two CPU cores that was 730 faults an image, and between 6 and 36 % of the processor time

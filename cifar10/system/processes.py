@@ -1,4 +1,4 @@
-"""Which processes make a run: how many, which one this is, and who started them. One process is one process.
+"""The processes of a run: their number, the rank of this one, and their launcher.
 
 Clusters, launchers and earlier commands leave variables such as RANK, WORLD_SIZE, MASTER_ADDR and SLURM_NTASKS behind.
 They count only where a launcher has really started this process as one of several; else they are ignored.

@@ -1,4 +1,4 @@
-"""What happens to a process from outside: memory or threads run out, another process of the run is gone.
+"""Convert errors of libraries to user errors: memory or threads ran out, another process has ended.
 
 Libraries report it as errors of many types; here it becomes one `UserError` with the setting to lower.
 """

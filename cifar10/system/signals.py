@@ -1,4 +1,4 @@
-"""Signals that end the program: every `finally` runs, and one line says what was interrupted and what is kept.
+"""Signals that end the program: every `finally` runs, and one line states what was interrupted and what is kept.
 
 The first signal raises `Stopped` where the program is; a block may instead take it itself (`taken_by`), or let it wait
 (`held`). A second one of the same kind ends the process at once. A signal that is ignored when the program starts, as

@@ -1,4 +1,4 @@
-"""Standard streams that cannot break the program: stderr may be full, closed or gone; stdout fails by one error."""
+"""Robust standard streams: stderr may be full, closed or missing; stdout fails with one error."""
 
 import contextlib
 import errno

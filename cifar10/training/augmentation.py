@@ -1,4 +1,4 @@
-"""What happens to training images, folded into the one gather that fetches them.
+"""Augmentation of training images, combined with the gather that builds a batch.
 
 Pixels are kept packed, red, green, blue and nothing as one int32, so that moving a pixel is moving one number. A crop,
 a mirror image and a hole then only change which numbers are gathered. What changes colours or blends images follows in

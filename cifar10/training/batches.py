@@ -1,4 +1,4 @@
-"""The whole data set on the device as uint8, and batches cut from it: no workers, no files, no copies.
+"""Batches from a data set in device memory, as uint8, without worker processes, files or copies.
 
 Iterating a `TrainingBatches` is repeatable: which images come when, and how they are changed, follows from
 (seed, epoch, position) alone. `follow` ties it to a trainer's progress, so training goes on exactly where it was cut

@@ -1,4 +1,4 @@
-"""Whether a run can be done with this network, batch and memory: found before the first step, with the way out."""
+"""Checks before training that network, batch size and memory fit, with the settings to change."""
 
 import copy
 import logging

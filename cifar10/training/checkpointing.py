@@ -1,4 +1,4 @@
-"""When and how training saves: never half a file under a final name, never a crash that costs more than a minute.
+"""Save checkpoints during training: atomically, and whenever `save_every_seconds` have passed.
 
 `last.ckpt` is written when `save_every_seconds` have passed since the last time, within an epoch or at its end, at the
 end of training, and on a signal to stop. So epochs of a second do not wait for the disk. `best.ckpt` is the same file

@@ -1,4 +1,4 @@
-"""Hands a data set to Lightning: batches for training, validation and test, each process its share."""
+"""The LightningDataModule: batches for training, validation and test, sharded over processes."""
 
 import pytorch_lightning as pl
 import torch

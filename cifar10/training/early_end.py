@@ -1,4 +1,4 @@
-"""A run that ends before its end: its record is closed, and what is kept of it and how to go on is told."""
+"""End a run early: close its record, and print what was saved and how to resume."""
 
 import sys
 from pathlib import Path

@@ -1,4 +1,4 @@
-"""How a signal stops training: the step is finished, its state saved, and the exit code says which signal it was."""
+"""Stop training on a signal: finish the step, save the state, and exit with the code of the signal."""
 
 import signal
 from collections.abc import Iterator

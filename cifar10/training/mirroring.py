@@ -1,4 +1,4 @@
-"""Whether an image and its mirror image are of one class: true of most photographs, false of digits, text and arrows.
+"""Measure whether images and their mirror images are of one class, which is false for digits, text and arrows.
 
 Shapes: N images of H x W pixels.
 """

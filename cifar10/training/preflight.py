@@ -1,4 +1,4 @@
-"""What is checked before the first step: that the network takes the images, in every size that training shows it."""
+"""Checks before the first step: the network accepts the images, in every size that training uses."""
 
 import sys
 

@@ -1,4 +1,4 @@
-"""What a person sees while training runs: a bar in a terminal, plain lines elsewhere. All of it goes to stderr."""
+"""Training progress on stderr: a bar in a terminal, plain lines elsewhere."""
 
 import sys
 import time

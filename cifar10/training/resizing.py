@@ -1,4 +1,4 @@
-"""Smaller images for the first part of training: they cost less, and teach nearly as much.
+"""Progressive resizing: smaller images in the first part of training, which cost less.
 
 Known as progressive resizing, from the DAWNBench entries of fast.ai (https://www.fast.ai/posts/2018-08-10-fastai-diu-imagenet.html).
 """

@@ -1,4 +1,4 @@
-"""Going on with a run: which configuration holds, what may be changed, and whether there is anything left to do."""
+"""Resume a run: the configuration that applies, the settings that may change, and whether training is complete."""
 
 import json
 import sys

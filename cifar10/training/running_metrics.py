@@ -1,4 +1,4 @@
-"""Loss and accuracy over many batches, added up without waiting for the device."""
+"""Running loss and accuracy over many batches, accumulated without synchronising with the device."""
 
 from typing import Any
 
