@@ -22,6 +22,7 @@ from cifar10.inference.tta import predict_plain_and_augmented
 from cifar10.training.batches import Batch, BatchStream
 from cifar10.training.hard_example_mining import ExampleSelection
 from cifar10.training.metrics import MetricSet, default_metrics
+from cifar10.training.random_seeds import fold_in
 from cifar10.training.running_metrics import RunningMetrics
 from cifar10.training.step import TrainingStep, make_scheduler, update
 from cifar10.types import Metrics
@@ -31,23 +32,7 @@ if TYPE_CHECKING:
 
 _STEP_STREAM = 3  # of the random numbers inside a network (dropout); see training/augmentation.py for the others
 
-_MASK = 2**64 - 1
 _LEAST = 1e-12  # probability, so that its logarithm stays finite
-
-
-def fold_in(*numbers: int) -> int:
-    """Return a seed below 2^63 in which every bit of every number counts, each in its place.
-
-    The finalizer of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014). NumPy's
-    SeedSequence is as good and takes ten times as long, which counts at every step.
-    """
-    state = 0
-    for number in numbers:
-        state = (state + number + 0x9E3779B97F4A7C15) & _MASK
-        state = ((state ^ (state >> 30)) * 0xBF58476D1CE4E5B9) & _MASK
-        state = ((state ^ (state >> 27)) * 0x94D049BB133111EB) & _MASK
-        state ^= state >> 31
-    return state >> 1
 
 
 @dataclass(frozen=True)

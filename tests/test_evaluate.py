@@ -19,7 +19,8 @@ from cifar10.images.search import ImageSearch
 from cifar10.infer import infer
 from cifar10.inference.destination import choose_destination
 from cifar10.inference.request import InferenceRequest
-from cifar10.runs.checkpoints import Checkpoint, Metadata
+from cifar10.runs.checkpoint_metadata import Metadata
+from cifar10.runs.checkpoints import Checkpoint
 from cifar10.runs.trained_data import class_ids, load_trained_data
 from cifar10.system.limits import num_cpus
 from cifar10.train import train

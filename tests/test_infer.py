@@ -348,7 +348,7 @@ def test_a_real_checkpoint_scores_on_png_files_what_it_scores_on_the_tensors(tmp
     from cifar10.config.compose import load_config
     from cifar10.inference.tta import predict_probabilities
     from cifar10.networks.simple_cnn import SimpleCNN
-    from cifar10.runs.checkpoints import FORMAT
+    from cifar10.runs.checkpoint_metadata import FORMAT
 
     torch.manual_seed(0)
     network = SimpleCNN(width=8, dropout=0.1, num_classes=3, image_size=16).eval()

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cifar10.model import fold_in
+from cifar10.training.random_seeds import fold_in
 from cifar10.training.running_metrics import _MOST_PENDING, RunningMetrics
 
 Noted = tuple[Tensor, Tensor, Tensor]

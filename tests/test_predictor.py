@@ -22,7 +22,8 @@ from cifar10.inference.engines.pytorch import TorchEngine, usable_precision
 from cifar10.inference.predictor import Predictor
 from cifar10.inference.tta import predict_probabilities
 from cifar10.networks.simple_cnn import SimpleCNN
-from cifar10.runs.checkpoints import FORMAT, Checkpoint, load_checkpoint
+from cifar10.runs.checkpoint_metadata import FORMAT
+from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 
 NAMES = ("a", "b", "c", "d")
 CPU = torch.device("cpu")

@@ -64,7 +64,7 @@ def write_checkpoint(path: Path) -> None:
     """Write the checkpoint of a small network with random weights."""
     from cifar10.config.compose import load_config
     from cifar10.networks.simple_cnn import SimpleCNN
-    from cifar10.runs.checkpoints import FORMAT
+    from cifar10.runs.checkpoint_metadata import FORMAT
 
     torch.manual_seed(0)
     network = SimpleCNN(width=8, dropout=0.1, num_classes=3, image_size=SIZE)

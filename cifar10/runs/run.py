@@ -24,8 +24,9 @@ from cifar10.config.schema import Config
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.errors import UsageError
 from cifar10.files import atomic_write, write_text
+from cifar10.runs.checkpoint_metadata import FORMAT
 from cifar10.runs.checkpoint_names import BEST
-from cifar10.runs.checkpoints import FORMAT, Checkpoint, load_checkpoint
+from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.folder import (
     CONFIG,
     FIGURES,

@@ -1,0 +1,77 @@
+"""What a checkpoint of this program holds beside weights: metadata, and the state to resume training from."""
+
+from collections import Counter
+from typing import Annotated, Any, Literal
+
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, StringConstraints
+
+from cifar10.config.schema import TTAMode
+
+FORMAT = 1
+"""Version of the format; files of other versions are refused."""
+
+
+def _each_once(names: list[str]) -> list[str]:
+    repeated = [name for name, count in Counter(names).items() if count > 1]
+    if repeated:
+        raise ValueError(f"{repeated[0]} occurs twice")
+    return names
+
+
+class Metadata(BaseModel):
+    """What a checkpoint says of itself beside weights and configuration. Older files lack those with a default."""
+
+    model_config = ConfigDict(strict=True, frozen=True, extra="ignore", protected_namespaces=())
+
+    format: Annotated[int, Field(ge=FORMAT, le=FORMAT)]
+    class_names: Annotated[
+        list[Annotated[str, StringConstraints(min_length=1, max_length=1000)]],
+        Field(min_length=2, max_length=100_000),
+        AfterValidator(_each_once),
+    ]
+    image_size: Annotated[int, Field(ge=1, le=4096)]
+    """Height and width in pixels that the network was trained on."""
+    data_digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
+    """SHA-256 of the data set it was trained and tested on."""
+    precision: Literal["fp32", "bf16", "fp16"]
+    """What it was trained and tested in."""
+    history: list[dict[str, int | float]]
+    """One entry of metrics per finished epoch."""
+    run_id: Annotated[str, StringConstraints(pattern=r"^[\w-]{1,64}$")] | None = None
+    """MLflow's id of the run that made it, if it was tracked."""
+    tta: TTAMode | None = None
+    """Test-time augmentation to use instead of the configured one, which scored worse on the validation images."""
+    initial_weights: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")] | None = None
+    """SHA-256 of the weights that the network started from, if they were those of another checkpoint."""
+    program: str | None = None
+    data_name: str | None = None
+    git_commit: str | None = None
+    git_dirty: bool | None = None
+    code_digest: str | None = None
+    versions: dict[str, str] = {}
+
+
+class _SavedScore(BaseModel):
+    best_score: float | None
+
+
+class _Callbacks(BaseModel):
+    SaveCheckpoints: _SavedScore
+
+
+class _Loops(BaseModel):
+    fit_loop: dict[str, Any]
+
+
+class TrainingState(BaseModel):
+    """What a run needs to go on: Lightning would do without some of it, and not say so."""
+
+    model_config = ConfigDict(strict=True, extra="ignore", arbitrary_types_allowed=True)
+
+    epoch: NonNegativeInt
+    global_step: NonNegativeInt
+    loops: _Loops
+    callbacks: _Callbacks
+    optimizer_states: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    lr_schedulers: Annotated[list[dict[str, Any]], Field(min_length=1)]
+    cifar10_tally: Annotated[list[float], Field(min_length=3, max_length=3)]
