@@ -19,7 +19,7 @@ class Archive:
     members: tuple[tuple[str, str], ...]
     """(file name in `folder`, MD5) of every file that is used. Others in the archive are left there."""
     urls: tuple[str, ...]
-    """Where it can be had; the first is tried first. The SHA-256 makes them equal in trust."""
+    """Mirrors, tried in this order. The SHA-256 makes them equally trustworthy."""
 
 
 # MD5 sums as published on https://www.cs.toronto.edu/~kriz/cifar.html and in torchvision.datasets.CIFAR10 and CIFAR100;

@@ -28,7 +28,7 @@ def prepare_data(config: Config, export_images: bool = False) -> None:
 
     Raises:
         UsageError: `export_images` is true, but the data set is already made of image files.
-        UserError: The data cannot be had, or the images cannot be written.
+        UserError: The data are unavailable, or the images cannot be written.
     """
     if export_images and config.data_loading.target == _FOLDER:
         raise UsageError("--export_images: data_loading=folder reads image files, so there is nothing to export")

@@ -42,7 +42,7 @@ def resolve_accelerator(training: TrainingConfig) -> Literal["cpu", "gpu"]:
     """Return where the run computes.
 
     Raises:
-        UsageError: A GPU is asked for and there is none, or fewer than `devices`.
+        UsageError: A GPU is requested and there is none, or fewer than `devices`.
     """
     num_gpus = torch.cuda.device_count()
     if training.accelerator == "cpu" or (training.accelerator == "auto" and num_gpus == 0):
@@ -57,7 +57,7 @@ def resolve_accelerator(training: TrainingConfig) -> Literal["cpu", "gpu"]:
 
 
 def resolve_precision(training: TrainingConfig) -> Precision:
-    """Return what the run computes in: if nothing is asked for, what is fastest here."""
+    """Return the precision of the run: as configured, or for `auto` the fastest one here."""
     if training.precision != "auto":
         return training.precision
     device = torch.device("cuda" if resolve_accelerator(training) == "gpu" else "cpu")

@@ -188,7 +188,7 @@ def test_offline_says_what_to_put_where(tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         obtain(describe(CONTENT, NOWHERE, "http://nowhere.invalid/tiny.tar.gz"), tmp_path)
     first, second = str(caught.value).splitlines()
-    assert first.endswith("cannot be had: 127.0.0.1:1, nowhere.invalid: no connection")
+    assert first.endswith("unavailable: 127.0.0.1:1, nowhere.invalid: no connection")
     assert second == (
         f"Put tiny.tar.gz ({len(CONTENT):,} bytes, SHA-256 {TINY.sha256}) into {tmp_path}/, "
         "or name a copy of it: data_loading.sources=[/path/to/tiny.tar.gz]"
@@ -210,7 +210,7 @@ def test_who_means_the_images_that_lie_there_is_told_how_to_say_so(tmp_path: Pat
     root = tmp_path / "photos"
     for folder in ("train/cat", "train/dog"):
         (root / folder).mkdir(parents=True)
-    with pytest.raises(DataError, match="cannot be had") as caught:
+    with pytest.raises(DataError, match="unavailable") as caught:
         obtain(describe(CONTENT, NOWHERE), root)
     last = str(caught.value).splitlines()[-1]
     assert last == f"If the images in {root / 'train'} are meant: data_loading=folder data_loading.root={root}"

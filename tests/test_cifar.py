@@ -71,7 +71,7 @@ def test_files_that_are_not_the_published_ones_are_not_unpickled(
 ) -> None:
     make_tiny_cifar10(tmp_path, monkeypatch)
     (tmp_path / "cifar-10-batches-py" / "batches.meta").write_bytes(b"cos\nabort\n(tR.")  # would end this process
-    with pytest.raises(DataError, match=r"cifar-10-batches-py is not in .* and cannot be had"):
+    with pytest.raises(DataError, match=r"cifar-10-batches-py is not in .* and unavailable"):
         cifar10(str(tmp_path), None, 0, 0, None)
 
 

@@ -68,7 +68,7 @@ def _draw_curve(axes: Axes, history: Sequence[dict[str, float]], name: str) -> N
 
 
 def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
-    """Return a picture of which class was taken for which, as a part of each true class.
+    """Return the confusion matrix as a figure, each row normalised by the number of images of its class.
 
     A name that no installed font can draw is replaced by the number of its class, and a line on stderr says so.
 

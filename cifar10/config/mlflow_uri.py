@@ -17,7 +17,7 @@ def default_uri() -> str:
 
 
 def uri_problem(uri: str) -> str | None:
-    """Return why `uri` cannot be the address of a store, and the way out; None if it can be one.
+    """Return why `uri` cannot be the address of a store, and what to write; None if it can be one.
 
     The text never repeats a password.
     """

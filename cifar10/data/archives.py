@@ -79,7 +79,7 @@ def _try_all(archive: Archive, root: Path, sources: list[Source]) -> None:
             _say(f"{archive.name}: {label}: {failure}")
             failures.setdefault(str(failure), []).append(label)
     raise DataError(
-        f"{archive.folder} is not in {root} and cannot be had: "
+        f"{archive.folder} is not in {root} and unavailable: "
         + "; ".join(f"{', '.join(labels)}: {reason}" for reason, labels in failures.items())
         + f"\nPut {archive.name} ({archive.size:,} bytes, SHA-256 {archive.sha256}) into {root}/, "
         f"or name a copy of it: data_loading.sources=[/path/to/{archive.name}]{_own_images_told(root)}"

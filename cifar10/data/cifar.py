@@ -35,7 +35,7 @@ def cifar10(
         sources: Archives, folders or URLs to try before the mirrors.
 
     Raises:
-        DataError: A class is unknown or named twice, the validation split takes all, or the data cannot be had.
+        DataError: A class is unknown or named twice, the validation split takes all, or the data are unavailable.
     """
     from torchvision.datasets import CIFAR10  # slower to import than torch, and `config` wants only the signature
 

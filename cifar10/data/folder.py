@@ -124,15 +124,15 @@ def _check_test_images(test: Split, names: Sequence[str], folders: SplitFolders,
 
 
 def _warn_of_copies(data: ImageDataset) -> None:
-    """Say so if an image that is tested or validated on is also learnt from, or one image is of two classes."""
+    """Warn of images that are in training and in another split, and of images in two classes."""
     labels: dict[bytes, set[int]] = defaultdict(set)
     pixels = {name: [_digest(image) for image in split.images] for name, split in data.splits.items()}
     for name, split in data.splits.items():
         for digest, label in zip(pixels[name], split.labels.tolist(), strict=True):
             labels[digest].add(label)
-    learnt = set(pixels["train"])
+    trained = set(pixels["train"])
     for name in ("validation", "test"):
-        if num_copies := sum(digest in learnt for digest in pixels[name]):
+        if num_copies := sum(digest in trained for digest in pixels[name]):
             _LOGGER.warning(
                 "%d of %d %s images are also training images, pixel for pixel: scores on them are too good",
                 *(num_copies, len(pixels[name]), name),

@@ -18,7 +18,7 @@ from cifar10.wording import counted
 
 
 class DataError(UserError):
-    """The data cannot be had or cannot be used; the message says what to do."""
+    """The data are unavailable or unusable; the message says what to do."""
 
 
 class MissingDataError(DataError):

@@ -25,7 +25,7 @@ class ConvPool(Conv3x3):
 
 
 class BatchNormSiLU(nn.Module):
-    """Batch normalisation with a learnt shift and no learnt scale, then SiLU. A shortcut is added between the two.
+    """Batch normalisation with a learnable shift and no scale, then SiLU. A shortcut is added between the two.
 
     Args:
         channels: C.

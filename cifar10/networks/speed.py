@@ -3,9 +3,9 @@
 The ideas are those of the CIFAR speedruns (Keller Jordan, "94% on CIFAR-10 in 3.29 Seconds on a Single GPU",
 https://arxiv.org/abs/2404.00498, and the work it builds on):
 
-- the first layer is not learnt: it decorrelates ("whitens") small patches, as measured on the training images;
+- the first layer is not trained: it decorrelates ("whitens") small patches, as measured on the training images;
 - each further convolution starts as the identity on as many channels as it has inputs;
-- normalisation has no learnt scale and forgets quickly, since there are only some hundred steps;
+- normalisation has no learnable scale and forgets quickly, since there are only some hundred steps;
 - shifts (what is added after normalisation) learn much faster than the rest.
 
 What those scripts add after whitening, and learn in the first epochs, is left out: without it nothing before the first

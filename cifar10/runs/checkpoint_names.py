@@ -80,7 +80,7 @@ def which_run(name: str, models_dir: str = "models") -> list[str]:
     if other is not None:
         summary = _summary(_data_of(other.parent), _scores_of(other.parent))
         lines.append(
-            f"note: {other.parent} ({summary}) learnt from other data; "
+            f"note: {other.parent} ({summary}) was trained on other data; "
             f"if that is meant: --checkpoint_name={name_of_run(other.parent)}"
         )
     return lines
@@ -135,7 +135,7 @@ def _summary(data: str, scores: dict[str, Any]) -> str:
 
 
 def _data_of(run: Path) -> str:
-    """Return what a run learnt from: the last part of the data set's target, and its root if that tells it from others.
+    """Return what a run was trained on: the last part of the data set's target, and its root where that matters.
 
     Read without a YAML parser, which takes milliseconds a run.
     """

@@ -32,7 +32,7 @@ def load_trained_data(checkpoint: Checkpoint, component: Component, moved: str =
         moved: The line to type if they have moved.
 
     Raises:
-        UserError: The data cannot be had, or have other classes or sizes than the checkpoint.
+        UserError: The data are unavailable, or have other classes or sizes than the checkpoint.
     """
     is_foreign = _root_is_foreign(checkpoint, component)
     try:

@@ -46,7 +46,7 @@ def told_if_short(advice: str) -> Iterator[None]:
     """Turn what says that memory or threads ran out within this block into an error for the user.
 
     Args:
-        advice: The way out, known where the block is: the settings to lower, with their values.
+        advice: The remedy, known where the block is: the settings to lower, with their values.
 
     Raises:
         UserError: Memory or threads ran out.
@@ -65,7 +65,7 @@ def told_if_alone(what_is_kept: Callable[[], str]) -> Iterator[None]:
     """Turn what says that another process of the run has gone into an error for the user.
 
     Args:
-        what_is_kept: Returns the end of its line: what is kept, and the way out.
+        what_is_kept: Returns the end of its line: what is kept, and the remedy.
 
     Raises:
         PeerGoneError: Another process is gone.
