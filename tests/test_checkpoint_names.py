@@ -107,7 +107,8 @@ def test_the_newest_run_of_other_data_is_named(models: Path) -> None:
     describe(models / "old", CIFAR10, 0.94)
     [_, note] = which_run("best", str(models))
     assert note == (
-        f"note: {models}/old (cifar10, 94.0%) was trained on other data; if that is meant: --checkpoint_name={models}/old"
+        f"note: {models}/old (cifar10, 94.0%) was trained on other data; "
+        f"if that is meant: --checkpoint_name={models}/old"
     )
 
 
