@@ -24,7 +24,9 @@ def load_recipe(experiment: str | None = None, overrides: Sequence[str] = ()) ->
     if experiment is not None:
         overlay, chosen = _read(CONF / "experiment" / f"{experiment}.yaml")
         choices |= {group.removeprefix("override /"): name for group, name in chosen.items()}
-    values: Values = {group: _load_group(group, name) for group, name in choices.items() if group not in _NOT_NEEDED}
+    values: Values = {
+        group: _load_group(group, name) if name else {} for group, name in choices.items() if group not in _NOT_NEEDED
+    }
     values = _merged(_merged(values, base), overlay)
     for override in overrides:
         key, _, value = override.partition("=")

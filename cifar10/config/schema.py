@@ -44,7 +44,7 @@ def _free_name(name: str, info: ValidationInfo) -> str:
     return name
 
 
-MetricName = Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$")]
+MetricName = Annotated[str, Field(pattern=r"^[a-z]\w*$")]
 """How a metric is called after `val/` and `test/`."""
 RunName = Annotated[str, Field(max_length=120), AfterValidator(_plain_name), AfterValidator(_free_name)]
 """One plain folder name: letters, digits and . _ + - only."""
