@@ -1,4 +1,4 @@
-"""`cifar10.load(...).predict(...)`: any kind of image, lists and folders, and what is said of anything else."""
+"""`cifar10.load(...).predict(...)`: any kind of image, lists and folders, and the errors for other inputs."""
 
 import json
 import os

@@ -53,7 +53,7 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def answer(words: list[str], capsys: pytest.CaptureFixture[str]) -> tuple[int, str]:
-    """Return the exit code of a command line, and what it says on stderr."""
+    """Return the exit code of a command line and its output on stderr."""
     return main(COMMANDS, "", words), capsys.readouterr().err
 
 

@@ -103,7 +103,7 @@ def _hints(target: Target) -> dict[str, Any]:
 
 
 def _read_arguments(target: Target, role: Role, component: Component) -> tuple[dict[str, Any], list[Problem]]:
-    """Return the arguments that `component` sets, in the types of `target`'s hints, and what is wrong with them."""
+    """Return the arguments of `component`, converted to the type hints of `target`, and the problems found."""
     names = argument_names(target, role.provided)
     given = {name: value for name, value in component.arguments.items() if name not in role.provided}
     taken = [Problem(name, "is set by the program; leave it out") for name in component.arguments if name not in given]

@@ -1,4 +1,4 @@
-"""Scan an image folder data set: its splits, classes and files, and what is ignored.
+"""Scan an image folder data set: its splits, classes, files, and ignored entries.
 
     ROOT/train/cat/1.png   ROOT/val/cat/2.png   ROOT/test/cat/3.png
 
