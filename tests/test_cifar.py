@@ -151,4 +151,4 @@ def test_real_cifar100_has_its_known_numbers(real_data_root: Path) -> None:
 
 def assert_statistics(data: ImageDataset, mean: tuple[float, ...], deviation: tuple[float, ...]) -> None:
     for found, published in zip(channel_statistics(data.train.images), (mean, deviation), strict=True):
-        assert [round(value, 4) for value in found.tolist()] == list(published)
+        assert [round(value / 255, 4) for value in found.tolist()] == list(published)

@@ -135,7 +135,13 @@ def fit(
         history=checkpoint.history if checkpoint else [],
     )
     with stopper.listening(), told_if_short(training_advice(config)), _restoring(checkpoint, saver), _compiling(config):
-        trainer.fit(classifier, module, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
+        try:
+            trainer.fit(classifier, module, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
+        except BaseException:
+            # Lightning checks every five seconds whether one of its processes failed, and then kills this one too, which
+            # has a record to close. The others notice the end of this one by themselves.
+            getattr(trainer.strategy.launcher, "procs", []).clear()
+            raise
     return trainer, classifier, module
 
 
