@@ -1,10 +1,12 @@
 """Every network: pixels in, logits out, learnable, and its first layer measured on the data."""
 
+import copy
 from collections.abc import Callable
 
 import pytest
 import torch
 from torch import nn
+from torch.nn.functional import cross_entropy
 
 from cifar10.config.compose import load_config
 from cifar10.networks.normalize import Normalize
@@ -48,6 +50,43 @@ def test_every_learnable_parameter_gets_a_gradient(name: str) -> None:
     idle = [key for key, p in network.named_parameters() if p.requires_grad and (p.grad is None or not p.grad.any())]
     # A block that starts as its shortcut passes nothing to what is inside it until its last scale has moved.
     assert not [key for key in idle if "residual" not in key]
+
+
+@pytest.mark.slow  # compiles
+@pytest.mark.parametrize("name", ["speed, deep", "simple_cnn", "resnet18"])
+def test_compiled_in_bfloat16_the_gradients_are_those_of_eager_code(name: str) -> None:
+    torch.manual_seed(0)
+    network, images, classes = NETWORKS[name](), make_images(64), torch.arange(64) % 10
+    network.calibrate(images)  # type: ignore[operator]
+    network.train(name != "simple_cnn")  # which has dropout
+    found = []
+    for forward in (network, torch.compile(network, dynamic=False)):
+        network.zero_grad()
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            logits = forward(images)
+        cross_entropy(logits.float(), classes).backward()
+        found.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
+    assert torch.cosine_similarity(*found, dim=0) > 0.95
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("precision", [torch.float32, torch.bfloat16])
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_gpu_computes_the_gradients_that_a_cpu_computes(name: str, precision: torch.dtype) -> None:
+    torch.manual_seed(0)
+    network, images, classes = NETWORKS[name](), make_images(64), torch.arange(64) % 10
+    network.calibrate(images)  # type: ignore[operator]
+    found = {}
+    for device, dtype in (("cpu", torch.float32), ("cuda", precision)):
+        copied = copy.deepcopy(network).to(device, memory_format=torch.channels_last)
+        torch.manual_seed(0)
+        with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
+            logits = copied.eval()(images.to(device)) if name == "simple_cnn" else copied(images.to(device))
+        cross_entropy(logits.float(), classes.to(device)).backward()
+        found[device] = torch.cat([p.grad.flatten().cpu() for p in copied.parameters() if p.requires_grad])
+    alike = torch.cosine_similarity(found["cpu"], found["cuda"], dim=0)
+    assert alike > (0.999 if precision == torch.float32 else 0.95)
 
 
 @pytest.mark.parametrize("name", ["speed", "simple_cnn", "resnet18"])

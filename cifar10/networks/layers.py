@@ -36,6 +36,7 @@ class BatchNormSiLU(nn.Module):
 
     running_mean: Tensor
     running_var: Tensor
+    ones: Tensor
 
     def __init__(self, channels: int, momentum: float, eps: float, shift_gain: float) -> None:
         super().__init__()
@@ -45,12 +46,14 @@ class BatchNormSiLU(nn.Module):
         self.shift = nn.Parameter(torch.zeros(channels))
         self.register_buffer("running_mean", torch.zeros(channels))
         self.register_buffer("running_var", torch.ones(channels))
+        self.register_buffer("ones", torch.ones(channels), persistent=False)
 
     def forward(self, features: Tensor, shortcut: Tensor | None = None) -> Tensor:  # (B, C, H, W), both -> the same
         normalized = functional.batch_norm(
             features,
             self.running_mean,
             self.running_var,
+            weight=self.ones,  # without it, PyTorch 2.11 to 2.15 returns no gradient of the bias on GPUs, channels last
             bias=self.shift * self.shift_gain,
             training=self.training,
             momentum=self.momentum,

@@ -66,7 +66,11 @@ class SpeedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
         features = functional.silu(self.whiten(self.normalize(images)))
-        features = self.groups(features).amax(dim=(2, 3))  # (B, c)
+        features = self.groups(features)
+        if torch.compiler.is_compiling():  # which may round in bfloat16 as amax's gradient does not expect: 0 / 0
+            features = features.flatten(2).max(dim=2).values  # (B, c)
+        else:
+            features = features.amax(dim=(2, 3))
         logits: Tensor = self.head(features)
         return logits
 
