@@ -66,7 +66,7 @@ def test_compiled_in_bfloat16_the_gradients_are_those_of_eager_code(name: str) -
             logits = forward(images)
         cross_entropy(logits.float(), classes).backward()
         found.append(torch.cat([p.grad.flatten() for p in network.parameters() if p.grad is not None]))
-    assert torch.cosine_similarity(*found, dim=0) > 0.95
+    assert torch.cosine_similarity(found[0], found[1], dim=0) > 0.95
 
 
 @pytest.mark.gpu
@@ -79,7 +79,7 @@ def test_a_gpu_computes_the_gradients_that_a_cpu_computes(name: str, precision: 
     network.calibrate(images)  # type: ignore[operator]
     found = {}
     for device, dtype in (("cpu", torch.float32), ("cuda", precision)):
-        copied = copy.deepcopy(network).to(device, memory_format=torch.channels_last)
+        copied = copy.deepcopy(network).to(device).to(memory_format=torch.channels_last)
         torch.manual_seed(0)
         with torch.autocast(device, dtype=torch.bfloat16, enabled=dtype == torch.bfloat16):
             logits = copied.eval()(images.to(device)) if name == "simple_cnn" else copied(images.to(device))

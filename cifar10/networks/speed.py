@@ -66,12 +66,7 @@ class SpeedNet(nn.Module):
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
         features = functional.silu(self.whiten(self.normalize(images)))
-        features = self.groups(features)
-        if torch.compiler.is_compiling():  # which may round in bfloat16 as amax's gradient does not expect: 0 / 0
-            features = features.flatten(2).max(dim=2).values  # (B, c)
-        else:
-            features = features.amax(dim=(2, 3))
-        logits: Tensor = self.head(features)
+        logits: Tensor = self.head(_global_max(self.groups(features)))
         return logits
 
     @torch.no_grad()
@@ -111,6 +106,11 @@ class ConvolutionGroup(nn.Module):
         halved = self.norm1(self.convolve1(features))
         features = self.norm2(self.convolve2(halved))
         return self.norm3(self.convolve3(features), shortcut=halved) if self.depth == 3 else features
+
+
+def _global_max(features: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C)
+    # Compiled code rounds less than bfloat16 in between: the gradient of amax finds no element that is the maximum, 0 / 0.
+    return features.flatten(2).max(dim=2).values if torch.compiler.is_compiling() else features.amax(dim=(2, 3))
 
 
 def _identity_at_first(layer: Conv3x3) -> Conv3x3:

@@ -138,8 +138,8 @@ def fit(
         try:
             trainer.fit(classifier, module, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
         except BaseException:
-            # Lightning checks every five seconds whether one of its processes failed, and then kills this one too, which
-            # has a record to close. The others notice the end of this one by themselves.
+            # Lightning checks every five seconds whether a process that it started has failed, and then kills this one
+            # too, which has a record to close. The others notice by themselves that this one ends.
             getattr(trainer.strategy.launcher, "procs", []).clear()
             raise
     return trainer, classifier, module
