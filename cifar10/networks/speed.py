@@ -109,7 +109,7 @@ class ConvolutionGroup(nn.Module):
 
 
 def _global_max(features: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C)
-    # Compiled code rounds less than bfloat16 in between: the gradient of amax finds no element that is the maximum, 0 / 0.
+    # Compiled code rounds less often to bfloat16: the gradient of amax may find no element that is the maximum, 0 / 0.
     return features.flatten(2).max(dim=2).values if torch.compiler.is_compiling() else features.amax(dim=(2, 3))
 
 
