@@ -67,6 +67,7 @@ def infer(
     batch_size: int | None = None,
     tta: Literal["none", "mirror", "mirror_translate", "mirror_translate_selective"] | None = None,
     device: str = "auto",
+    engine: str = "torch",
 ) -> int:
     """Say what is on the images of a folder.
 
@@ -80,6 +81,7 @@ def infer(
     --tta=VIEWS              none, mirror or mirror_translate: average over 1, 2 or 6 views; or
                              mirror_translate_selective: over 6 where the network is not sure  (the checkpoint's)
     --device=DEVICE          auto, cpu, cuda or cuda:N  (auto)
+    --engine=NAME            what computes: a file of conf/engine/  (torch)
 
     A file that cannot be read becomes a row with the reason; the exit code is then 3.
 
@@ -91,7 +93,8 @@ def infer(
     checkpoint = require_checkpoint(checkpoint_name)
     require_device(device)
     destination = choose_destination(output, format)
-    request = InferenceRequest(images, checkpoint or checkpoint_name, destination, device, top_k, batch_size, tta)
+    network = checkpoint or checkpoint_name
+    request = InferenceRequest(images, network, destination, device, top_k, batch_size, tta, engine)
     say_which_run(checkpoint_name)
     from cifar10.infer import infer
 

@@ -30,6 +30,7 @@ def load(
     batch_size: int | None = None,
     tta: str | None = None,
     models_dir: str = "models",
+    engine: str = "torch",
 ) -> "Predictor":
     """Return a predictor with the network of a checkpoint, which computes as the test pass of its training did.
 
@@ -40,6 +41,7 @@ def load(
         tta: Test-time augmentation: none, mirror, mirror_translate or mirror_translate_selective; None: the
             checkpoint's.
         models_dir: Folder in which names are looked up.
+        engine: What computes: the name of a file in `conf/engine/`.
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged.
@@ -50,4 +52,4 @@ def load(
     from cifar10.inference.predictor import Predictor
 
     name = os.fspath(checkpoint)
-    return Predictor.from_checkpoint(name, device=device, batch_size=batch_size, tta=tta, models_dir=models_dir)
+    return Predictor.from_checkpoint(name, device, batch_size, tta, models_dir, engine)

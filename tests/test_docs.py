@@ -21,6 +21,7 @@ from sphinx.ext.autosummary.generate import main as autogen
 import cifar10
 import cifar10.analysis
 import cifar10.data
+import cifar10.inference.engines
 import cifar10.networks
 import cifar10.optimizers
 from cifar10.cli.command_line import main, parse
@@ -65,6 +66,8 @@ def write_parts(folder: Path) -> None:
         "test_labels": np.arange(20) % 2,
     }
     np.savez(folder / "data" / "arrays.npz", allow_pickle=False, **splits)
+    (folder / "photos").mkdir(exist_ok=True)
+    Image.fromarray(splits["test_images"][0]).save(folder / "photos" / "photo.png")
 
 
 @pytest.fixture
@@ -74,7 +77,7 @@ def with_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_parts(tmp_path)
     for module in (conf_folder, compose, explain):
         monkeypatch.setattr(module, "CONF", tmp_path / "conf")
-    for package in (cifar10.networks, cifar10.data, cifar10.optimizers, cifar10.analysis):
+    for package in (cifar10.networks, cifar10.data, cifar10.optimizers, cifar10.analysis, cifar10.inference.engines):
         folder = tmp_path / package.__name__.replace(".", "/")
         monkeypatch.setattr(package, "__path__", [*package.__path__, str(folder)])
     monkeypatch.setattr("cifar10.train.save_figures", lambda *arguments: None)  # they take most of a tiny run's time
@@ -84,9 +87,12 @@ def with_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("with_parts")
 @pytest.mark.parametrize("words", program_lines(ADD_A_PART), ids=" ".join)
-def test_each_example_of_a_new_part_runs(words: list[str]) -> None:
+def test_each_example_of_a_new_part_runs(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    if words[0] == "infer":
+        assert main(COMMANDS, "", ["train", "experiment=demo", *SMALL, *SMALL_SHAPES]) == 0
     assert main(COMMANDS, "", small(words)) == 0
     assert words[0] != "train" or Path("models/example/scores.json").exists()
+    assert words[0] != "infer" or "photo.png" in capsys.readouterr().out
 
 
 def test_each_new_part_of_the_examples_is_used() -> None:
@@ -94,7 +100,7 @@ def test_each_new_part_of_the_examples_is_used() -> None:
     choices = [name for name in file_blocks(ADD_A_PART) if name.startswith("conf/")]
     assert len(choices) >= 7
     for _, group, file in (Path(name).parts for name in choices):
-        assert f"{group}={Path(file).stem}" in commands
+        assert f" {'--' * (group == 'engine')}{group}={Path(file).stem}" in commands
 
 
 @pytest.mark.slow

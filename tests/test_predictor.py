@@ -188,10 +188,12 @@ def test_a_checkpoint_decides_what_is_not_asked_for(tmp_path: Path) -> None:
     assert Predictor.from_checkpoint("run", device="cpu", models_dir=str(tmp_path)).batch_size == 1
 
 
-@pytest.mark.parametrize("asked", [{"tta": "flip"}, {"tta": ""}, {"batch_size": 0}, {"batch_size": -1}])
-def test_impossible_wishes_are_misuse_before_a_checkpoint_is_looked_for(asked: dict[str, Any]) -> None:
+@pytest.mark.parametrize(
+    "setting", [{"tta": "flip"}, {"tta": ""}, {"batch_size": 0}, {"batch_size": -1}, {"engine": "tortch"}]
+)
+def test_impossible_settings_are_refused_before_a_checkpoint_is_searched_for(setting: dict[str, Any]) -> None:
     with pytest.raises(UsageError):
-        Predictor.from_checkpoint("there-is-no-such-checkpoint", **asked)
+        Predictor.from_checkpoint("there-is-no-such-checkpoint", **setting)
 
 
 @pytest.mark.parametrize("name", ["tpu", "", "cpu:x", "cuda:", "CPU0"])

@@ -1,5 +1,6 @@
 """What each section of a configuration may build: of all that the package and its neighbours offer, the parts meant."""
 
+import contextlib
 import importlib
 import inspect
 import pkgutil
@@ -15,7 +16,7 @@ import cifar10
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.schema import Component
-from cifar10.config.targets import MODEL, ROLES, BuildError
+from cifar10.config.targets import ENGINE, MODEL, ROLES, BuildError
 from cifar10.errors import UsageError
 
 MEANT = {
@@ -113,6 +114,16 @@ def test_a_module_outside_the_packages_of_a_role_is_not_even_imported() -> None:
         MODEL.locate("this.Network")  # importing `this` would print
     with pytest.raises(BuildError):
         ROLES["data_loading"].locate("cifar10.networks.speed.SpeedNet")
+
+
+def test_an_engine_is_a_function_of_its_package_that_takes_a_checkpoint() -> None:
+    meant = "cifar10.inference.engines.pytorch.from_checkpoint"
+    accepted = set()
+    for name in public_callables(cifar10):
+        with contextlib.suppress(BuildError):
+            ENGINE.locate(name)
+            accepted.add(name)
+    assert accepted == {meant}
 
 
 @pytest.mark.parametrize("name", ["resnet18", "mobilenet_v3_small", "vit_b_32", "googlenet", "squeezenet1_1"])

@@ -97,6 +97,7 @@ WRONG = {
     f"infer {IMAGES} --format=cvs": "did you mean csv?",
     f"infer {IMAGES} --tta flip": "must be one of none, mirror, mirror_translate",
     f"infer {IMAGES} --device gpu": "did you mean cuda?",
+    f"infer {IMAGES} --engine trch": "engine=trch: there is no such engine; did you mean torch?",
     "train --resume": "--resume needs a value",
     "train --resume=first --resume=second": "given twice",
     "data --export_images=maybe": "must be true or false",

@@ -11,12 +11,14 @@ CONF = PROJECT / "conf"
 :meta hide-value:
 """
 
+_NO_GROUPS = frozenset({"engine"})  # of inference, chosen by a flag
 _NO_SETTINGS = frozenset({"defaults", "hydra", "_target_"})
 
 
 def groups() -> list[str]:
-    """Return the names of the groups, sorted."""
-    return sorted(folder.name for folder in CONF.iterdir() if folder.is_dir()) if CONF.is_dir() else []
+    """Return the names of the groups that a run is configured by, sorted."""
+    folders = [folder.name for folder in CONF.iterdir() if folder.is_dir()] if CONF.is_dir() else []
+    return sorted(name for name in folders if name not in _NO_GROUPS)
 
 
 def options(group: str) -> list[str]:
@@ -47,6 +49,11 @@ def values_of(group: str, key: str) -> list[Any]:
     """Return the values that the options of `group` give to `key`, as they are written."""
     contents = [_content(CONF / group / f"{option}.yaml") for option in options(group)]
     return [content[key] for content in contents if key in content]
+
+
+def content_of(group: str, option: str) -> dict[str, Any]:
+    """Return what the file of `option` of `group` contains; nothing if it cannot be read."""
+    return _content(CONF / group / f"{option}.yaml")
 
 
 def _keys(content: dict[str, Any]) -> list[str]:

@@ -189,6 +189,11 @@ def _is_metric(target: Target) -> bool:
     return inspect.isclass(target) and issubclass(target, Metric) and "num_classes" in _parameter_names(target)
 
 
+def _makes_engine(target: Target) -> bool:
+    returned = _return_type(target) if inspect.isfunction(target) else None
+    return "checkpoint" in _parameter_names(target) and hasattr(returned, "probabilities")
+
+
 def _is_schedule(target: Any) -> bool:
     return _is_concrete_class(target) and "progress" in _parameter_names(target.__call__)
 
@@ -237,6 +242,13 @@ METRIC = Role(
     rule="a torchmetrics.Metric with a parameter num_classes in torchmetrics.classification or cifar10.analysis",
     fits=_is_metric,
     provided=("num_classes",),
+)
+ENGINE = Role(
+    packages=("cifar10.inference.engines.",),
+    rule="a function of cifar10.inference.engines that takes a checkpoint and returns an engine",
+    fits=_makes_engine,
+    provided=("checkpoint", "device"),
+    group="engine",
 )
 ROLES = {"data_loading": DATA, "model": MODEL, "selection": SELECTION, "optimizer": OPTIMIZER, "schedule": SCHEDULE}
 """Section of the configuration -> what it may build. The sections within `metric` build a METRIC each."""

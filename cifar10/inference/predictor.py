@@ -7,32 +7,25 @@ import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, Protocol, get_args, overload
+from typing import TYPE_CHECKING, Any, get_args, overload
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar10.config.schema import TTAMode
+from cifar10.config.conf_folder import content_of
+from cifar10.config.schema import Component, TTAMode
 from cifar10.data.class_names import ClassFolders
 from cifar10.errors import UsageError, UserError
 from cifar10.images.decode import ImageError, Pixels
 from cifar10.images.parallel import decode_batches
 from cifar10.images.search import ImageSearch, no_images
+from cifar10.inference.engines import Engine, require_engine
 from cifar10.inference.image_inputs import ImageInMemory, ImageInput, square_pixels
 from cifar10.inference.prediction import ImageResult, most_probable
 from cifar10.inference.tta import predict_probabilities
 
-
-class Engine(Protocol):
-    """What computes probabilities. A new one is a new file in `cifar10/inference/engines/`."""
-
-    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
-        """Return class probabilities, (B, K), of `pixels`, uint8 (B, S, S, 3), RGB, C-contiguous."""
-        ...
-
-    def describe(self) -> dict[str, str]:
-        """Return what probabilities depend on beside the weights: engine and version, device, precision."""
-        ...
+if TYPE_CHECKING:
+    from cifar10.runs.checkpoints import Checkpoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -60,8 +53,9 @@ class Predictor:
         batch_size: int | None = None,
         tta: str | None = None,
         models_dir: str = "models",
+        engine: str = "torch",
     ) -> "Predictor":
-        """Return a predictor that computes as the test pass of the checkpoint's training did.
+        """Return a predictor that computes as in the test pass of the checkpoint's training.
 
         Args:
             checkpoint: A file, or a name as for `resolve_checkpoint`.
@@ -69,15 +63,16 @@ class Predictor:
             batch_size: Most images per forward pass; None: as in the test pass.
             tta: Test-time augmentation; None: as in the test pass.
             models_dir: Folder in which names are looked up.
+            engine: The name of a file in `conf/engine/`.
 
         Raises:
             UserError: There is no such checkpoint or device.
-            UsageError: `tta` or `batch_size` is not possible.
+            UsageError: `tta`, `batch_size` or `engine` is not possible.
         """
         checked = _checked_tta(tta)
+        require_engine(engine)
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size={batch_size} is not possible; it must be 1 or more")
-        from cifar10.inference.engines.pytorch import TorchEngine
         from cifar10.runs.checkpoint_names import resolve_checkpoint
         from cifar10.runs.checkpoints import load_checkpoint
 
@@ -90,7 +85,7 @@ class Predictor:
             "data_digest": loaded.data_digest,
         }
         return cls(
-            engine=TorchEngine.from_checkpoint(loaded, device),
+            engine=_make_engine(engine, loaded, device),
             class_names=loaded.class_names,
             image_size=loaded.image_size,
             batch_size=batch_size or evaluation.images_at_once(loaded.image_size),
@@ -212,6 +207,19 @@ def _decoded(image: Any, size: int, position: int | None = None) -> Pixels | Ima
         return error
     except UsageError as error:
         raise UsageError(f"{error}" if position is None else f"image {position} of the list: {error}") from None
+
+
+def _make_engine(name: str, checkpoint: "Checkpoint", device: str) -> Engine:
+    """Build the engine that `conf/engine/NAME.yaml` describes."""
+    from cifar10.config.build import build
+    from cifar10.config.targets import ENGINE
+
+    try:
+        component = Component.model_validate(content_of("engine", name))
+    except ValueError as error:
+        raise UsageError(f"conf/engine/{name}.yaml describes no engine: {error}") from None
+    engine: Engine = build(ENGINE, component, checkpoint=checkpoint, device=device)
+    return engine
 
 
 def _name(image: Any) -> str:

@@ -6,6 +6,7 @@ from pathlib import Path
 from cifar10.errors import UsageError, UserError
 from cifar10.images.search import ImageSearch, no_images
 from cifar10.inference.destination import Destination
+from cifar10.inference.engines import require_engine
 
 
 @dataclass(frozen=True)
@@ -13,7 +14,7 @@ class InferenceRequest:
     """Which images to classify, with which network, and where results go.
 
     Raises:
-        UsageError: `top_k` is not possible.
+        UsageError: `top_k` or `engine` is not possible.
         UserError: There are no images.
     """
 
@@ -29,9 +30,12 @@ class InferenceRequest:
     """Images per forward pass; None: as in the test pass of the checkpoint's training."""
     tta: str | None = None
     """Test-time augmentation; None: as in that pass."""
+    engine: str = "torch"
+    """What computes: the name of a file in `conf/engine/`."""
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise UsageError(f"top_k={self.top_k} is not possible; it must be 1 or more")
+        require_engine(self.engine)
         if self.images.is_empty():
             raise UserError(no_images(self.images))

@@ -1,1 +1,36 @@
-"""Inference engines, one file each: see `cifar10.inference.predictor.Engine`."""
+"""Inference engines: pixels -> probabilities. One file each, and one in `conf/engine/`."""
+
+from typing import TYPE_CHECKING, Protocol
+
+from cifar10.config.conf_folder import options
+from cifar10.errors import UsageError
+from cifar10.suggest import did_you_mean
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+
+class Engine(Protocol):
+    """Computes class probabilities.
+
+    Shapes: B images of S x S pixels, K classes.
+    """
+
+    def probabilities(self, pixels: "NDArray[np.uint8]") -> "NDArray[np.float32]":
+        """Return class probabilities, (B, K), of `pixels`, uint8 (B, S, S, 3), RGB, C-contiguous."""
+        ...
+
+    def describe(self) -> dict[str, str]:
+        """Return what probabilities depend on beside the weights: engine and version, device, precision."""
+        ...
+
+
+def require_engine(name: str) -> None:
+    """Raise unless there is an engine called `name`.
+
+    Raises:
+        UsageError: There is no `conf/engine/NAME.yaml`.
+    """
+    if name not in options("engine"):
+        raise UsageError(f"engine={name}: there is no such engine{did_you_mean(name, options('engine'))}")

@@ -40,18 +40,6 @@ class TorchEngine:
         self.device = device
         self.precision = precision
 
-    @classmethod
-    def from_checkpoint(cls, checkpoint: Checkpoint, device_name: str = "auto") -> "TorchEngine":
-        """Return an engine that computes as the test pass of the checkpoint's training did.
-
-        Raises:
-            UserError: The device is not there, or the weights do not fit.
-        """
-        device = choose_device(device_name)
-        limit_threads()
-        precision, training = usable_precision(checkpoint, device), checkpoint.config.training
-        return cls(checkpoint.network(), device, precision, training.channels_last, training.kernels)
-
     def describe(self) -> dict[str, str]:
         """Return what probabilities depend on beside the weights."""
         return {"engine": f"torch {torch.__version__}", "device": str(self.device), "precision": self.precision}
@@ -67,6 +55,22 @@ class TorchEngine:
         if self.precision == "fp32":
             return nullcontext()
         return torch.autocast(self.device.type, dtype=_HALVES[self.precision])
+
+
+def from_checkpoint(checkpoint: Checkpoint, device: str = "auto") -> TorchEngine:
+    """Return an engine that computes as in the test pass of the checkpoint's training.
+
+    Args:
+        checkpoint: Its network is used.
+        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+
+    Raises:
+        UserError: The device is not there, or the weights do not fit.
+    """
+    chosen = choose_device(device)
+    limit_threads()
+    precision, training = usable_precision(checkpoint, chosen), checkpoint.config.training
+    return TorchEngine(checkpoint.network(), chosen, precision, training.channels_last, training.kernels)
 
 
 def usable_precision(checkpoint: Checkpoint, device: torch.device) -> str:
