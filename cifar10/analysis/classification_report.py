@@ -15,7 +15,7 @@ _MOST_CONFUSIONS = 5
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The scores of one class; None stands for 0 / 0."""
+    """The scores of one class; None where they are 0 / 0."""
 
     name: str
     precision: float | None
@@ -85,27 +85,15 @@ class Score:
         if len(classes) > _MOST_CLASSES:
             title = f"class ({_MOST_CLASSES} of {len(classes)}, lowest F1 first)"
             classes = sorted(classes, key=lambda score: score.f1 or 0.0)[:_MOST_CLASSES]
-        cells = [
-            (score.name, *map(_text, (score.precision, score.recall, score.f1)), str(score.support))
-            for score in classes
-        ]
-        told = ", ".join(f"{true} taken for {said} {count}x" for true, said, count in self.confusions)
-        table = _aligned([(title, "precision", "recall", "f1", "images"), *cells])
-        return "\n".join([*table, f"most frequent mistakes: {told or 'none'}"])
+        rows: list[tuple[str, ...]] = [(title, "precision", "recall", "f1", "images")]
+        for score in classes:
+            ratios = ("-" if x is None else f"{x:.3f}" for x in (score.precision, score.recall, score.f1))
+            rows.append((score.name, *ratios, str(score.support)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in rows]
+        mistakes = ", ".join(f"{true} taken for {said} {count}x" for true, said, count in self.confusions)
+        return "\n".join([*lines, f"most frequent mistakes: {mistakes or 'none'}"])
 
 
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return `rows` as lines, the first column flush left and the others right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]
