@@ -61,12 +61,12 @@ class Score:
     @property
     def classes(self) -> list[ClassScore]:
         """One score per class that occurs, as true or as predicted class, in the order of their ids."""
-        right, support = self.confusion.diagonal().tolist(), self.confusion.sum(axis=1).tolist()
+        correct, support = self.confusion.diagonal().tolist(), self.confusion.sum(axis=1).tolist()
         predicted = self.confusion.sum(axis=0).tolist()
         return [
-            ClassScore(name, _ratio(hit, said), _ratio(hit, true), _ratio(2 * hit, true + said), true)
-            for name, hit, true, said in zip(self.class_names, right, support, predicted, strict=True)
-            if true or said
+            ClassScore(name, _ratio(hits, found), _ratio(hits, true), _ratio(2 * hits, true + found), true)
+            for name, hits, true, found in zip(self.class_names, correct, support, predicted, strict=True)
+            if true or found
         ]
 
     @property
@@ -77,7 +77,7 @@ class Score:
         order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSIONS].tolist()
         pairs = [divmod(index, len(wrong)) for index in order]
         names = self.class_names
-        return [(names[true], names[said], int(wrong[true, said])) for true, said in pairs if wrong[true, said]]
+        return [(names[true], names[other], int(wrong[true, other])) for true, other in pairs if wrong[true, other]]
 
     def report(self) -> str:
         """Return a table of the classes, the worst ones if they are many, and a line of the most frequent mistakes."""
@@ -91,7 +91,7 @@ class Score:
             rows.append((score.name, *ratios, str(score.support)))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in rows]
-        mistakes = ", ".join(f"{true} taken for {said} {count}x" for true, said, count in self.confusions)
+        mistakes = ", ".join(f"{true} taken for {other} {count}x" for true, other, count in self.confusions)
         return "\n".join([*lines, f"most frequent mistakes: {mistakes or 'none'}"])
 
 

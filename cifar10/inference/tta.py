@@ -45,13 +45,13 @@ def predict_probabilities(
 def predict_plain_and_augmented(
     predict: Callable[[Array], Array], images: Array, mode: "TTAMode", confidence: float = 0.0
 ) -> tuple[Array, Array]:
-    """Return the probabilities of the images alone, and averaged over the views; arguments as above."""
+    """Return the probabilities of the images alone, and those of `predict_probabilities`, for the same arguments."""
     plain = predict(images)
     if mode != "mirror_translate_selective":
         return plain, _averaged(predict, images, plain, mode)
     library = _library(images)
     is_unsure = library.amax(plain, 1) < confidence
-    (unsure,) = library.where(is_unsure)  # on a GPU, the one wait for the device
+    (unsure,) = library.where(is_unsure)  # on a GPU, the only synchronisation
     if not len(unsure):
         return plain, plain
     augmented = library.where(is_unsure[:, None], 0.0, plain)  # a copy, whose zeros are replaced
