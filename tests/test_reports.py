@@ -119,7 +119,7 @@ def test_a_value_that_would_be_another_or_none_is_refused(
 def test_results_do_not_replace_a_picture_or_a_checkpoint(name: str) -> None:
     """https://github.com/tsurumeso/waifu2x-chainer/issues/13, https://github.com/mapequation/infomap/issues/907."""
     Path(name).write_bytes(b"mine")
-    with pytest.raises(UsageError, match="is there already, and no result by its name"):
+    with pytest.raises(UsageError, match="exists already, and its suffix is not that of a result"):
         choose_destination(name, "csv")
     assert Path(name).read_bytes() == b"mine"
 
