@@ -163,7 +163,8 @@ def read_image_file(path: Path, before_reading: Callable[[int], None] | None = N
             raise ImageError("a folder")
         if not stat.S_ISREG(mode):
             raise ImageError("not a regular file")
-        with open(path, "rb", opener=_open_without_waiting) as file:
+        no_wait = getattr(os, "O_NONBLOCK", 0)  # a pipe that has replaced the file since `stat` must not block
+        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | no_wait)) as file:
             status = os.fstat(file.fileno())
             if not stat.S_ISREG(status.st_mode):
                 raise ImageError("not a regular file")
@@ -174,11 +175,6 @@ def read_image_file(path: Path, before_reading: Callable[[int], None] | None = N
             return file.read(MAX_BYTES)
     except OSError as error:
         raise ImageError(f"cannot be read: {error.strerror or error}") from None
-
-
-def _open_without_waiting(path: str, flags: int) -> int:
-    """Open a file without blocking if a pipe has replaced it since `stat`."""
-    return os.open(path, flags | getattr(os, "O_NONBLOCK", 0))
 
 
 @contextmanager

@@ -184,7 +184,6 @@ class _PixelBudget:
             self._left -= num_pixels
 
     def give_back(self, num_pixels: int) -> None:
-        if num_pixels:
-            with self._changed:
-                self._left += num_pixels
-                self._changed.notify_all()
+        with self._changed:
+            self._left += num_pixels
+            self._changed.notify_all()

@@ -154,11 +154,6 @@ def no_images(search: ImageSearch) -> str:
     return message
 
 
-def is_system_folder(name: str) -> bool:
-    """Return whether a folder of this name, in any case, is one of `SYSTEM_FOLDERS`. Hidden folders are not."""
-    return name.casefold() in SYSTEM_FOLDERS
-
-
 def describe_skipped(skipped: Counter[str]) -> str:
     """Return the number of skipped entries by reason, the most frequent first, as part of a line."""
     advice = "; convert HEIC photos to JPEG first (heif-convert, sips, ImageMagick)" if "HEIC photo" in skipped else ""
@@ -188,7 +183,7 @@ def _reason_against_folder(entry: "os.DirEntry[str]") -> str | None:
         if entry.is_symlink() and not os.path.exists(entry.path):
             return "link that leads nowhere"
         return _reason_against_name(entry.name) or "image outside of the class folders"
-    if is_system_folder(entry.name):
+    if entry.name.casefold() in SYSTEM_FOLDERS:
         return "system folder"
     return "link that loops" if entry.is_symlink() and _leads_up(entry.path) else None
 

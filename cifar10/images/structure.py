@@ -149,19 +149,14 @@ def _shrunk(data: bytes) -> bytes:
 
 
 def _excessive_scans(image: Image.Image, data: bytes) -> str | None:
-    most = MAX_SCANNED_PIXELS // (image.width * image.height)  # metadata may look like scans, so count in two steps
-    if _has_many_scans(image, data) and data.count(b"\xff\xda") > most and (scans := len(_jpeg_scans(data))) > most:
+    end: int = image.fp.tell()  # type: ignore[attr-defined]  # Pillow has read the header of the first scan
+    length: int = 8 + 2 * image.layers  # type: ignore[attr-defined]  # of a scan that contains all components
+    if "progressive" not in image.info and data.startswith(b"\xff\xda", end - length):
+        return None
+    most = MAX_SCANNED_PIXELS // (image.width * image.height)
+    if data.count(b"\xff\xda") > most and (scans := len(_jpeg_scans(data))) > most:  # metadata may look like scans
         return f"too large: {scans:,} scans of {image.width} x {image.height} pixels, the limit is {most:,}"
     return None
-
-
-def _has_many_scans(image: Image.Image, data: bytes) -> bool:
-    """Return whether the image is progressive, or its components may be in separate scans."""
-    if "progressive" in image.info:
-        return True
-    end: int = image.fp.tell()  # type: ignore[attr-defined]  # Pillow has read the header of the first scan
-    length: int = 8 + 2 * image.layers  # type: ignore[attr-defined]  # of one that holds all components
-    return not data.startswith(b"\xff\xda", end - length)
 
 
 def _jpeg_headers(data: bytes) -> Iterator[tuple[int, int, int]]:
