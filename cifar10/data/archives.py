@@ -123,7 +123,7 @@ def _take_path(archive: Archive, root: Path, path: Path) -> None:
 
 def _unpack(archive: Archive, root: Path, path: Path) -> None:
     if not _is_readable(path):
-        raise SourceFailed("there is no such file that can be read")
+        raise SourceFailed("there is no such file, or it is not readable")
     if (found := _sha256(path)) != archive.sha256:
         raise SourceFailed(f"not the published archive: its SHA-256 is {found[:12]}..., not {archive.sha256[:12]}...")
     wanted = {f"{archive.folder}/{name}": name for name, _ in archive.members}
@@ -191,9 +191,9 @@ def has_own_remote(path: Path) -> bool:
     from omegaconf import OmegaConf  # here, because training on local files does not need it
 
     remote = OmegaConf.select(OmegaConf.load(pointer), "outs[0].remote")
-    ask = [sys.executable, "-m", "dvc", "config", f"remote.{remote}.url" if remote else "core.remote"]
-    answer = subprocess.run(ask, check=False, cwd=path.parent, capture_output=True, text=True)
-    return answer.returncode == 0 and not answer.stdout.strip().endswith("#")
+    query = [sys.executable, "-m", "dvc", "config", f"remote.{remote}.url" if remote else "core.remote"]
+    result = subprocess.run(query, check=False, cwd=path.parent, capture_output=True, text=True)
+    return result.returncode == 0 and not result.stdout.strip().endswith("#")
 
 
 def _only_one_process(archive: Archive, root: Path) -> AbstractContextManager[object]:

@@ -27,7 +27,7 @@ _ARCHIVES = {
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"Rar!\x1a\x07": "a rar archive",
 }
-_PICTURES_LIKE_TEXT = (b"P1", b"P2", b"P3", b"GIF8")  # plain PNM, and a truncated GIF
+_IMAGES_LIKE_TEXT = (b"P1", b"P2", b"P3", b"GIF8")  # plain PNM, and a truncated GIF
 
 
 def kind_of_name(name: str) -> str | None:
@@ -61,6 +61,6 @@ def kind_of_collection(start: bytes) -> str | None:
     # the last letter may be incomplete; bytes that are not UTF-8 become surrogates, which are not printable
     text = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(start)
     is_text = text != "" and all(letter.isprintable() or letter in "\t\r\n\ufeff" for letter in text)
-    if is_text and not start.startswith(_PICTURES_LIKE_TEXT):
+    if is_text and not start.startswith(_IMAGES_LIKE_TEXT):
         return "a text file; name the folder of the images it lists, or a glob in quotes such as 'photos/*.png'"
     return None
