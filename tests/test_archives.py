@@ -57,7 +57,7 @@ def test_mirrors_that_are_down_missing_or_slow_are_passed_over(
     assert holds_the_files(tmp_path)
     said = capsys.readouterr()
     assert said.out == ""
-    for reason in ("127.0.0.1:1: no connection", "answers 404", "slower than 1000 kB/s", "SHA-256 as published"):
+    for reason in ("127.0.0.1:1: no connection", "responds with 404", "slower than 1000 kB/s", "SHA-256 as published"):
         assert reason in said.err
 
 
@@ -68,7 +68,7 @@ def test_wrong_bytes_are_deleted_and_the_next_mirror_is_asked(
         obtain(describe(CONTENT, bad.url, good.url), tmp_path)
     assert holds_the_files(tmp_path)
     assert good.requests == [None]
-    assert "its SHA-256 is wrong, so it was deleted" in capsys.readouterr().err
+    assert "the SHA-256 is wrong, so the download was deleted" in capsys.readouterr().err
 
 
 def test_good_mirror_is_not_blamed_for_the_part_of_a_bad_one(tmp_path: Path) -> None:

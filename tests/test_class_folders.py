@@ -66,9 +66,9 @@ def test_links_are_followed_wherever_they_lead_but_never_upwards(
 
 def test_a_folder_that_is_no_class_is_refused_with_the_nearest_name(tmp_path: Path) -> None:
     touch(tmp_path, "red/1.png", "blau/1.png", "grin/1.png")
-    with pytest.raises(DataError, match=r"folder blau is no class of the training images; did you mean blue\?"):
+    with pytest.raises(DataError, match=r"folder blau is not a class of the training images; did you mean blue\?"):
         found(tmp_path, ["red", "blue", "grin"])
-    with pytest.raises(DataError, match=r"folders blau, grin are no classes .* those are blue, green, red"):
+    with pytest.raises(DataError, match=r"folders blau, grin are not among the classes .* which are blue, green, red"):
         found(tmp_path, ["blue", "green", "red"])
 
 
@@ -135,7 +135,7 @@ def test_a_class_name_that_is_no_utf8_is_refused_with_a_line_that_renames_it(tmp
 
 def test_strange_bytes_in_other_splits_are_told_in_utf8(tmp_path: Path) -> None:
     touch(tmp_path, "a/1.png", os.fsdecode(b"caf\xe9/1.png"))
-    with pytest.raises(DataError, match=r"folder caf\\xe9 is no class") as caught:
+    with pytest.raises(DataError, match=r"folder caf\\xe9 is not a class") as caught:
         found(tmp_path, ["a", "b"])
     str(caught.value).encode()
 
@@ -150,7 +150,7 @@ def test_folders_beside_the_splits_are_named(tmp_path: Path, caplog: pytest.LogC
     touch(tmp_path, "train/a/1.png", "test/a/1.png", "holdout/a/1.png", "@eaDir/1.png", "labels.csv")
     assert find_splits(tmp_path).test == tmp_path / "test"
     assert [r.getMessage() for r in caplog.records] == [
-        "beside train are folders that are no split, and are not used: holdout"
+        "folders beside train are not a split and are not used: holdout"
     ]
 
 

@@ -65,7 +65,7 @@ def test_range_other_than_asked_for_is_refused(part: Path) -> None:
     part.write_bytes(CONTENT[:1000])
     with (
         serve(headers={"Content-Range": f"bytes 0-{SIZE - 1}/{SIZE}"}) as web,
-        pytest.raises(SourceFailed, match=rf"asked for bytes 1000-{SIZE - 1}/{SIZE} and sends bytes 0"),
+        pytest.raises(SourceFailed, match=rf"sends bytes 0.* instead of bytes 1000-{SIZE - 1}/{SIZE}"),
     ):
         fetch(web.url, part)
     assert part.read_bytes() == CONTENT[:1000]
@@ -80,8 +80,8 @@ def test_archive_declared_as_content_encoding_is_not_decoded(part: Path) -> None
 @pytest.mark.parametrize(
     ("behaviour", "reason"),
     [
-        ({"status": 404}, "answers 404"),
-        ({"status": 503}, "answers 503"),
+        ({"status": 404}, "responds with 404"),
+        ({"status": 503}, "responds with 503"),
         ({"content": b"<html>gone</html>"}, "has a file of 17 bytes"),
         ({"content": CONTENT + b"!", "headers": {"Content-Length": ""}}, "sends more than"),
         ({"cuts": [0, 0, 0]}, "the connection broke"),

@@ -210,7 +210,7 @@ def test_nothing_is_fetched_into_a_folder_that_only_a_checkpoint_names(
         raw["cifar10"]["config"]["data_loading"] = section
         torch.save(raw, f"{name}.ckpt")
     Path("private").mkdir()
-    with pytest.raises(UserError, match=r"cifar-10.* is not in private, or not whole\ndata_loading.root=private \("):
+    with pytest.raises(UserError, match=r"cifar-10.* is not in private, or incomplete\ndata_loading.root=private \("):
         evaluate("private.ckpt")
     with pytest.raises(UserError, match="there is no folder absent"):
         evaluate("absent.ckpt")

@@ -93,7 +93,7 @@ def test_interrupted_export_shows_no_folder_and_is_taken_up(tmp_path: Path, monk
 def test_foreign_folder_is_left_alone(tmp_path: Path, name: str) -> None:
     (tmp_path / name / "cat").mkdir(parents=True)
     (tmp_path / name / "cat" / "mine.png").write_bytes(b"mine")
-    with pytest.raises(DataError, match=rf"{name} is there already and was not made by an export; move it away"):
+    with pytest.raises(DataError, match=rf"{name} already exists and was not made by an export; move it away"):
         export_images(make_data(), tmp_path)
     assert [str(path.relative_to(tmp_path)) for path in tmp_path.rglob("*.png")] == [f"{name}/cat/mine.png"]
 
@@ -101,7 +101,7 @@ def test_foreign_folder_is_left_alone(tmp_path: Path, name: str) -> None:
 def test_export_of_other_data_is_left_alone(tmp_path: Path) -> None:
     export_images(make_data(), tmp_path)
     before = files_of(tmp_path)
-    with pytest.raises(DataError, match=r"train is there already and holds noise; move it away, or set"):
+    with pytest.raises(DataError, match=r"train already exists and holds noise; move it away, or set"):
         export_images(make_data("other", seed=1), tmp_path)
     assert files_of(tmp_path) == before
 
@@ -116,6 +116,6 @@ def test_unwritable_place_is_told_in_words(tmp_path: Path) -> None:
 def test_a_folder_with_a_damaged_marker_is_nobody_s(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "train").mkdir()
     (tmp_path / "train" / EXPORT_MARKER).write_bytes(content)
-    with pytest.raises(DataError, match="train is there already"):
+    with pytest.raises(DataError, match="train already exists"):
         export_images(make_data(), tmp_path)
     assert (tmp_path / "train" / EXPORT_MARKER).read_bytes() == content

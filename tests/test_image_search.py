@@ -12,7 +12,7 @@ import pytest
 from cifar10.cli.checks import require_images
 from cifar10.errors import UsageError, UserError
 from cifar10.images.decode import ImageError, decode_image
-from cifar10.images.search import SYSTEM_FOLDERS, ImageSearch, describe_skipped, is_system_folder
+from cifar10.images.search import SYSTEM_FOLDERS, ImageSearch, describe_skipped
 
 NAMES = [
     "plain.png",
@@ -98,7 +98,8 @@ def test_photos_in_other_formats_and_videos_are_counted_as_what_they_are(tmp_pat
 
 def test_a_system_folder_is_known_in_any_case_and_searched_if_it_is_named_itself(tmp_path: Path) -> None:
     assert all(name == name.casefold() for name in SYSTEM_FOLDERS)
-    assert is_system_folder("@EADIR") and not is_system_folder("recycled") and not is_system_folder(".git")
+    touch(tmp_path / "photos", "@EADIR/1.png", "recycled/1.png", ".git/1.png")
+    assert searched(tmp_path / "photos") == (["recycled/1.png"], {"system folder": 1, "hidden": 1})
     touch(tmp_path, "lost+found/1.png")
     assert found(tmp_path / "lost+found") == ["1.png"]
     assert found(str(tmp_path / "lost+found" / "*.png")) == ["1.png"]

@@ -194,17 +194,17 @@ def test_classes_told_apart_by_spelling_alone_are_named(caplog: pytest.LogCaptur
     """https://github.com/roboflow/supervision/issues/1641."""
     write(Path("set"), {"train/Cat": 8, "train/cat": 8, "train/black dog": 8})
     assert load(Path("set")).class_names == ("Cat", "black dog", "cat")
-    assert "Cat, cat are classes of their own, told apart by nothing but spelling" in caplog.text
+    assert "Cat, cat are separate classes that differ only in spelling" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("made", "root", "told"),
     [
         # https://github.com/ultralytics/ultralytics/issues/753
-        ("set/train", "set/train", "name the folder that train is in: data_loading.root=set"),
+        ("set/train", "set/train", "name the folder that contains train: data_loading.root=set"),
         ("zip/set/train", "zip", "it is in zip/set: data_loading.root=zip/set"),
         # https://github.com/python/cpython/issues/91036
-        ("zip/train\\a", "zip", "backslashes, as an archive from Windows has them; unpack it anew with unzip"),
+        ("zip/train\\a", "zip", "backslashes, as in archives from Windows; unpack the archive again with unzip"),
     ],
 )
 def test_a_root_that_is_one_folder_off_is_told_with_the_right_one(made: str, root: str, told: str) -> None:
