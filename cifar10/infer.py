@@ -51,7 +51,11 @@ def infer(request: InferenceRequest) -> Summary:
     silence_pillow()
     share_memory_between_threads()
     predictor = Predictor.from_checkpoint(
-        request.checkpoint, request.device, request.batch_size, request.tta, engine=request.engine
+        request.checkpoint,
+        device=request.device,
+        batch_size=request.batch_size,
+        tta=request.tta,
+        engine=request.engine,
     )
     if request.top_k > predictor.num_classes:
         raise UsageError(
