@@ -193,7 +193,8 @@ def test_a_resumed_run_may_change_where_things_are_and_nothing_else(
         "data_loading.root=x",
         "data_loading.sources=[a]",
         "tracking=none",
-        "tracking.uri=x",
+        "tracking.uri=sqlite:///x.db",
+        "training.devices=3",  # whether it divides the checkpoint's batch size is found out later
     ]:
         require_resumable("first", [place, word])
         require_resumable("first", [f"++{word}", place])
@@ -209,9 +210,7 @@ def test_a_resumed_run_may_change_where_things_are_and_nothing_else(
             require_resumable("first", [place, "training.epochs=9", word])
         lines = str(caught.value).splitlines()
         assert len(lines) == 2
-        assert lines[0].startswith(
-            f"--resume goes on with the settings of the checkpoint; leave out {shlex.quote(word)}: "
-        )
+        assert lines[0].startswith(f"--resume takes its settings from the checkpoint; leave out {shlex.quote(word)}: ")
         again = through_a_shell(lines[0].rpartition(": ")[2])[len(PROGRAM.split(" ")) :]
         task = parse(commands.COMMANDS, again)
         require_resumable(str(task.flags["resume"]), [str(override) for override in task.arguments])
@@ -244,7 +243,7 @@ def test_resume_auto_needs_the_name_of_the_run_and_takes_every_setting() -> None
     from cifar10.cli.checks import require_resumable
 
     require_resumable("auto", ["run_name=x", "seed=2", "model=resnet18"])
-    with pytest.raises(UsageError, match=r"say which: .* train seed=2 run_name=NAME --resume=auto"):
+    with pytest.raises(UsageError, match=r"add a name: .* train seed=2 run_name=NAME --resume=auto"):
         require_resumable("auto", ["seed=2"])
 
 

@@ -75,7 +75,7 @@ def test_the_folder_of_a_run_is_not_written_to(capsys: pytest.CaptureFixture[str
     (folder / "best.ckpt").touch()
     assert main(COMMANDS, "", ["evaluate", "a", "--output=models/a/"]) == 2
     told = capsys.readouterr().err
-    assert "--output: models/a/ holds a run, which is kept as it is; name another folder, such as models/a-eval" in told
+    assert "--output: models/a/ holds a run, which is not changed; name another folder, such as models/a-eval" in told
     assert [file.name for file in folder.iterdir()] == ["best.ckpt"]
 
 

@@ -97,7 +97,10 @@ def test_what_is_no_path_stays_as_it_is() -> None:
 
 
 def test_an_unknown_user_in_a_setting_is_told_with_its_key() -> None:
-    with pytest.raises(ConfigError, match=r"data_loading\.root: no home folder is known for ~no-such-user"):
+    with pytest.raises(
+        ConfigError,
+        match=r"data_loading\.root: cannot be set to ~no-such-user.*: no home folder is known for ~no-such-user",
+    ):
         load_config(["data_loading.root=~no-such-user/x"])
 
 

@@ -30,7 +30,7 @@ def told(*lines: str) -> list[str]:
         ("training.epochs:=3", "write training.epochs=3"),
         ("training.epochs=range(1,5)", "training.epochs: several values are given"),
         ("model=resnet18,speed", "model: several are given, and a run has one"),
-        ("model@net=resnet18", "model: a group has its one place here"),
+        ("model@net=resnet18", "model: a group has one fixed place"),
         ("model/deep=resnet18", "model/deep: there is no such group; did you mean model?"),
         ("hydra.run.dir=x", "hydra.run.dir: Hydra only composes here"),
         ("hydra/launcher=x", "hydra/launcher: Hydra only composes here"),

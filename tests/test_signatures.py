@@ -133,6 +133,8 @@ MISTAKES = [
     "trian",
     "train --epochs=5",
     "train --resume=nothing",
+    "train --resume=first training.epochs=x",
+    "train --resume=first seed=2",
     "train training.epoch=5",
     "train modle=speed",
     "train model=resnet1",
@@ -165,6 +167,7 @@ sys.path.insert(0, sys.argv[1])
 import commands
 from cifar10.cli.command_line import main
 Path("photos").mkdir(); Path("photos/1.png").touch()
+Path("models/first").mkdir(parents=True); Path("models/first/last.ckpt").touch()
 for line in sys.argv[3:]:
     code = main(commands.COMMANDS, "", line.split(" "))
     print(code, [name for name in sys.argv[2].split() if name in sys.modules], line)
