@@ -39,10 +39,9 @@ def kind_of_photo(start: bytes) -> str | None:
     """Return the kind of photo or video that begins with `start`, and the remedy; None for other files."""
     if start.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\xff\x0a")):
         return f"a JPEG 2000 or JPEG XL picture, which is not read; {_CONVERT}"
-    if start.startswith(b"RIFF") and len(start) >= 12 and start[8:12] != b"WEBP":
-        return "a sound or video (RIFF), not a picture"
     if start[4:8] != b"ftyp":
-        return None
+        is_other_riff = start.startswith(b"RIFF") and start[8:12] not in (b"WEBP", b"")
+        return "a sound or video (RIFF), not a picture" if is_other_riff else None
     brands = {start[8:12], *(start[at : at + 4] for at in range(16, min(len(start), start[3]), 4))}
     if brands & _AVIF_BRANDS:
         return f"an AVIF picture, which is not read; {_CONVERT}"
