@@ -71,19 +71,13 @@ def synced(folder: Path, tracking_uri: str | None = None) -> str:
 
 
 def _store_of(folder: Path, tracking: TrackingConfig, tracking_uri: str | None) -> TrackingConfig:
-    """Return `tracking` with the store to use.
-
-    Raises:
-        UsageError: `tracking_uri` is not an address, or is None and the run's own store is not configured here.
-    """
+    """Return `tracking` with the store to use; refuse one that is neither in `tracking_uri` nor configured here."""
     if tracking_uri is not None:
-        problem = uri_problem(tracking_uri)
-        if problem is not None:
+        if (problem := uri_problem(tracking_uri)) is not None:
             raise UsageError(f"--tracking_uri: {problem}")
         typed = tracking.model_copy(update={"uri": tracking_uri})
         return typed.model_copy(update={"artifacts": None}) if unknown_settings(typed) else typed
-    unknown = unknown_settings(tracking)
-    if unknown:
+    if unknown := unknown_settings(tracking):
         settings = " and ".join(f"{key}={shown_uri(value)}" for key, value in unknown.items())
         raise UsageError(
             f"{folder.name} sets {settings}, which is not configured here; if that store is yours: "
@@ -110,11 +104,7 @@ def complete(store: MLflowStore, recorded: Recorded) -> list[str]:
     """Send what the run in `store` lacks, and return in words what that was."""
     run = store.client.get_run(store.run_id)
     _refuse_older_copy(store, run, recorded)
-    sent = [
-        *_send_parameters(store, run, recorded),
-        *_send_metrics(store, run, recorded),
-        *_send_files(store, recorded),
-    ]
+    sent = _send_parameters(store, run, recorded) + _send_metrics(store, run, recorded) + _send_files(store, recorded)
     record, info = recorded.record, run.info
     other_end = info.end_time is None or (bool(record.process) and info.end_time != record.ended)  # else it is a guess
     if info.status != record.status or other_end:

@@ -124,7 +124,7 @@ def test_a_run_that_is_not_finished_is_called_so(models: Path) -> None:
     describe(models / "new", SHAPES, None)
     describe(models / "old", SHAPES, 0.5)
     [said] = which_run("best", str(models))
-    assert said.endswith("(shapes), the newest run, which is still training or was broken off")
+    assert said.endswith("(shapes), the newest run, which is still training or was interrupted")
 
 
 @pytest.mark.parametrize("name", ["new", "old/best.ckpt", "models:/x@y", "nothing", RUN_ID])

@@ -23,16 +23,10 @@ from cifar10.files import TEMPORARY
 from cifar10.runs.checkpoint_names import BEST, LAST
 
 CONFIG, HISTORY, SCORES, RECORD, RUN_ID = "config.yaml", "history.csv", "scores.json", "run.json", "run_id"
-ARTIFACTS = {
-    CONFIG: "",
-    HISTORY: "",
-    SCORES: "",
-    "curves.png": "figures",
-    "confusion.png": "figures",
-    BEST: "checkpoints",
-}
+FIGURES = ("curves.png", "confusion.png")
+ARTIFACTS = {CONFIG: "", HISTORY: "", SCORES: "", **dict.fromkeys(FIGURES, "figures"), BEST: "checkpoints"}
 """The files of a finished run that MLflow keeps -> their folder in the run's artifacts."""
-_FILES = (BEST, LAST, CONFIG, HISTORY, SCORES, RECORD, RUN_ID, *ARTIFACTS)
+_FILES = (BEST, LAST, CONFIG, HISTORY, SCORES, RECORD, RUN_ID, *FIGURES)
 _LOCK = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # NFS without its lock daemon, some cluster file systems
 _LEFTOVER = re.compile(TEMPORARY.format(name=f"({'|'.join(map(re.escape, _FILES))})"))

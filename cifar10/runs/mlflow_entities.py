@@ -34,12 +34,7 @@ def tags_of(record: RunRecord, scores: Mapping[str, float]) -> dict[str, str]:
 
 
 def code_and_data_tags(metadata: Mapping[str, Any], model: str) -> dict[str, Any]:
-    """Return tags for code, data, versions and model.
-
-    Args:
-        metadata: As in a checkpoint.
-        model: Target of the network.
-    """
+    """Return tags for code, data, versions and model, from the metadata of a checkpoint and the network's target."""
     keys = ("git_commit", "git_dirty", "code_digest", "data_digest", "precision", "program")
     return {
         **{key: metadata[key] for key in keys},

@@ -37,14 +37,9 @@ _LOCK_SECONDS = 180.0  # a new database takes some seconds, and several runs may
 _METRICS_AT_ONCE = 1000  # MLflow's limit
 _VIEW = "accuracy"
 _COLUMNS = (
-    "metrics.`test/accuracy`",
-    "metrics.`test/accuracy_tta`",
-    "metrics.`val/accuracy`",
-    "metrics.`wall_seconds`",
-    "params.`seed`",
-    "params.`training.epochs`",
-    "tags.`data`",
-    "tags.`model`",
+    *(f"metrics.`{key}`" for key in ("test/accuracy", "test/accuracy_tta", "val/accuracy", "wall_seconds")),
+    *(f"params.`{key}`" for key in ("seed", "training.epochs")),
+    *(f"tags.`{key}`" for key in ("data", "model")),
 )
 _EXPERIMENT_TAGS = {
     "mlflow.experimentKind": "custom_model_development",  # MLflow shows its view for training, not for language models
@@ -248,19 +243,21 @@ def connect_for_reading(uri: str) -> None:
 def _probe_server(uri: str) -> None:
     import requests
 
-    shown = shown_uri(uri)
     try:
         status = requests.get(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS).status_code
     except requests.exceptions.SSLError:  # it responds; MLflow may have other certificates
         return
     except requests.Timeout:
-        raise StoreError(f"no MLflow server responds at {shown} within {_PROBE_SECONDS:.0f} s") from None
+        reason = f" within {_PROBE_SECONDS:.0f} s"
     except requests.ConnectionError as error:
-        raise StoreError(f"no MLflow server responds at {shown}{_cause(error)}") from None
+        reason = _cause(error)
     except (requests.RequestException, ValueError) as error:
-        raise StoreError(f"no MLflow server responds at {shown}: {reason_of(error)}") from None
-    if status >= 500:
-        raise StoreError(f"no MLflow server responds at {shown}: HTTP status {status}")
+        reason = f": {reason_of(error)}"
+    else:
+        if status < 500:
+            return
+        reason = f": HTTP status {status}"
+    raise StoreError(f"no MLflow server responds at {shown_uri(uri)}{reason}")
 
 
 def _cause(error: BaseException) -> str:

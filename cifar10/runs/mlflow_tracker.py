@@ -231,10 +231,8 @@ class MLflowTracker:
     def _send_unsent(self, store: MLflowStore) -> str | None:
         """Try each unsent job, and keep those that fail; return the reason if any did.
 
-        Neither order nor repetition matters: MLflow keeps one of equal entries.
-
-        Raises:
-            StoreError: The store has become unavailable meanwhile.
+        Neither order nor repetition matters: MLflow keeps one of equal entries. If the store becomes unavailable
+        meanwhile, a StoreError is raised.
         """
         waiting, self._unsent = self._unsent, []
         reason = None

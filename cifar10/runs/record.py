@@ -77,7 +77,17 @@ class RunRecord:
 
     def begin(self, tags: dict[str, Any], data: dict[str, str]) -> None:
         """Write the id of this process and the metadata known before the first step."""
-        tags = {**tags, **_origin(tags.get("git_commit"))}
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # the user of a container may have no name
+            user = None
+        tags = {
+            **tags,
+            "mlflow.user": user,
+            "mlflow.source.name": "commands.py",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": tags.get("git_commit"),
+        }
         self.tags = {key: str(value) for key, value in tags.items() if value is not None}
         self.data = data
         self.name = self.folder.name
@@ -129,17 +139,3 @@ class RunRecord:
         """Return when the training last wrote to the folder, in seconds since 1970."""
         files = [file for file in self.folder.iterdir() if file.is_file() and file.name not in (RECORD, RUN_ID)]
         return max((file.stat().st_mtime for file in files), default=self.started / 1000)
-
-
-def _origin(git_commit: str | None) -> dict[str, str | None]:
-    """Return the tags for user and source on MLflow's pages."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
-        user = None
-    return {
-        "mlflow.user": user,
-        "mlflow.source.name": "commands.py",
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": git_commit,
-    }
