@@ -18,7 +18,6 @@ from cifar10.suggest import did_you_mean
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 
-_MLFLOW_PREFIXES = ("models:/", "runs:/")
 _SHOWN = 8  # names listed in a refusal
 _LONGEST_NAME = 200  # characters of a name that a message repeats
 _DATA_SECTION = re.compile(r"^data_loading:\n((?: .*\n)*)", re.MULTILINE)
@@ -35,7 +34,7 @@ def resolve_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST
         prefer: The file to use from a run's folder.
 
     Raises:
-        CheckpointError: There is none; the message says what there is.
+        CheckpointError: There is none; the message lists the existing ones.
     """
     local = find_locally(name, models_dir, prefer)
     if local is not None:
@@ -56,7 +55,7 @@ def find_locally(name: str, models_dir: str = "models", prefer: str = BEST) -> P
             return files[0]
         train = command_line("train", models_dir=models_dir)
         raise CheckpointError(f"no run in {_shown(models)} has a {file_name}; train one: {train}")
-    if name.startswith(_MLFLOW_PREFIXES):
+    if name.startswith(("models:/", "runs:/")):
         return None
     for candidate in (Path(name), models / name, models / f"{name}.ckpt"):
         if os.path.isfile(candidate):
@@ -196,5 +195,5 @@ def _refusal(name: str, models: Path, prefer: str) -> str:
     if not names:
         return f"{refusal}, which holds none yet; train one: {command_line('train', models_dir=str(models))}"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    all_names = f", which holds: {', '.join(names[-_SHOWN:])}{more}"
-    return refusal + (did_you_mean(name, [*names, "best", "last"]) or all_names)
+    listed = f", which holds: {', '.join(names[-_SHOWN:])}{more}"
+    return refusal + (did_you_mean(name, [*names, "best", "last"]) or listed)

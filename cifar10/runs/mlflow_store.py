@@ -96,10 +96,11 @@ class MLflowStore:
         self.uri = config.uri
         _import_mlflow()
         path = database_path(config.uri)
-        artifacts = None if path is None else artifacts_folder(path, config.artifacts)
+        artifacts = None
         with self._locked():
             self.client = connect(config.uri)  # creates the tables of a new database
-            if path is not None and artifacts is not None:
+            if path is not None:
+                artifacts = artifacts_folder(path, config.artifacts)
                 mend_places(path, artifacts, config.experiment)
             self.experiment_id = self._experiment(config.experiment, artifacts)
             known = self._find(record)

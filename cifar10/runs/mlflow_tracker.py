@@ -3,7 +3,7 @@
 The run's folder holds the same information (`run.json`, `history.csv`, `scores.json`, figures, checkpoints), so an
 unavailable store costs a warning, not a result. The thread also opens the store. Records that the store did not accept
 are sent again when it is available, and at the end. Epochs are sent by number, and only those that the store lacks, so
-that neither a resume nor an interruption causes gaps or duplicates. `sync.py` can send later what is missing.
+that neither a resume nor an interruption causes gaps or duplicates. `sync.py` can send the missing records later.
 """
 
 import contextlib
@@ -20,7 +20,7 @@ from cifar10.config.schema import TrackingConfig
 from cifar10.errors import UserError
 from cifar10.runs.known_stores import sync_line
 from cifar10.runs.mlflow_entities import EPOCH_METRIC, NOTE, data_sets, metrics, note, parameters_of, tags_of
-from cifar10.runs.mlflow_store import MLflowStore, StoreError, probe, reason_of
+from cifar10.runs.mlflow_store import MLflowStore, probe, reason_of
 from cifar10.runs.record import RunRecord, Status
 
 log = logging.getLogger(__name__)
@@ -98,7 +98,7 @@ class MLflowTracker:
             raise missing_store(self.failure or f"MLflow at {shown_uri(self.uri)} could not be opened in time")
 
     def start(self, parameters: dict[str, Any], tags: dict[str, Any], data: dict[str, str]) -> None:
-        """Send what is known before the first step: settings, tags, and `data` (name, digest, source)."""
+        """Send the information known before the first step: settings, tags, and `data` (name, digest, source)."""
         self.record.begin(tags, data)
         values, all_tags = parameters_of(parameters), tags_of(self.record, {})
         self._jobs.put(lambda store: _send_settings(store, values, all_tags))
@@ -130,7 +130,7 @@ class MLflowTracker:
         done.wait(_PATIENT_SECONDS)
 
     def finish(self, status: Status) -> None:
-        """Send what is unsent, close the run as FINISHED, FAILED or KILLED, and warn if something is missing."""
+        """Send the remaining records, close the run as FINISHED, FAILED or KILLED, and warn if something is missing."""
         self.record.close(status)
         if status != "FINISHED" and (self.record.folder / "history.csv").exists():
             self.log_file(self.record.folder / "history.csv", "")
@@ -178,7 +178,6 @@ class MLflowTracker:
 
     def _take(self) -> bool:
         """Wait for jobs, or until a retry or a sample is due; return False at the end of the run."""
-        job: Job | None
         with contextlib.suppress(queue.Empty):
             job = self._jobs.get(timeout=self._pause())
             while job is not None:
@@ -200,7 +199,7 @@ class MLflowTracker:
         return min(pauses, default=None)
 
     def _try(self) -> None:
-        """Send as many jobs as possible, and report when that starts or stops to fail."""
+        """Send as many jobs as possible, and report when this starts to fail or works again."""
         if self.store is not None and not self._unsent:
             return
         try:
@@ -234,21 +233,15 @@ class MLflowTracker:
         Neither order nor repetition matters: MLflow keeps one of equal entries. If the store becomes unavailable
         meanwhile, a StoreError is raised.
         """
-        waiting, self._unsent = self._unsent, []
         reason = None
-        while waiting:
-            job = waiting.pop(0)
+        for job in list(self._unsent):
             try:
                 job(store)
+                self._unsent.remove(job)
                 self._progressed = time.monotonic()
             except Exception as error:  # no error may reach training
-                self._unsent.append(job)
                 reason = f"MLflow at {shown_uri(self.uri)} did not accept a record: {reason_of(error)}"
-                try:
-                    probe(self.uri)
-                except StoreError:
-                    self._unsent += waiting
-                    raise
+                probe(self.uri)
         return reason
 
     def _report(self, failure: str | None) -> None:

@@ -70,7 +70,7 @@ class Run:
             self.claim.release()
 
     def begin(self, config: Config, num_parameters: int, history: list[Metrics]) -> None:
-        """Record what is known before the first step; `history` holds the epochs before a resume."""
+        """Record the information known before the first step; `history` holds the epochs before a resume."""
         tags = {
             **code_and_data_tags(self.origin, config.model.target),
             **{f"machine.{key}": " ".join(x) if isinstance(x, list) else x for key, x in machine().items()},
@@ -120,7 +120,7 @@ def open_run(
     """Claim the run folder and open the record; with a `checkpoint` in its own run folder, continue both.
 
     A checkpoint elsewhere is continued in a new folder in `config.models_dir`, with a new record, because the files
-    beside it may belong to somebody else.
+    beside it may belong to another user.
 
     Args:
         config: The configuration of the run.
@@ -173,8 +173,7 @@ def _origin(data: ImageDataset, precision: str, initial_weights: str | None) -> 
 
 def _claim_new(config: Config, processes: Processes) -> RunFolder:
     """Claim a new folder, and pass its name to the processes that Lightning will start."""
-    may_be_renamed = config.run_name is None
-    claim = claim_new(Path(config.models_dir), _run_name(config, processes), may_be_renamed)
+    claim = claim_new(Path(config.models_dir), _run_name(config, processes), may_be_renamed=config.run_name is None)
     if processes.launcher == "lightning":
         os.environ[_RUN_NAME_VARIABLE] = claim.path.name
     return claim
@@ -182,9 +181,7 @@ def _claim_new(config: Config, processes: Processes) -> RunFolder:
 
 def _copy_best(checkpoint: Checkpoint, folder: Path) -> None:
     """Print where the run continues, and copy the best epoch so far, if it is beside the checkpoint and of its run."""
-    print(
-        f"{checkpoint.path} is not in the run folder that it was written to; it continues in {folder}", file=sys.stderr
-    )
+    print(f"{checkpoint.path} is not in the run folder it was written to; it continues in {folder}", file=sys.stderr)
     beside = checkpoint.path.with_name(BEST)
     if not beside.is_file():
         return
