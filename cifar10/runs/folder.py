@@ -21,8 +21,9 @@ from cifar10.config.validation import validate
 from cifar10.errors import UsageError
 from cifar10.files import TEMPORARY
 from cifar10.runs.checkpoint_names import BEST, LAST
+from cifar10.runs.record import RECORD, RUN_ID
 
-CONFIG, HISTORY, SCORES, RECORD, RUN_ID = "config.yaml", "history.csv", "scores.json", "run.json", "run_id"
+CONFIG, HISTORY, SCORES = "config.yaml", "history.csv", "scores.json"
 FIGURES = ("curves.png", "confusion.png")
 ARTIFACTS = {CONFIG: "", HISTORY: "", SCORES: "", **dict.fromkeys(FIGURES, "figures"), BEST: "checkpoints"}
 """The files of a finished run that MLflow keeps -> their folder in the run's artifacts."""

@@ -27,7 +27,7 @@ def unknown_settings(tracking: TrackingConfig) -> dict[str, str]:
     """Return the settings of `tracking`, by their dotted keys, whose store or folder is not configured here."""
     place = _place(tracking.uri, tracking.artifacts)
     if place == _place(LOCAL_URI, None):
-        return {}
+        return {}  # without composing a configuration, which takes long
     known = _configured(Path.cwd(), os.environ.get("MLFLOW_TRACKING_URI"))
     if place in known:
         return {}

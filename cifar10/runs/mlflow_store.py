@@ -227,8 +227,7 @@ def connect_for_reading(uri: str) -> None:
     Raises:
         StoreError: There is no such store, or it is unavailable.
     """
-    problem = uri_problem(uri)
-    if problem is not None:
+    if (problem := uri_problem(uri)) is not None:
         raise StoreError(f"its address cannot be used: {problem}")
     path = database_path(uri)
     if path is None:

@@ -20,13 +20,13 @@ from pydantic import Field, TypeAdapter
 
 from cifar10.errors import UserError
 from cifar10.files import write_text
-from cifar10.runs.folder import RECORD, RUN_ID
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """As MLflow calls them."""
 
 Milliseconds = Annotated[int, Field(ge=0, lt=2**53)]
 
+RECORD, RUN_ID = "run.json", "run_id"
 _QUIET_SECONDS = 15 * 60  # a run on another machine has ended if its folder has not changed for so long
 
 

@@ -11,10 +11,10 @@ import yaml
 from cifar10.config.schema import TrackingConfig
 from cifar10.errors import UserError
 from cifar10.runs.checkpoint_names import BEST, LAST
-from cifar10.runs.folder import ARTIFACTS, CONFIG, HISTORY, RECORD, RUN_ID, SCORES, read_settings
+from cifar10.runs.folder import ARTIFACTS, CONFIG, HISTORY, SCORES, read_settings
 from cifar10.runs.mlflow_entities import code_and_data_tags, parameters_of
 from cifar10.runs.mlflow_store import reason_of
-from cifar10.runs.record import RunRecord, Status
+from cifar10.runs.record import RECORD, RUN_ID, RunRecord, Status
 
 _TIMES = ("wall_seconds", "cpu_seconds")  # the scores whose names do not contain /
 
