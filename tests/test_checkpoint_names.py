@@ -124,7 +124,7 @@ def test_a_run_that_is_not_finished_is_called_so(models: Path) -> None:
     describe(models / "new", SHAPES, None)
     describe(models / "old", SHAPES, 0.5)
     [said] = which_run("best", str(models))
-    assert said.endswith("(shapes), the newest run, which is still training or was broken off")
+    assert said.endswith("(shapes), the newest run, which is still training or was interrupted")
 
 
 @pytest.mark.parametrize("name", ["new", "old/best.ckpt", "models:/x@y", "nothing", RUN_ID])
@@ -170,7 +170,7 @@ def test_a_run_id_that_is_no_text_is_passed_over(models: Path) -> None:
 @pytest.mark.parametrize(
     ("uri", "told"),
     [
-        ("http://127.0.0.1:9", r"no MLflow server answers at http://127\.0\.0\.1:9 \(Connection refused\)"),
+        ("http://127.0.0.1:9", r"no MLflow server responds at http://127\.0\.0\.1:9 \(Connection refused\)"),
         ("./mlruns", r"is a folder, and MLflow keeps no runs in folders"),
         ("databricks://secret", r"databricks://\.\.\. \(from MLFLOW_TRACKING_URI\) is a kind of store"),
         (None, r"there is no database mlruns/mlflow\.db here"),
@@ -193,7 +193,7 @@ def test_mlflow_that_is_away_is_told_at_once(
 def test_a_server_that_takes_a_connection_and_says_nothing_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
     with socket.create_server(("127.0.0.1", 0)) as mute:
         monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{mute.getsockname()[1]}")
-        with pytest.raises(CheckpointError, match=r"no MLflow server answers .* within 3 s"):
+        with pytest.raises(CheckpointError, match=r"no MLflow server responds .* within 3 s"):
             resolve_checkpoint("0" * 32)
 
 

@@ -115,10 +115,10 @@ def test_today_s_data_are_matched_to_the_checkpoint_s_classes_by_name(capsys: py
         Path("set", split, "red").mkdir()
         for file in Path("set", split, "amber").iterdir():
             (Path("set", split, "red") / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(UserError, match=r"best\.ckpt: amber added; give"):
+    with pytest.raises(UserError, match=r"best\.ckpt: amber added; restore"):
         evaluate("a")
     Path("models/a/scores.json").unlink()  # so that the run is not finished
-    with pytest.raises(UserError, match=r"last\.ckpt: amber added; give"):
+    with pytest.raises(UserError, match=r"last\.ckpt: amber added; restore"):
         train(load_config(), resume="a")
 
 
@@ -186,7 +186,7 @@ def test_data_that_cannot_be_loaded_in_another_order_are_relabelled() -> None:
     assert torch.equal(data.test.images, today.test.images)
     assert data.test.labels.tolist() == [9 - label for label in today.test.labels.tolist()]
     larger = metadata.model_copy(update={"image_size": 24})
-    with pytest.raises(UserError, match="takes images of 24 pixels, and those of its data have 16 today"):
+    with pytest.raises(UserError, match="takes images of 24 pixels, and its data now have 16"):
         load_trained_data(Checkpoint(Path("x.ckpt"), config, larger, {}), config.data_loading)
 
 

@@ -98,7 +98,7 @@ def test_the_variable_counts_as_it_is_set_now(monkeypatch: pytest.MonkeyPatch) -
 def test_nobody_calls_a_strangers_server(server: socket.socket) -> None:
     strangers_run(f"tracking.uri={address(server)}")
     with pytest.raises(
-        UsageError, match=f"theirs says tracking.uri={address(server)}, which is not configured here"
+        UsageError, match=f"theirs sets tracking.uri={address(server)}, which is not configured here"
     ) as told:
         sync("theirs")
     assert f"sync theirs --tracking_uri={address(server)}\n" in str(told.value)

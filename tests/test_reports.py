@@ -377,7 +377,7 @@ def test_a_copied_run_has_a_record_of_its_own_and_a_renamed_one_keeps_it(capsys:
     for name in ("run.json", "run_id"):
         Path("models/copy", name).write_bytes(Path("models/original", name).read_bytes())
     open_tracker(tracking, Path("models/copy"), run_id="0" * 32).start({}, {}, {})
-    assert capsys.readouterr().err == "models/copy is a copy of original; it goes on as a run of its own\n"
+    assert capsys.readouterr().err == "models/copy is a copy of original; it continues as a separate run\n"
     Path("models/original").rename("models/renamed")
     open_tracker(tracking, Path("models/renamed")).start({}, {}, {})
     assert capsys.readouterr().err == ""

@@ -41,7 +41,7 @@ def store(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def impatient(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let everything that is waited for take a fraction of a second."""
     monkeypatch.setattr(mlflow_store, "_PROBE_SECONDS", 0.2)
-    for name in ("_AGAIN_SECONDS", "_AWAY_SECONDS"):
+    for name in ("_RETRY_SECONDS", "_UNAVAILABLE_SECONDS"):
         monkeypatch.setattr(mlflow_tracker, name, 0.3)
 
 
@@ -214,9 +214,9 @@ def test_an_absent_server_costs_one_line_at_the_start_and_one_at_the_end(
     tracker.log_history(HISTORY)
     time.sleep(1)
     tracker.finish("FINISHED")
-    reason = f"no MLflow server answers at {uri} (Connection refused)"
+    reason = f"no MLflow server responds at {uri} (Connection refused)"
     assert [record.message for record in caplog.records] == [
-        f"{reason}; training goes on, and the record is sent when it can be",
+        f"{reason}; training continues, and the record is sent when the store is available",
         f"MLflow's record of this run has gaps: {reason}. The run's folder is complete; record it later with: "
         f"python commands.py sync first --models_dir={tmp_path} --tracking_uri={uri}",
     ]
@@ -274,8 +274,8 @@ def test_a_run_that_began_while_the_store_was_away_is_recorded_whole(
     assert run.data.params == {"seed": "0"}
     told = changes_of_state(caplog)
     assert len(told) == 2
-    assert "is locked by another program; training goes on" in told[0]
-    assert "answers again, and has been sent what it missed" in told[1]
+    assert "is locked by another program; training continues" in told[0]
+    assert "is available again, and has received what it missed" in told[1]
 
 
 @pytest.mark.usefixtures("impatient")
@@ -334,7 +334,7 @@ def test_a_store_that_refuses_is_named_and_training_hears_nothing(
     tracker.log_scores({"test/accuracy": 0.5}, step=3)
     tracker.flush()
     tracker.finish("FINISHED")
-    assert "did not take a record: the store is gone; training goes on" in caplog.text
+    assert "did not accept a record: the store is gone; training continues" in caplog.text
     assert "has gaps" in caplog.text
 
 
@@ -358,7 +358,7 @@ def test_a_store_that_was_away_misses_nothing_and_gets_nothing_twice(
     tracker.finish("FINISHED")
     assert epochs_of(tracker) == ALL_EPOCHS
     assert tracker.store.client.get_run(tracker.run_id).info.status == "FINISHED"
-    assert "answers again" in caplog.text
+    assert "is available again" in caplog.text
     assert "has gaps" not in caplog.text
 
 
@@ -414,7 +414,7 @@ def test_an_experiment_that_was_deleted_is_told_with_the_way_out(
     first.finish("FINISHED")
     assert first.store is not None
     first.store.client.delete_experiment(first.store.experiment_id)
-    with pytest.raises(UserError, match=r"unloved was deleted in MLflow; bring it back \(mlflow experiments restore"):
+    with pytest.raises(UserError, match=r"unloved was deleted in MLflow; restore it \(mlflow experiments restore"):
         open_tracker(make_config(store, experiment="unloved", required=True), tmp_path)
 
 
@@ -537,7 +537,7 @@ def test_a_server_that_comes_late_and_leaves_early_costs_a_line_each(
     assert time.monotonic() - started < 15
     told = changes_of_state(caplog)
     assert len(told) == 3
-    assert "answers again" in told[1]
+    assert "is available again" in told[1]
     assert "has gaps" in told[2]
 
 

@@ -273,7 +273,7 @@ def test_a_checkpoint_that_was_copied_elsewhere_goes_on_in_a_new_folder(capsys: 
     assert snapshot(Path("elsewhere")) == files
     new = next(folder for folder in Path("models").iterdir() if folder.name.startswith("shapes-"))
     assert facts_of(new.name)["weights_digest"] == facts_of("whole")["weights_digest"]
-    assert f"it goes on in {new}" in capsys.readouterr().err
+    assert f"it continues in {new}" in capsys.readouterr().err
 
 
 class CutError(Exception):
@@ -331,7 +331,7 @@ def test_what_another_process_has_done_since_the_checkpoint_was_read_stays(monke
         return load_data(*arguments)
 
     monkeypatch.setattr(cifar10.train, "_load_data", be_overtaken)
-    with pytest.raises(UsageError, match="another process has just trained on"):
+    with pytest.raises(UsageError, match="another process has just trained in"):
         train(job, resume="auto")
     assert [snapshot(Path("models/job"))] == files
 
