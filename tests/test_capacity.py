@@ -18,7 +18,7 @@ from cifar10.networks.resnet import ResNet
 from cifar10.networks.speed import SpeedNet
 from cifar10.system.shortage import shortage, told_if_alone, told_if_short
 from cifar10.train import train
-from cifar10.training.capacity import refuse_untrainable
+from cifar10.training.preflight import refuse_untrainable
 from tests.tiny_run import TINY
 
 
@@ -85,7 +85,7 @@ def test_a_network_that_memory_cannot_hold_is_refused_before_a_folder_is_made(
 
 
 def test_a_network_whose_gradients_do_not_fit_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cifar10.training.capacity.total_memory", lambda: 10_000)
+    monkeypatch.setattr("cifar10.training.preflight.total_memory", lambda: 10_000)
     with pytest.raises(UserError, match=r"weights take .* GB here; lower model\.width=32"):
         train(load_config(TINY))
 

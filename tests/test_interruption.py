@@ -135,7 +135,7 @@ def test_while_mlflow_has_its_last_words_the_run_is_complete(
     with monkeypatch.context() as patch:
         send_before(cifar10.runs.mlflow_tracker.MLflowTracker, "finish", patch)
         assert run("tracking=mlflow", "tracking.system_metrics=false") == 143
-    assert said(capfd) == "stopped by SIGTERM while the tracker was told; the run is complete in models/cut"
+    assert said(capfd) == "stopped by SIGTERM while the record was closed; the run is complete in models/cut"
     assert Path("models/cut/scores.json").exists()
 
 

@@ -1,4 +1,4 @@
-"""Stop training on a signal: finish the step, save the state, and exit with the code of the signal."""
+"""End a run early: stop training on a signal with its state saved, close the record, and print how to resume."""
 
 import signal
 from collections.abc import Iterator
@@ -8,7 +8,15 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from cifar10.config.advice import command_line, setting
+from cifar10.config.schema import Config, TrackingConfig
+from cifar10.model import DivergedError
+from cifar10.runs.checkpoint_names import LAST
+from cifar10.runs.known_stores import unknown_settings
+from cifar10.runs.run import Run
+from cifar10.system.shortage import PeerGoneError
 from cifar10.system.signals import Stopped, listening, taken_by
+from cifar10.system.streams import print_message
 from cifar10.training.checkpointing import SaveCheckpoints, is_between_steps
 
 
@@ -30,7 +38,7 @@ class StopOnSignal(pl.Callback):
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals within this block, if it runs in the main thread."""
+        """Handle the signals within this block, if it runs in the main thread."""
         with listening(), taken_by(self._take):
             yield
 
@@ -66,3 +74,34 @@ class StopOnSignal(pl.Callback):
 
     def _stop(self) -> None:
         raise Interrupted(self.received or signal.SIGTERM, self.saver.last)
+
+
+def close_early(run: Run, config: Config, error: BaseException) -> None:
+    """Close the record of a run that `error` ends, and print what is kept and how to resume."""
+    run.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED")
+    is_saved = (run.folder / LAST).exists()
+    if isinstance(error, Stopped):
+        saved_at = error.saved_at if isinstance(error, Interrupted) else None
+        error.kept = error.kept or what_is_kept(run.folder, config.tracking, saved_at)
+    elif isinstance(error, DivergedError):
+        rate = config.optimizer.arguments.get("lr")
+        print_message(f"training stopped; lower optimizer.lr (now {rate}), or set training.gradient_clip=1")
+        kept = f"the state before it is kept: {run.folder / LAST}" if is_saved else "nothing was saved before"
+        print_message(kept)
+    elif is_saved and not isinstance(error, PeerGoneError):  # its message has this line
+        print_message(f"go on with: {going_on_line(run.folder, config.tracking)}")
+
+
+def what_is_kept(folder: Path, tracking: TrackingConfig, saved_at: Path | None = None) -> str:
+    """Return the end of the message about an early end; `saved_at`: where the last step was saved, if it was."""
+    if not (folder / LAST).exists():
+        return "before anything was saved; there is nothing to go on with"
+    when = f"and saved at {saved_at}" if saved_at else "after the last save"
+    return f"{when}; go on with: {going_on_line(folder, tracking)}"
+
+
+def going_on_line(folder: Path, tracking: TrackingConfig) -> str:
+    """Return the command line that resumes the run and records it in the same store."""
+    unknown = {} if tracking.backend == "none" else unknown_settings(tracking)
+    words = [setting(key, value) for key, value in unknown.items()]
+    return command_line("train", *words, resume=folder.name, models_dir=str(folder.parent))

@@ -1,9 +1,10 @@
-"""Metrics of the validation and test images: torchmetrics' classes, computed in double precision.
+"""Loss and metrics of the validation and test images: torchmetrics' classes, computed in double precision.
 
 Shapes: B images in a batch, K classes.
 """
 
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -11,11 +12,12 @@ from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy
 
 from cifar10.errors import UsageError
+from cifar10.training.running_metrics import RunningMetrics
 from cifar10.types import Metrics
 
 
 class MetricSet(nn.Module):
-    """Several metrics of the same predictions.
+    """The loss and several metrics of the same predictions.
 
     Args:
         metrics: Name -> metric; each is copied.
@@ -23,17 +25,21 @@ class MetricSet(nn.Module):
 
     def __init__(self, metrics: Mapping[str, Metric]) -> None:
         super().__init__()
+        self.loss = RunningMetrics()
         self.names = list(metrics)
         self.metrics = nn.ModuleList(metric.clone() for metric in metrics.values())
 
-    def update(self, predictions: Tensor, targets: Tensor) -> None:
-        """Add a batch: logits or probabilities (B, K), and class ids (B,)."""
+    def update(self, loss: Tensor, predictions: Tensor, targets: Tensor) -> None:
+        """Add a batch: its mean loss, logits or probabilities (B, K), and class ids (B,)."""
+        self.loss.add(loss, predictions, targets)
         for metric in self.metrics:
             metric.update(predictions, targets)  # type: ignore[operator]
 
-    def compute(self) -> Metrics:
-        """Return the value of each metric over all batches and processes since the last call."""
-        return {name: _value(metric) for name, metric in zip(self.names, self.metrics, strict=True)}  # type: ignore[arg-type]
+    def compute(self, strategy: Any) -> Metrics:
+        """Return the loss and each metric over all batches and processes since the last call."""
+        loss = self.loss.means(strategy)["loss"]
+        self.loss.clear()
+        return {"loss": loss, **{name: _value(metric) for name, metric in zip(self.names, self.metrics, strict=True)}}  # type: ignore[arg-type]
 
 
 def is_higher_better(monitor: str, metrics: Mapping[str, Metric]) -> bool:
@@ -44,7 +50,7 @@ def is_higher_better(monitor: str, metrics: Mapping[str, Metric]) -> bool:
         metrics: Name -> metric.
 
     Raises:
-        UsageError: The metric does not say.
+        UsageError: The metric does not define it.
     """
     name = monitor.removeprefix("val/")
     if name == "loss":

@@ -11,13 +11,12 @@ _MOST_PENDING = 64  # batches
 
 
 class RunningMetrics:
-    """Sums over the images seen since the last `clear`, added up one batch after the other in double precision.
+    """Sums over the images since the last `clear`, in double precision, batch by batch.
 
-    Nobody waits for the device. On a CPU, where counting would take a tenth of a millisecond a batch, batches are kept
-    as they come and counted many at a time. On a GPU they are counted there at once: what a captured graph has put out
-    is overwritten by the next batch.
+    On a CPU, where counting takes a tenth of a millisecond, batches are kept and many are counted at a time. A GPU
+    counts each batch at once: the next batch overwrites the output of a captured graph.
 
-    No buffers: data-parallel training overwrites those with the ones of process zero.
+    The sums are no buffers: data-parallel training overwrites those with the ones of process zero.
     """
 
     def __init__(self) -> None:
@@ -25,22 +24,22 @@ class RunningMetrics:
 
     def clear(self) -> None:
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
-        self._sums = torch.zeros(2, dtype=torch.float64)  # of losses, and of images that were right
+        self._sums = torch.zeros(2, dtype=torch.float64)  # losses, correct images
         self._images = 0
 
     def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
-        """Take note of a batch: its mean `loss`, and `logits` (B, K), whose largest should be that of `targets`."""
+        """Add a batch: its mean `loss`, `logits` (B, K), and `targets`, (B,) or (B, K)."""
         self._pending.append((loss.detach(), logits.detach(), targets))
         if len(self._pending) >= _MOST_PENDING or loss.is_cuda:
             self._count()
 
     def sums(self) -> list[float]:
-        """Return summed loss, images that were right, and images. This waits for the device."""
+        """Return summed loss, correct images, and images. Synchronises with the device."""
         self._count()
         return [*self._sums.tolist(), float(self._images)]
 
     def restore(self, sums: list[float]) -> None:
-        """Go on from what `sums` has returned."""
+        """Continue from the return value of `sums`."""
         self.clear()
         self._sums, self._images = torch.tensor(sums[:2], dtype=torch.float64), int(sums[2])
 
