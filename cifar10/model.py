@@ -15,15 +15,14 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from cifar10.errors import UserError
 from cifar10.inference.tta import predict_plain_and_augmented
 from cifar10.training.batches import Batch
 from cifar10.training.hard_example_mining import ExampleSelection
-from cifar10.training.metrics import MetricSet, default_metrics
+from cifar10.training.metrics import MetricSet, RunningMetrics
 from cifar10.training.random_seeds import fold_in
-from cifar10.training.running_metrics import RunningMetrics
 from cifar10.training.step import TrainingStep, make_scheduler, update
 from cifar10.types import Metrics
 
@@ -97,7 +96,8 @@ class Classifier(pl.LightningModule):
         self.test_scores: Metrics = {}
         """Filled by a test; exact, where Lightning's own copies are rounded to float32."""
         num_classes = len(metadata["class_names"])
-        metrics = {**default_metrics(num_classes), **(metrics or {})}
+        accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        metrics = {"accuracy": accuracy, **(metrics or {})}
         self._validation_metrics, self._plain_metrics, self._augmented_metrics = (MetricSet(metrics) for _ in range(3))
         self._training_sums = RunningMetrics()
         self._validation_scores: Metrics = {}

@@ -1,6 +1,5 @@
 """Entry point of `train`: configuration -> data -> network -> fit -> test on the best checkpoint -> scores."""
 
-import copy
 import dataclasses
 from collections.abc import Sequence
 
@@ -22,14 +21,13 @@ from cifar10.runs.stopwatch import Stopwatch
 from cifar10.runs.trained_data import load_trained_data
 from cifar10.system.memory import keep_memory_warm
 from cifar10.system.processes import find_processes
-from cifar10.system.shortage import told_if_alone
 from cifar10.system.signals import Stopped, held, if_stopped
 from cifar10.system.streams import print_message
 from cifar10.trainer import prepare_cpu, resolve_precision
 from cifar10.training.checkpointing import amend_checkpoint
 from cifar10.training.data_module import InMemoryDataModule
 from cifar10.training.fitting import fit, make_network, start_from, test
-from cifar10.training.interruption import close_early, going_on_line, what_is_kept
+from cifar10.training.interruption import close_early, going_on_line
 from cifar10.training.mirroring import MirrorTest
 from cifar10.training.preflight import refuse_unfit, refuse_untrainable, tell_batches, warn_of_mirroring
 from cifar10.training.resuming import find_resumed, finished_scores
@@ -65,13 +63,10 @@ def train(
         tell_batches(config, data)
     network = make_network(config, data)
     refuse_untrainable(network, config, data.image_size, len(data.train))
-    initial_weights = checkpoint.metadata.initial_weights if checkpoint else None
-    if checkpoint is None and config.weights is not None:
-        initial_weights = start_from(config, network, data)
+    initial_weights = checkpoint.metadata.initial_weights if checkpoint else start_from(config, network, data)
     run = open_run(config, data, resolve_precision(config.training), checkpoint, initial_weights)
     try:
-        with told_if_alone(lambda: what_is_kept(run.folder, config.tracking)):
-            scores, digest, tta = _fit_and_test(network, config, data, run, checkpoint, stopwatch)
+        scores, digest, tta = _fit_and_test(network, config, data, run, checkpoint, stopwatch)
     except BaseException as error:
         close_early(run, config, error)
         if isinstance(error, Stopped) and find_processes(config.training).is_launched_by_lightning:
@@ -117,8 +112,7 @@ def _drop_views_that_score_worse(
     trainer: pl.Trainer, classifier: Classifier, module: InMemoryDataModule, run: Run
 ) -> None:
     """Disable test-time augmentation if the accuracy on the validation images is higher without it."""
-    validation = copy.copy(module)
-    validation.data = dataclasses.replace(module.data, test=module.data.validation)
+    validation = dataclasses.replace(module, data=dataclasses.replace(module.data, test=module.data.validation))
     scores = test(trainer, classifier, validation, run.folder / BEST, split="validation")
     plain, augmented = scores["test/accuracy"], scores["test/accuracy_tta"]
     if plain <= augmented:

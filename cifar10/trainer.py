@@ -28,10 +28,8 @@ _LIGHTNING_PRECISION: dict[Precision, Any] = {"fp32": "32-true", "bf16": "bf16-m
 
 # Warnings of Lightning that are expected or do not apply: the data set is in memory, and there is no DataLoader.
 _EXPECTED_WARNINGS = (
-    r".*does not have many workers.*",
     r".*The number of training batches.*is smaller than the logging interval.*",
     r".*your dataloader is not resumable.*",
-    r".*Checkpoint directory .* exists and is not empty.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*callbacks used to create the checkpoint need to be provided.*",
     r".*Total length of `list` across ranks is zero.*",
@@ -92,6 +90,10 @@ def make_trainer(
     Raises:
         UserError: The configured devices are missing, or the package tensorboard is.
     """
+    if tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError(
+            f"tracking.tensorboard=true needs a package: {sys.executable} -m pip install 'tensorboard>=2.18'"
+        )
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
@@ -108,7 +110,7 @@ def make_trainer(
         accumulate_grad_batches=1 if training.chunked else training.accumulate,  # in chunks, Classifier does both
         gradient_clip_val=None if training.chunked else training.gradient_clip,
         callbacks=[*callbacks, *_optional_callbacks(training, is_higher_better)],
-        logger=_loggers(folder) if tensorboard else False,
+        logger=TensorBoardLogger(folder, name="tensorboard", version="") if tensorboard else False,
         plugins=[AtomicCheckpointIO(), _cluster_environment(training)],
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -143,11 +145,3 @@ def _optional_callbacks(training: TrainingConfig, is_higher_better: bool) -> lis
         mode = "max" if is_higher_better else "min"
         callbacks.append(EarlyStopping(training.monitor, mode=mode, patience=training.early_stopping))
     return callbacks
-
-
-def _loggers(folder: Path) -> list[TensorBoardLogger]:
-    if importlib.util.find_spec("tensorboard") is None:
-        raise UserError(
-            f"tracking.tensorboard=true needs a package: {sys.executable} -m pip install 'tensorboard>=2.18'"
-        )
-    return [TensorBoardLogger(folder, name="tensorboard", version="")]

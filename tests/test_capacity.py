@@ -16,7 +16,7 @@ from cifar10.config.compose import load_config
 from cifar10.errors import UserError
 from cifar10.networks.resnet import ResNet
 from cifar10.networks.speed import SpeedNet
-from cifar10.system.shortage import shortage, told_if_alone, told_if_short
+from cifar10.system.shortage import is_peer_lost, shortage, told_if_short
 from cifar10.train import train
 from cifar10.training.preflight import refuse_untrainable
 from tests.tiny_run import TINY
@@ -53,18 +53,24 @@ def test_what_libraries_say_when_something_runs_out_is_understood(error: Excepti
     "error", [RuntimeError("shapes do not match"), ValueError("out of memory"), OSError(2, "No such file"), KeyError(1)]
 )
 def test_any_other_error_stays_what_it_is(error: Exception) -> None:
-    with pytest.raises(type(error)) as raised, told_if_short("lower it"), told_if_alone(lambda: ""):
+    with pytest.raises(type(error)) as raised, told_if_short("lower it"):
         raise error
-    assert raised.value is error
+    assert raised.value is error and not is_peer_lost(error)
 
 
-def test_a_lost_process_of_the_run_is_told() -> None:
+def test_a_lost_process_of_the_run_is_told(monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]) -> None:
     text = "[/gloo/transport/tcp/pair.cc:545] Read error [127.0.0.1]:720: Connection reset by peer. Check the logs"
-    with (
-        pytest.raises(UserError, match=r"another process of this run has ended.*, saved"),
-        told_if_alone(lambda: "saved"),
-    ):
+
+    def fail(*_: Any) -> None:
         raise RuntimeError(text)
+
+    monkeypatch.setattr("cifar10.model.Classifier.test_step", fail)
+    assert run() == 1
+    assert re.search(
+        r"^error: another process of this run has ended.*, after the last save; go on with: .* --resume=large$",
+        capfd.readouterr().err,
+        re.MULTILINE,
+    )
 
 
 def run(*words: str) -> int:

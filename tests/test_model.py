@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from cifar10.training.metrics import _MOST_PENDING, RunningMetrics
 from cifar10.training.random_seeds import fold_in
-from cifar10.training.running_metrics import _MOST_PENDING, RunningMetrics
 
 Noted = tuple[Tensor, Tensor, Tensor]
 

@@ -17,11 +17,7 @@ class SimpleCNN(nn.Module):
     """
 
     def __init__(
-        self,
-        num_classes: PositiveInt,
-        image_size: PositiveInt,
-        width: PositiveInt = 32,
-        dropout: Fraction = 0.1,
+        self, num_classes: PositiveInt, image_size: PositiveInt, width: PositiveInt = 32, dropout: Fraction = 0.1
     ) -> None:
         super().__init__()
         if image_size < 8:

@@ -1,10 +1,10 @@
-"""Convert errors of libraries to user errors: memory or threads ran out, another process has ended.
+"""Recognise errors of libraries: memory or threads ran out, another process has ended.
 
-Libraries report it as errors of many types; here it becomes one `UserError` with the setting to lower.
+Libraries raise many types; `told_if_short` converts them to one `UserError` with the setting to lower.
 """
 
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 
 from cifar10.errors import UserError
@@ -26,12 +26,8 @@ _PEER = re.compile(
 _ERRORS = (MemoryError, RuntimeError, OSError, ImportError)
 
 
-class PeerGoneError(UserError):
-    """Another process of the run has ended, without which this one cannot go on."""
-
-
 def shortage(error: BaseException) -> str | None:
-    """Return what has run out if `error` says so, else None."""
+    """Return the message for `error` if memory or threads ran out, else None."""
     text = str(error)
     if isinstance(error, UserError) or not isinstance(error, _ERRORS):
         return None
@@ -43,10 +39,10 @@ def shortage(error: BaseException) -> str | None:
 
 @contextmanager
 def told_if_short(advice: str) -> Iterator[None]:
-    """Turn what says that memory or threads ran out within this block into an error for the user.
+    """Convert errors of this block that report a lack of memory or threads.
 
     Args:
-        advice: The remedy, known where the block is: the settings to lower, with their values.
+        advice: The remedy: the settings to lower, with their values.
 
     Raises:
         UserError: Memory or threads ran out.
@@ -60,24 +56,9 @@ def told_if_short(advice: str) -> Iterator[None]:
         raise UserError(f"{ran_out}; {advice}") from error
 
 
-@contextmanager
-def told_if_alone(what_is_kept: Callable[[], str]) -> Iterator[None]:
-    """Turn what says that another process of the run has gone into an error for the user.
-
-    Args:
-        what_is_kept: Returns the end of its line: what is kept, and the remedy.
-
-    Raises:
-        PeerGoneError: Another process is gone.
-    """
-    try:
-        yield
-    except RuntimeError as error:
-        if not _PEER.search(str(error)):
-            raise
-        raise PeerGoneError(
-            f"another process of this run has ended: killed, out of memory, or by an error of its own, {what_is_kept()}"
-        ) from error
+def is_peer_lost(error: BaseException) -> bool:
+    """Return whether `error` reports that another process of the run has ended."""
+    return isinstance(error, RuntimeError) and _PEER.search(str(error)) is not None
 
 
 def _gigabytes(number: str, unit: str) -> str:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar10.data.image_dataset import Split
-from cifar10.training.augmentation import Augmentation, Plan, pack
+from cifar10.training.augmentation import Augmentation, pack
 
 if TYPE_CHECKING:
     from cifar10.config.schema import AugmentationConfig
@@ -108,17 +108,16 @@ class TrainingBatches:
         labels = self.labels[plan.images]
         length = self.batch_size // (self.micro_batches * self.world_size)
         for number in range(first_batch, len(self)):
-            start = (number * self.world_size + self.rank) * length
-            yield self._batch(plan, labels, number // self.micro_batches, slice(start, start + length))
-
-    def _batch(self, plan: Plan, labels: Tensor, step: int, share: slice) -> Batch:
-        images = self.augmentation.apply(self.packed, plan, step, share)
-        if not self.augmentation.mixes:
-            return images, labels[share]
-        # Not one_hot: it reads its values, which would synchronise with a GPU.
-        own, other = ((x.unsqueeze(1) == self.classes).float() for x in (labels[share], labels[plan.partner[share]]))
-        blend = plan.draws.blend[step]
-        return images, own * blend + other * (1 - blend)
+            step, start = number // self.micro_batches, (number * self.world_size + self.rank) * length
+            share = slice(start, start + length)
+            images = self.augmentation.apply(self.packed, plan, step, share)
+            if not self.augmentation.mixes:
+                yield images, labels[share]
+                continue
+            # Not one_hot: it reads its values, which would synchronise with a GPU.
+            own, other = (x.unsqueeze(1) == self.classes for x in (labels[share], labels[plan.partner[share]]))
+            blend = plan.draws.blend[step]
+            yield images, own.float() * blend + other.float() * (1 - blend)
 
 
 def _mean_colour(split: Split) -> Tensor:  # uint8 (3,)

@@ -7,6 +7,7 @@ end of training; and on a signal to stop. `best.ckpt` is the same file under a s
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -43,6 +44,7 @@ def amend_checkpoint(path: Path, metadata: dict[str, Any]) -> None:
         torch.save(raw, file)
 
 
+@dataclass(eq=False)
 class SaveCheckpoints(CheckpointCallback):
     """Keep `last.ckpt` and `best.ckpt` of a run up to date.
 
@@ -56,21 +58,15 @@ class SaveCheckpoints(CheckpointCallback):
         is_higher_better: Whether a higher score is better.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        monitor: str | None,
-        every_seconds: float | None,
-        after_epoch: Callable[[pl.Trainer, list[Metrics], bool], None],
-        stopwatch: Stopwatch,
-        is_higher_better: bool = True,
-    ) -> None:
-        self.last, self.best = folder / LAST, folder / BEST
-        self.monitor = monitor
-        self.every_seconds = every_seconds
-        self.after_epoch = after_epoch
-        self.stopwatch = stopwatch
-        self.is_higher_better = is_higher_better
+    folder: Path
+    monitor: str | None
+    every_seconds: float | None
+    after_epoch: Callable[[pl.Trainer, list[Metrics], bool], None]
+    stopwatch: Stopwatch
+    is_higher_better: bool = True
+
+    def __post_init__(self) -> None:
+        self.last, self.best = self.folder / LAST, self.folder / BEST
         self.best_score: float | None = None
         self.urgent = False
         """Save the end of the epoch in any case: the run is about to stop."""
@@ -95,11 +91,9 @@ class SaveCheckpoints(CheckpointCallback):
         for optimizer in trainer.optimizers:
             for parameter, state in optimizer.state.items():
                 for name, value in state.items():
-                    shape = getattr(value, "shape", ())
-                    if shape and shape != parameter.shape:
-                        raise ValueError(
-                            f"the optimizer's {name} has shape {tuple(shape)}, not {tuple(parameter.shape)}"
-                        )
+                    shape, expected = tuple(getattr(value, "shape", ())), tuple(parameter.shape)
+                    if shape and shape != expected:
+                        raise ValueError(f"the optimizer's {name} has shape {shape}, not {expected}")
         self.has_started = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:

@@ -1,5 +1,6 @@
 """The LightningDataModule: batches for training, validation and test, sharded over processes."""
 
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import pytorch_lightning as pl
@@ -11,31 +12,19 @@ if TYPE_CHECKING:
     from cifar10.config.schema import AugmentationConfig, EvaluationConfig, TrainingConfig
 
 
+@dataclass(eq=False)
 class InMemoryDataModule(pl.LightningDataModule):
-    """The splits of `data`, resident on each process's device.
+    """The splits of `data`, resident on each process's device; settings are sections of the configuration."""
 
-    Args:
-        data: The data set.
-        training: The section `training` of the configuration.
-        augmentation: The section `augmentation` of the configuration.
-        evaluation: The section `evaluation` of the configuration.
-        seed: Seed of order and augmentation.
-    """
+    data: ImageDataset
+    training: "TrainingConfig"
+    augmentation: "AugmentationConfig"
+    evaluation: "EvaluationConfig"
+    seed: int
+    """Seed of order and augmentation."""
 
-    def __init__(
-        self,
-        data: ImageDataset,
-        training: "TrainingConfig",
-        augmentation: "AugmentationConfig",
-        evaluation: "EvaluationConfig",
-        seed: int,
-    ) -> None:
+    def __post_init__(self) -> None:
         super().__init__()
-        self.data = data
-        self.training = training
-        self.augmentation = augmentation
-        self.evaluation = evaluation
-        self.seed = seed
 
     @property
     def images_per_step(self) -> int:
@@ -62,13 +51,11 @@ class InMemoryDataModule(pl.LightningDataModule):
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-
-        def position() -> tuple[int, int]:
-            steps_into_epoch = trainer.global_step - trainer.current_epoch * self.steps_per_epoch
-            return trainer.current_epoch, steps_into_epoch * micro_batches
-
-        batches.follow(position)
+        batches.follow(lambda: (trainer.current_epoch, self._steps_into_epoch() * micro_batches))
         return Chunks(batches) if self.training.chunked else batches
+
+    def _steps_into_epoch(self) -> int:
+        return self._trainer().global_step - self._trainer().current_epoch * self.steps_per_epoch
 
     def val_dataloader(self) -> EvaluationBatches | list[EvaluationBatches]:
         """Return the validation images; an empty list if there are none."""

@@ -153,14 +153,15 @@ def test(  # a step of the program, no test of pytest
     return dict(classifier.test_scores)
 
 
-def start_from(config: Config, network: nn.Module, data: ImageDataset) -> str:
-    """Load the weights of the checkpoint `config.weights` into `network`, and return their digest.
+def start_from(config: Config, network: nn.Module, data: ImageDataset) -> str | None:
+    """Load the weights of the checkpoint `config.weights`, if set, into `network`, and return their digest.
 
     Raises:
         UsageError: The checkpoint has other classes.
         UserError: The checkpoint has another network.
     """
-    assert config.weights is not None
+    if config.weights is None:
+        return None
     initial = load_checkpoint(resolve_checkpoint(config.weights, config.models_dir))
     if initial.class_names != data.class_names:
         raise UsageError(

@@ -10,11 +10,12 @@ import pytorch_lightning as pl
 
 from cifar10.config.advice import command_line, setting
 from cifar10.config.schema import Config, TrackingConfig
+from cifar10.errors import UserError
 from cifar10.model import DivergedError
 from cifar10.runs.checkpoint_names import LAST
 from cifar10.runs.known_stores import unknown_settings
 from cifar10.runs.run import Run
-from cifar10.system.shortage import PeerGoneError
+from cifar10.system.shortage import is_peer_lost
 from cifar10.system.signals import Stopped, listening, taken_by
 from cifar10.system.streams import print_message
 from cifar10.training.checkpointing import SaveCheckpoints, is_between_steps
@@ -77,7 +78,11 @@ class StopOnSignal(pl.Callback):
 
 
 def close_early(run: Run, config: Config, error: BaseException) -> None:
-    """Close the record of a run that `error` ends, and print what is kept and how to resume."""
+    """Close the record of a run that `error` ends, and print what is kept and how to resume.
+
+    Raises:
+        UserError: The error is that another process of the run has ended.
+    """
     run.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED")
     is_saved = (run.folder / LAST).exists()
     if isinstance(error, Stopped):
@@ -86,9 +91,12 @@ def close_early(run: Run, config: Config, error: BaseException) -> None:
     elif isinstance(error, DivergedError):
         rate = config.optimizer.arguments.get("lr")
         print_message(f"training stopped; lower optimizer.lr (now {rate}), or set training.gradient_clip=1")
-        kept = f"the state before it is kept: {run.folder / LAST}" if is_saved else "nothing was saved before"
-        print_message(kept)
-    elif is_saved and not isinstance(error, PeerGoneError):  # its message has this line
+        print_message(f"the state before it is kept: {run.folder / LAST}" if is_saved else "nothing was saved before")
+    elif is_peer_lost(error):
+        kept = what_is_kept(run.folder, config.tracking)
+        reason = "another process of this run has ended: killed, out of memory, or by an error of its own"
+        raise UserError(f"{reason}, {kept}") from error
+    elif is_saved:
         print_message(f"go on with: {going_on_line(run.folder, config.tracking)}")
 
 

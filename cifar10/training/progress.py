@@ -4,7 +4,7 @@ import sys
 import time
 from collections.abc import Sequence
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
@@ -12,8 +12,10 @@ from tqdm import tqdm
 
 from cifar10.model import Classifier
 from cifar10.system.streams import print_message
-from cifar10.training.resizing import Stage
 from cifar10.types import Metrics
+
+if TYPE_CHECKING:
+    from cifar10.config.schema import ResizingStage
 
 _REDRAW_SECONDS = 0.5
 _LINE_SECONDS = 30.0
@@ -32,7 +34,7 @@ class TrainingProgress(ProgressBar):
     """
 
     def __init__(
-        self, images_per_step: int, steps_per_epoch: int, num_epochs: int, resizing: Sequence[Stage] = ()
+        self, images_per_step: int, steps_per_epoch: int, num_epochs: int, resizing: "Sequence[ResizingStage]" = ()
     ) -> None:
         super().__init__()
         self.resizing = resizing

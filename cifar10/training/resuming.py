@@ -1,7 +1,6 @@
 """Resume a run: the configuration that applies, the settings that may change, and whether training is complete."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,28 +14,29 @@ from cifar10.runs.checkpoints import Checkpoint, load_checkpoint, require_traini
 from cifar10.runs.folder import SCORES, is_folder_of, lasting_settings
 from cifar10.runs.known_stores import unknown_settings
 from cifar10.runs.trained_data import without_sources
+from cifar10.system.streams import print_message
 from cifar10.types import Metrics
 from cifar10.wording import counted
 
 AUTO = "auto"
-"""`--resume=auto`: go on with the run of this name if there is one to go on with, else begin it."""
+"""`--resume=auto`: resume the run of this name if it exists, else start it."""
 
 
 def find_resumed(config: Config, resume: str | None, changes: Sequence[str]) -> tuple[Checkpoint | None, Config]:
-    """Return the checkpoint to go on from, None for a new run, and the configuration that holds.
+    """Return the checkpoint to resume, None for a new run, and the configuration of the run.
 
     Args:
-        config: What was typed, defaults filled in.
-        resume: None, `auto`, or anything `resolve_checkpoint` knows; of a run's folder, its `last.ckpt` is meant.
+        config: The configuration from the command line.
+        resume: None, `auto`, or any name that `resolve_checkpoint` accepts; for a run folder, its `last.ckpt`.
         changes: Overrides of the checkpoint's configuration.
 
     Raises:
-        UserError: There is no such checkpoint, its data are not there, or it cannot go on with these settings.
+        UserError: There is no such checkpoint, its data are missing, or it cannot be resumed with these settings.
     """
     if resume is None:
         return None, config
     if resume == AUTO:
-        assert config.run_name is not None, "the command line has seen to it"
+        assert config.run_name is not None, "the command line requires it"
         path = Path(config.models_dir) / config.run_name / LAST
         if not path.is_file():
             return None, config
@@ -52,26 +52,25 @@ def find_resumed(config: Config, resume: str | None, changes: Sequence[str]) -> 
 
 
 def finished_scores(checkpoint: Checkpoint, config: Config) -> Metrics | None:
-    """Return the metrics of a run that has nothing left to do, and say so; None if there is something left."""
+    """Return the metrics of a finished run, and print that it is finished; None if it is not."""
     folder = checkpoint.path.parent
     try:
         facts = json.loads((folder / SCORES).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     is_whole = isinstance(facts, dict) and facts.get("epochs") == len(checkpoint.history)
-    if not is_whole or config.training.epochs != checkpoint.config.training.epochs:
+    is_same_length = config.training.epochs == checkpoint.config.training.epochs
+    if not (is_whole and is_same_length and is_folder_of(config, folder, Path(config.models_dir))):
         return None
-    if not is_folder_of(config, folder, Path(config.models_dir)):
-        return None
-    print(f"{folder} is finished after {counted(facts['epochs'], 'epoch')}; nothing was changed", file=sys.stderr)
+    print_message(f"{folder} is finished after {counted(facts['epochs'], 'epoch')}; nothing was changed")
     return {name: value for name, value in facts.items() if isinstance(value, int | float)}
 
 
 def _resumed_config(checkpoint: Checkpoint, config: Config, changes: Sequence[str]) -> Config:
     """Return the checkpoint's configuration with `changes`.
 
-    A checkpoint outside of `config.models_dir` may be a stranger's: where to write and what to tell MLflow is then as
-    configured here, and its data are only looked for where they lie, not fetched from where it says.
+    A checkpoint outside of `config.models_dir` may be a stranger's: folder and tracking are then as configured here. Its
+    data are not downloaded from the sources that it names.
     """
     base = checkpoint.config.model_copy(update={"models_dir": config.models_dir})
     if not is_folder_of(base, checkpoint.path.parent, Path(config.models_dir)):
@@ -83,11 +82,11 @@ def _resumed_config(checkpoint: Checkpoint, config: Config, changes: Sequence[st
 
 
 def _refuse_unknown_store(checkpoint: Checkpoint, tracking: TrackingConfig, typed: TrackingConfig) -> None:
-    """Refuse to record in a store that nothing but the run's files names: they may be a stranger's.
+    """Refuse to record in a store that only the run's files name: they may be a stranger's.
 
     Args:
-        tracking: Where the run would be recorded.
-        typed: What is configured and typed here.
+        tracking: The section of the resumed configuration.
+        typed: The section as configured and typed here.
     """
     if tracking.backend == "none":
         return
@@ -117,7 +116,7 @@ def _refuse_other_settings(checkpoint: Checkpoint, config: Config) -> None:
 
 
 def _refuse_other_loop(checkpoint: Checkpoint, config: Config) -> None:
-    """Refuse to go on in chunks with a run that was not trained so, or the other way round: steps are counted apart."""
+    """Refuse to change between training in chunks and step by step: Lightning counts their steps separately."""
     before, now = checkpoint.config.training, config.training
     if before.chunked != now.chunked:
         settings = (f"training.devices={now.devices}", f"training.num_nodes={now.num_nodes}")
@@ -130,7 +129,7 @@ def _refuse_other_loop(checkpoint: Checkpoint, config: Config) -> None:
 
 
 def _refuse_other_length(checkpoint: Checkpoint, config: Config) -> None:
-    """Refuse another number of epochs where schedule or image size at a step would then be another than it was."""
+    """Refuse another number of epochs if it would change the learning rate or the image size of completed steps."""
     before, epochs = checkpoint.config.training.epochs, config.training.epochs
     if epochs == before:
         return
