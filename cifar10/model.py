@@ -112,10 +112,9 @@ class Classifier(pl.LightningModule):
     # -- training ------------------------------------------------------------------------------------------------
 
     def _compile(self) -> Callable[[Tensor], Tensor]:
-        """Return the compiled forward pass for training, and compile the networks of the selection.
+        """Return the forward pass compiled for each image size of training, and compile the selection's networks.
 
-        Each image size of training is compiled separately: code for any size would be slow. Evaluation has batches of
-        many lengths, and uses the network without compilation.
+        Evaluation has batches of many lengths, and uses the network without compilation.
         """
         options: dict[str, Any] = {"dynamic": False}
         if self.recipe.settings.compile == "graphs":
@@ -222,7 +221,7 @@ class Classifier(pl.LightningModule):
 
     def running_means(self) -> Metrics:
         """Return loss and accuracy of this process over the epoch so far."""
-        return self._training_sums.own_means()
+        return self._training_sums.means()
 
     # -- validation and test -------------------------------------------------------------------------------------
 

@@ -80,15 +80,10 @@ def train(
 
 
 def _fit_and_test(
-    network: nn.Module,
-    config: Config,
-    data: ImageDataset,
-    run: Run,
-    checkpoint: Checkpoint | None,
-    stopwatch: Stopwatch,
+    network: nn.Module, config: Config, data: ImageDataset, run: Run, resumed: Checkpoint | None, stopwatch: Stopwatch
 ) -> tuple[Metrics, str, TTAMode]:
     """Return the scores, the digest of the tested weights, and the test-time augmentation."""
-    trainer, classifier, module = fit(network, config, data, run, checkpoint, stopwatch=stopwatch)
+    trainer, classifier, module = fit(network, config, data, run, resumed, stopwatch=stopwatch)
     history = list(classifier.history)
     if not (run.folder / BEST).exists():
         raise UserError(f"{config.training.monitor} was not a finite number in any epoch, so there is no best one")

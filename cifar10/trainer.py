@@ -99,6 +99,11 @@ def make_trainer(
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     if resolve_accelerator(training) == "gpu" and resolve_precision(training) != "fp32":
         torch.set_float32_matmul_precision("high")  # TF32 for float32 products: it is more precise than bf16
+    if training.ema_decay is not None:
+        callbacks = [*callbacks, EMAWeightAveraging(decay=training.ema_decay)]
+    if training.early_stopping is not None and training.monitor is not None:
+        mode = "max" if is_higher_better else "min"
+        callbacks = [*callbacks, EarlyStopping(training.monitor, mode=mode, patience=training.early_stopping)]
     trainer = pl.Trainer(
         default_root_dir=folder,
         accelerator=resolve_accelerator(training),
@@ -109,7 +114,7 @@ def make_trainer(
         max_epochs=training.epochs,
         accumulate_grad_batches=1 if training.chunked else training.accumulate,  # in chunks, Classifier does both
         gradient_clip_val=None if training.chunked else training.gradient_clip,
-        callbacks=[*callbacks, *_optional_callbacks(training, is_higher_better)],
+        callbacks=callbacks,
         logger=TensorBoardLogger(folder, name="tensorboard", version="") if tensorboard else False,
         plugins=[AtomicCheckpointIO(), _cluster_environment(training)],
         num_sanity_val_steps=0,
@@ -134,14 +139,3 @@ def _cluster_environment(training: TrainingConfig) -> ClusterEnvironment:
     environment = LightningEnvironment()
     environment.set_global_rank(processes.rank)
     return environment
-
-
-def _optional_callbacks(training: TrainingConfig, is_higher_better: bool) -> list[Callback]:
-    callbacks: list[Callback] = []
-    if training.ema_decay is not None:
-        callbacks.append(EMAWeightAveraging(decay=training.ema_decay))
-    if training.early_stopping is not None:
-        assert training.monitor is not None
-        mode = "max" if is_higher_better else "min"
-        callbacks.append(EarlyStopping(training.monitor, mode=mode, patience=training.early_stopping))
-    return callbacks

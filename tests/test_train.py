@@ -432,7 +432,7 @@ def test_an_epoch_whose_score_is_no_number_is_never_the_best(monkeypatch: pytest
     means = cifar10.training.metrics.RunningMetrics.means
     seen: list[float] = []
 
-    def spoilt(self: Any, strategy: Any) -> dict[str, float]:
+    def spoilt(self: Any, strategy: Any = None) -> dict[str, float]:
         scores = means(self, strategy)
         if self.is_validation:
             seen.append(scores["loss"])

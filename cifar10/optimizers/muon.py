@@ -110,11 +110,8 @@ def orthogonal_steps(parameters: list[Tensor], directions: list[Tensor]) -> list
     the type of the directions: there, a product of three matrices takes 1.2 times as long as three products of one.
     """
     matrices = [_matrix(direction, like) for direction, like in zip(directions, parameters, strict=True)]
-    together: dict[Any, list[int]] = defaultdict(list)
-    for index, matrix in enumerate(matrices):
-        together[matrix.shape if matrix.is_cuda else index].append(index)
     steps = list(directions)
-    for indices in together.values():
+    for indices in _together(matrices):
         batch = torch.stack([matrices[index] for index in indices])  # (k, M, N)
         levelled = orthogonalize(batch.bfloat16() if batch.is_cuda else batch).to(batch.dtype)
         for index, step in zip(indices, levelled, strict=True):
@@ -122,11 +119,16 @@ def orthogonal_steps(parameters: list[Tensor], directions: list[Tensor]) -> list
     return steps
 
 
-def _matrix(direction: Tensor, like: Tensor) -> Tensor:
-    """Return `direction` with one row per filter, (M, N): a view if its layout is that of `like`.
+def _together(matrices: list[Tensor]) -> list[list[int]]:
+    """Return the indices of matrices to compute together: on a GPU those of one shape, on a CPU each one alone."""
+    members: dict[torch.Size | int, list[int]] = defaultdict(list)
+    for index, matrix in enumerate(matrices):
+        members[matrix.shape if matrix.is_cuda else index].append(index)
+    return list(members.values())
 
-    Orthogonalising commutes with the order of the columns.
-    """
+
+def _matrix(direction: Tensor, like: Tensor) -> Tensor:
+    """Return `direction` with one row per filter, (M, N); orthogonalising commutes with the order of the columns."""
     return direction.permute(0, 2, 3, 1).flatten(1) if _is_channels_last(like) else direction.flatten(1)
 
 

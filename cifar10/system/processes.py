@@ -82,11 +82,10 @@ def _launched() -> tuple[Processes | None, int | None]:
 
 def _refuse_mismatch(launched: Processes, number_on_machine: int | None, training: "TrainingConfig") -> None:
     name, number = launched.launcher, launched.number
-    one_only = {"torchrun": "--nproc-per-node=1", "srun": "--ntasks=1"}[name]
-    per_machine = {"torchrun": "--nproc-per-node", "srun": "--ntasks-per-node"}[name]
+    total, per_machine = ("--ntasks", "--ntasks-per-node") if name == "srun" else ("--nproc-per-node",) * 2
     if training.num_processes == 1 < number:
         raise UsageError(
-            f"{name} started {number} processes, and this run is one process: use {name} {one_only}, or let them share "
+            f"{name} started {number} processes, and this run is one process: use {name} {total}=1, or let them share "
             f"the run, with training.devices for one machine's processes (and training.num_nodes): see docs/scaling.md"
         )
     if training.num_processes != number:
@@ -99,11 +98,7 @@ def _refuse_mismatch(launched: Processes, number_on_machine: int | None, trainin
 
 
 def _rank_under_lightning() -> int:
-    """Return LOCAL_RANK if Lightning has started this process for a run of ours, else 0.
-
-    Raises:
-        UsageError: The process that has started this one has ended.
-    """
+    """Return LOCAL_RANK if Lightning has started this process for a run of ours, else 0."""
     launcher = _number(_OURS)
     if launcher is None or launcher == os.getpid():
         return 0

@@ -94,15 +94,13 @@ def _secured(kind: type[io.TextIOWrapper], descriptor: int, former: TextIO | Non
 
 
 def _occupy_closed_descriptors() -> None:
-    """Open descriptors that the shell has closed: else the next file would get such a number, and be written to.
-
-    Writing to a closed stdout fails; so does writing to its replacement.
-    """
+    """Open descriptors that the shell has closed: else the next file would get such a number, and be written to."""
     for descriptor in (_STDIN, _STDOUT, _STDERR):
         try:
             os.fstat(descriptor)
         except OSError as error:
             if error.errno != errno.EBADF:
                 raise
-            os.open(os.devnull, os.O_WRONLY if descriptor == _STDERR else os.O_RDONLY)  # takes the lowest free number
+            # It takes the lowest free number. Writing to stdout fails, as it does when it is closed.
+            os.open(os.devnull, os.O_WRONLY if descriptor == _STDERR else os.O_RDONLY)
             os.set_inheritable(descriptor, True)

@@ -6,6 +6,7 @@ Iterating a `TrainingBatches` is repeatable: the order of the images and their a
 
 import inspect
 from collections.abc import Callable, Generator, Iterator
+from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -68,13 +69,14 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        size = split.images.shape[-1]
+        # The mean colour: sums of integers do not depend on the order.
+        sums = split.images.sum(dim=(0, 2, 3), dtype=torch.int64)
+        fill = (sums.double() / (split.images.numel() / 3)).round().to(torch.uint8)
         self.packed = pack(split.images.to(device))  # int32 (N, H, W)
         self.labels = split.labels.to(device)
-        self.augmentation = Augmentation(augmentation, len(split), size, _mean_colour(split), seed)
+        self.augmentation = Augmentation(augmentation, len(split), split.images.shape[-1], fill, seed)
         self.classes = torch.arange(num_classes, device=device)
         self.batch_size = largest_batch(len(split), batch_size, micro_batches * world_size)
-        self.seed = seed
         self.micro_batches = micro_batches
         self.rank = rank
         self.world_size = world_size
@@ -98,7 +100,7 @@ class TrainingBatches:
 
     def order(self, epoch: int) -> NDArray[np.int64]:
         """Return the permutation of all N images for `epoch`."""
-        return np.random.default_rng([self.seed, _ORDER_STREAM, epoch]).permutation(len(self.labels))
+        return np.random.default_rng([self.augmentation.seed, _ORDER_STREAM, epoch]).permutation(len(self.labels))
 
     def __iter__(self) -> Generator[Batch, None, None]:
         # The body runs at the first `next`: Lightning calls `iter` before it restores the position.
@@ -120,17 +122,10 @@ class TrainingBatches:
             yield images, own.float() * blend + other.float() * (1 - blend)
 
 
-def _mean_colour(split: Split) -> Tensor:  # uint8 (3,)
-    """Return the mean of each channel, from sums of integers, which do not depend on the order."""
-    sums = split.images.sum(dim=(0, 2, 3), dtype=torch.int64)
-    return (sums.double() / (split.images.numel() / 3)).round().to(torch.uint8)
-
-
 class Chunks:
     """An iterator over the batches of an epoch, yielded again and again until it is exhausted.
 
-    For a training loop that takes as many batches at a time as it likes. The number of times is not known beforehand,
-    so there is no length. The last time there may be no batches left.
+    A training loop takes any number of batches at a time, so there is no length, and the last may have no batches.
     """
 
     def __init__(self, batches: TrainingBatches) -> None:
@@ -142,15 +137,18 @@ class Chunks:
             yield stream
 
 
+@dataclass(eq=False)
 class EvaluationBatches:
     """The images of a split in its order, unchanged. Each process gets its own share; no image occurs twice."""
 
-    def __init__(self, split: Split, batch_size: int, device: torch.device, rank: int = 0, world_size: int = 1) -> None:
-        self.images = split.images.to(device)
-        self.labels = split.labels.to(device)
-        self.batch_size = batch_size
-        self.rank = rank
-        self.world_size = world_size
+    split: Split
+    batch_size: int
+    device: torch.device
+    rank: int = 0
+    world_size: int = 1
+
+    def __post_init__(self) -> None:
+        self.images, self.labels = self.split.images.to(self.device), self.split.labels.to(self.device)
 
     def __len__(self) -> int:
         """Return the number of batches that each process sees; its share of the last may be empty."""

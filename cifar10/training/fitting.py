@@ -52,9 +52,8 @@ def make_recipe(config: Config, data: ImageDataset, steps_per_epoch: int) -> Rec
     """Build optimizer, schedule and selection; the weights of the selection are drawn by the seed."""
 
     def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
-        optimizer: torch.optim.Optimizer = build(
-            OPTIMIZER, config.optimizer, network=network, params=network.parameters()
-        )
+        provided = {"network": network, "params": network.parameters()}
+        optimizer: torch.optim.Optimizer = build(OPTIMIZER, config.optimizer, **provided)
         return optimizer
 
     schedule: Schedule = build(SCHEDULE, config.schedule)
@@ -115,7 +114,7 @@ def fit(
 
     every_seconds, stopwatch = training.save_every_seconds, stopwatch or Stopwatch()
     saver = SaveCheckpoints(run.folder, training.monitor, every_seconds, after_epoch, stopwatch, is_higher_better)
-    stopper = StopOnSignal(saver)
+    stopper = StopOnSignal(saver, config.tracking)
     all_callbacks = [*callbacks, progress, saver, stopper]
     trainer = make_trainer(training, run.folder, all_callbacks, is_higher_better, config.tracking.tensorboard)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())

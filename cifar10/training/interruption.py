@@ -21,19 +21,12 @@ from cifar10.system.streams import print_message
 from cifar10.training.checkpointing import SaveCheckpoints, is_between_steps
 
 
-class Interrupted(Stopped):
-    """Training stopped on a signal, its state saved at `saved_at`."""
-
-    def __init__(self, number: int, saved_at: Path) -> None:
-        super().__init__(number)
-        self.saved_at = saved_at
-
-
 class StopOnSignal(pl.Callback):
     """On a signal that ends the program: finish the step, save, stop. A second one of its kind stops at once."""
 
-    def __init__(self, saver: SaveCheckpoints) -> None:
+    def __init__(self, saver: SaveCheckpoints, tracking: TrackingConfig) -> None:
         self.saver = saver
+        self.tracking = tracking
         self.received: int | None = None
         self.is_training = False
 
@@ -74,7 +67,9 @@ class StopOnSignal(pl.Callback):
         return trainer.strategy.reduce_boolean_decision(received, all=False) if trainer.world_size > 1 else received
 
     def _stop(self) -> None:
-        raise Interrupted(self.received or signal.SIGTERM, self.saver.last)
+        last = self.saver.last
+        kept = what_is_kept(last.parent, self.tracking, when=f"and saved at {last}")
+        raise Stopped(self.received or signal.SIGTERM, kept)
 
 
 def close_early(run: Run, config: Config, error: BaseException) -> None:
@@ -86,8 +81,7 @@ def close_early(run: Run, config: Config, error: BaseException) -> None:
     run.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED")
     is_saved = (run.folder / LAST).exists()
     if isinstance(error, Stopped):
-        saved_at = error.saved_at if isinstance(error, Interrupted) else None
-        error.kept = error.kept or what_is_kept(run.folder, config.tracking, saved_at)
+        error.kept = error.kept or what_is_kept(run.folder, config.tracking)
     elif isinstance(error, DivergedError):
         rate = config.optimizer.arguments.get("lr")
         print_message(f"training stopped; lower optimizer.lr (now {rate}), or set training.gradient_clip=1")
@@ -100,11 +94,10 @@ def close_early(run: Run, config: Config, error: BaseException) -> None:
         print_message(f"go on with: {going_on_line(run.folder, config.tracking)}")
 
 
-def what_is_kept(folder: Path, tracking: TrackingConfig, saved_at: Path | None = None) -> str:
-    """Return the end of the message about an early end; `saved_at`: where the last step was saved, if it was."""
+def what_is_kept(folder: Path, tracking: TrackingConfig, when: str = "after the last save") -> str:
+    """Return the end of the message about an early end: `when` it came, and how to resume."""
     if not (folder / LAST).exists():
         return "before anything was saved; there is nothing to go on with"
-    when = f"and saved at {saved_at}" if saved_at else "after the last save"
     return f"{when}; go on with: {going_on_line(folder, tracking)}"
 
 

@@ -49,14 +49,14 @@ class RunningMetrics:
         self.clear()
         self._sums, self._images = torch.tensor(sums[:2], dtype=torch.float64), int(sums[2])
 
-    def means(self, strategy: Any) -> Metrics:
-        """Return loss and accuracy over all processes."""
-        sums = torch.tensor(self.sums(), dtype=torch.float64, device=strategy.root_device)
-        return _means(strategy.reduce(sums, reduce_op="sum").tolist())
-
-    def own_means(self) -> Metrics:
-        """Return loss and accuracy of this process."""
-        return _means(self.sums())
+    def means(self, strategy: Any = None) -> Metrics:
+        """Return loss and accuracy over all processes of Lightning's `strategy`; None: of this process."""
+        sums = self.sums()
+        if strategy is not None:
+            tensor = torch.tensor(sums, dtype=torch.float64, device=strategy.root_device)
+            sums = strategy.reduce(tensor, reduce_op="sum").tolist()
+        loss, correct, images = sums
+        return {"loss": loss / max(images, 1), "accuracy": correct / max(images, 1)}
 
     def _count(self) -> None:
         if not self._pending:
@@ -71,11 +71,6 @@ class RunningMetrics:
         self._sums[1].add_((predicted == labels).sum())
         self._images += len(predicted)
         self._pending = []
-
-
-def _means(sums: list[float]) -> Metrics:
-    loss, correct, images = sums
-    return {"loss": loss / max(images, 1), "accuracy": correct / max(images, 1)}
 
 
 class MetricSet(nn.Module):

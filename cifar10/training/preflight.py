@@ -147,11 +147,7 @@ def _build(role: Role, component: Component, num_classes: int, image_size: int) 
 
 
 def _try_network(component: Component, data: ImageDataset, pixels: int) -> None:
-    """Let the network compute shapes for two images with sides of `pixels`.
-
-    Raises:
-        ValueError: It cannot, or its output is not one number for each class.
-    """
+    """Raise ValueError if the network cannot compute one number per class for images with sides of `pixels`."""
     network = _build(MODEL, component, data.num_classes, data.image_size).eval()
     if not callable(getattr(network, "calibrate", None)):
         raise UsageError(

@@ -37,15 +37,12 @@ class TrainingProgress(ProgressBar):
         self, images_per_step: int, steps_per_epoch: int, num_epochs: int, resizing: "Sequence[ResizingStage]" = ()
     ) -> None:
         super().__init__()
-        self.resizing = resizing
-        self.images_per_step = images_per_step
+        self.resizing, self.images_per_step = resizing, images_per_step
         self.num_epochs = num_epochs
         self.num_images = num_epochs * steps_per_epoch * images_per_step
         self.validation = ""
         self._enabled = True
         self._bar: tqdm[Any] | None = None
-        self._shown_at = self._started_at = time.monotonic()
-        self._first_image = 0
         self._is_forecast = False
 
     def disable(self) -> None:

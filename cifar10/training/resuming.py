@@ -46,8 +46,7 @@ def find_resumed(config: Config, resume: str | None, changes: Sequence[str]) -> 
         checkpoint = load_checkpoint(resolve_checkpoint(resume, config.models_dir, prefer=LAST))
         config = _resumed_config(checkpoint, config, changes)
     require_training_state(checkpoint.path)
-    _refuse_other_length(checkpoint, config)
-    _refuse_other_loop(checkpoint, config)
+    _refuse_other_steps(checkpoint, config)
     return checkpoint, config
 
 
@@ -69,7 +68,7 @@ def finished_scores(checkpoint: Checkpoint, config: Config) -> Metrics | None:
 def _resumed_config(checkpoint: Checkpoint, config: Config, changes: Sequence[str]) -> Config:
     """Return the checkpoint's configuration with `changes`.
 
-    A checkpoint outside of `config.models_dir` may be a stranger's: folder and tracking are then as configured here. Its
+    A checkpoint outside of `config.models_dir` may be a stranger's: folder and tracking are then those of `config`. Its
     data are not downloaded from the sources that it names.
     """
     base = checkpoint.config.model_copy(update={"models_dir": config.models_dir})
@@ -82,25 +81,15 @@ def _resumed_config(checkpoint: Checkpoint, config: Config, changes: Sequence[st
 
 
 def _refuse_unknown_store(checkpoint: Checkpoint, tracking: TrackingConfig, typed: TrackingConfig) -> None:
-    """Refuse to record in a store that only the run's files name: they may be a stranger's.
-
-    Args:
-        tracking: The section of the resumed configuration.
-        typed: The section as configured and typed here.
-    """
-    if tracking.backend == "none":
-        return
-    unknown = {
-        key: value
-        for key, value in unknown_settings(tracking).items()
-        if getattr(typed, key.removeprefix("tracking.")) != value
-    }
+    """Refuse to record in a store that is named by the run's files and not `typed` here: they may be a stranger's."""
+    unknown = {} if tracking.backend == "none" else unknown_settings(tracking)
+    unknown = {key: uri for key, uri in unknown.items() if getattr(typed, key.removeprefix("tracking.")) != uri}
     if unknown:
-        told = " and ".join(f"{key}={shown_uri(value)}" for key, value in unknown.items())
-        words = [setting(key, value) for key, value in unknown.items()]
+        named = " and ".join(f"{key}={shown_uri(uri)}" for key, uri in unknown.items())
+        words = [setting(key, uri) for key, uri in unknown.items()]
         again = command_line("train", *words, resume=str(checkpoint.path))
         raise UsageError(
-            f"{checkpoint.path.parent} says {told}, which is not configured here; if that store is yours: {again}\n"
+            f"{checkpoint.path.parent} says {named}, which is not configured here; if that store is yours: {again}\n"
             "else add where to record it: tracking=mlflow, tracking=server or tracking=none"
         )
 
@@ -115,33 +104,24 @@ def _refuse_other_settings(checkpoint: Checkpoint, config: Config) -> None:
             )
 
 
-def _refuse_other_loop(checkpoint: Checkpoint, config: Config) -> None:
-    """Refuse to change between training in chunks and step by step: Lightning counts their steps separately."""
-    before, now = checkpoint.config.training, config.training
-    if before.chunked != now.chunked:
-        settings = (f"training.devices={now.devices}", f"training.num_nodes={now.num_nodes}")
-        again = command_line("train", f"weights={checkpoint.path}", *settings)
+def _refuse_other_steps(checkpoint: Checkpoint, config: Config) -> None:
+    """Refuse what would change the learning rate or the image size of completed steps, or how steps are counted."""
+    folder, before, now = checkpoint.path.parent, checkpoint.config.training, config.training
+    is_constant = config.schedule.target.endswith(".Constant") and not config.schedule.arguments.get("warmup")
+    anew = f"weights={checkpoint.path}"
+    if now.epochs != before.epochs and (not is_constant or now.resizing):
+        again = command_line("train", anew, f"training.epochs={now.epochs}")
         raise UsageError(
-            f"{checkpoint.path.parent} cannot go on with {now.num_processes} processes: it was begun with "
+            f"{folder} cannot go on to {now.epochs} epochs: its learning rate and image sizes are laid out "
+            f"for {before.epochs}; start a new run from its weights: {again}"
+        )
+    num_done = len(checkpoint.history)
+    if now.epochs != before.epochs and now.epochs < num_done:
+        raise UsageError(f"training.epochs={now.epochs}: {checkpoint.path} has {counted(num_done, 'epoch')} behind it")
+    if before.chunked != now.chunked:
+        again = command_line("train", anew, f"training.devices={now.devices}", f"training.num_nodes={now.num_nodes}")
+        raise UsageError(
+            f"{folder} cannot go on with {now.num_processes} processes: it was begun with "
             f"{before.num_processes}, and one process alone makes many steps at a time; start a new run from its "
             f"weights: {again}"
-        )
-
-
-def _refuse_other_length(checkpoint: Checkpoint, config: Config) -> None:
-    """Refuse another number of epochs if it would change the learning rate or the image size of completed steps."""
-    before, epochs = checkpoint.config.training.epochs, config.training.epochs
-    if epochs == before:
-        return
-    schedule = config.schedule
-    is_constant = schedule.target.endswith(".Constant") and not schedule.arguments.get("warmup")
-    if not is_constant or config.training.resizing:
-        again = command_line("train", f"weights={checkpoint.path}", f"training.epochs={epochs}")
-        raise UsageError(
-            f"{checkpoint.path.parent} cannot go on to {epochs} epochs: its learning rate and image sizes are laid out "
-            f"for {before}; start a new run from its weights: {again}"
-        )
-    if epochs < len(checkpoint.history):
-        raise UsageError(
-            f"training.epochs={epochs}: {checkpoint.path} has {counted(len(checkpoint.history), 'epoch')} behind it"
         )
