@@ -1,4 +1,4 @@
-"""Which device to compute on, what it can do, and how a network is prepared for it."""
+"""Choose a device, query its capabilities, and prepare a network for it."""
 
 from collections.abc import Mapping
 from typing import Any, Literal
@@ -15,7 +15,7 @@ def choose_device(name: str) -> torch.device:
     """Return the device called `name`: auto (a GPU if there is one), cpu, cuda or cuda:N.
 
     Raises:
-        UsageError: There is no such kind of device, or this machine does not have it.
+        UsageError: The name is unknown, or this machine has no such device.
     """
     num_gpus = torch.cuda.device_count()
     if name == "auto":

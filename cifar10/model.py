@@ -146,13 +146,16 @@ class Classifier(pl.LightningModule):
     def _loss(self, batch: Batch, number: int) -> Tensor:
         """Return the mean loss of micro-batch `number` of the epoch, and add it to the running metrics."""
         self._seed(number)
-        step = self.current_epoch * self.recipe.steps_per_epoch + number // self.recipe.settings.accumulate
-        progress = step / max(1, self.recipe.num_steps)
-        loss, logits, targets = self._training_step.forward(batch, number, progress)
+        loss, logits, targets = self._training_step.forward(batch, number, self._progress(number))
         self._training_sums.add(loss, logits, targets)
         if loss.device.type == "cpu" and self.trainer.world_size == 1 and not math.isfinite(loss.item()):
             raise self.diverged("the loss is", self.global_step + 1)
         return loss
+
+    def _progress(self, number: int) -> float:
+        """Return the fraction of all optimizer steps done at micro-batch `number` of the epoch."""
+        step = self.current_epoch * self.recipe.steps_per_epoch + number // self.recipe.settings.accumulate
+        return step / max(1, self.recipe.num_steps)
 
     def _seed(self, number: int) -> None:
         """Seed the random numbers inside the network by position, so that a resumed run draws the same ones."""

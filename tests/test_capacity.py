@@ -35,9 +35,9 @@ CUDA = "CUDA out of memory. Tried to allocate 20.00 GiB. GPU 0 has a total capac
 @pytest.mark.parametrize(
     ("error", "said"),
     [
-        (RuntimeError(ALLOCATOR), "memory ran out (72,000.0 GB were asked for at once)"),
-        (torch.OutOfMemoryError(CUDA), "memory ran out (21.5 GB were asked for at once)"),
-        (MemoryError("Unable to allocate 931. GiB for an array"), "memory ran out (999.7 GB were asked for at once)"),
+        (RuntimeError(ALLOCATOR), "memory ran out (72,000.0 GB were requested at once)"),
+        (torch.OutOfMemoryError(CUDA), "memory ran out (21.5 GB were requested at once)"),
+        (MemoryError("Unable to allocate 931. GiB for an array"), "memory ran out (999.7 GB were requested at once)"),
         (MemoryError(), "memory ran out"),
         (RuntimeError("Storage size calculation overflowed with sizes=[1, 2]"), "memory ran out"),
         (ImportError("libtorch_cpu.so: failed to map segment from shared object"), "memory ran out"),
@@ -85,7 +85,7 @@ def test_a_network_that_memory_cannot_hold_is_refused_before_a_folder_is_made(
 ) -> None:
     assert run("model.width=1000000") == 1
     assert capfd.readouterr().err == (
-        "error: memory ran out (72,000.0 GB were asked for at once); lower model.width=1000000\n"
+        "error: memory ran out (72,000.0 GB were requested at once); lower model.width=1000000\n"
     )
     assert not Path("models").exists()
 

@@ -81,7 +81,7 @@ def test_a_metric_that_does_not_say_what_is_better_is_not_monitored() -> None:
     metrics: dict[str, Metric] = {"undecided": Undecided(3), "calibration_error": MulticlassCalibrationError(3)}
     assert not is_higher_better("val/loss", {}) and is_higher_better("val/accuracy", {})
     assert not is_higher_better("val/calibration_error", metrics)
-    with pytest.raises(UsageError, match="Undecided does not say whether a higher value is better"):
+    with pytest.raises(UsageError, match="Undecided does not define whether a higher value is better"):
         is_higher_better("val/undecided", metrics)
 
 

@@ -1,7 +1,7 @@
 """Residual networks (He et al. 2015, https://arxiv.org/abs/1512.03385) with a stem for small images.
 
-The published stem halves the image twice before the first block, which leaves 8 x 8 of 32 x 32 pixels; here the first
-convolution is 3 x 3 with stride 1 and nothing is pooled early.
+The published stem halves the image twice before the first block, to 8 x 8 of 32 x 32 pixels. Here the first convolution
+is 3 x 3 with stride 1, without pooling.
 """
 
 from typing import Literal

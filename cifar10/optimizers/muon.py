@@ -1,4 +1,4 @@
-"""Muon: momentum whose matrix is replaced by the nearest orthogonal one, so that all directions get the same rate.
+"""Muon: momentum whose matrix is replaced by the nearest orthogonal matrix, so that all directions get the same rate.
 
 Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024),
 https://kellerjordan.github.io/posts/muon/. It updates filters; SGD with momentum updates the head and the

@@ -1,4 +1,4 @@
-"""Learning rate schedules: a factor of the highest rate as a function of training progress in [0, 1]."""
+"""Learning rate schedules: the factor of the highest learning rate at a training progress in [0, 1]."""
 
 import math
 from collections.abc import Callable

@@ -10,7 +10,7 @@ from contextlib import contextmanager
 from cifar10.errors import UserError
 
 _AMOUNT = re.compile(r"(?:tried to allocate|unable to allocate) ([\d.]+) ?([kmgtpe]?i?b|bytes)", re.IGNORECASE)
-_BYTES = {"": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50, "E": 2**60}
+_BYTES = {"BYTES": 1, "": 1, "K": 2**10, "M": 2**20, "G": 2**30, "T": 2**40, "P": 2**50, "E": 2**60}
 _MEMORY = re.compile(
     "can't allocate memory|cannot allocate memory|out of memory|not enough memory|unable to allocate|bad_alloc|"
     "storage size calculation overflowed|failed to map segment|invalid buffer size|_STATUS_ALLOC_FAILED|"
@@ -32,8 +32,10 @@ def shortage(error: BaseException) -> str | None:
     if isinstance(error, UserError) or not isinstance(error, _ERRORS):
         return None
     if isinstance(error, MemoryError) or _MEMORY.search(text):
-        amount = _AMOUNT.search(text)
-        return "memory ran out" + (f" ({_gigabytes(*amount.groups())} were asked for at once)" if amount else "")
+        if (amount := _AMOUNT.search(text)) is None:
+            return "memory ran out"
+        num_bytes = float(amount[1]) * _BYTES[amount[2].upper().rstrip("IB")]
+        return f"memory ran out ({num_bytes / 1e9:,.1f} GB were requested at once)"
     return "the system allows no more threads or processes" if _THREADS in text else None
 
 
@@ -59,8 +61,3 @@ def told_if_short(advice: str) -> Iterator[None]:
 def is_peer_lost(error: BaseException) -> bool:
     """Return whether `error` reports that another process of the run has ended."""
     return isinstance(error, RuntimeError) and _PEER.search(str(error)) is not None
-
-
-def _gigabytes(number: str, unit: str) -> str:
-    factor = 1 if unit.lower() == "bytes" else _BYTES[unit.upper().rstrip("IB")]
-    return f"{float(number) * factor / 1e9:,.1f} GB"

@@ -116,7 +116,7 @@ def is_higher_better(monitor: str, metrics: Mapping[str, Metric]) -> bool:
     if is_higher is None:
         kind = type(metrics[name]).__name__
         raise UsageError(
-            f"training.monitor={monitor}: {kind} does not say whether a higher value is better; set its "
+            f"training.monitor={monitor}: {kind} does not define whether a higher value is better; set its "
             "higher_is_better, or choose another metric"
         )
     return is_higher

@@ -81,9 +81,7 @@ def tell_batches(config: Config, data: ImageDataset) -> None:
 def warn_of_mirroring(config: Config, data: ImageDataset) -> None:
     """Warn if mirrored images are trained or tested on, and the class depends on left and right in these data."""
     mirrors = config.augmentation.flip != "none" or config.evaluation.tta != "none"
-    if data.is_mirrorable or not mirrors:
-        return
-    result = measure_mirroring(data)
+    result = measure_mirroring(data) if mirrors and not data.is_mirrorable else None
     if result is not None and result.matters:
         print_message(
             "warning: left and right seem to matter in these data: the nearest training image is of the right class "

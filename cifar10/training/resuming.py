@@ -105,7 +105,7 @@ def _refuse_other_settings(checkpoint: Checkpoint, config: Config) -> None:
 
 
 def _refuse_other_steps(checkpoint: Checkpoint, config: Config) -> None:
-    """Refuse what would change the learning rate or the image size of completed steps, or how steps are counted."""
+    """Refuse settings that would change learning rate or image size of completed steps, or the counting of steps."""
     folder, before, now = checkpoint.path.parent, checkpoint.config.training, config.training
     is_constant = config.schedule.target.endswith(".Constant") and not config.schedule.arguments.get("warmup")
     anew = f"weights={checkpoint.path}"
