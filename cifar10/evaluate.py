@@ -59,7 +59,8 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
     )
     classifier.tta = checkpoint.tta
     folder = Path(output) if output else checkpoint.path.absolute().parent
-    trainer, module = make_trainer(config, folder, []), InMemoryDataModule(data, config)
+    trainer = make_trainer(config.training, folder, [], tensorboard=config.tracking.tensorboard)
+    module = InMemoryDataModule(data, config.training, config.augmentation, config.evaluation, config.seed)
     scores = test(trainer, classifier, module, checkpoint.path)
     report = _report(scores, checkpoint, data)
     print(report)

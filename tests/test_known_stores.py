@@ -17,7 +17,7 @@ from cifar10.errors import UsageError, UserError
 from cifar10.runs.known_stores import sync_line, unknown_settings
 from cifar10.sync import sync
 from cifar10.train import train
-from cifar10.training.early_end import going_on_line
+from cifar10.training.interruption import going_on_line
 from tests.tiny_run import TINY
 
 MLFLOW = ("tracking.backend=mlflow", "tracking.system_metrics=false")

@@ -6,6 +6,8 @@ from pathlib import Path
 
 import pytest
 import torch
+from pytorch_lightning.strategies import SingleDeviceStrategy
+from torch.nn.functional import cross_entropy
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassCalibrationError, MulticlassF1Score
 
@@ -34,9 +36,10 @@ def test_a_set_adds_up_batches_in_double_precision_and_starts_anew() -> None:
     for size in (7, 4):
         batches = [(torch.randn(size, 3, generator=generator), torch.arange(size) % 3) for _ in range(3)]
         for logits, labels in batches:
-            metrics.update(logits, labels)
+            metrics.update(cross_entropy(logits, labels), logits, labels)
         logits, labels = (torch.cat(parts) for parts in zip(*batches, strict=True))
-        values = metrics.compute()
+        values = metrics.compute(SingleDeviceStrategy())
+        assert values["loss"] == pytest.approx(cross_entropy(logits, labels).item())
         assert values["accuracy"] == (logits.argmax(dim=1) == labels).double().mean().item()
         assert values["f1"] == pytest.approx(MulticlassF1Score(3)(logits, labels).item())
 
@@ -78,7 +81,7 @@ def test_a_metric_that_does_not_say_what_is_better_is_not_monitored() -> None:
     metrics: dict[str, Metric] = {"undecided": Undecided(3), "calibration_error": MulticlassCalibrationError(3)}
     assert not is_higher_better("val/loss", {}) and is_higher_better("val/accuracy", {})
     assert not is_higher_better("val/calibration_error", metrics)
-    with pytest.raises(UsageError, match="Undecided does not say whether a higher value is better"):
+    with pytest.raises(UsageError, match="Undecided does not define whether a higher value is better"):
         is_higher_better("val/undecided", metrics)
 
 

@@ -6,8 +6,8 @@ import pytest
 import torch
 from torch import Tensor
 
+from cifar10.training.metrics import _MOST_PENDING, RunningMetrics
 from cifar10.training.random_seeds import fold_in
-from cifar10.training.running_metrics import _MOST_PENDING, RunningMetrics
 
 Noted = tuple[Tensor, Tensor, Tensor]
 
@@ -42,7 +42,7 @@ def test_mixed_labels_count_by_their_larger_part() -> None:
     tally = RunningMetrics()
     targets = torch.tensor([[0.7, 0.3], [0.1, 0.9]])
     tally.add(torch.tensor(1.0), torch.tensor([[2.0, 1.0], [2.0, 1.0]]), targets)
-    assert tally.own_means() == {"loss": 1.0, "accuracy": 0.5}
+    assert tally.means() == {"loss": 1.0, "accuracy": 0.5}
 
 
 @pytest.mark.gpu

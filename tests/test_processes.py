@@ -102,7 +102,7 @@ def test_who_started_the_processes_of_a_run_decides_which_one_this_is(
         (TORCHRUN, 4, 1, "training.devices=4 needs torchrun --nproc-per-node=4"),
         ({**SRUN, "SLURM_NTASKS_PER_NODE": ""}, 4, 1, "training.devices=4 needs srun --ntasks-per-node=4"),
         ({}, 1, 2, "the processes on several machines are started by torchrun or srun"),
-        ({"CIFAR10_LAUNCHED_BY": "999999999"}, 2, 1, "the process that has started this one is gone"),
+        ({"CIFAR10_LAUNCHED_BY": "999999999"}, 2, 1, "the process that has started this one has ended"),
     ],
 )
 def test_another_number_of_processes_than_the_run_has_is_refused(

@@ -150,9 +150,9 @@ def test_what_these_images_cannot_do_is_refused_before_the_first_step(settings: 
     ("batch_size", "told"),
     [
         # https://github.com/fastai/fastai/issues/2416
-        (2000, "note: the training split has 60 images, so each step learns from 60 of them"),
+        (2000, "note: the training split has 60 images, so each step trains on 60 of them"),
         # https://github.com/fastai/fastai/issues/1557
-        (40, "learns from 40 of the 60 training images, in whole batches of 40, .* training.batch_size=30 it would "),
+        (40, "trains on 40 of the 60 training images, in whole batches of 40, .* training.batch_size=30 it would "),
         (20, ""),
         (11, ""),  # five images of sixty wait for another epoch
     ],

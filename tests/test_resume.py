@@ -18,8 +18,8 @@ import torch
 
 import cifar10.model
 from cifar10.config.compose import load_config
+from cifar10.system.signals import Stopped
 from cifar10.train import train
-from cifar10.training.interruption import Interrupted
 
 SMALL = [
     "experiment=demo",
@@ -82,7 +82,7 @@ def test_interrupted_within_and_between_epochs_the_end_is_the_same(
     name = f"cut{step}-{chunk_seconds}"
     with monkeypatch.context() as patch:
         send_signal_at(step, signal.SIGTERM, patch)
-        with pytest.raises(Interrupted) as stop:
+        with pytest.raises(Stopped, match="and saved at") as stop:
             train(load_config([*SMALL, f"run_name={name}", f"training.chunk_seconds={chunk_seconds}"]))
     assert stop.value.code == 143
     assert not Path(f"models/{name}/scores.json").exists()
@@ -95,7 +95,7 @@ def test_without_the_optimizers_state_the_end_differs(reference: Path, monkeypat
     """The comparison above can fail: it does when one piece of the state is lost."""
     with monkeypatch.context() as patch:
         send_signal_at(7, signal.SIGTERM, patch)
-        with pytest.raises(Interrupted):
+        with pytest.raises(Stopped, match="and saved at"):
             train(load_config([*SMALL, "run_name=lossy"]))
     raw = torch.load("models/lossy/last.ckpt", weights_only=True)
     for state in raw["optimizer_states"][0]["state"].values():

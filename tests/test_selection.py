@@ -27,7 +27,7 @@ from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.train import train
 from cifar10.training.batches import Batch
 from cifar10.training.hard_example_mining import AllExamples, HardExampleMining
-from cifar10.training.running_metrics import RunningMetrics
+from cifar10.training.metrics import RunningMetrics
 from tests.test_folder import fill
 from tests.tiny_run import TINY
 

@@ -5,6 +5,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
+from cifar10.config.schema import ResizingStage
 from cifar10.training.batches import Batch
 from cifar10.training.hard_example_mining import AllExamples
 from cifar10.training.step import TrainingStep, make_scheduler, update
@@ -22,10 +23,6 @@ class FirstHalf(AllExamples):
         return images[: len(images) // 2], targets[: len(images) // 2]
 
 
-class Stage:
-    until, scale = 0.5, 0.5
-
-
 def mean_network(images: Tensor) -> Tensor:
     """Return three logits from the mean of each channel."""
     return images.float().mean(dim=(2, 3)) / 100
@@ -36,7 +33,7 @@ def test_the_loss_is_of_the_selected_resized_images_with_smoothed_labels() -> No
     images = torch.randint(0, 256, (6, 3, 8, 8), dtype=torch.uint8, generator=generator)
     targets = torch.arange(6) % 3
     selection = FirstHalf()
-    step = TrainingStep(mean_network, selection, [Stage()], label_smoothing=0.2)
+    step = TrainingStep(mean_network, selection, [ResizingStage(until=0.5, scale=0.5)], label_smoothing=0.2)
     loss, logits, selected = step.forward((images, targets), number=7, progress=0.25)
     assert selection.calls == [((6, 3, 4, 4), 7, 0.25, 0.2)]
     assert selected.tolist() == [0, 1, 2] and logits.shape == (3, 3) and logits.dtype == torch.float32
