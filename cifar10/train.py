@@ -91,7 +91,7 @@ def _fit_and_test(
     classifier.network.load_state_dict(best.weights)
     if data.is_mirrorable is None and len(data.validation) and classifier.tta != "none":
         _drop_views_that_score_worse(trainer, classifier, module, run)
-    with if_stopped(f"in the test, after training; go on with: {going_on_line(run.folder, config.tracking)}"):
+    with if_stopped(f"in the test, after training; resume with: {going_on_line(run.folder, config.tracking)}"):
         scores = test(trainer, classifier, module, best.path)
     scores |= {key: value for key, value in history[-1].items() if key.startswith(("train/", "val/"))}
     scores |= stopwatch.seconds()

@@ -338,7 +338,7 @@ def test_a_compiler_that_is_missing_is_told_in_one_line() -> None:
 def test_a_run_of_one_process_does_not_go_on_with_two(capsys: pytest.CaptureFixture[str]) -> None:
     train_then_change(lambda config: None)
     code, told = answer(["train", "--resume=a", "training.devices=2", "training.accelerator=cpu"], capsys)
-    assert code == 2 and "cannot go on with 2 processes" in told and "train weights=models/a/last.ckpt" in told
+    assert code == 2 and "cannot resume with 2 processes" in told and "train weights=models/a/last.ckpt" in told
 
 
 @pytest.mark.slow

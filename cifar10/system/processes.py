@@ -28,8 +28,8 @@ _PR_SET_PDEATHSIG = 1  # of prctl(2)
 class Processes:
     """The processes of a run."""
 
-    launcher: Literal["nobody", "lightning", "torchrun", "srun"]
-    """Starts the other processes: nobody for a single process; lightning when training begins; the others before it."""
+    launcher: Literal["none", "lightning", "torchrun", "srun"]
+    """Starts the other processes: none for a single process; lightning when training begins; the others before it."""
     number: int
     """Number of processes on all machines."""
     rank: int
@@ -61,7 +61,7 @@ def find_processes(training: "TrainingConfig") -> Processes:
             "srun; see docs/scaling.md"
         )
     if training.num_processes == 1:
-        return Processes("nobody", 1, 0)
+        return Processes("none", 1, 0)
     return launched or Processes("lightning", training.num_processes, _rank_under_lightning())
 
 

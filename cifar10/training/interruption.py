@@ -91,14 +91,14 @@ def close_early(run: Run, config: Config, error: BaseException) -> None:
         reason = "another process of this run has ended: killed, out of memory, or by an error of its own"
         raise UserError(f"{reason}, {kept}") from error
     elif is_saved:
-        print_message(f"go on with: {going_on_line(run.folder, config.tracking)}")
+        print_message(f"resume with: {going_on_line(run.folder, config.tracking)}")
 
 
 def what_is_kept(folder: Path, tracking: TrackingConfig, when: str = "after the last save") -> str:
     """Return the end of the message about an early end: `when` it came, and how to resume."""
     if not (folder / LAST).exists():
-        return "before anything was saved; there is nothing to go on with"
-    return f"{when}; go on with: {going_on_line(folder, tracking)}"
+        return "before anything was saved; there is nothing to resume"
+    return f"{when}; resume with: {going_on_line(folder, tracking)}"
 
 
 def going_on_line(folder: Path, tracking: TrackingConfig) -> str:

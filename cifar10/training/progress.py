@@ -113,7 +113,7 @@ class TrainingProgress(ProgressBar):
         left = self._seconds_left(trainer)
         if self._enabled and left is not None and left >= _LONG_SECONDS:
             time_left = _in_words(left)
-            self._print(f"this will take about {time_left} on this machine; Ctrl-C saves, and train --resume goes on")
+            self._print(f"this will take about {time_left} on this machine; Ctrl-C saves, and train --resume continues")
 
     def _pace(self, trainer: pl.Trainer) -> str:
         left = self._seconds_left(trainer)

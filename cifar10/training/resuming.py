@@ -121,7 +121,7 @@ def _refuse_other_steps(checkpoint: Checkpoint, config: Config) -> None:
     if before.chunked != now.chunked:
         again = command_line("train", anew, f"training.devices={now.devices}", f"training.num_nodes={now.num_nodes}")
         raise UsageError(
-            f"{folder} cannot go on with {now.num_processes} processes: it was begun with "
+            f"{folder} cannot resume with {now.num_processes} processes: it was begun with "
             f"{before.num_processes}, and one process alone makes many steps at a time; start a new run from its "
             f"weights: {again}"
         )

@@ -67,7 +67,7 @@ def test_a_lost_process_of_the_run_is_told(monkeypatch: pytest.MonkeyPatch, capf
     monkeypatch.setattr("cifar10.model.Classifier.test_step", fail)
     assert run() == 1
     assert re.search(
-        r"^error: another process of this run has ended.*, after the last save; go on with: .* --resume=large$",
+        r"^error: another process of this run has ended.*, after the last save; resume with: .* --resume=large$",
         capfd.readouterr().err,
         re.MULTILINE,
     )
@@ -115,7 +115,7 @@ def test_out_of_memory_names_the_settings_of_what_was_going_on(
 
 
 def test_too_little_memory_to_load_torch_is_one_line(tmp_path: Path) -> None:
-    program = Path(__file__).parents[1] / "commands.py"
+    program = Path(__file__).parents[2] / "commands.py"
     done = subprocess.run(
         [sys.executable, str(program), "train", *TINY],
         env={**os.environ, "OMP_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"},

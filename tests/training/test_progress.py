@@ -43,7 +43,7 @@ def test_a_long_run_is_announced_once_as_soon_as_some_steps_are_measured(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     progress_after(36, 1, monkeypatch)
-    line = "this will take about 10.0 h on this machine; Ctrl-C saves, and train --resume goes on\n"
+    line = "this will take about 10.0 h on this machine; Ctrl-C saves, and train --resume continues\n"
     assert capsys.readouterr().err == line.replace("10.0 h", "10 h")
 
 

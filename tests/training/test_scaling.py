@@ -12,11 +12,12 @@ import pytest
 
 from cifar10.config.compose import load_config
 from cifar10.config.schema import TrainingConfig
+from cifar10.data.shapes import shapes
 from cifar10.errors import UserError
 from cifar10.runs.run import open_run
 from tests.tiny_run import TINY
 
-COMMANDS = Path(__file__).parents[1] / "commands.py"
+COMMANDS = Path(__file__).parents[2] / "commands.py"
 
 
 def free_port() -> int:
@@ -78,7 +79,7 @@ def test_processes_of_torchrun_must_be_told_the_runs_name(monkeypatch: pytest.Mo
         monkeypatch.setenv(name, value)
     config = load_config([*TINY, "training.num_nodes=2"])
     with pytest.raises(UserError, match="set run_name=NAME"):
-        open_run(config, data=None, precision="fp32")  # type: ignore[arg-type]
+        open_run(config, shapes(16, 60, 20, 30), precision="fp32")
 
 
 def test_a_checkpoint_older_than_the_setting_is_of_one_machine() -> None:

@@ -16,7 +16,7 @@ import pytest
 from cifar10.cli.command_line import main
 from cifar10.system.signals import ENDING, Stopped, held, if_stopped, listening, taken_by
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
 import os, subprocess, sys, time

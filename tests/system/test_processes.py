@@ -22,7 +22,7 @@ from cifar10.system.processes import Processes, find_processes
 from cifar10.train import train
 from tests.tiny_run import TINY
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 SCALING = (ROOT / "docs" / "scaling.md").read_text()
 
 BATCH_SCRIPT = {
@@ -71,7 +71,7 @@ def found(environment: dict[str, str], training: TrainingConfig, monkeypatch: py
     [{}, LEFT_OVER, BATCH_SCRIPT, MPI, {**SRUN, "SLURM_STEP_NUM_TASKS": "1"}, {**TORCHRUN, "WORLD_SIZE": "1"}],
 )
 def test_one_process_is_one_process(environment: dict[str, str], monkeypatch: pytest.MonkeyPatch) -> None:
-    assert found(environment, setting(), monkeypatch) == Processes("nobody", 1, 0)
+    assert found(environment, setting(), monkeypatch) == Processes("none", 1, 0)
 
 
 @pytest.mark.parametrize(
@@ -211,4 +211,6 @@ def test_the_documented_job_saves_on_its_signal(tmp_path: Path, cluster: dict[st
         children = Path(f"/proc/{job.pid}/task/{job.pid}/children").read_text().split()
         os.kill(int(children[0]), signal.SIGUSR1)  # --signal goes to the tasks
         _, said = job.communicate(timeout=120)
-    assert job.returncode == 138 and re.search(r"; go on with: \S*python\S* \S*commands\.py train --resume=job\n", said)
+    assert job.returncode == 138 and re.search(
+        r"; resume with: \S*python\S* \S*commands\.py train --resume=job\n", said
+    )

@@ -39,7 +39,7 @@ SMALL = [
 STEPS_PER_EPOCH = 5
 STEPWISE, ONE_STEP, WHOLE_EPOCH = 0, 1e-9, 60
 """Seconds of a chunk: Lightning takes every step, or a chunk has one, or all of an epoch."""
-COMMANDS = Path(__file__).parents[1] / "commands.py"
+COMMANDS = Path(__file__).parents[2] / "commands.py"
 
 
 def facts_of(name: str) -> dict[str, Any]:
@@ -155,7 +155,7 @@ def test_a_signal_saves_says_how_to_go_on_and_sets_the_exit_code(
     process.send_signal(number)
     out, messages = process.communicate(timeout=120)  # 500 epochs would take longer
     assert process.returncode == code
-    assert f"; go on with: {shlex.join([sys.executable, str(COMMANDS)])} train --resume={name}\n" in messages
+    assert f"; resume with: {shlex.join([sys.executable, str(COMMANDS)])} train --resume={name}\n" in messages
     assert out == "" and "Traceback" not in messages
 
 

@@ -10,7 +10,7 @@ import pytest
 import yaml
 from PIL import Image
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 PROGRAM = """
 import logging, os, sys, warnings

@@ -23,7 +23,7 @@ from cifar10.train import train
 from commands import COMMANDS
 from tests.tiny_run import TINY
 
-PROGRAM = Path(__file__).parents[1] / "commands.py"
+PROGRAM = Path(__file__).parents[2] / "commands.py"
 
 
 @pytest.fixture(autouse=True)
@@ -61,15 +61,15 @@ def said(capfd: pytest.CaptureFixture[str]) -> str:
     return capfd.readouterr().err.splitlines()[-1]
 
 
-GO_ON = "go on with: python commands.py train --resume=cut"
+GO_ON = "resume with: python commands.py train --resume=cut"
 
 
 @pytest.mark.parametrize(
     ("owner", "name", "kept", "files"),
     [
         (cifar10.train, "build", "before training began; nothing was trained", None),
-        (cifar10.training.fitting, "make_trainer", "before anything was saved; there is nothing to go on with", set()),
-        (cifar10.model.Classifier, "on_fit_start", "before anything was saved; there is nothing to go on with", set()),
+        (cifar10.training.fitting, "make_trainer", "before anything was saved; there is nothing to resume", set()),
+        (cifar10.model.Classifier, "on_fit_start", "before anything was saved; there is nothing to resume", set()),
         (cifar10.model.Classifier, "_loss", f"and saved at models/cut/last.ckpt; {GO_ON}", {"last.ckpt"}),
         (cifar10.model.Classifier, "validation_step", f"and saved at models/cut/last.ckpt; {GO_ON}", {"last.ckpt"}),
         (cifar10.model.Classifier, "test_step", f"in the test, after training; {GO_ON}", {"last.ckpt", "best.ckpt"}),

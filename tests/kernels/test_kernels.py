@@ -162,7 +162,7 @@ def test_a_run_is_trained_tested_and_used_with_kernels_if_its_configuration_says
 
 
 def test_networks_import_torch_and_types_only() -> None:
-    root = Path(__file__).parents[1]
+    root = Path(__file__).parents[2]
     modules = sorted(path.stem for path in (root / "cifar10" / "networks").glob("*.py") if path.stem != "__init__")
     code = (
         f"import sys, importlib; [importlib.import_module('cifar10.networks.' + name) for name in {modules}]\n"

@@ -28,7 +28,7 @@ from cifar10.train import train
 from cifar10.training.batches import Batch
 from cifar10.training.hard_example_mining import AllExamples, HardExampleMining
 from cifar10.training.metrics import RunningMetrics
-from tests.test_folder import fill
+from tests.data.test_folder import fill
 from tests.tiny_run import TINY
 
 SMOOTHING = 0.1
@@ -281,7 +281,7 @@ Path(f"rank_{rank}").write_text("alike" if torch.equal(*both) else "apart")
 def test_processes_that_see_other_images_share_one_small_network(tmp_path: Path) -> None:
     script = tmp_path / "share.py"
     script.write_text(SHARE)
-    variables = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(Path(__file__).parents[1])}
+    variables = {**os.environ, "GLOO_SOCKET_IFNAME": "lo", "PYTHONPATH": str(Path(__file__).parents[2])}
     command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", str(script)]
     done = subprocess.run(
         command, env=variables, cwd=tmp_path, capture_output=True, text=True, timeout=250, check=False
