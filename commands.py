@@ -32,7 +32,8 @@ def train(*overrides: str, resume: str | None = None) -> None:
     KEY=VALUE         change the configuration: choose a file of conf/ by its group, or set a value by its dotted key.
                       To list all of them: python commands.py config
     --resume=NAME     resume an interrupted run, with the result of an uninterrupted one: its name in models/, the path
-                      of a checkpoint, or last. Settings come from the checkpoint.
+                      of a checkpoint, or last. Settings come from the checkpoint. With auto and run_name=NAME, resume
+                      the run of that name if there is one, else start it.
 
     python commands.py train
     python commands.py train model=resnet18 training=long optimizer=sgd
@@ -48,6 +49,8 @@ def train(*overrides: str, resume: str | None = None) -> None:
     config = load_config(placement_settings(changes) if changes else overrides)  # before slow imports
     if resume is None:
         refuse_taken(Path(config.models_dir), config.run_name)
+    if config.weights is not None:
+        require_checkpoint(config.weights, config.models_dir)
     with if_stopped("before training began; nothing was trained"):
         from cifar10.runs.stopwatch import Stopwatch
         from cifar10.train import train

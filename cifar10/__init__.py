@@ -20,13 +20,15 @@ TYPE_CHECKING = False  # type checkers take it for true; to import it from `typi
 if TYPE_CHECKING:
     import os
 
+    import torch
+
     from cifar10.inference.predictor import Predictor
 
 
 def load(
     checkpoint: "str | os.PathLike[str]" = "best",
     *,
-    device: str = "auto",
+    device: "str | torch.device" = "auto",
     batch_size: int | None = None,
     tta: str | None = None,
     models_dir: str = "models",
@@ -48,6 +50,8 @@ def load(
         UsageError: A setting is not possible, or the device is not there.
     """
     import os
+
+    import torch
 
     from cifar10.inference.predictor import Predictor
 

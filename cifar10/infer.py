@@ -118,7 +118,7 @@ def _progress_bar(request: InferenceRequest) -> "tqdm[Any]":
 
 def _provenance_line(provenance: Mapping[str, str]) -> str:
     details = [f"weights {provenance.get('weights_digest', '?')[:12]}", f"tta {provenance['tta']}"]
-    details += [provenance[key] for key in ("precision", "device") if key in provenance]
+    details += [provenance[key] for key in ("engine", "precision", "device") if key in provenance]
     return f"{provenance.get('checkpoint', 'network')}: {', '.join(details)}"
 
 

@@ -9,6 +9,7 @@ from typing import Any
 
 from cifar10.config.mlflow_uri import shown_uri, uri_problem
 from cifar10.config.schema import TrackingConfig
+from cifar10.data.class_names import few
 from cifar10.errors import UsageError, UserError
 from cifar10.runs.known_stores import sync_line, unknown_settings
 from cifar10.runs.mlflow_entities import EPOCH_METRIC, NOTE, data_sets, metrics, note, tags_of
@@ -96,7 +97,7 @@ def run_folder(name: str, models_dir: str) -> Path:
         if (folder / "config.yaml").is_file():
             return folder
     runs = sorted(file.parent.name for file in Path(models_dir).glob("*/config.yaml"))
-    listed = f", which holds: {', '.join(runs[-8:])}" if runs else ", which holds none"
+    listed = f", which holds: {few(runs)}" if runs else ", which holds none"
     raise UsageError(f"there is no run {name} in {models_dir}/{did_you_mean(name, runs) or listed}")
 
 

@@ -5,7 +5,7 @@ import os
 import re
 import shlex
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 from cifar10.cli.flags import shortened
@@ -81,7 +81,8 @@ def require_resumable(name: str, overrides: Sequence[str]) -> None:
     refused = [override for key, override in settings.items() if not is_resumable(key)]
     if refused:
         kept = [override for override in overrides if override not in refused]
-        anew = command_line("train", f"weights={name}", *overrides)
+        others = [override for key, override in settings.items() if key != "weights"]
+        anew = command_line("train", f"weights={name}", *_data_and_network(name, settings), *others)
         raise UsageError(
             f"--resume takes its settings from the checkpoint; leave out {shlex.join(refused)}: "
             f"{command_line('train', *kept, resume=name)}\nor start a new run from its weights: {anew}"
@@ -92,6 +93,20 @@ def require_resumable(name: str, overrides: Sequence[str]) -> None:
 
         values = checked_changes(overrides)
     require_checkpoint(name, str(values.get("models_dir", "models")), prefer=LAST)
+
+
+def _data_and_network(name: str, settings: Mapping[str, str]) -> list[str]:
+    """Return the overrides that choose the data set and the network of a run, if its folder has its configuration."""
+    import yaml
+
+    from cifar10.config.choices import same_data_and_network
+
+    try:
+        file = find_locally(name, prefer=LAST)
+        values = yaml.safe_load((file.parent / "config.yaml").read_text(encoding="utf-8")) if file else {}
+    except (CheckpointError, OSError, ValueError, yaml.YAMLError):
+        return []
+    return same_data_and_network(values, settings) if isinstance(values, dict) else []
 
 
 def note_place() -> None:

@@ -25,6 +25,8 @@ from cifar10.inference.prediction import ImageResult, most_probable
 from cifar10.inference.tta import predict_probabilities
 
 if TYPE_CHECKING:
+    import torch
+
     from cifar10.runs.checkpoints import Checkpoint
 
 
@@ -49,7 +51,7 @@ class Predictor:
     def from_checkpoint(
         cls,
         checkpoint: str | Path,
-        device: str = "auto",
+        device: "str | torch.device" = "auto",
         batch_size: int | None = None,
         tta: str | None = None,
         models_dir: str = "models",
@@ -85,7 +87,7 @@ class Predictor:
             "data_digest": loaded.data_digest,
         }
         return cls(
-            engine=_make_engine(engine, loaded, device),
+            engine=_make_engine(engine, loaded, str(device)),
             class_names=loaded.class_names,
             image_size=loaded.image_size,
             batch_size=batch_size or evaluation.images_at_once(loaded.image_size),

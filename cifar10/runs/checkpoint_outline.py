@@ -91,7 +91,8 @@ def read_outline(file: BinaryIO, path: Path) -> Any:
     except CheckpointError:
         raise
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error) as error:
-        raise CheckpointError(f"{path} is not a checkpoint, or was cut off: {short_reason(error)}") from None
+        kind = "is damaged" if "CRC" in str(error) else "is not a checkpoint, or was cut off"
+        raise CheckpointError(f"{path} {kind}: {short_reason(error)}") from None
     try:
         _refuse_strange_operations(pickled)
         outline = _OutlineUnpickler(BytesIO(pickled), sizes).load()

@@ -8,6 +8,7 @@ everything is checked before use: the outline of the file, the metadata, and the
 import hashlib
 import math
 import pickle
+import zipfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -162,6 +163,11 @@ def _opened(path: Path) -> Iterator[BinaryIO]:
 def _loaded(file: BinaryIO, path: Path) -> Any:
     file.seek(0)
     try:
+        with zipfile.ZipFile(file) as archive:
+            damaged = archive.testzip()  # PyTorch does not compare checksums
+        if damaged is not None:
+            raise ValueError(f"the checksum of {damaged} differs")
+        file.seek(0)
         return torch.load(file, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError:
         raise CheckpointError(f"{path} holds more than tensors and plain values; it was not loaded") from None

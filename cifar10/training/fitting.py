@@ -1,5 +1,6 @@
 """Building, training and testing a network, with Lightning."""
 
+import shlex
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,6 +14,7 @@ from torchmetrics import Metric
 
 from cifar10.config.advice import command_line
 from cifar10.config.build import build
+from cifar10.config.choices import same_data_and_network
 from cifar10.config.schema import Config
 from cifar10.config.targets import METRIC, MODEL, OPTIMIZER, SCHEDULE, SELECTION
 from cifar10.data.class_names import few
@@ -170,9 +172,11 @@ def start_from(config: Config, network: nn.Module, data: ImageDataset) -> str | 
     try:
         network.load_state_dict(initial.weights)
     except RuntimeError as error:
-        reason = str(error).splitlines()[-1].strip()
+        reason = str(error).splitlines()[-1].strip().removesuffix(".")
+        model = [word for word in same_data_and_network(initial.config.plain()) if word.startswith("model")]
         raise UserError(
-            f"weights={initial.path} are of another network than {type(network).__name__}: {reason}"
+            f"weights={initial.path} are of another network than {type(network).__name__}: {reason}; "
+            f"choose the same one: {shlex.join(model) or 'model=speed'}"
         ) from error
     print_message(f"starts from {initial.path}, weights {initial.weights_digest[:12]}")
     return initial.weights_digest
@@ -193,7 +197,8 @@ def _explained(config: Config, checkpoint: Checkpoint | None, saver: SaveCheckpo
     except Exception as error:
         if checkpoint is None or saver.has_started:
             raise
-        again = command_line("train", f"weights={checkpoint.path}")
+        same = same_data_and_network(checkpoint.config.plain())
+        again = command_line("train", f"weights={checkpoint.path}", *same)
         raise CheckpointError(
             f"{checkpoint.path}: its training state cannot be restored ({type(error).__name__}: {first_line(error)}); "
             f"start a new run from its weights: {again}"

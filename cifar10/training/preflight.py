@@ -149,7 +149,7 @@ def _try_network(component: Component, data: ImageDataset, pixels: int) -> None:
     network = _build(MODEL, component, data.num_classes, data.image_size).eval()
     if not callable(getattr(network, "calibrate", None)):
         raise UsageError(
-            f"{component.target} has no calibrate(images), which every network needs; see docs/add_a_part.md"
+            f"{component.target} has no calibrate(images), which every network must have; see docs/add_a_part.md"
         )
     device = next((parameter.device for parameter in network.parameters()), torch.device("meta"))
     images = torch.zeros(2, 3, pixels, pixels, dtype=torch.uint8, device=device)

@@ -5,6 +5,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from cifar10.config.advice import command_line, setting
+from cifar10.config.choices import same_data_and_network
 from cifar10.config.compose import with_changes
 from cifar10.config.mlflow_uri import shown_uri
 from cifar10.config.schema import Config, TrackingConfig
@@ -108,9 +109,9 @@ def _refuse_other_steps(checkpoint: Checkpoint, config: Config) -> None:
     """Refuse settings that would change learning rate or image size of completed steps, or the counting of steps."""
     folder, before, now = checkpoint.path.parent, checkpoint.config.training, config.training
     is_constant = config.schedule.target.endswith(".Constant") and not config.schedule.arguments.get("warmup")
-    anew = f"weights={checkpoint.path}"
+    anew = [f"weights={checkpoint.path}", *same_data_and_network(checkpoint.config.plain())]
     if now.epochs != before.epochs and (not is_constant or now.resizing):
-        again = command_line("train", anew, f"training.epochs={now.epochs}")
+        again = command_line("train", *anew, f"training.epochs={now.epochs}")
         raise UsageError(
             f"{folder} cannot go on to {now.epochs} epochs: its learning rate and image sizes are laid out "
             f"for {before.epochs}; start a new run from its weights: {again}"
@@ -119,7 +120,7 @@ def _refuse_other_steps(checkpoint: Checkpoint, config: Config) -> None:
     if now.epochs != before.epochs and now.epochs < num_done:
         raise UsageError(f"training.epochs={now.epochs}: {checkpoint.path} has {counted(num_done, 'epoch')} behind it")
     if before.chunked != now.chunked:
-        again = command_line("train", anew, f"training.devices={now.devices}", f"training.num_nodes={now.num_nodes}")
+        again = command_line("train", *anew, f"training.devices={now.devices}", f"training.num_nodes={now.num_nodes}")
         raise UsageError(
             f"{folder} cannot resume with {now.num_processes} processes: it was begun with "
             f"{before.num_processes}, and one process alone makes many steps at a time; start a new run from its "

@@ -33,4 +33,5 @@ def require_engine(name: str) -> None:
         UsageError: There is no `conf/engine/NAME.yaml`.
     """
     if name not in options("engine"):
-        raise UsageError(f"engine={name}: there is no such engine{did_you_mean(name, options('engine'))}")
+        known = f"; choose {', '.join(options('engine'))}"
+        raise UsageError(f"engine={name}: there is no such engine{did_you_mean(name, options('engine')) or known}")
