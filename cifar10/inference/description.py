@@ -114,7 +114,9 @@ def require_golden(description: ModelDescription, engine: Engine, path: object) 
         images = description.golden_images()
         if images is None or description.golden is None:
             return
-        difference = np.abs(engine.probabilities(images) - np.asarray(description.golden.probabilities, np.float32)).max()
+        difference = np.abs(
+            engine.probabilities(images) - np.asarray(description.golden.probabilities, np.float32)
+        ).max()
     except ValueError as error:
         raise CheckpointError(f"{path}: its golden images are damaged: {first_line(error)}") from error
     if not difference <= _TOLERANCE:
