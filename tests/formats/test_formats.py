@@ -9,6 +9,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import cifar10
 from cifar10.cli.command_line import main
@@ -48,13 +49,8 @@ def here(trained: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return trained
 
 
-def test_images(
-    seed: int = 0, num_images: int = 9, size: int = 16
-) -> "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]":
-    return np.random.default_rng(seed).integers(0, 256, (num_images, size, size, 3), np.uint8)
-
-
-test_images.__test__ = False  # type: ignore[attr-defined]
+def some_images(num_images: int = 9, size: int = 16) -> NDArray[np.uint8]:
+    return np.random.default_rng(0).integers(0, 256, (num_images, size, size, 3), np.uint8)
 
 
 @pytest.mark.usefixtures("here")
@@ -70,7 +66,7 @@ def test_every_format_is_written_and_nothing_else() -> None:
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("tta", ["none", "mirror_translate_selective"])
 def test_onnx_runtime_computes_what_pytorch_computes(tta: str) -> None:
-    images = test_images()
+    images = some_images()
     reference = cifar10.load("run", device="cpu", tta=tta)
     for predictor in (cifar10.load(RUN / "export/model.onnx", tta=tta), cifar10.load("run", engine="onnx", tta=tta)):
         np.testing.assert_allclose(predictor.probabilities(images), reference.probabilities(images), atol=1e-5)
@@ -84,7 +80,7 @@ def test_images_of_another_size_are_resized_within_the_graph() -> None:
     import onnxruntime
 
     session = onnxruntime.InferenceSession(RUN / "export/model.onnx", providers=["CPUExecutionProvider"])
-    images = torch.from_numpy(test_images(size=40))
+    images = torch.from_numpy(some_images(size=40))
     smaller = torch.nn.functional.interpolate(
         images.permute(0, 3, 1, 2).float(), size=(16, 16), mode="bilinear", antialias=True
     )
@@ -132,7 +128,7 @@ def test_an_onnx_file_that_is_not_as_exported_is_refused(change: str, here: Path
         del model.metadata_props[:]
     content = {"cut": content[:-100], "no model": b"no model"}.get(change, model.SerializeToString())
     (tmp_path / "model.onnx").write_bytes(content)
-    with pytest.raises(CheckpointError, match="model.onnx") as refused:
+    with pytest.raises(CheckpointError, match=r"model\.onnx") as refused:
         cifar10.load(tmp_path / "model.onnx")
     assert len(str(refused.value).splitlines()) == 1
 
@@ -153,16 +149,14 @@ def test_an_export_that_computes_something_else_leaves_no_file_and_fails(
 
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_parity_sees_a_fault_at_any_size_of_batch(batch_size: int) -> None:
-    images = test_images(num_images=12)
+    images = some_images(num_images=12)
     reference = np.full((12, 3), 1 / 3, np.float32)
 
     class Faulty:
         def __init__(self, size: int) -> None:
             self.size = size
 
-        def probabilities(
-            self, pixels: "np.ndarray[tuple[int, ...], np.dtype[np.uint8]]"
-        ) -> "np.ndarray[tuple[int, ...], np.dtype[np.float32]]":
+        def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
             found = reference[: len(pixels)].copy()
             if len(pixels) == self.size:
                 found[0] += (2 * TOLERANCE, 0, -2 * TOLERANCE)
@@ -182,12 +176,13 @@ def test_inference_on_onnx_imports_no_torch(tmp_path: Path) -> None:
     export_images(data, tmp_path)
     code = (
         "import sys; from cifar10.cli.command_line import main; from commands import COMMANDS; "
-        "code = main(COMMANDS, '', sys.argv[1:]); assert not {'torch', 'pytorch_lightning', 'mlflow'} & set(sys.modules); sys.exit(code)"
+        "code = main(COMMANDS, '', sys.argv[1:]); "
+        "assert not {'torch', 'pytorch_lightning', 'mlflow'} & set(sys.modules); sys.exit(code)"
     )
     words = ["infer", f"--test_dir={tmp_path / 'test'}", f"--checkpoint_name={RUN / 'export/model.onnx'}"]
-    done = subprocess.run(
-        [sys.executable, "-c", code, *words], env={"PYTHONPATH": str(ROOT), "PATH": ""}, capture_output=True, text=True
-    )
+    program = [sys.executable, "-c", code, *words]
+    variables = {"PYTHONPATH": str(ROOT), "PATH": ""}
+    done = subprocess.run(program, env=variables, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     assert "10 images, 0 could not be read" in done.stderr
 
