@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cifar10.errors import UserError
+from cifar10.formats.onnx_passes import simplify
 from cifar10.formats.probabilities import Probabilities
 from cifar10.inference.description import KEY, ModelDescription, golden
 from cifar10.inference.engines import Engine
@@ -61,6 +62,7 @@ def to_onnx(checkpoint: Checkpoint) -> "onnx.ModelProto":
     images = np.random.default_rng(0).integers(0, 256, (_NUM_GOLDEN, size, size, 3), np.uint8)
     known = golden(images, TorchEngine(network, torch.device("cpu")).probabilities(images))
     model: onnx.ModelProto = _exported(_Resized(network, size))
+    simplify(model)
     for node in model.graph.node:
         node.ClearField("metadata_props")  # file names and lines of this machine
         node.ClearField("doc_string")
