@@ -1,7 +1,7 @@
-"""Train an image classifier, measure it and ask it: from a folder of images to answers that can be traced.
+"""Train an image classifier, evaluate it, and classify images with it.
 
-Each function is a command, its parameters are the flags and its docstring is the help; the work is done in cifar10/.
-Heavy packages are imported within the command that needs them, so that help and mistakes answer at once.
+Each function is a command, its parameters are the flags and its docstring is the help; the code is in cifar10/. Heavy
+packages are imported in the command that needs them, so that help and error messages appear at once.
 """
 
 import sys
@@ -19,7 +19,6 @@ from cifar10.cli.checks import (
     require_images,
     require_place,
     require_resumable,
-    say_which_run,
 )
 from cifar10.cli.command_line import main
 from cifar10.config.changeable import placement_settings, refuse_other_settings
@@ -29,12 +28,12 @@ from cifar10.system.signals import if_stopped
 
 
 def train(*overrides: str, resume: str | None = None) -> None:
-    """Train a network, test it once, and save it with everything needed to trust it.
+    """Train a network, test it once, and save it with its configuration, scores and provenance.
 
-    KEY=VALUE         changes the configuration: a file of conf/ by its group, or a value by its dotted key.
-                      All of them: python commands.py config
-    --resume=NAME     goes on with an interrupted run, as if it had never stopped: its name in models/, the path of a
-                      checkpoint, or last. Settings come from the checkpoint.
+    KEY=VALUE         change the configuration: choose a file of conf/ by its group, or set a value by its dotted key.
+                      To list all of them: python commands.py config
+    --resume=NAME     resume an interrupted run, with the result of an uninterrupted one: its name in models/, the path
+                      of a checkpoint, or last. Settings come from the checkpoint.
 
     python commands.py train
     python commands.py train model=resnet18 training=long optimizer=sgd
@@ -47,7 +46,7 @@ def train(*overrides: str, resume: str | None = None) -> None:
     from cifar10.runs.folder import refuse_taken
 
     changes = overrides if resume not in (None, "auto") else ()
-    config = load_config(placement_settings(changes) if changes else overrides)  # before what takes seconds to import
+    config = load_config(placement_settings(changes) if changes else overrides)  # before slow imports
     if resume is None:
         refuse_taken(Path(config.models_dir), config.run_name)
     with if_stopped("before training began; nothing was trained"):
@@ -70,21 +69,21 @@ def infer(
     device: str = "auto",
     engine: str | None = None,
 ) -> int:
-    """Say what is on the images of a folder.
+    """Classify the images of a folder.
 
-    --test_dir=DIR           a folder and all below it, an image file, or a glob in quotes. If its sub-folders bear the
-                             names of classes, accuracy is reported too.
+    --test_dir=DIR           a folder with all its sub-folders, an image file, or a glob in quotes. If the sub-folders
+                             are named after classes, accuracy is reported too.
     --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
-    --output=FILE            where to write; stdout if not given
+    --output=FILE            file for the results  (stdout)
     --format=FORMAT          table, csv, jsonl or parquet  (by the suffix of FILE, else table)
-    --top_k=N                how many classes to name for each image  (1)
+    --top_k=N                number of classes to list for each image  (1)
     --batch_size=N           images per forward pass  (the checkpoint's)
-    --tta=VIEWS              none, mirror or mirror_translate: average over 1, 2 or 6 views; or
-                             mirror_translate_selective: over 6 where the network is not sure  (the checkpoint's)
+    --tta=VIEWS              test-time augmentation: none, mirror or mirror_translate average over 1, 2 or 6 views;
+                             mirror_translate_selective over 6 if the confidence is low  (the checkpoint's)
     --device=DEVICE          auto, cpu, cuda or cuda:N  (auto)
     --engine=NAME            what computes: a file of conf/engine/  (onnx for an ONNX file, else torch)
 
-    A file that cannot be read becomes a row with the reason; the exit code is then 3.
+    A file that cannot be read gets a row with the reason; the exit code is then 3.
 
     python commands.py infer --test_dir=photos
     python commands.py infer --test_dir='photos/*.png' --top_k=3 --output=answers.csv
@@ -96,18 +95,18 @@ def infer(
     destination = choose_destination(output, format)
     network = checkpoint or checkpoint_name
     request = InferenceRequest(images, network, destination, device, top_k, batch_size, tta, engine)
-    say_which_run(checkpoint_name)
+    pin_checkpoint(checkpoint_name)
     from cifar10.infer import infer
 
     return 3 if infer(request).num_failed else 0
 
 
 def evaluate(*overrides: str, checkpoint_name: str = "best", output: str | None = None) -> None:
-    """Measure a checkpoint on the test images of the data it was trained on.
+    """Evaluate a checkpoint on the test images of the data set it was trained on.
 
     --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
-    --output=DIR             also write scores, confusion matrix and its picture into this folder
-    data_loading.root=DIR    where the data lie today, if they have moved; likewise data_loading.sources=[...].
+    --output=DIR             also write scores and the confusion matrix, with a figure, into this folder
+    data_loading.root=DIR    the folder of the data, if they have moved; likewise data_loading.sources=[...].
                              All other settings come from the checkpoint.
 
     python commands.py evaluate --checkpoint_name=last --output=measured
@@ -147,13 +146,13 @@ def export(*overrides: str, checkpoint_name: str = "best", formats: str = "onnx"
 
 
 def sync(name: str | None = None, *, models_dir: str = "models", tracking_uri: str | None = None) -> None:
-    """Send to MLflow what it lacks of a run: after a time in which it was away, or for a run that was not tracked.
+    """Send to MLflow what is missing there: for runs that were not tracked, or while the server was unavailable.
 
     --name=NAME           the run's name in models/, or the path of its folder; all runs if not given
-    --models_dir=DIR      where run folders are  (models)
-    --tracking_uri=URI    the store to record it in, sqlite:///FILE or http://HOST:PORT  (the run's own)
+    --models_dir=DIR      folder of the run folders  (models)
+    --tracking_uri=URI    MLflow's store, sqlite:///FILE or http://HOST:PORT  (the run's own)
 
-    What MLflow has already is left as it is, so a run is recorded once, however often this is typed.
+    Existing records are not changed, so it is safe to repeat this command.
 
     python commands.py sync first
     """
@@ -163,10 +162,10 @@ def sync(name: str | None = None, *, models_dir: str = "models", tracking_uri: s
 
 
 def data(*overrides: str, export_images: bool = False) -> None:
-    """Fetch and verify the data, and report what is there.
+    """Download and verify the data set, and report its splits and classes.
 
-    KEY=VALUE         chooses the data, as for train: data_loading=cifar100
-    --export_images   also write the images as PNG files into class folders under data/train and data/test
+    KEY=VALUE         choose the data set, as for train: data_loading=cifar100
+    --export_images   also write the images as PNG files into class folders in data/train and data/test
 
     python commands.py data
     python commands.py data 'data_loading.sources=[/mnt/archives]'
@@ -177,14 +176,14 @@ def data(*overrides: str, export_images: bool = False) -> None:
     config = load_config(overrides)
     from cifar10.prepare_data import prepare_data
 
-    with if_stopped("while the data were fetched; the same command goes on with what is here"):
+    with if_stopped("while the data were downloaded; repeat the command to continue"):
         prepare_data(config, export_images=export_images)
 
 
 def config(*overrides: str) -> None:
-    """Show the configuration that a run would have, and where each value comes from.
+    """Print the configuration of a run, and the origin of each value.
 
-    KEY=VALUE   changes it, as for train
+    KEY=VALUE   change it, as for train
 
     python commands.py config model=resnet18 training.epochs=5
     """
@@ -195,7 +194,7 @@ def config(*overrides: str) -> None:
 
 
 def demo() -> None:
-    """Do the whole job on a small generated data set, in about a minute: train, test, save, track, infer."""
+    """Train, test, save, track and infer on a small generated data set, in about a minute."""
     from cifar10.demo import demo
 
     demo()
@@ -204,4 +203,4 @@ def demo() -> None:
 COMMANDS = {command.__name__: command for command in (train, infer, evaluate, export, sync, data, config, demo)}
 
 if __name__ == "__main__":
-    sys.exit(main(COMMANDS, description="Train an image classifier, measure it, and ask it."))
+    sys.exit(main(COMMANDS, description="Train an image classifier, evaluate it, and classify images with it."))

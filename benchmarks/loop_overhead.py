@@ -241,7 +241,7 @@ class UsualData(InMemoryDataModule):
 
 def run_default(network: nn.Module, data: ImageDataset, config: Config, folder: Path, turns: TakeTurns) -> None:
     """Train in Lightning's default set-up."""
-    module = UsualData(data, config)
+    module = UsualData(data, config.training, config.augmentation, config.evaluation, config.seed)
     recipe = make_recipe(config, data, module.steps_per_epoch)
     classifier = Usual(network, config.evaluation, {"class_names": list(data.class_names)}, recipe=recipe)
     with contextlib.redirect_stdout(io.StringIO()), contextlib.redirect_stderr(io.StringIO()):

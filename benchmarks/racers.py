@@ -152,7 +152,8 @@ class OurRecipe:
 
     def _learn(self, batches: TrainingBatches, optimizer: torch.optim.Optimizer) -> None:
         """Make every step; nothing here waits for the device."""
-        micro_batches, stages = self.training.accumulate, [SimpleNamespace(**stage) for stage in self.training.resizing]
+        micro_batches = self.training.accumulate
+        stages: Any = [SimpleNamespace(**stage) for stage in self.training.resizing]
         num_steps, done = self.training.epochs * batches.steps_per_epoch, 0
         scheduler = make_scheduler(optimizer, make(self.recipe["schedule"]), num_steps)
         step = TrainingStep(self.network, self.selection, stages, self.training.label_smoothing)

@@ -1,4 +1,4 @@
-"""Facts about the data sets, each with its source. Contains no code that reads, writes or computes."""
+"""Facts about the data sets, each with its source."""
 
 from dataclasses import dataclass
 from typing import Final
@@ -6,7 +6,7 @@ from typing import Final
 
 @dataclass(frozen=True)
 class Archive:
-    """A published archive, and how to know that what came out of it is right."""
+    """A published archive, with checksums of the archive and of its files."""
 
     name: str
     """File name."""
@@ -15,16 +15,16 @@ class Archive:
     size: int
     """Bytes."""
     folder: str
-    """Folder that the archive holds and unpacks to."""
+    """Folder in the archive."""
     members: tuple[tuple[str, str], ...]
-    """(file name in `folder`, MD5) of every file that is used. Others in the archive are left there."""
+    """(file name in `folder`, MD5) of every file that is used. Other files are not unpacked."""
     urls: tuple[str, ...]
-    """Mirrors, tried in this order. The SHA-256 makes them equally trustworthy."""
+    """Mirrors, tried in this order. The SHA-256 is checked, whichever the archive comes from."""
 
 
 # MD5 sums as published on https://www.cs.toronto.edu/~kriz/cifar.html and in torchvision.datasets.CIFAR10 and CIFAR100;
 # SHA-256 and sizes of the archives taken from copies with those MD5 sums.
-# Mirrors first: the original site has been throttled to under 100 kB/s since June 2026 (pytorch/vision#9536).
+# Mirrors first: the original site has been limited to under 100 kB/s since June 2026 (pytorch/vision#9536).
 CIFAR10_ARCHIVE: Final = Archive(
     name="cifar-10-python.tar.gz",
     sha256="6d958be074577803d12ecdefd02955f39262c83c16fe9348329d7fe0b5c001ce",
@@ -65,7 +65,7 @@ CIFAR100_ARCHIVE: Final = Archive(
     ),
 )
 
-# Over all pixels of the 50,000 training images, scaled to [0, 1]: what `python commands.py data` prints with
+# Over all pixels of the 50,000 training images, scaled to [0, 1], as `python commands.py data` prints them with
 # data_loading.validation_size=0.
 CIFAR10_MEAN: Final = (0.4914, 0.4822, 0.4465)
 CIFAR10_STD: Final = (0.2470, 0.2435, 0.2616)
@@ -76,4 +76,4 @@ CLASS_ALIASES: Final = {"plane": "airplane", "aeroplane": "airplane", "car": "au
 """Other spellings -> the published name. The web page says airplane, automobile; PyTorch's tutorial plane, car."""
 
 EXPORT_MARKER: Final = ".digest"
-"""File in a folder of exported images: name and SHA-256 of the data. Hidden, so that nothing takes it for an image."""
+"""File in a folder of exported images: name and SHA-256 of the data. Hidden, so that it is not read as an image."""

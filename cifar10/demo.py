@@ -1,4 +1,4 @@
-"""Entry point of `demo`: the whole job on drawn shapes, in about a minute and without a download."""
+"""Entry point of `demo`: all steps on generated images, in about a minute and without a download."""
 
 import os
 import shlex
@@ -17,17 +17,18 @@ from cifar10.constants import CIFAR10_ARCHIVE
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.errors import UserError
 from cifar10.images.search import ImageSearch
-from cifar10.infer import Summary, infer
+from cifar10.infer import infer
 from cifar10.inference.destination import choose_destination
 from cifar10.inference.request import InferenceRequest
 from cifar10.train import train
 from cifar10.wording import counted
 
 _IMAGES_PER_CLASS = 10
+_COMMANDS = Path(__file__).resolve().parent.parent / "commands.py"
 
 
 def demo() -> None:
-    """Train, test, save and track a small network, classify a folder with it, and say what was made.
+    """Train, test, save and track a small network, classify a folder with it, and print the files and next commands.
 
     Raises:
         UserError: A folder cannot be written.
@@ -46,12 +47,20 @@ def demo() -> None:
     )
     destination = choose_destination(str(predictions), None)
     summary = infer(InferenceRequest(ImageSearch(str(images)), folder / "best.ckpt", destination, top_k=3))
-    print(_what_was_made(folder, images, scores["test/accuracy_tta"], num_images, summary))
-    print(_what_to_type(images, config.tracking.uri), flush=True)
+    correct = "" if summary.accuracy is None else f", {summary.accuracy:.0%} of them correctly"
+    print(f"""
+It works. A small network was trained on ten drawn shapes (test accuracy {scores["test/accuracy_tta"]:.1%})
+and has classified {counted(num_images, "image")}{correct}.
+
+  {folder}/best.ckpt              the network, with its configuration, classes and origin
+  {folder}/scores.json            every score, with seed, versions and machine
+  {folder}/curves.png             the learning curves; confusion.png: the confusion matrix
+  {folder}/predictions.csv        a row for each image in {images}/""")
+    print(_next_commands(images, config.tracking.uri), flush=True)
 
 
 def _new_folder(parent: Path) -> Path:
-    """Make a folder that is this demo's alone: nothing that lies there before is overwritten or removed."""
+    """Create a new folder, so that no existing file is overwritten or removed."""
     name = f"demo-{time.strftime('%Y%m%d-%H%M%S')}"
     for number in count(1):
         folder = parent / (name if number == 1 else f"{name}-{number}")
@@ -61,9 +70,8 @@ def _new_folder(parent: Path) -> Path:
         except FileExistsError:  # another demo began in the same second
             continue
         except OSError as error:
-            where = Path.cwd() / folder
             raise UserError(
-                f"{where} cannot be made ({error.strerror}); start the demo where files may be written"
+                f"{Path.cwd() / folder} cannot be made ({error.strerror}); start the demo in a writable folder"
             ) from None
     raise AssertionError
 
@@ -84,43 +92,23 @@ def _headline(text: str) -> None:
     print(f"\n== {text}", file=sys.stderr, flush=True)
 
 
-def _what_was_made(folder: Path, images: Path, accuracy: float, num_images: int, summary: Summary) -> str:
-    right = "" if summary.accuracy is None else f", {summary.accuracy:.0%} of them rightly"
-    return f"""
-It works. A small network learnt ten drawn shapes ({accuracy:.1%} of unseen ones right)
-and named {counted(num_images, "image")}{right}.
-
-  {folder}/best.ckpt              the network; it carries its configuration, classes and origin
-  {folder}/scores.json            every score, with seed, versions and machine
-  {folder}/curves.png             how it learnt; confusion.png: what it mixes up
-  {folder}/predictions.csv        a row for each image in {images}/"""
-
-
-def _what_to_type(images: Path, tracking_uri: str) -> str:
-    program = _typed_program()
+def _next_commands(images: Path, tracking_uri: str) -> str:
+    program = PROGRAM
+    if program == "python commands.py":  # with paths, since the environment may not be activated
+        program = f"{_beside_python(Path(sys.executable).name)} {shlex.quote(os.path.relpath(_COMMANDS))}"
     lines = [
         ("see every setting and where it comes from", f"{program} config"),
-        (f"the real thing: CIFAR-10 ({CIFAR10_ARCHIVE.size / 1e6:.0f} MB to fetch)", f"{program} train run_name=first"),
-        ("name the images of any folder", f"{program} infer --test_dir={images} --checkpoint_name={images.name}"),
+        (f"train on CIFAR-10 ({CIFAR10_ARCHIVE.size / 1e6:.0f} MB to fetch)", f"{program} train run_name=first"),
+        ("classify the images of any folder", f"{program} infer --test_dir={images} --checkpoint_name={images.name}"),
     ]
     if tracking_uri.startswith("sqlite:"):
         browser = f"{_beside_python('mlflow')} ui --backend-store-uri {shlex.quote(tracking_uri)}"
         lines.insert(0, ("see the run in a browser, at http://127.0.0.1:5000", browser))
-    typed = [f"  # {what}\n  {line}" for what, line in lines]
+    typed = [f"  # {purpose}\n  {line}" for purpose, line in lines]
     return "\n".join(["", f"Next, in {shlex.quote(str(Path.cwd()))}:", *typed])
 
 
-def _typed_program() -> str:
-    """Return what to type for this program here, whether or not its environment has been entered."""
-    if PROGRAM != "python commands.py":
-        return PROGRAM
-    return f"{_beside_python(Path(sys.executable).name)} {shlex.quote(os.path.relpath(_COMMANDS))}"
-
-
 def _beside_python(name: str) -> str:
-    """Return the path of a program of this Python's environment, relative where it lies below the current folder."""
+    """Return the path of a program of this Python's environment, relative if it is below the current folder."""
     path = Path(sys.executable).with_name(name)
     return shlex.quote(str(path.relative_to(Path.cwd()) if path.is_relative_to(Path.cwd()) else path))
-
-
-_COMMANDS = Path(__file__).resolve().parent.parent / "commands.py"

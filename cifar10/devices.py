@@ -1,6 +1,7 @@
-"""Which device to compute on, what it can do, and how a network is prepared for it."""
+"""Choose a device, query its capabilities, and prepare a network for it."""
 
-from typing import Literal
+from collections.abc import Mapping
+from typing import Any, Literal
 
 import torch
 from torch import nn
@@ -14,7 +15,7 @@ def choose_device(name: str) -> torch.device:
     """Return the device called `name`: auto (a GPU if there is one), cpu, cuda or cuda:N.
 
     Raises:
-        UsageError: There is no such kind of device, or this machine does not have it.
+        UsageError: The name is unknown, or this machine has no such device.
     """
     num_gpus = torch.cuda.device_count()
     if name == "auto":
@@ -28,10 +29,10 @@ def choose_device(name: str) -> torch.device:
 
 
 def limit_threads(num_processes: int = 1) -> None:
-    """Let PyTorch use no more threads than this process has processors, shared with others of its run.
+    """Limit PyTorch's threads to the processors of this process, divided by the processes of its run.
 
-    PyTorch counts the machine's. Where a container or a job may use fewer, threads that have to wait for their turn
-    hold up all others at the end of each operation.
+    PyTorch counts the processors of the machine. A container or a job may have fewer, and threads that wait for a
+    processor delay all others at the end of each operation.
     """
     most = max(1, num_cpus() // num_processes)
     if torch.get_num_threads() > most or num_processes > 1:
@@ -39,22 +40,23 @@ def limit_threads(num_processes: int = 1) -> None:
 
 
 def has_matrix_units() -> bool:
-    """Whether this CPU multiplies bfloat16 matrices as such (Intel's AMX): many times as fast as float32 vectors."""
-    return hasattr(torch.cpu, "get_capabilities") and bool(torch.cpu.get_capabilities().get("amx_bf16"))
+    """Whether this CPU has instructions for bfloat16 matrices (Intel's AMX): many times as fast as float32 vectors."""
+    return bool(_cpu_capabilities().get("amx_bf16"))
 
 
 def computes_bf16(device: torch.device) -> bool:
-    """Whether `device` multiplies bfloat16 itself; emulated, it is slower than float32."""
+    """Whether `device` has instructions for bfloat16; emulated, it is slower than float32."""
     if device.type == "cuda":
         return bool(torch.cuda.is_bf16_supported(including_emulation=False))
-    if not hasattr(torch.cpu, "get_capabilities"):
-        return False
-    capabilities = torch.cpu.get_capabilities()
-    return bool(capabilities.get("avx512_bf16") or capabilities.get("amx_bf16"))
+    return has_matrix_units() or bool(_cpu_capabilities().get("avx512_bf16"))
+
+
+def _cpu_capabilities() -> Mapping[str, Any]:
+    return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
 def fastest_precision(device: torch.device, with_kernels: bool) -> Literal["fp32", "bf16"]:
-    """Return what a network trains fastest in.
+    """Return the precision in which a network trains fastest.
 
     Our kernels in float32 are faster than bfloat16 on a CPU that has instructions for it but no matrix units.
     """
@@ -64,12 +66,12 @@ def fastest_precision(device: torch.device, with_kernels: bool) -> Literal["fp32
 
 
 def prepare_network(network: nn.Module, channels_last: bool, with_kernels: bool) -> nn.Module:
-    """Change, in place, how `network` computes, and return it. What it computes stays, but for rounding.
+    """Set memory format and layers of `network` in place, and return it. Its outputs change by rounding only.
 
     Args:
         network: Its weights keep their values and their names.
         channels_last: Lay weights out as (out, H, W, in) in memory, and not as (out, in, H, W).
-        with_kernels: Let its layers compute with our own kernels on a CPU in float32.
+        with_kernels: Use our own kernels for its layers on a CPU in float32.
     """
     network = network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     return kernels.convert(network) if with_kernels else network

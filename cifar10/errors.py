@@ -11,16 +11,16 @@ def first_line(error: BaseException) -> str:
 
 
 class UserError(ValueError):
-    """Something in the world is not as needed: a file, a download, a device."""
+    """Something outside the program is wrong: a file, a download, a device."""
 
     exit_code = 1
 
 
 class UsageError(UserError):
-    """The command itself cannot be meant: a bad value, an unknown name, a missing argument. Nothing was started."""
+    """The command is wrong: a bad value, an unknown name, a missing argument. Nothing was started."""
 
     exit_code = 2
 
 
 class CheckpointError(UserError):
-    """The checkpoint is not there, or is not what it should be."""
+    """The checkpoint does not exist or is not valid."""

@@ -29,15 +29,15 @@ from cifar10.types import Metrics
 
 
 def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequence[str] = ()) -> Metrics:
-    """Test a checkpoint on the test split it was made for; print the scores as JSON and return them.
+    """Test a checkpoint on the test split of its data; print the scores as JSON and return them.
 
     Args:
-        checkpoint_name: Anything `resolve_checkpoint` knows.
+        checkpoint_name: As for `resolve_checkpoint`.
         output: Folder for `evaluation.json`, `confusion.csv` and `confusion.png`; None: print only.
-        overrides: Where the data lie today, as for `load_trained_data`.
+        overrides: Where the data are now, as for `relocated`.
 
     Raises:
-        UserError: The checkpoint, its data or the folder are not as needed.
+        UserError: The checkpoint or its data cannot be used, or the folder cannot be written.
     """
     checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
     config = checkpoint.config.model_copy(update={"training": _here_and_alone(checkpoint.config.training)})
@@ -50,7 +50,7 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
     if data.digest != checkpoint.data_digest:
         print(
             f"warning: these are not the data of the training run (SHA-256 {data.digest[:12]} now, "
-            f"{checkpoint.data_digest[:12]} then); the scores are of today's",
+            f"{checkpoint.data_digest[:12]} then); the scores are those of the data as they are now",
             file=sys.stderr,
         )
     network = prepare_network(checkpoint.network(), config.training.channels_last, config.training.kernels)
@@ -59,17 +59,20 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
     )
     classifier.tta = checkpoint.tta
     folder = Path(output) if output else checkpoint.path.absolute().parent
-    trainer, module = make_trainer(config, folder, []), InMemoryDataModule(data, config)
+    trainer = make_trainer(config.training, folder, [], tensorboard=config.tracking.tensorboard)
+    module = InMemoryDataModule(data, config.training, config.augmentation, config.evaluation, config.seed)
     scores = test(trainer, classifier, module, checkpoint.path)
     report = _report(scores, checkpoint, data)
-    print(json.dumps(report, indent=2, allow_nan=False))
+    print(report)
     if output:
-        _save(report, classifier, data, folder)
+        write_text(folder / "evaluation.json", f"{report}\n")
+        write_text(folder / "confusion.csv", _confusion_table(classifier, data.class_names))
+        save_figures([], classifier.confusion.numpy(), data.class_names, folder)
     return scores
 
 
 def _here_and_alone(training: TrainingConfig) -> TrainingConfig:
-    """Return the settings of a training for one process on this machine, whatever it was trained on."""
+    """Return `training` for one process on this machine."""
     accelerator = "auto" if training.accelerator == "gpu" else training.accelerator
     threads = None if training.threads is None else min(training.threads, num_cpus())
     one_process = {"devices": 1, "num_nodes": 1, "accumulate": 1}
@@ -77,7 +80,7 @@ def _here_and_alone(training: TrainingConfig) -> TrainingConfig:
 
 
 def _make_folder(folder: Path) -> None:
-    """Make `folder`, or refuse it, before minutes are spent on the scores; nothing in it is touched."""
+    """Make `folder`, or report that it is not writable, before minutes are spent on the scores."""
     try:
         folder.mkdir(parents=True, exist_ok=True)
     except OSError as error:
@@ -86,8 +89,8 @@ def _make_folder(folder: Path) -> None:
         raise UserError(f"--output: {folder} cannot be written; name another folder")
 
 
-def _report(scores: Metrics, checkpoint: Checkpoint, data: ImageDataset) -> dict[str, object]:
-    return {
+def _report(scores: Metrics, checkpoint: Checkpoint, data: ImageDataset) -> str:
+    report = {
         **{name: finite_or_none(value) for name, value in scores.items()},
         "tta": checkpoint.tta,
         "checkpoint": printable(str(checkpoint.path)),
@@ -97,15 +100,14 @@ def _report(scores: Metrics, checkpoint: Checkpoint, data: ImageDataset) -> dict
         "data_digest": data.digest,
         "training_data_digest": checkpoint.data_digest,
     }
+    return json.dumps(report, indent=2, allow_nan=False)
 
 
-def _save(report: dict[str, object], classifier: Classifier, data: ImageDataset, folder: Path) -> None:
-    write_text(folder / "evaluation.json", json.dumps(report, indent=2, allow_nan=False) + "\n")
+def _confusion_table(classifier: Classifier, class_names: Sequence[str]) -> str:
+    """Return a table in CSV with one row for each image, as `dvc plots` reads it."""
     table = io.StringIO()
     writer = csv.writer(table)
-    writer.writerow(["true", "predicted"])  # one row an image: what `dvc plots` counts
+    writer.writerow(["true", "predicted"])
     for row, column in classifier.confusion.nonzero().tolist():
-        pair = [data.class_names[row], data.class_names[column]]
-        writer.writerows([pair] * int(classifier.confusion[row, column]))
-    write_text(folder / "confusion.csv", table.getvalue())
-    save_figures([], classifier.confusion.numpy(), data.class_names, folder)
+        writer.writerows([[class_names[row], class_names[column]]] * int(classifier.confusion[row, column]))
+    return table.getvalue()

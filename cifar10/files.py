@@ -1,4 +1,4 @@
-"""The atomic writer: a file gets its final name when it is complete and on disk, or not at all."""
+"""Write files atomically: a file gets its final name when it is complete and on disk, or not at all."""
 
 import errno
 import math
@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from cifar10.errors import UserError, first_line
 
-_DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
+DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _ALMOST_FULL = 50 * 2**20  # bytes free: less than a checkpoint may need
 _TORCH_SAVE = ("PytorchStreamWriter", "unexpected pos")  # how torch.save reports a full disk, as a RuntimeError
 
@@ -24,7 +24,7 @@ TEMPORARY = r"\.{name}\.[0-9a-f]+\.tmp"
 def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """Open a temporary file beside `path`, and rename it to `path` if the block ends without an exception.
 
-    A reader sees the old content or the new one, also after a power cut.
+    A reader finds the old content or the new one, even after a power cut.
 
     Raises:
         UserError: The file could not be written. The previous content of `path` is unchanged.
@@ -57,17 +57,15 @@ def write_text(path: Path, text: str) -> None:
 
 
 def link_or_copy(source: Path, path: Path) -> None:
-    """Give `path` the content of `source`, atomically: as a hard link, or as a copy where there are no hard links."""
+    """Give `path` the content of `source`, atomically: as a hard link, or as a copy where that fails."""
     temporary = temporary_path(path)
     try:
         os.link(source, temporary)
+        os.replace(temporary, path)
+        sync_folder(path.parent)
     except OSError:
         with source.open("rb") as content, atomic_write(path) as file:
             shutil.copyfileobj(content, file)
-        return
-    try:
-        os.replace(temporary, path)
-        sync_folder(path.parent)
     finally:
         temporary.unlink(missing_ok=True)  # rename does nothing if both are already links to the same file
 
@@ -78,7 +76,7 @@ def temporary_path(path: Path) -> Path:
 
 
 def sync_folder(folder: Path) -> None:
-    """Flush `folder` itself to disk, so that new names in it survive a power cut."""
+    """Flush `folder` itself to disk, so that new names in it are kept after a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(descriptor)
@@ -87,25 +85,22 @@ def sync_folder(folder: Path) -> None:
 
 
 def _disk_error(error: BaseException) -> BaseException | None:
-    """Return the error of the disk that `error` is, or that torch.save has turned into it; None if there is none."""
+    """Return the disk error that caused `error`; `error` itself if torch.save replaced it; None if there is none."""
     cause: BaseException | None = error
     while cause is not None:
-        if isinstance(cause, OSError) and cause.errno in _DISK_ERRORS:
+        if isinstance(cause, OSError) and cause.errno in DISK_ERRORS:
             return cause
         cause = cause.__cause__ or cause.__context__
     return error if any(words in str(error) for words in _TORCH_SAVE) else None
 
 
 def _write_error(path: Path, error: BaseException) -> UserError:
-    return UserError(f"{path} could not be written ({_reason(error, path.parent)}); what was there before is unchanged")
-
-
-def _reason(error: BaseException, folder: Path) -> str:
-    number = error.errno if isinstance(error, OSError) else None
-    text = (error.strerror if isinstance(error, OSError) else None) or first_line(error)
-    free = shutil.disk_usage(folder).free if folder.is_dir() else math.inf
+    number, reason = (error.errno, error.strerror) if isinstance(error, OSError) else (None, None)
+    free = shutil.disk_usage(path.parent).free if path.parent.is_dir() else math.inf
+    advice = ""
     if number == errno.EFBIG:
-        return f"{text}: the limit for the size of a file, ulimit -f, is too low"
-    if number in (errno.ENOSPC, errno.EDQUOT) or free < _ALMOST_FULL:
-        return f"{text}; {free / 2**20:.0f} MB are free: make room"
-    return text
+        advice = ": the limit for the size of a file, ulimit -f, is too low"
+    elif number in (errno.ENOSPC, errno.EDQUOT) or free < _ALMOST_FULL:
+        advice = f"; {free / 2**20:.0f} MB are free: make room"
+    text = f"{reason or first_line(error)}{advice}"
+    return UserError(f"{path} could not be written ({text}); what was there before is unchanged")

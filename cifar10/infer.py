@@ -1,4 +1,4 @@
-"""Entry point of `infer`: image files -> predictions -> rows, and how accurate they are where labels are known.
+"""Entry point of `infer`: image files -> predictions -> rows, and their accuracy where labels are known.
 
 Everything is streamed: two batches of images are in memory at a time, one being computed and one being decoded.
 """
@@ -6,22 +6,20 @@ Everything is streamed: two batches of images are in memory at a time, one being
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from tqdm import tqdm
 
 from cifar10.analysis.classification_report import Score
+from cifar10.data.class_names import printable
 from cifar10.errors import UsageError
 from cifar10.images.decode import silence_pillow
 from cifar10.images.search import ImageSearch, describe_skipped
-from cifar10.inference.destination import Destination
-from cifar10.inference.prediction import ImageResult
 from cifar10.inference.predictor import Predictor
 from cifar10.inference.request import InferenceRequest
-from cifar10.inference.results import open_results, visible
+from cifar10.inference.results import open_results
 from cifar10.system.memory import share_memory_between_threads
 from cifar10.system.shortage import told_if_short
 from cifar10.system.signals import if_stopped, listening
@@ -40,7 +38,7 @@ class Summary:
     num_failed: int
     """Files that could not be read."""
     accuracy: float | None
-    """Over the images whose folder is named for a class, between 0 and 1; None if there is none."""
+    """Over the images whose folder is named for a class, between 0 and 1; None if there are none."""
 
 
 def infer(request: InferenceRequest) -> Summary:
@@ -53,14 +51,18 @@ def infer(request: InferenceRequest) -> Summary:
     silence_pillow()
     share_memory_between_threads()
     predictor = Predictor.from_checkpoint(
-        request.checkpoint, request.device, request.batch_size, request.tta, engine=request.engine
+        request.checkpoint,
+        device=request.device,
+        batch_size=request.batch_size,
+        tta=request.tta,
+        engine=request.engine,
     )
     if request.top_k > predictor.num_classes:
         raise UsageError(
             f"top_k={request.top_k} is more than the {predictor.num_classes} classes of {request.checkpoint}"
         )
     path = request.destination.path
-    kept = f"; {path} was not written" if path else "; the rows above are whole"
+    kept = f"; {path} was not written" if path else "; the rows above are complete"
     with (
         listening(),
         if_stopped(f"while images were classified{kept}"),
@@ -70,79 +72,64 @@ def infer(request: InferenceRequest) -> Summary:
 
 
 def _infer(request: InferenceRequest, predictor: Predictor) -> Summary:
-    _say(_provenance_line(predictor))
-    started = time.monotonic()
-    images, destination, class_names = request.images, request.destination, predictor.class_names
+    started, class_names, provenance = time.monotonic(), predictor.class_names, predictor.provenance
+    _say(_provenance_line(provenance))
     score, ids = Score(class_names), {name: class_id for class_id, name in enumerate(class_names)}
     num_images = num_failed = num_labelled = 0
-    strange: dict[str, None] = {}  # names of folders that are no class, as a set in order
+    folders: dict[str, None] = {}  # an ordered set, of as many folders as a warning can name and one more
     with (
-        _progress(images, destination) as bar,
-        open_results(destination, class_names, request.top_k, predictor.provenance) as writer,
+        _progress_bar(request) as bar,
+        open_results(request.destination, class_names, request.top_k, provenance) as writer,
     ):
-        for rows in predictor.predict_files(images, request.top_k):
+        for rows in predictor.predict_files(request.images, request.top_k):
             writer.write(rows)
             for row in rows:
                 if row.label is not None and row.top:
                     score.add(ids[row.label], row.class_id)
+                if len(folders) <= _MOST_NAMED and (folder := os.path.basename(os.path.dirname(row.path))):
+                    folders[folder] = None
             num_images += len(rows)
             num_failed += sum(row.error is not None for row in rows)
             num_labelled += sum(row.label is not None for row in rows)
-            _add_folders(strange, rows)
             bar.update(len(rows))
     if score.total:
         _say(score.report())
-    if strange and not num_labelled:
-        _say(_strange_folders_line(strange, class_names))
+    if folders and not num_labelled:
+        _say(
+            f"warning: none of the sub-folders ({_first(list(folders))}) is a class of this checkpoint "
+            f"({_first(class_names)}); was another checkpoint meant?"
+        )
     summary = Summary(num_images, num_failed, score.accuracy)
-    _say(_summary_line(summary, score, images, time.monotonic() - started, destination))
+    _say(_summary_line(summary, score, request, time.monotonic() - started))
     return summary
 
 
-def _add_folders(folders: dict[str, None], rows: Sequence[ImageResult]) -> None:
-    """Add the names of the folders that the files of `rows` lie in, until there are enough to be named."""
-    for row in rows:
-        if len(folders) > _MOST_NAMED:
-            return
-        if (name := os.path.basename(os.path.dirname(row.path))) != "":
-            folders[name] = None
-
-
-def _strange_folders_line(folders: Iterable[str], class_names: Sequence[str]) -> str:
-    return (
-        f"warning: none of the sub-folders ({_first(list(folders))}) is a class of this checkpoint "
-        f"({_first(class_names)}); was another checkpoint meant?"
-    )
-
-
 def _first(names: Sequence[str]) -> str:
-    shown = [visible(name) for name in names[:_MOST_NAMED]]
+    shown = [printable(name) for name in names[:_MOST_NAMED]]
     return ", ".join([*shown, "..."] if len(names) > _MOST_NAMED else shown)
 
 
-@contextmanager
-def _progress(images: ImageSearch, destination: Destination) -> Iterator["tqdm[Any]"]:
-    """Show a progress bar if stderr is a terminal, unless the rows themselves scroll over the same one."""
-    shown = sys.stderr.isatty() and not destination.is_terminal()
-    total = sum(1 for _ in ImageSearch(images.given)) if shown else None  # takes a few seconds a million
-    with tqdm(total=total, unit=" images", disable=not shown, dynamic_ncols=True, leave=False) as bar:
-        yield bar
+def _progress_bar(request: InferenceRequest) -> "tqdm[Any]":
+    """Return a progress bar; it is shown if stderr is a terminal and the rows are not printed on one."""
+    is_shown = sys.stderr.isatty() and not request.destination.is_terminal()
+    total = sum(1 for _ in ImageSearch(request.images.given)) if is_shown else None  # takes a few seconds a million
+    return tqdm(total=total, unit=" images", disable=not is_shown, dynamic_ncols=True, leave=False)
 
 
-def _provenance_line(predictor: Predictor) -> str:
-    origin = predictor.provenance
-    weights = f"weights {origin.get('weights_digest', '?')[:12]}"
-    details = [weights, f"tta {predictor.tta}", *(origin[key] for key in ("precision", "device") if key in origin)]
-    return f"{origin.get('checkpoint', 'network')}: {', '.join(details)}"
+def _provenance_line(provenance: Mapping[str, str]) -> str:
+    details = [f"weights {provenance.get('weights_digest', '?')[:12]}", f"tta {provenance['tta']}"]
+    details += [provenance[key] for key in ("precision", "device") if key in provenance]
+    return f"{provenance.get('checkpoint', 'network')}: {', '.join(details)}"
 
 
-def _summary_line(summary: Summary, score: Score, images: ImageSearch, seconds: float, destination: Destination) -> str:
+def _summary_line(summary: Summary, score: Score, request: InferenceRequest, seconds: float) -> str:
     parts = [counted(summary.num_images, "image"), f"{summary.num_failed:,} could not be read"]
     if summary.accuracy is not None:
         parts.append(f"accuracy {summary.accuracy:.2%} ({score.correct:,} of {score.total:,} whose folder is a class)")
     parts.append(f"{summary.num_images / max(seconds, 1e-9):,.0f} images/s")
-    if images.skipped:
-        parts.append(describe_skipped(images.skipped))
+    if request.images.skipped:
+        parts.append(describe_skipped(request.images.skipped))
+    destination = request.destination
     where = f"; written to {destination.path}" if destination.path and not destination.is_stream else ""
     return ", ".join(parts) + where
 

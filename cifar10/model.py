@@ -5,7 +5,7 @@ Shapes: B images in a micro-batch, K classes.
 
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -15,15 +15,14 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
 from cifar10.errors import UserError
 from cifar10.inference.tta import predict_plain_and_augmented
-from cifar10.training.batches import Batch, BatchStream
+from cifar10.training.batches import Batch
 from cifar10.training.hard_example_mining import ExampleSelection
-from cifar10.training.metrics import MetricSet, default_metrics
+from cifar10.training.metrics import MetricSet, RunningMetrics
 from cifar10.training.random_seeds import fold_in
-from cifar10.training.running_metrics import RunningMetrics
 from cifar10.training.step import TrainingStep, make_scheduler, update
 from cifar10.types import Metrics
 
@@ -32,7 +31,7 @@ if TYPE_CHECKING:
 
 _STEP_STREAM = 3  # of the random numbers inside a network (dropout); see training/augmentation.py for the others
 
-_LEAST = 1e-12  # probability, so that its logarithm stays finite
+_LEAST = 1e-12  # smallest probability, so that its logarithm stays finite
 
 
 @dataclass(frozen=True)
@@ -41,9 +40,9 @@ class Recipe:
 
     Args:
         settings: The section `training` of the configuration.
-        seed: Of the random numbers inside the network, such as dropout.
-        steps_per_epoch: Optimizer steps.
-        selection: Which images of a micro-batch to train on.
+        seed: Seed of the random numbers inside the network, such as dropout.
+        steps_per_epoch: Optimizer steps per epoch.
+        selection: Selects the images of a micro-batch to train on.
         make_optimizer: Network -> optimizer of its parameters.
         schedule: Progress of training in [0, 1] -> factor of the learning rate.
     """
@@ -66,12 +65,12 @@ class DivergedError(UserError):
 
 
 class Classifier(pl.LightningModule):
-    """A network in training, or a trained one under test.
+    """A network in training, or a trained one in a test.
 
     Args:
         network: uint8 or float (B, 3, H, W) -> logits (B, K).
         evaluation: The section `evaluation` of the configuration.
-        metadata: What checkpoints hold beside weights and history; plain values only.
+        metadata: Further content of checkpoints beside weights and history; plain values only.
         metrics: Metrics of the validation and test images by name, beside loss and accuracy.
         recipe: How to train; None for a test only.
     """
@@ -97,30 +96,25 @@ class Classifier(pl.LightningModule):
         self.test_scores: Metrics = {}
         """Filled by a test; exact, where Lightning's own copies are rounded to float32."""
         num_classes = len(metadata["class_names"])
-        metrics = {**default_metrics(num_classes), **(metrics or {})}
+        accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
+        metrics = {"accuracy": accuracy, **(metrics or {})}
         self._validation_metrics, self._plain_metrics, self._augmented_metrics = (MetricSet(metrics) for _ in range(3))
-        self._training_sums, self._validation_sums = RunningMetrics(), RunningMetrics()
-        self._plain_sums, self._augmented_sums = RunningMetrics(), RunningMetrics()
+        self._training_sums = RunningMetrics()
         self._validation_scores: Metrics = {}
         self._selection_state: dict[str, Any] = {}
         self._epoch_started = time.monotonic()
         if recipe is not None:
-            self._prepare_training(recipe)
+            self.recipe, settings = recipe, recipe.settings
+            self.automatic_optimization = not settings.chunked
+            forward = self._compile() if settings.compile else self.network
+            self._training_step = TrainingStep(forward, recipe.selection, settings.resizing, settings.label_smoothing)
 
     # -- training ------------------------------------------------------------------------------------------------
 
-    def _prepare_training(self, recipe: Recipe) -> None:
-        settings = recipe.settings
-        self.recipe = recipe
-        self.automatic_optimization = not settings.chunked
-        network = self._compile() if settings.compile else self.network
-        self._training_step = TrainingStep(network, recipe.selection, settings.resizing, settings.label_smoothing)
-
     def _compile(self) -> Callable[[Tensor], Tensor]:
-        """Return the compiled forward pass for training, and compile the networks of the selection.
+        """Return the forward pass compiled for each image size of training, and compile the selection's networks.
 
-        Training has few image sizes, and each gets code of its own: code for any size would be slow. Evaluation has
-        batches of many lengths, and uses the network as it is.
+        Evaluation has batches of many lengths, and uses the network without compilation.
         """
         options: dict[str, Any] = {"dynamic": False}
         if self.recipe.settings.compile == "graphs":
@@ -142,9 +136,9 @@ class Classifier(pl.LightningModule):
         if self._selection_state:
             selection.load_state_dict(self._selection_state)
 
-    def training_step(self, batch: Batch | BatchStream, batch_idx: int) -> Tensor | None:
-        """Train on one micro-batch, or on as many as a chunk takes from a stream of them."""
-        if isinstance(batch, BatchStream):
+    def training_step(self, batch: Batch | Iterator[Batch], batch_idx: int) -> Tensor | None:
+        """Train on one micro-batch, or on one chunk of an iterator over micro-batches."""
+        if isinstance(batch, Iterator):
             self._train_chunk(batch)
             return None
         return self._loss(batch, batch_idx)
@@ -164,15 +158,15 @@ class Classifier(pl.LightningModule):
         return step / max(1, self.recipe.num_steps)
 
     def _seed(self, number: int) -> None:
-        """Key the random numbers inside the network by position, so that a resumed run draws the same ones."""
+        """Seed the random numbers inside the network by position, so that a resumed run draws the same ones."""
         seed = fold_in(self.recipe.seed, _STEP_STREAM, self.current_epoch, number, self.global_rank)
-        # torch.manual_seed would seed every kind of device there could be, and takes a tenth of a millisecond.
+        # torch.manual_seed would seed all kinds of devices, which takes a tenth of a millisecond.
         is_cuda = self.device.type == "cuda"
         generator = torch.cuda.default_generators[self.device.index] if is_cuda else torch.default_generator
         generator.manual_seed(seed)
 
-    def _train_chunk(self, batches: BatchStream) -> None:
-        """Make optimizer steps for `chunk_seconds` or to the end of the epoch, bitwise as Lightning would.
+    def _train_chunk(self, batches: Iterator[Batch]) -> None:
+        """Make optimizer steps for `chunk_seconds` or to the end of the epoch, bitwise as Lightning's loop does.
 
         Lightning enables autocast for the whole call. Here only the forward pass runs in it, as in its own loop.
         """
@@ -188,45 +182,38 @@ class Classifier(pl.LightningModule):
                 if (number + 1) % micro_batches:
                     continue
                 update(optimizer, scheduler, settings.gradient_clip)  # type: ignore[arg-type]
-                self._count_step()
+                # Lightning advances global_step only for optimizers that it has wrapped.
+                steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
+                steps.increment_ready()
+                steps.increment_completed()
                 if time.monotonic() >= ends_at:
                     break
-        if self.device.type != "cpu" and not math.isfinite(self.running_means()["loss"]):  # one wait a chunk
+        if self.device.type != "cpu" and not math.isfinite(
+            self.running_means()["loss"]
+        ):  # one synchronisation per chunk
             raise self.diverged("the loss is", self.global_step)
-
-    def _count_step(self) -> None:
-        """Advance `global_step`, which Lightning does only for optimizers that it has wrapped."""
-        steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
-        steps.increment_ready()
-        steps.increment_completed()
 
     def on_train_epoch_start(self) -> None:
         self._epoch_started = time.monotonic()
 
     def on_train_epoch_end(self) -> None:
-        """Close the epoch: its scores go to Lightning's loggers and into the history.
+        """Add the scores of the epoch to Lightning's loggers and the history.
 
         Raises:
-            DivergedError: The loss is not finite; the same in all processes.
+            DivergedError: The loss is not finite; raised in all processes.
         """
         scores = {f"train/{name}": value for name, value in self._training_sums.means(self.trainer.strategy).items()}
         self._training_sums.clear()
         if not math.isfinite(scores["train/loss"]):
             raise self.diverged("the loss is", self.global_step)
-        self.log_dict({**scores, "lr": self.trainer.optimizers[0].param_groups[0]["lr"]}, sync_dist=True)
-        self.history.append(
-            {
-                "epoch": self.current_epoch,
-                "step": self.global_step,
-                **scores,
-                **self._validation_scores,
-                "lr": self.trainer.optimizers[0].param_groups[0]["lr"],
-                "seconds": time.monotonic() - self._epoch_started,
-            }
-        )
+        position = {"epoch": self.current_epoch, "step": self.global_step}
+        lr = self.trainer.optimizers[0].param_groups[0]["lr"]
+        seconds = time.monotonic() - self._epoch_started
+        self.log_dict({**scores, "lr": lr}, sync_dist=True)
+        self.history.append({**position, **scores, **self._validation_scores, "lr": lr, "seconds": seconds})
 
     def is_finite(self) -> bool:
-        """Whether all weights and the loss of the epoch so far are finite numbers. This waits for the device."""
+        """Whether all weights and the loss of the epoch so far are finite numbers. Synchronises with the device."""
         floats = [tensor for tensor in self.network.state_dict().values() if tensor.is_floating_point()]
         are_finite = torch.stack([tensor.isfinite().all() for tensor in floats]).all()
         return bool(are_finite) and math.isfinite(self.running_means()["loss"])
@@ -237,7 +224,7 @@ class Classifier(pl.LightningModule):
 
     def running_means(self) -> Metrics:
         """Return loss and accuracy of this process over the epoch so far."""
-        return self._training_sums.own_means()
+        return self._training_sums.means()
 
     # -- validation and test -------------------------------------------------------------------------------------
 
@@ -245,11 +232,10 @@ class Classifier(pl.LightningModule):
         images, labels = batch
         if len(labels):
             logits = self.network(images).float()
-            self._validation_sums.add(cross_entropy(logits, labels), logits, labels)
-            self._validation_metrics.update(logits, labels)
+            self._validation_metrics.update(cross_entropy(logits, labels), logits, labels)
 
     def on_validation_epoch_end(self) -> None:
-        scores = self._scores(self._validation_sums, self._validation_metrics)
+        scores = self._validation_metrics.compute(self.trainer.strategy)
         self._validation_scores = {f"val/{name}": value for name, value in scores.items()}
         self.log_dict(self._validation_scores, sync_dist=True)
 
@@ -263,31 +249,21 @@ class Classifier(pl.LightningModule):
             return
         confidence = self.evaluation.tta_confidence
         plain, augmented = predict_plain_and_augmented(self._probabilities, images, self.tta, confidence)
-        for probabilities, sums, metrics in (
-            (plain, self._plain_sums, self._plain_metrics),
-            (augmented, self._augmented_sums, self._augmented_metrics),
-        ):
-            sums.add(nll_loss(probabilities.clamp(min=_LEAST).log(), labels), probabilities, labels)
-            metrics.update(probabilities, labels)
+        for probabilities, metrics in ((plain, self._plain_metrics), (augmented, self._augmented_metrics)):
+            loss = nll_loss(probabilities.clamp(min=_LEAST).log(), labels)
+            metrics.update(loss, probabilities, labels)
         self._confusion_matrix.update(augmented, labels)
 
     def _probabilities(self, images: Tensor) -> Tensor:
         return self.network(images).float().softmax(dim=1)  # type: ignore[no-any-return]
 
     def on_test_epoch_end(self) -> None:
-        plain = self._scores(self._plain_sums, self._plain_metrics)
-        augmented = self._scores(self._augmented_sums, self._augmented_metrics)
+        plain, augmented = (x.compute(self.trainer.strategy) for x in (self._plain_metrics, self._augmented_metrics))
         self.test_scores = {f"test/{name}": value for name, value in plain.items()}
         self.test_scores |= {f"test/{name}_tta": value for name, value in augmented.items()}
         self.log_dict(self.test_scores, sync_dist=True)
         self.confusion = self._confusion_matrix.compute().cpu()
         del self._confusion_matrix
-
-    def _scores(self, sums: RunningMetrics, metrics: MetricSet) -> Metrics:
-        """Return loss and metrics over all processes, and start anew."""
-        loss = sums.means(self.trainer.strategy)["loss"]
-        sums.clear()
-        return {"loss": loss, **metrics.compute()}
 
     # -- checkpoints ----------------------------------------------------------------------------------------------
 

@@ -14,30 +14,28 @@ from cifar10.data.image_dataset import ImageDataset
 from cifar10.errors import UsageError
 from cifar10.networks.normalize import channel_statistics
 
-DEFAULT_ROOT = "data"
-
-_FOLDER = "cifar10.data.folder.folder"
-
 
 def prepare_data(config: Config, export_images: bool = False) -> None:
-    """Have the data fetched and verified, and print what they are, as YAML.
+    """Download and verify the data, and print a description as YAML.
 
     Args:
-        config: Only `data_loading` counts.
-        export_images: Also write them as PNG files, see `export.export_images`, into the data's own root.
+        config: Only `data_loading` is used.
+        export_images: Also write PNG files, see `export.export_images`, into the root of the data.
 
     Raises:
-        UsageError: `export_images` is true, but the data set is already made of image files.
+        UsageError: `export_images` is true, but the data set already consists of image files.
         UserError: The data are unavailable, or the images cannot be written.
     """
-    if export_images and config.data_loading.target == _FOLDER:
+    if export_images and config.data_loading.target == "cifar10.data.folder.folder":
         raise UsageError("--export_images: data_loading=folder reads image files, so there is nothing to export")
     data: ImageDataset = build(DATA, config.data_loading)
     print(describe(data), flush=True)
     if export_images:
-        root = Path(config.data_loading.arguments.get("root", DEFAULT_ROOT))
-        whole = _nothing_held_out(config.data_loading)
-        export(data if whole is None else build(DATA, whole), root)
+        root = Path(config.data_loading.arguments.get("root", "data"))
+        if config.data_loading.target.startswith("cifar10.data.cifar."):  # the published splits, in their order
+            unsplit = config.data_loading.model_dump() | {"validation_size": 0}
+            data = build(DATA, Component.model_validate(unsplit))
+        export(data, root)
 
 
 def describe(data: ImageDataset) -> str:
@@ -63,13 +61,6 @@ def describe(data: ImageDataset) -> str:
             ),
         ]
     )
-
-
-def _nothing_held_out(component: Component) -> Component | None:
-    """Return CIFAR's loader such that its training split is the published one, in its order; None for other data."""
-    if not component.target.startswith("cifar10.data.cifar."):
-        return None
-    return Component.model_validate(component.model_dump() | {"validation_size": 0})
 
 
 def _row(values: Tensor) -> str:

@@ -19,16 +19,16 @@ _OTHER_NAMES = {
     "scheduler": "schedule",
     "wd": "weight_decay",
 }
-"""What the same settings are called by others."""
-_LONGEST = 100  # characters; no name is longer, and comparing takes their square
+"""Name of a setting in other programs -> its name here."""
+_LONGEST = 100  # characters; no name is longer, and a comparison takes quadratic time
 _LIKENESS = 0.65  # difflib's ratio; two swapped letters of three, as in `cvs`, give 0.67
 
 
 def nearest(name: str, known: Iterable[str]) -> str | None:
-    """Return the known name most like `name`, the first of several, or None if none is alike.
+    """Return the known name most similar to `name`, the first of several, or None if none is similar.
 
-    Dotted names are compared by their last part as well, so `epoch` finds `training.epochs`; so are names that other
-    programs use; and the beginning of just one known name, or a word of it, finds it.
+    Dotted names are also compared by their last part, so `epoch` finds `training.epochs`. Names from other programs and
+    the start or a word of exactly one known name, are found too.
     """
     if len(name) > _LONGEST:
         return None
@@ -42,13 +42,13 @@ def nearest(name: str, known: Iterable[str]) -> str | None:
 
 
 def did_you_mean(name: str, known: Iterable[str]) -> str:
-    """Return `; did you mean X?`, or nothing if no known name is alike."""
+    """Return `; did you mean X?`, or an empty string if no known name is similar."""
     alike = nearest(name, known)
     return f"; did you mean {alike}?" if alike else ""
 
 
 def did_you_mean_path(path: str) -> str:
-    """Return `; did you mean X?` with the name in the same folder that is most like `path`, or nothing."""
+    """Return `; did you mean X?` with the most similar path in the same folder, or an empty string."""
     folder, name = os.path.split(path.rstrip(os.sep))
     try:
         beside = os.listdir(folder or os.curdir) if name else []
@@ -66,7 +66,7 @@ def _last(name: str) -> str:
 
 
 def _same(name: str, candidates: list[str]) -> str | None:
-    """Return the first candidate that differs in case or hyphens only, or whose last part is `name`'s last part."""
+    """Return the first candidate that differs in case or hyphens only, or has the same last part."""
     same = [known for known in candidates if _fold(known) == name]
     same += [known for known in candidates if _fold(_last(known)) == _last(name)]
     return same[0] if same else None
@@ -82,7 +82,7 @@ def _close(name: str, candidates: list[str]) -> str | None:
 
 
 def _part(name: str, candidates: list[str]) -> str | None:
-    """Return the one candidate that begins with `name` or has it as one of its words."""
+    """Return the only candidate that begins with `name` or contains it as a word."""
     longer = [known for known in candidates if len(name) > 1 and _fold(known).startswith(name)]
     longer = longer or [known for known in candidates if name in _fold(_last(known)).split("_")]
     return longer[0] if len(longer) == 1 else None

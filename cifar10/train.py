@@ -1,7 +1,6 @@
 """Entry point of `train`: configuration -> data -> network -> fit -> test on the best checkpoint -> scores."""
 
 import dataclasses
-import sys
 from collections.abc import Sequence
 
 import pytorch_lightning as pl
@@ -22,16 +21,15 @@ from cifar10.runs.stopwatch import Stopwatch
 from cifar10.runs.trained_data import load_trained_data
 from cifar10.system.memory import keep_memory_warm
 from cifar10.system.processes import find_processes
-from cifar10.system.shortage import told_if_alone
 from cifar10.system.signals import Stopped, held, if_stopped
+from cifar10.system.streams import print_message
 from cifar10.trainer import prepare_cpu, resolve_precision
-from cifar10.training.capacity import refuse_untrainable
 from cifar10.training.checkpointing import amend_checkpoint
 from cifar10.training.data_module import InMemoryDataModule
-from cifar10.training.early_end import close_early, going_on_line, what_is_kept
 from cifar10.training.fitting import fit, make_network, start_from, test
+from cifar10.training.interruption import close_early, going_on_line
 from cifar10.training.mirroring import MirrorTest
-from cifar10.training.preflight import refuse_unfit, tell_batches, warn_of_mirroring
+from cifar10.training.preflight import refuse_unfit, refuse_untrainable, tell_batches, warn_of_mirroring
 from cifar10.training.resuming import find_resumed, finished_scores
 from cifar10.types import Metrics
 
@@ -43,7 +41,7 @@ def train(
 
     Args:
         config: The run. With `resume`, only its `models_dir`, and its `tracking` for a checkpoint from elsewhere.
-        resume: What to go on from: anything `resolve_checkpoint` knows; of a run's folder, its `last.ckpt`.
+        resume: The checkpoint to resume: any name that `resolve_checkpoint` accepts; for a run folder, its `last.ckpt`.
         changes: Overrides of the checkpoint's configuration; see `require_resumable` for those that are possible.
         stopwatch: Runs since the program was started; None: from now on.
 
@@ -55,7 +53,7 @@ def train(
     if checkpoint is not None and (finished := finished_scores(checkpoint, config)) is not None:
         return finished
     require_buildable(config)
-    processes = find_processes(config.training)  # refuses those of a launcher in a wrong number, before data are loaded
+    processes = find_processes(config.training)  # checks the launcher before data are loaded
     keep_memory_warm()
     prepare_cpu(config.training)
     data = _load_data(config, checkpoint)
@@ -65,19 +63,16 @@ def train(
         tell_batches(config, data)
     network = make_network(config, data)
     refuse_untrainable(network, config, data.image_size, len(data.train))
-    initial_weights = checkpoint.metadata.initial_weights if checkpoint else None
-    if checkpoint is None and config.weights is not None:
-        initial_weights = start_from(config, network, data)
+    initial_weights = checkpoint.metadata.initial_weights if checkpoint else start_from(config, network, data)
     run = open_run(config, data, resolve_precision(config.training), checkpoint, initial_weights)
     try:
-        with told_if_alone(lambda: what_is_kept(run.folder, config.tracking)):
-            scores, digest, tta = _fit_and_test(network, config, data, run, checkpoint, stopwatch)
+        scores, digest, tta = _fit_and_test(network, config, data, run, checkpoint, stopwatch)
     except BaseException as error:
         close_early(run, config, error)
         if isinstance(error, Stopped) and find_processes(config.training).is_launched_by_lightning:
-            raise SystemExit from None  # the first process says it; Lightning kills it if another's exit code is not 0
+            raise SystemExit from None  # the first process reports it; Lightning would kill it at another exit code
         raise
-    with if_stopped(f"while the tracker was told; the run is complete in {run.folder}"):
+    with if_stopped(f"while the record was closed; the run is complete in {run.folder}"):
         run.close("FINISHED")
     if run.is_first_process:
         _announce(scores, digest, tta, config, run)
@@ -85,23 +80,18 @@ def train(
 
 
 def _fit_and_test(
-    network: nn.Module,
-    config: Config,
-    data: ImageDataset,
-    run: Run,
-    checkpoint: Checkpoint | None,
-    stopwatch: Stopwatch,
+    network: nn.Module, config: Config, data: ImageDataset, run: Run, resumed: Checkpoint | None, stopwatch: Stopwatch
 ) -> tuple[Metrics, str, TTAMode]:
-    """Return the scores, the digest of the weights they are of, and the test-time augmentation."""
-    trainer, classifier, module = fit(network, config, data, run, checkpoint, stopwatch=stopwatch)
+    """Return the scores, the digest of the tested weights, and the test-time augmentation."""
+    trainer, classifier, module = fit(network, config, data, run, resumed, stopwatch=stopwatch)
     history = list(classifier.history)
     if not (run.folder / BEST).exists():
-        raise UserError(f"in no epoch was {config.training.monitor} a finite number, so there is no best one")
+        raise UserError(f"{config.training.monitor} was not a finite number in any epoch, so there is no best one")
     best = load_checkpoint(run.folder / BEST)
     classifier.network.load_state_dict(best.weights)
     if data.is_mirrorable is None and len(data.validation) and classifier.tta != "none":
-        _drop_views_that_score_worse(trainer, classifier, config, data, run)
-    with if_stopped(f"in the test, after training; go on with: {going_on_line(run.folder, config.tracking)}"):
+        _drop_views_that_score_worse(trainer, classifier, module, run)
+    with if_stopped(f"in the test, after training; resume with: {going_on_line(run.folder, config.tracking)}"):
         scores = test(trainer, classifier, module, best.path)
     scores |= {key: value for key, value in history[-1].items() if key.startswith(("train/", "val/"))}
     scores |= stopwatch.seconds()
@@ -114,20 +104,20 @@ def _fit_and_test(
 
 
 def _drop_views_that_score_worse(
-    trainer: pl.Trainer, classifier: Classifier, config: Config, data: ImageDataset, run: Run
+    trainer: pl.Trainer, classifier: Classifier, module: InMemoryDataModule, run: Run
 ) -> None:
-    """Test and use the network without test-time augmentation if that is right more often on the validation images."""
-    validation = InMemoryDataModule(dataclasses.replace(data, test=data.validation), config)
+    """Disable test-time augmentation if the accuracy on the validation images is higher without it."""
+    validation = dataclasses.replace(module, data=dataclasses.replace(module.data, test=module.data.validation))
     scores = test(trainer, classifier, validation, run.folder / BEST, split="validation")
     plain, augmented = scores["test/accuracy"], scores["test/accuracy_tta"]
     if plain <= augmented:
         return
-    _say(
+    print_message(
         f"note: of the validation images {augmented:.1%} are right with {classifier.tta}, and {plain:.1%} without; so "
         "this network is tested and used without"
     )
-    if MirrorTest(plain, augmented, len(data.validation)).matters:
-        _say("warning: left and right matter in these data; train without mirroring: augmentation.flip=none")
+    if MirrorTest(plain, augmented, len(module.data.validation)).matters:
+        print_message("warning: left and right matter in these data; train without mirroring: augmentation.flip=none")
     classifier.tta = "none"
     if run.is_first_process:
         for name in (BEST, LAST):
@@ -136,7 +126,7 @@ def _drop_views_that_score_worse(
 
 
 def _load_data(config: Config, checkpoint: Checkpoint | None) -> ImageDataset:
-    """Return the data of the run; of one that goes on, those that it was begun with."""
+    """Return the data of the run; of a resumed run, the data that it was started with."""
     if checkpoint is None:
         data: ImageDataset = build(DATA, config.data_loading)
         return data
@@ -145,8 +135,8 @@ def _load_data(config: Config, checkpoint: Checkpoint | None) -> ImageDataset:
     if checkpoint.data_digest != data.digest:
         raise UserError(
             f"the data are not those that {checkpoint.path} was trained on (SHA-256 {data.digest[:12]} now, "
-            f"{checkpoint.data_digest[:12]} then); bring them back, say where they are with data_loading.root=DIR, or "
-            "train anew"
+            f"{checkpoint.data_digest[:12]} then); restore them, set their folder with data_loading.root=DIR, or start "
+            "a new run"
         )
     return data
 
@@ -160,10 +150,6 @@ def _announce(scores: Metrics, digest: str, tta: TTAMode, config: Config, run: R
         f"{''.join(others)}{scores['wall_seconds']:.0f} s, {scores['cpu_seconds']:.0f} s cpu; weights {digest[:12]}",
         flush=True,
     )
-    _say(f"saved    {run.folder}/: best.ckpt, last.ckpt, scores.json, history.csv, curves.png, confusion.png")
-    _say(f"tracked  {run.tracker.describe()}")
-    _say(f"next     {command_line('infer', test_dir='DIR', checkpoint_name=name_of_run(run.folder))}")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)
+    print_message(f"saved    {run.folder}/: best.ckpt, last.ckpt, scores.json, history.csv, curves.png, confusion.png")
+    print_message(f"tracked  {run.tracker.describe()}")
+    print_message(f"next     {command_line('infer', test_dir='DIR', checkpoint_name=name_of_run(run.folder))}")

@@ -16,7 +16,7 @@ from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvir
 from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ProgressBar
 from pytorch_lightning.loggers import TensorBoardLogger
 
-from cifar10.config.schema import Config, TrainingConfig
+from cifar10.config.schema import TrainingConfig
 from cifar10.devices import fastest_precision, limit_threads
 from cifar10.errors import UsageError, UserError
 from cifar10.system.processes import find_processes, prepare_launch
@@ -26,12 +26,10 @@ Precision = Literal["fp32", "bf16", "fp16"]
 
 _LIGHTNING_PRECISION: dict[Precision, Any] = {"fp32": "32-true", "bf16": "bf16-mixed", "fp16": "16-mixed"}
 
-# What Lightning warns of here is either meant or does not apply: there is one data set in memory, not a DataLoader.
+# Warnings of Lightning that are expected or do not apply: the data set is in memory, and there is no DataLoader.
 _EXPECTED_WARNINGS = (
-    r".*does not have many workers.*",
     r".*The number of training batches.*is smaller than the logging interval.*",
     r".*your dataloader is not resumable.*",
-    r".*Checkpoint directory .* exists and is not empty.*",
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated.*",
     r".*callbacks used to create the checkpoint need to be provided.*",
     r".*Total length of `list` across ranks is zero.*",
@@ -39,7 +37,7 @@ _EXPECTED_WARNINGS = (
 
 
 def resolve_accelerator(training: TrainingConfig) -> Literal["cpu", "gpu"]:
-    """Return where the run computes.
+    """Return the accelerator of the run.
 
     Raises:
         UsageError: A GPU is requested and there is none, or fewer than `devices`.
@@ -50,14 +48,14 @@ def resolve_accelerator(training: TrainingConfig) -> Literal["cpu", "gpu"]:
     if num_gpus < training.devices:
         fewer = f"training.devices={num_gpus} or " if num_gpus else ""
         raise UsageError(
-            f"training.devices={training.devices} GPUs are asked for and there are {num_gpus}; "
+            f"training.devices={training.devices} GPUs are required and there are {num_gpus}; "
             f"set {fewer}training.accelerator=cpu"
         )
     return "gpu"
 
 
 def resolve_precision(training: TrainingConfig) -> Precision:
-    """Return the precision of the run: as configured, or for `auto` the fastest one here."""
+    """Return the precision of the run: as configured, or for `auto` the fastest one on this machine."""
     if training.precision != "auto":
         return training.precision
     device = torch.device("cuda" if resolve_accelerator(training) == "gpu" else "cpu")
@@ -65,7 +63,7 @@ def resolve_precision(training: TrainingConfig) -> Precision:
 
 
 def prepare_cpu(training: TrainingConfig) -> None:
-    """Give each process its share of the CPU: two processes with all threads each would fight."""
+    """Limit the CPU threads of this process to its share of the processors."""
     sharing = training.devices if resolve_accelerator(training) == "cpu" else 1
     if training.threads is None:
         limit_threads(sharing)
@@ -73,24 +71,39 @@ def prepare_cpu(training: TrainingConfig) -> None:
         torch.set_num_threads(training.threads)
 
 
-def make_trainer(config: Config, folder: Path, callbacks: list[Callback], is_higher_better: bool = True) -> pl.Trainer:
+def make_trainer(
+    training: TrainingConfig,
+    folder: Path,
+    callbacks: list[Callback],
+    is_higher_better: bool = True,
+    tensorboard: bool = False,
+) -> pl.Trainer:
     """Return the Trainer for a run in `folder`.
 
     Args:
-        config: The run.
-        folder: Its folder, which exists.
+        training: The section `training` of the configuration.
+        folder: The run folder, which exists.
         callbacks: Progress and saving, made by the caller; averaging and early stopping are added as configured.
         is_higher_better: Whether a higher value of `training.monitor` is better.
+        tensorboard: Write TensorBoard event files into `folder`.
 
     Raises:
-        UserError: The devices asked for are not there, or a package for a switched-on part is missing.
+        UserError: The configured devices are missing, or the package tensorboard is.
     """
-    training = config.training
+    if tensorboard and importlib.util.find_spec("tensorboard") is None:
+        raise UserError(
+            f"tracking.tensorboard=true needs a package: {sys.executable} -m pip install 'tensorboard>=2.18'"
+        )
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
     if resolve_accelerator(training) == "gpu" and resolve_precision(training) != "fp32":
-        torch.set_float32_matmul_precision("high")  # the rest in TF32: who asks for bf16 can do without 13 bits more
+        torch.set_float32_matmul_precision("high")  # TF32 for float32 products: it is more precise than bf16
+    if training.ema_decay is not None:
+        callbacks = [*callbacks, EMAWeightAveraging(decay=training.ema_decay)]
+    if training.early_stopping is not None and training.monitor is not None:
+        mode = "max" if is_higher_better else "min"
+        callbacks = [*callbacks, EarlyStopping(training.monitor, mode=mode, patience=training.early_stopping)]
     trainer = pl.Trainer(
         default_root_dir=folder,
         accelerator=resolve_accelerator(training),
@@ -101,8 +114,8 @@ def make_trainer(config: Config, folder: Path, callbacks: list[Callback], is_hig
         max_epochs=training.epochs,
         accumulate_grad_batches=1 if training.chunked else training.accumulate,  # in chunks, Classifier does both
         gradient_clip_val=None if training.chunked else training.gradient_clip,
-        callbacks=[*callbacks, *_optional_callbacks(training, is_higher_better)],
-        logger=_loggers(config, folder),
+        callbacks=callbacks,
+        logger=TensorBoardLogger(folder, name="tensorboard", version="") if tensorboard else False,
         plugins=[AtomicCheckpointIO(), _cluster_environment(training)],
         num_sanity_val_steps=0,
         use_distributed_sampler=False,
@@ -110,13 +123,13 @@ def make_trainer(config: Config, folder: Path, callbacks: list[Callback], is_hig
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),  # Lightning's uses stdout
         benchmark=True,
     )
-    # Lightning would take SIGTERM for itself, leave with exit code 0, and send a broadcast from within the handler.
+    # Lightning would handle SIGTERM itself, exit with code 0, and send a broadcast from within the handler.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer
 
 
 def _cluster_environment(training: TrainingConfig) -> ClusterEnvironment:
-    """Return how the processes find each other. Named here, since Lightning would believe any leftover variable."""
+    """Return how the processes find each other. Without it, Lightning would use any leftover variable."""
     processes = find_processes(training)
     prepare_launch(processes)
     if processes.launcher == "torchrun":
@@ -126,24 +139,3 @@ def _cluster_environment(training: TrainingConfig) -> ClusterEnvironment:
     environment = LightningEnvironment()
     environment.set_global_rank(processes.rank)
     return environment
-
-
-def _optional_callbacks(training: TrainingConfig, is_higher_better: bool) -> list[Callback]:
-    callbacks: list[Callback] = []
-    if training.ema_decay is not None:
-        callbacks.append(EMAWeightAveraging(decay=training.ema_decay))
-    if training.early_stopping is not None:
-        assert training.monitor is not None
-        mode = "max" if is_higher_better else "min"
-        callbacks.append(EarlyStopping(training.monitor, mode=mode, patience=training.early_stopping))
-    return callbacks
-
-
-def _loggers(config: Config, folder: Path) -> list[TensorBoardLogger]:
-    if not config.tracking.tensorboard:
-        return []
-    if importlib.util.find_spec("tensorboard") is None:
-        raise UserError(
-            f"tracking.tensorboard=true needs a package: {sys.executable} -m pip install 'tensorboard>=2.18'"
-        )
-    return [TensorBoardLogger(folder, name="tensorboard", version="")]

@@ -1,8 +1,8 @@
-"""Types of arguments with ranges. They cost nothing where nobody checks them: training needs no pydantic.
+"""Types of arguments with ranges. Importing them needs no pydantic, and neither does training.
 
-`build.py` makes pydantic read the hints of a target. Pydantic knows the classes below by the protocol of grouped
-metadata (https://github.com/annotated-types/annotated-types#groupedmetadata) or by a method of its own, and only then
-is anything imported.
+`build.py` validates the arguments of a target with pydantic, which recognises the classes below by the protocol of
+grouped metadata (https://github.com/annotated-types/annotated-types#groupedmetadata) or by a method of pydantic's own.
+Their packages are imported only then.
 """
 
 from collections.abc import Callable, Iterator
@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 Metrics = dict[str, float]
-"""Name, such as `val/accuracy` -> value."""
+"""Name, such as `val/accuracy`, -> value."""
 
 
 @dataclass(frozen=True)
 class Range:
-    """The bounds of a number; None is no bound."""
+    """The bounds of a number; None: no bound."""
 
     gt: float | None = None
     ge: float | None = None
@@ -32,7 +32,7 @@ class Range:
 
 @dataclass(frozen=True)
 class Length:
-    """The least and the greatest number of items or characters."""
+    """The smallest and largest number of items or characters."""
 
     least: int = 0
     most: int | None = None
@@ -59,13 +59,13 @@ class OrNumber:
 
 
 ClassName = Annotated[str | int, OrNumber()]
-"""How a configuration names a class."""
+"""Name of a class in the configuration."""
 PositiveInt = Annotated[int, Range(gt=0)]
 NonNegativeInt = Annotated[int, Range(ge=0)]
 Seed = Annotated[int, Range(ge=0, lt=2**63)]
-"""What PyTorch's generators take."""
+"""Range of the seeds of PyTorch's generators."""
 PositiveFloat = Annotated[float, Range(gt=0)]
 NonNegativeFloat = Annotated[float, Range(ge=0)]
 Fraction = Annotated[float, Range(ge=0, lt=1)]
-"""A part that is never the whole."""
+"""A fraction below 1."""
 Part = Annotated[float, Range(ge=0, le=1)]

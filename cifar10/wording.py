@@ -2,5 +2,5 @@
 
 
 def counted(number: int, noun: str) -> str:
-    """Return `number` with its noun, whose plural ends in s: `1 image`, `1,000 images`."""
+    """Return `number` with a noun whose plural ends in s: `1 image`, `1,000 images`."""
     return f"{number:,} {noun}" if number == 1 else f"{number:,} {noun}s"

@@ -63,7 +63,7 @@ STEPS = [
         "Example selection, loss, metrics, optimizer\nand schedule.",
     ),
     Step(
-        "make_trainer(config, folder, callbacks)",
+        "make_trainer(config.training, folder, callbacks)",
         "cifar10.trainer.make_trainer",
         "pytorch_lightning.Trainer",
         "Devices, precision, saving, progress. Then run.begin:",

@@ -53,6 +53,10 @@ def data() -> ImageDataset:
     return shapes(image_size=16, train_size=60, validation_size=23, test_size=31)
 
 
+def make_module(data: ImageDataset, config: Config) -> InMemoryDataModule:
+    return InMemoryDataModule(data, config.training, config.augmentation, config.evaluation, config.seed)
+
+
 def make_network() -> nn.Module:
     torch.manual_seed(0)
     return WithoutBatchStatistics()
@@ -69,10 +73,10 @@ def config_of(*words: str) -> Config:
 def trained(data: ImageDataset, folder: Path, *words: str) -> Classifier:
     """Return a classifier after two epochs of three steps."""
     config = config_of(*words)
-    module = InMemoryDataModule(data, config)
+    module = make_module(data, config)
     recipe = Recipe(config.training, config.seed, module.steps_per_epoch, AllExamples(), make_optimizer, Linear())
     classifier = Classifier(make_network(), config.evaluation, metadata(data), {"f1": macro_f1()}, recipe)
-    make_trainer(config, folder, [NoCheckpoints()]).fit(classifier, module)
+    make_trainer(config.training, folder, [NoCheckpoints()]).fit(classifier, module)
     return classifier
 
 
@@ -162,7 +166,7 @@ def test_test_scores_and_the_confusion_matrix_are_those_of_the_predictions(data:
     config = config_of("evaluation.tta=mirror")
     network = trained(data, tmp_path).network.eval()
     classifier = Classifier(network, config.evaluation, metadata(data), {"f1": macro_f1()})
-    trainer, module = make_trainer(config, tmp_path, [NoCheckpoints()]), InMemoryDataModule(data, config)
+    trainer, module = make_trainer(config.training, tmp_path, [NoCheckpoints()]), make_module(data, config)
     with torch.no_grad():
         plain, mirrored = (network(x).softmax(dim=1) for x in (data.test.images, data.test.images.flip(3)))
     for _ in range(2):  # a second test starts anew

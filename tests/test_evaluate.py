@@ -75,7 +75,7 @@ def test_the_folder_of_a_run_is_not_written_to(capsys: pytest.CaptureFixture[str
     (folder / "best.ckpt").touch()
     assert main(COMMANDS, "", ["evaluate", "a", "--output=models/a/"]) == 2
     told = capsys.readouterr().err
-    assert "--output: models/a/ holds a run, which is kept as it is; name another folder, such as models/a-eval" in told
+    assert "--output: models/a/ holds a run, which is not changed; name another folder, such as models/a-eval" in told
     assert [file.name for file in folder.iterdir()] == ["best.ckpt"]
 
 
@@ -115,10 +115,10 @@ def test_today_s_data_are_matched_to_the_checkpoint_s_classes_by_name(capsys: py
         Path("set", split, "red").mkdir()
         for file in Path("set", split, "amber").iterdir():
             (Path("set", split, "red") / file.name).write_bytes(file.read_bytes())
-    with pytest.raises(UserError, match=r"best\.ckpt: amber added; give"):
+    with pytest.raises(UserError, match=r"best\.ckpt: amber added; restore"):
         evaluate("a")
     Path("models/a/scores.json").unlink()  # so that the run is not finished
-    with pytest.raises(UserError, match=r"last\.ckpt: amber added; give"):
+    with pytest.raises(UserError, match=r"last\.ckpt: amber added; restore"):
         train(load_config(), resume="a")
 
 
@@ -186,7 +186,7 @@ def test_data_that_cannot_be_loaded_in_another_order_are_relabelled() -> None:
     assert torch.equal(data.test.images, today.test.images)
     assert data.test.labels.tolist() == [9 - label for label in today.test.labels.tolist()]
     larger = metadata.model_copy(update={"image_size": 24})
-    with pytest.raises(UserError, match="takes images of 24 pixels, and those of its data have 16 today"):
+    with pytest.raises(UserError, match="takes images of 24 pixels, and its data now have 16"):
         load_trained_data(Checkpoint(Path("x.ckpt"), config, larger, {}), config.data_loading)
 
 
@@ -210,7 +210,7 @@ def test_nothing_is_fetched_into_a_folder_that_only_a_checkpoint_names(
         raw["cifar10"]["config"]["data_loading"] = section
         torch.save(raw, f"{name}.ckpt")
     Path("private").mkdir()
-    with pytest.raises(UserError, match=r"cifar-10.* is not in private, or not whole\ndata_loading.root=private \("):
+    with pytest.raises(UserError, match=r"cifar-10.* is not in private, or incomplete\ndata_loading.root=private \("):
         evaluate("private.ckpt")
     with pytest.raises(UserError, match="there is no folder absent"):
         evaluate("absent.ckpt")

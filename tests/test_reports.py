@@ -119,7 +119,7 @@ def test_a_value_that_would_be_another_or_none_is_refused(
 def test_results_do_not_replace_a_picture_or_a_checkpoint(name: str) -> None:
     """https://github.com/tsurumeso/waifu2x-chainer/issues/13, https://github.com/mapequation/infomap/issues/907."""
     Path(name).write_bytes(b"mine")
-    with pytest.raises(UsageError, match="is there already, and no result by its name"):
+    with pytest.raises(UsageError, match="exists already, and its suffix is not that of a result"):
         choose_destination(name, "csv")
     assert Path(name).read_bytes() == b"mine"
 
@@ -150,9 +150,9 @@ def test_what_these_images_cannot_do_is_refused_before_the_first_step(settings: 
     ("batch_size", "told"),
     [
         # https://github.com/fastai/fastai/issues/2416
-        (2000, "note: the training split has 60 images, so each step learns from 60 of them"),
+        (2000, "note: the training split has 60 images, so each step trains on 60 of them"),
         # https://github.com/fastai/fastai/issues/1557
-        (40, "learns from 40 of the 60 training images, in whole batches of 40, .* training.batch_size=30 it would "),
+        (40, "trains on 40 of the 60 training images, in whole batches of 40, .* training.batch_size=30 it would "),
         (20, ""),
         (11, ""),  # five images of sixty wait for another epoch
     ],
@@ -194,17 +194,17 @@ def test_classes_told_apart_by_spelling_alone_are_named(caplog: pytest.LogCaptur
     """https://github.com/roboflow/supervision/issues/1641."""
     write(Path("set"), {"train/Cat": 8, "train/cat": 8, "train/black dog": 8})
     assert load(Path("set")).class_names == ("Cat", "black dog", "cat")
-    assert "Cat, cat are classes of their own, told apart by nothing but spelling" in caplog.text
+    assert "Cat, cat are separate classes that differ only in spelling" in caplog.text
 
 
 @pytest.mark.parametrize(
     ("made", "root", "told"),
     [
         # https://github.com/ultralytics/ultralytics/issues/753
-        ("set/train", "set/train", "name the folder that train is in: data_loading.root=set"),
+        ("set/train", "set/train", "name the folder that contains train: data_loading.root=set"),
         ("zip/set/train", "zip", "it is in zip/set: data_loading.root=zip/set"),
         # https://github.com/python/cpython/issues/91036
-        ("zip/train\\a", "zip", "backslashes, as an archive from Windows has them; unpack it anew with unzip"),
+        ("zip/train\\a", "zip", "backslashes, as in archives from Windows; unpack the archive again with unzip"),
     ],
 )
 def test_a_root_that_is_one_folder_off_is_told_with_the_right_one(made: str, root: str, told: str) -> None:
@@ -338,7 +338,7 @@ def test_a_compiler_that_is_missing_is_told_in_one_line() -> None:
 def test_a_run_of_one_process_does_not_go_on_with_two(capsys: pytest.CaptureFixture[str]) -> None:
     train_then_change(lambda config: None)
     code, told = answer(["train", "--resume=a", "training.devices=2", "training.accelerator=cpu"], capsys)
-    assert code == 2 and "cannot go on with 2 processes" in told and "train weights=models/a/last.ckpt" in told
+    assert code == 2 and "cannot resume with 2 processes" in told and "train weights=models/a/last.ckpt" in told
 
 
 @pytest.mark.slow
@@ -377,7 +377,7 @@ def test_a_copied_run_has_a_record_of_its_own_and_a_renamed_one_keeps_it(capsys:
     for name in ("run.json", "run_id"):
         Path("models/copy", name).write_bytes(Path("models/original", name).read_bytes())
     open_tracker(tracking, Path("models/copy"), run_id="0" * 32).start({}, {}, {})
-    assert capsys.readouterr().err == "models/copy is a copy of original; it goes on as a run of its own\n"
+    assert capsys.readouterr().err == "models/copy is a copy of original; it continues as a separate run\n"
     Path("models/original").rename("models/renamed")
     open_tracker(tracking, Path("models/renamed")).start({}, {}, {})
     assert capsys.readouterr().err == ""

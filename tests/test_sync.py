@@ -213,7 +213,7 @@ def test_without_a_name_all_runs_are_recorded(tmp_path: Path, capsys: pytest.Cap
 def test_a_store_that_is_away_is_told_at_once() -> None:
     make_run("waiting")
     started = time.monotonic()
-    with pytest.raises(UserError, match="waiting was not recorded: no MLflow server answers at http:"):
+    with pytest.raises(UserError, match="waiting was not recorded: no MLflow server responds at http:"):
         sync("waiting", tracking_uri="http://127.0.0.1:9")
     assert time.monotonic() - started < 10
 

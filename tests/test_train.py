@@ -15,7 +15,7 @@ import torch
 import cifar10.model
 import cifar10.runs.run
 import cifar10.train
-import cifar10.training.running_metrics
+import cifar10.training.metrics
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.schema import Component, Config
@@ -273,7 +273,7 @@ def test_a_checkpoint_that_was_copied_elsewhere_goes_on_in_a_new_folder(capsys: 
     assert snapshot(Path("elsewhere")) == files
     new = next(folder for folder in Path("models").iterdir() if folder.name.startswith("shapes-"))
     assert facts_of(new.name)["weights_digest"] == facts_of("whole")["weights_digest"]
-    assert f"it goes on in {new}" in capsys.readouterr().err
+    assert f"it continues in {new}" in capsys.readouterr().err
 
 
 class CutError(Exception):
@@ -331,7 +331,7 @@ def test_what_another_process_has_done_since_the_checkpoint_was_read_stays(monke
         return load_data(*arguments)
 
     monkeypatch.setattr(cifar10.train, "_load_data", be_overtaken)
-    with pytest.raises(UsageError, match="another process has just trained on"):
+    with pytest.raises(UsageError, match="another process has just trained in"):
         train(job, resume="auto")
     assert [snapshot(Path("models/job"))] == files
 
@@ -429,25 +429,25 @@ def test_a_run_that_diverges_stops_at_once_and_keeps_the_last_good_state(
 
 
 def test_an_epoch_whose_score_is_no_number_is_never_the_best(monkeypatch: pytest.MonkeyPatch) -> None:
-    means = cifar10.training.running_metrics.RunningMetrics.means
+    means = cifar10.training.metrics.RunningMetrics.means
     seen: list[float] = []
 
-    def spoilt(self: Any, strategy: Any) -> dict[str, float]:
+    def spoilt(self: Any, strategy: Any = None) -> dict[str, float]:
         scores = means(self, strategy)
         if self.is_validation:
             seen.append(scores["loss"])
             scores["loss"] = float("nan") if len(seen) > 1 else scores["loss"]
         return scores
 
-    monkeypatch.setattr(cifar10.training.running_metrics.RunningMetrics, "is_validation", False, raising=False)
+    monkeypatch.setattr(cifar10.training.metrics.RunningMetrics, "is_validation", False, raising=False)
     start = cifar10.model.Classifier.on_fit_start
 
     def marked(self: Any) -> None:
         start(self)
-        self._validation_sums.is_validation = True
+        self._validation_metrics.loss.is_validation = True
 
     monkeypatch.setattr(cifar10.model.Classifier, "on_fit_start", marked)
-    monkeypatch.setattr(cifar10.training.running_metrics.RunningMetrics, "means", spoilt)
+    monkeypatch.setattr(cifar10.training.metrics.RunningMetrics, "means", spoilt)
     run("spoilt", "training.epochs=3")
     assert len(load_checkpoint(Path("models/spoilt/best.ckpt")).history) == 1
     assert facts_of("spoilt")["val/loss"] is None

@@ -15,7 +15,7 @@ _MOST_CONFUSIONS = 5
 
 @dataclass(frozen=True)
 class ClassScore:
-    """The scores of one class; None stands for 0 / 0."""
+    """The scores of one class; None where they are 0 / 0."""
 
     name: str
     precision: float | None
@@ -61,12 +61,12 @@ class Score:
     @property
     def classes(self) -> list[ClassScore]:
         """One score per class that occurs, as true or as predicted class, in the order of their ids."""
-        right, support = self.confusion.diagonal().tolist(), self.confusion.sum(axis=1).tolist()
+        correct, support = self.confusion.diagonal().tolist(), self.confusion.sum(axis=1).tolist()
         predicted = self.confusion.sum(axis=0).tolist()
         return [
-            ClassScore(name, _ratio(hit, said), _ratio(hit, true), _ratio(2 * hit, true + said), true)
-            for name, hit, true, said in zip(self.class_names, right, support, predicted, strict=True)
-            if true or said
+            ClassScore(name, _ratio(hits, found), _ratio(hits, true), _ratio(2 * hits, true + found), true)
+            for name, hits, true, found in zip(self.class_names, correct, support, predicted, strict=True)
+            if true or found
         ]
 
     @property
@@ -77,7 +77,7 @@ class Score:
         order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSIONS].tolist()
         pairs = [divmod(index, len(wrong)) for index in order]
         names = self.class_names
-        return [(names[true], names[said], int(wrong[true, said])) for true, said in pairs if wrong[true, said]]
+        return [(names[true], names[other], int(wrong[true, other])) for true, other in pairs if wrong[true, other]]
 
     def report(self) -> str:
         """Return a table of the classes, the worst ones if they are many, and a line of the most frequent mistakes."""
@@ -85,27 +85,15 @@ class Score:
         if len(classes) > _MOST_CLASSES:
             title = f"class ({_MOST_CLASSES} of {len(classes)}, lowest F1 first)"
             classes = sorted(classes, key=lambda score: score.f1 or 0.0)[:_MOST_CLASSES]
-        cells = [
-            (score.name, *map(_text, (score.precision, score.recall, score.f1)), str(score.support))
-            for score in classes
-        ]
-        told = ", ".join(f"{true} taken for {said} {count}x" for true, said, count in self.confusions)
-        table = _aligned([(title, "precision", "recall", "f1", "images"), *cells])
-        return "\n".join([*table, f"most frequent mistakes: {told or 'none'}"])
+        rows: list[tuple[str, ...]] = [(title, "precision", "recall", "f1", "images")]
+        for score in classes:
+            ratios = ("-" if x is None else f"{x:.3f}" for x in (score.precision, score.recall, score.f1))
+            rows.append((score.name, *ratios, str(score.support)))
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in rows]
+        mistakes = ", ".join(f"{true} taken for {other} {count}x" for true, other, count in self.confusions)
+        return "\n".join([*lines, f"most frequent mistakes: {mistakes or 'none'}"])
 
 
 def _ratio(part: int, whole: int) -> float | None:
     return part / whole if whole else None
-
-
-def _text(value: float | None) -> str:
-    return "-" if value is None else f"{value:.3f}"
-
-
-def _aligned(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Return `rows` as lines, the first column flush left and the others right."""
-    widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join([row[0].ljust(widths[0]), *(cell.rjust(w) for cell, w in zip(row[1:], widths[1:], strict=True))])
-        for row in rows
-    ]

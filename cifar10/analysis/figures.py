@@ -28,16 +28,14 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
 
     Args:
         history: One entry per epoch: `epoch` from 0, `train/loss`, `train/accuracy`, and perhaps `val/...`. A value
-            that is no finite number leaves a gap.
+            that is not finite leaves a gap.
     """
-    names = [name.removeprefix("val/") for name in history[0] if name.startswith("val/")]
-    others = [name for name in names if name not in ("loss", "accuracy")]
-    figure = Figure(figsize=(4.5 * (2 + len(others)), 3.6), layout="constrained")
-    left, right, *more = figure.subplots(1, 2 + len(others))
-    for axes, name in zip(more, others, strict=True):
+    validation = (name.removeprefix("val/") for name in history[0] if name.startswith("val/"))
+    names = list(dict.fromkeys(["loss", "accuracy", *validation]))
+    figure = Figure(figsize=(4.5 * len(names), 3.6), layout="constrained")
+    for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
         _draw_curve(axes, history, name)
-    _draw_curve(left, history, "loss")
-    _draw_curve(right, history, "accuracy")
+    left, right, *_ = figure.axes
     right.yaxis.set_major_formatter(_percent)
     if len(history) == 1:  # a single point has no range of its own
         left.set_ylim(0, (1.2 * left.dataLim.y1 if left.lines else 0) or 1)
@@ -46,7 +44,7 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
 
 
 def _percent(share: float, _position: float) -> str:
-    return f"{100 * share:.6g}%"  # as many digits as tell neighbouring ticks apart
+    return f"{100 * share:.6g}%"  # enough digits for neighbouring ticks to differ
 
 
 def _draw_curve(axes: Axes, history: Sequence[dict[str, float]], name: str) -> None:
@@ -70,37 +68,30 @@ def _draw_curve(axes: Axes, history: Sequence[dict[str, float]], name: str) -> N
 def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Figure:
     """Return the confusion matrix as a figure, each row normalised by the number of images of its class.
 
-    A name that no installed font can draw is replaced by the number of its class, and a line on stderr says so.
+    A name that no installed font can draw is replaced by the number of its class, with a note on stderr.
 
     Args:
         counts: (K, K); row: true class, column: predicted class.
         class_names: K names.
     """
     share = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    num_classes = len(class_names)
-    side = min(3 + 0.5 * num_classes, 16)
+    side = min(3 + 0.5 * len(class_names), 16)
     figure = Figure(figsize=(side + 1, side), layout="constrained")
     axes = figure.subplots()
     image = axes.imshow(share, cmap="Blues", vmin=0, vmax=1)
-    colours = figure.colorbar(image, ax=axes, shrink=0.8)
-    colours.ax.yaxis.set_major_formatter(_percent)
+    figure.colorbar(image, ax=axes, shrink=0.8).ax.yaxis.set_major_formatter(_percent)
     _name_classes(axes, class_names)
     axes.set_xlabel("predicted")
     axes.set_ylabel("true")
-    if num_classes <= _MOST_NUMBERS:
-        _label_cells(axes, counts, share)
+    if len(class_names) <= _MOST_NUMBERS:
+        for row, column in np.argwhere(counts).tolist():
+            count, colour = f"{counts[row, column]:,}", "white" if share[row, column] > 0.5 else "black"
+            axes.text(column, row, count, ha="center", va="center", fontsize=8, color=colour)
     return figure
 
 
-def _label_cells(axes: Axes, counts: NDArray[np.int64], share: NDArray[np.float64]) -> None:
-    for (row, column), count in np.ndenumerate(counts):
-        if count:
-            colour = "white" if share[row, column] > 0.5 else "black"
-            axes.text(column, row, f"{count:,}", ha="center", va="center", fontsize=8, color=colour)
-
-
 def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
-    """Write the names along both axes; of very many classes, every second or third and so on."""
+    """Write the names along both axes; if there are very many, every second or third, and so on."""
     num_classes = len(class_names)
     shown = range(0, num_classes, -(-num_classes // _MOST_NAMES))
     names = [_on_one_line(class_names[label]) for label in shown]
@@ -121,7 +112,7 @@ def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
 
 
 def _on_one_line(name: str) -> str:
-    """Return a name without line breaks and control characters, its middle left out where it is long."""
+    """Return a name without line breaks and control characters, and without its middle if it is long."""
     printable = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(name.split()))
     columns = [2 if unicodedata.east_asian_width(c) in "WF" else 1 for c in printable]
     if sum(columns) <= _LONGEST_NAME:
@@ -135,13 +126,13 @@ def _on_one_line(name: str) -> str:
 def _fonts(names: set[str]) -> dict[str, str]:
     """Return name -> the file of an installed font that has all its characters, for each name that has one.
 
-    Fonts are opened only where the usual one lacks a character, and only until all names are drawn.
+    The default font is tried first. The others are opened only until every name has a font.
     """
-    usual = str(font_manager.findfont(FontProperties()))
-    fonts = {name: usual for name in names if _has_all(usual, name)}
-    for font in sorted(font_manager.fontManager.ttflist, key=_plainness) if len(fonts) < len(names) else ():
-        if not font.name.startswith("Last Resort"):  # it has a box for every character
-            fonts |= {name: font.fname for name in names - fonts.keys() if _has_all(font.fname, name)}
+    listed = sorted(font_manager.fontManager.ttflist, key=_plainness)
+    others = [font.fname for font in listed if not font.name.startswith("Last Resort")]  # a box for every character
+    fonts: dict[str, str] = {}
+    for path in (str(font_manager.findfont(FontProperties())), *others):
+        fonts |= {name: path for name in names - fonts.keys() if _has_all(path, name)}
         if len(fonts) == len(names):
             break
     return fonts
@@ -154,7 +145,7 @@ def _plainness(font: FontEntry) -> tuple[bool, bool, bool, str]:
 def _has_all(path: str, characters: str) -> bool:
     try:
         font = font_manager.get_font(path)
-    except (OSError, RuntimeError):  # it has gone since matplotlib listed it
+    except (OSError, RuntimeError):  # it was removed after matplotlib listed it
         return False
     return all(font.get_char_index(ord(character)) for character in characters)
 

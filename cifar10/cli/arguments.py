@@ -1,7 +1,7 @@
-"""Check the arguments of a command before Fire reads them: known flags, each given once and with a value.
+"""Check the arguments of a command before Fire parses them: known flags, each given once and with a value.
 
-Fire guesses types, drops what follows `--`, takes `-` for a separator and sees leftovers after the command has run.
-Here each word becomes an override or one `--flag=value`, which Fire can read in one way only.
+Fire guesses types, drops arguments after `--`, treats `-` as a separator and reports unused arguments only after the
+command has run. Here each word becomes an override or one `--flag=value`, which Fire can parse in one way only.
 """
 
 import os
@@ -15,25 +15,23 @@ from cifar10.config.conf_folder import groups, options, settings
 from cifar10.errors import UsageError
 from cifar10.suggest import nearest
 
-__all__ = ["PROGRAM", "canonical"]
-
-_LONGEST_WORD = 4096  # characters, as of a path; settings have a bound of their own
-_CHECKPOINT = "checkpoint_name"  # the flag that may be given without its name beside overrides
+_LONGEST_WORD = 4096  # characters, as for a path; overrides have their own limit
+_CHECKPOINT = "checkpoint_name"  # the flag that may be given without its name next to overrides
 _HYDRA_FLAGS = ("m", "multirun", "cfg", "config-name", "config-path", "config-dir", "cn", "cp", "cd", "info", "run")
-_DASHES = "-\u2012\u2013\u2014\u2212"  # the long ones are what word processors make of two hyphens
+_DASHES = "-\u2012\u2013\u2014\u2212"  # word processors turn two hyphens into one of the long ones
 
 
 def canonical(name: str, words: Sequence[str], commands: Commands) -> list[str]:
-    """Return `words` as overrides, then one `--flag=value` for each flag that is given.
+    """Return `words` as overrides followed by one `--flag=value` for each flag that is given.
 
     Raises:
-        UsageError: A flag is not known, is given twice or without its value, or a word is left over or missing.
+        UsageError: A flag is unknown, is given twice or has no value, or a word is left over or missing.
     """
     return _Reader(name, words, commands).read()
 
 
 class _Reader:
-    """Goes through the words of one command once, from left to right."""
+    """Reads the words of one command from left to right."""
 
     def __init__(self, name: str, words: Sequence[str], commands: Commands) -> None:
         self.name = name
@@ -50,14 +48,17 @@ class _Reader:
             word = self.waiting.pop(0)
             if len(word) > _LONGEST_WORD and (word.startswith("-") or not self.takes_overrides):
                 raise UsageError(f"{shortened(word)}: a word of {len(word):,} characters means nothing here")
+            key, equals, value = word.partition("=")
+            is_setting = equals and not os.path.lexists(word)
+            lacks_checkpoint = self.takes_overrides and _CHECKPOINT in self.flags and _CHECKPOINT not in self.values
             if word == "--" and flags_may_follow:
                 flags_may_follow = False
             elif flags_may_follow and word.startswith(tuple(_DASHES)):
                 self._read_flag(word)
-            elif self.takes_overrides and self._names_checkpoint(word):
+            elif lacks_checkpoint and (not is_setting or word.endswith(".ckpt")):
                 self._keep(self.flags[_CHECKPOINT], word)
-            elif "=" in word and not os.path.lexists(word) and (flag := self._find(word.partition("=")[0])[0]):
-                raise UsageError(f"{word}: did you mean {_flag_word(flag, word.partition('=')[2])}?")
+            elif is_setting and (flag := self._find(key)[0]):
+                raise UsageError(f"{word}: did you mean {shlex.quote(f'--{flag.name}={value}')}?")
             elif self.takes_overrides:
                 self._read_override(word)
             else:
@@ -94,7 +95,7 @@ class _Reader:
         self._keep(flag, value)
 
     def _find(self, written: str) -> tuple[Flag | None, bool]:
-        """Return the flag of that name, with hyphens or underscores, and whether a `no` before it negates it."""
+        """Return the flag called `written`, with hyphens or underscores, and whether the prefix `no` negates it."""
         name = written.replace("-", "_")
         if name in self.flags:
             return self.flags[name], False
@@ -110,7 +111,7 @@ class _Reader:
         if following.startswith("-") and not following[1:].isdecimal():
             raise UsageError(
                 f"--{flag.name} needs a value, but {following} follows; "
-                f"a value that begins with a dash is written {_flag_word(flag, following)}"
+                f"a value that begins with a dash is written {shlex.quote(f'--{flag.name}={following}')}"
             )
         return self.waiting.pop(0)
 
@@ -121,11 +122,6 @@ class _Reader:
             )
         self.values[flag.name] = value
 
-    def _names_checkpoint(self, word: str) -> bool:
-        """Return whether `word` is the checkpoint of a command that takes overrides as well: its name may hold a =."""
-        may_follow = _CHECKPOINT in self.flags and _CHECKPOINT not in self.values
-        return may_follow and ("=" not in word or word.endswith(".ckpt") or os.path.lexists(word))
-
     def _read_override(self, word: str) -> None:
         if word.startswith("-"):
             raise UsageError(f"{word}: flags stand before the --")
@@ -135,32 +131,29 @@ class _Reader:
             raise UsageError(f"{word}: write KEY=VALUE without spaces, as in training.epochs=5")
         if word in groups():
             raise UsageError(f"{word}: write {word}=NAME, with NAME one of {', '.join(options(word))}")
-        raise UsageError(f"{shortened(word)} is no KEY=VALUE; {self._joined_advice(word)}")
-
-    def _joined_advice(self, word: str) -> str:
-        """Return how to write what may be a key with its value behind it."""
-        value = "".join(self.waiting[:2]) if self.waiting[:1] == ["="] else "".join(self.waiting[:1])
+        advice = "settings are changed as in model=resnet18 training.epochs=5"
+        value = "".join(self.waiting[:2] if self.waiting[:1] == ["="] else self.waiting[:1])
         if word in settings() and value and not value.startswith("-") and "=" not in value.lstrip("="):
-            return f"without spaces: {_setting_word(word, value.lstrip('='))}"
-        return "settings are changed as in model=resnet18 training.epochs=5"
+            advice = f"without spaces: {_setting_word(word, value.lstrip('='))}"
+        raise UsageError(f"{shortened(word)} is not KEY=VALUE; {advice}")
 
     def _read_positional(self, word: str) -> None:
         if "=" in word and not os.path.lexists(word) and re.split("[.=]", word)[0] in groups():
-            raise UsageError(f"{word}: {self.name} takes no settings; a checkpoint carries its own configuration")
+            raise UsageError(f"{word}: {self.name} takes no settings; they come from the checkpoint")
         for flag in self.flags.values():
             if flag.positional and flag.name not in self.values:
                 return self._keep(flag, word)
         raise UsageError(f"{word!r} is left over{self._glob_advice(word)}")
 
     def _glob_advice(self, word: str) -> str:
-        """Return how to keep the shell from making several words of one, if that may have happened."""
+        """Return how to quote a name or glob that the shell may have split into several words."""
         before = next((value for value in self.values.values() if os.path.lexists(f"{value} {word}")), None)
         if before is not None:
             return f"; a name with spaces needs quotes: {shlex.quote(f'{before} {word}')}"
         return "; to give a glob, put it in quotes, as in '*.png'" if os.path.lexists(word) else ""
 
     def _about_unknown_flag(self, written: str, value: str) -> str:
-        """Return what is said of a flag that the command does not have, with what may be meant instead."""
+        """Return the message for a flag that the command does not have, with the nearest one."""
         name, refusal = written.replace("-", "_"), f"{self.name} has no flag --{written}"
         if not (self.takes_overrides and name in (setting.rpartition(".")[2] for setting in settings())):
             owners = [other for other, command in self.commands.items() if name in flags_of(command)]
@@ -178,13 +171,8 @@ class _Reader:
         return f"{refusal}; did you mean {_setting_word(setting, value or 'VALUE')}?"
 
 
-def _flag_word(flag: Flag, value: str) -> str:
-    """Return `--flag=value`, ready for a shell."""
-    return shlex.quote(f"--{flag.name}={value}")
-
-
 def _setting_word(key: str, value: str) -> str:
-    """Return `key=value` as it is typed into a shell, with the quotes that Hydra needs."""
+    """Return `key=value` quoted for Hydra and for a shell."""
     line = f"{key}={value}"
     if not re.fullmatch(r"[\w.=-]+", line, re.ASCII):
         from cifar10.config.overrides import readable

@@ -1,5 +1,6 @@
-"""Checks of arguments that need no heavy imports: above all, files that do not exist."""
+"""Checks of arguments that need no heavy imports, such as files that do not exist."""
 
+import contextlib
 import os
 import re
 import shlex
@@ -19,12 +20,16 @@ from cifar10.suggest import did_you_mean, did_you_mean_path
 
 
 def require_images(test_dir: str) -> ImageSearch:
-    """Return the search for the images of a folder, file or glob; refuse one that is not there or holds no image."""
+    """Return the search for the images of a folder, file or glob; raise UsageError if there is none."""
     is_glob = any(magic in test_dir for magic in "*?[")
     if not os.path.lexists(test_dir) and not is_glob:
         raise UsageError(f"--test_dir: there is no folder or file {test_dir}{did_you_mean_path(test_dir)}")
     if os.path.isfile(test_dir):
-        _refuse_other_format(test_dir)
+        if kind_of_name(test_dir) == "raw photo":  # only its thumbnail could be read
+            raise UsageError(f"--test_dir: {test_dir} is a raw photo, which is not read; convert it to JPEG or PNG")
+        with contextlib.suppress(OSError), open(test_dir, "rb") as file:  # the decoder reports an unreadable file
+            if (kind := kind_of_collection(file.read(4096))) is not None:
+                raise UsageError(f"--test_dir: {test_dir} is {kind}")
     try:
         search = ImageSearch(test_dir)
     except UserError as error:
@@ -35,21 +40,8 @@ def require_images(test_dir: str) -> ImageSearch:
     return search
 
 
-def _refuse_other_format(test_dir: str) -> None:
-    """Refuse an archive of images, a list of their names, and a raw photo, of which only a thumbnail can be read."""
-    if kind_of_name(test_dir) == "raw photo":
-        raise UsageError(f"--test_dir: {test_dir} is a raw photo, which is not read; convert it to JPEG or PNG first")
-    try:
-        with open(test_dir, "rb") as file:
-            start = file.read(4096)
-    except OSError:  # the decoder gives the reason
-        return
-    if (kind := kind_of_collection(start)) is not None:
-        raise UsageError(f"--test_dir: {test_dir} is {kind}")
-
-
 def require_folder(output: str) -> None:
-    """Refuse a name under which no folder can be or be made, and the folder of a run: it has a confusion.png."""
+    """Refuse `output` if it is a file, has no parent folder, or is the folder of a run, which has a confusion.png."""
     path = Path(output)
     if path.exists() and not path.is_dir():
         raise UsageError(f"--output: {output} is a file; name a folder")
@@ -57,39 +49,26 @@ def require_folder(output: str) -> None:
         raise UsageError(f"--output: there is no folder {path.parent}; make it first")
     if any((path / name).exists() for name in (BEST, LAST, "scores.json")):
         again = f"{os.path.normpath(output)}-evaluation"
-        raise UsageError(
-            f"--output: {output} holds a run, which is kept as it is; name another folder, such as {again}"
-        )
+        raise UsageError(f"--output: {output} holds a run, which is not changed; name another folder, such as {again}")
 
 
 def require_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST) -> Path | None:
-    """Return the file that `name` means, None if only MLflow can tell; refuse a name that means nothing.
-
-    Arguments as for `find_locally`.
-    """
+    """Return the file that `name` refers to, None if it has to be looked up in MLflow; arguments of `find_locally`."""
     try:
         return find_locally(name, models_dir, prefer)
     except CheckpointError as error:
         raise UsageError(str(error)) from None
 
 
-def say_which_run(name: str) -> None:
-    """Print to stderr which run `best` or `last` means, nothing for other names."""
+def pin_checkpoint(name: str) -> str:
+    """Return the file that `best` or `last` refers to now, and print its run to stderr; other names are not changed."""
     for line in which_run(name):
         print(line, file=sys.stderr, flush=True)
-
-
-def pin_checkpoint(name: str) -> str:
-    """Return the file that `best` or `last` means now, having said on stderr which run that is; other names unchanged.
-
-    So what was said holds although a run may end while this one works.
-    """
-    say_which_run(name)
     return str(find_locally(name)) if name in ("best", "last") else name
 
 
 def require_resumable(name: str, overrides: Sequence[str]) -> None:
-    """Refuse a name that nothing bears, and settings that a run which has begun cannot take on; see RESUMABLE.
+    """Refuse the name of no checkpoint, and settings that cannot change when a run is resumed; see RESUMABLE.
 
     `auto` takes every setting, since it may start the run, and needs the run's name.
     """
@@ -97,37 +76,26 @@ def require_resumable(name: str, overrides: Sequence[str]) -> None:
     if name == "auto":
         if "run_name" not in settings:
             again = command_line("train", *overrides, "run_name=NAME", resume="auto")
-            raise UsageError(f"--resume=auto goes on with the run of a name, or starts it; say which: {again}")
+            raise UsageError(f"--resume=auto resumes the run of that name, or starts it; add a name: {again}")
         return
     refused = [override for key, override in settings.items() if not is_resumable(key)]
     if refused:
         kept = [override for override in overrides if override not in refused]
         anew = command_line("train", f"weights={name}", *overrides)
         raise UsageError(
-            f"--resume goes on with the settings of the checkpoint; leave out {shlex.join(refused)}: "
+            f"--resume takes its settings from the checkpoint; leave out {shlex.join(refused)}: "
             f"{command_line('train', *kept, resume=name)}\nor start a new run from its weights: {anew}"
         )
-    require_checkpoint(name, _models_dir(settings.get("models_dir")), prefer=LAST)
+    values = top_settings()
+    if overrides:
+        from cifar10.config.compose import checked_changes
 
-
-def _models_dir(override: str | None) -> str:
-    """Return the folder that `override` says, as Hydra and the shell's `~` have it; without one, that of `conf/`."""
-    if override is None:
-        return str(top_settings().get("models_dir", "models"))
-    from cifar10.config.compose import ConfigError, compose_config  # which know quotes, `~` and interpolations
-
-    composition = compose_config([override])
-    if composition.problems:
-        raise ConfigError([str(problem) for problem in composition.problems])
-    return str(composition.values["models_dir"])
+        values = checked_changes(overrides)
+    require_checkpoint(name, str(values.get("models_dir", "models")), prefer=LAST)
 
 
 def note_place() -> None:
-    """Say on stderr where files are looked for if the current folder is one within the project: most likely a slip.
-
-    Raises:
-        UsageError: see `require_place`.
-    """
+    """Print a note to stderr if the current folder is below the project's, which is likely a mistake."""
     here = require_place()
     if PROJECT in here.parents:
         project = shlex.quote(str(PROJECT))
@@ -135,11 +103,7 @@ def note_place() -> None:
 
 
 def require_place() -> Path:
-    """Return the current folder.
-
-    Raises:
-        UsageError: It is no longer there, and neither Hydra nor MLflow can do without.
-    """
+    """Return the current folder, which Hydra and MLflow need; raise UsageError if it no longer exists."""
     try:
         return Path.cwd()
     except OSError as error:
@@ -158,7 +122,7 @@ def require_formats(names: str) -> list[str]:
 
 
 def require_device(device: str) -> None:
-    """Refuse what is no device anywhere; whether this machine has it shows later."""
+    """Refuse what is not the name of a device; whether this machine has it is checked later."""
     if not re.fullmatch(r"auto|cpu|cuda(:[0-9]{1,4})?", device):
         advice = did_you_mean({"gpu": "cuda"}.get(device, device), ["auto", "cpu", "cuda"])
         raise UsageError(f"--device={shortened(device)}: must be auto, cpu, cuda or cuda:N{advice}")

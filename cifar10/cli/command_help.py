@@ -9,7 +9,8 @@ from cifar10.config.advice import PROGRAM
 def overview(description: str, commands: Commands) -> str:
     """Return one line for each command under `description`."""
     width = max(map(len, commands))
-    lines = [f"  {name:<{width}}  {_summary(command)}" for name, command in commands.items()]
+    summaries = {name: (inspect.getdoc(command) or "").partition("\n")[0] for name, command in commands.items()}
+    lines = [f"  {name:<{width}}  {summary}" for name, summary in summaries.items()]
     more = f"More about one: {PROGRAM} COMMAND --help"
     return "\n".join([description, "", f"usage: {PROGRAM} COMMAND ...", "", *lines, "", more])
 
@@ -21,7 +22,3 @@ def command_help(name: str, command: Command) -> str:
     words += ["[KEY=VALUE ...]"] if takes_overrides(command) else []
     words += ["[flags]"] if any(not flag.required for flag in flags) else []
     return f"usage: {' '.join(words)}\n\n{inspect.getdoc(command)}"
-
-
-def _summary(command: Command) -> str:
-    return (inspect.getdoc(command) or "").partition("\n")[0]

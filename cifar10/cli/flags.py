@@ -1,7 +1,7 @@
 """The flags of a command, derived from the parameters and type hints of its function.
 
-A hint is str, int (1 or more), bool or a Literal of words, each alone or with None for "not given". A str that begins
-with `~` is a path, and the home folder is put in.
+A hint is str, int (1 or more), bool or a Literal of words, alone or with None for "not given". In a str, a leading `~`
+is replaced by the home folder.
 """
 
 import inspect
@@ -16,13 +16,13 @@ from cifar10.suggest import did_you_mean
 from cifar10.system.home import expanded
 
 Command = Callable[..., int | None]
-"""Returns its exit code if it has something to say with it."""
+"""Returns its exit code; None means 0."""
 Commands = Mapping[str, Command]
 
 TRUE = ("true", "yes", "on", "1")
 FALSE = ("false", "no", "off", "0")
 
-_LONGEST_SHOWN = 100  # characters of a word that are repeated to its author
+_LONGEST_SHOWN = 100  # characters of a word in a message
 
 
 @dataclass(frozen=True)
@@ -31,7 +31,7 @@ class Flag:
 
     name: str
     hint: Any
-    """Its type when it is given: str, int, bool or a Literal."""
+    """Its type, without None: str, int, bool or a Literal."""
     required: bool
     positional: bool
     """Whether it may be given without its name."""
@@ -43,14 +43,14 @@ class Flag:
 
     @property
     def placeholder(self) -> str:
-        """What stands for its value in a usage line."""
+        """The text in place of its value in a usage line."""
         return "N" if self.hint is int else "|".join(get_args(self.hint)) or self.name.upper()
 
     def parse(self, word: str) -> Any:
-        """Return the value that `word` means.
+        """Return the value of `word`.
 
         Raises:
-            UsageError: It means none.
+            UsageError: It does not fit the type.
         """
         given = f"--{self.name}={shortened(word)}"
         if self.is_switch:
@@ -73,7 +73,7 @@ class Flag:
 
 
 def shortened(word: str) -> str:
-    """Return `word` as it is repeated to its author."""
+    """Return `word` for a message, cut if long."""
     return word if len(word) <= _LONGEST_SHOWN else f"{word[: _LONGEST_SHOWN - 3]}..."
 
 
@@ -81,14 +81,9 @@ def flags_of(command: Command) -> dict[str, Flag]:
     """Return the flags of `command` by name, in the order of its signature."""
     hints = get_type_hints(command)
     return {
-        name: Flag(
-            name,
-            hint=_when_given(hints[name]),
-            required=parameter.default is parameter.empty,
-            positional=parameter.kind is parameter.POSITIONAL_OR_KEYWORD,
-        )
-        for name, parameter in inspect.signature(command).parameters.items()
-        if parameter.kind is not parameter.VAR_POSITIONAL
+        name: Flag(name, _without_none(hints[name]), p.default is p.empty, p.kind is not p.KEYWORD_ONLY)
+        for name, p in inspect.signature(command).parameters.items()
+        if p.kind is not p.VAR_POSITIONAL
     }
 
 
@@ -97,8 +92,6 @@ def takes_overrides(command: Command) -> bool:
     return any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(command).parameters.values())
 
 
-def _when_given(hint: Any) -> Any:
-    """Return `hint` without None."""
-    if get_origin(hint) in (Union, types.UnionType):
-        (hint,) = (member for member in get_args(hint) if member is not type(None))
-    return hint
+def _without_none(hint: Any) -> Any:
+    is_optional = get_origin(hint) in (Union, types.UnionType)
+    return next(member for member in get_args(hint) if member is not type(None)) if is_optional else hint

@@ -12,16 +12,12 @@ _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)  # what Hydra reads as a s
 _NO_STRING = ("null", "true", "false", "inf", "nan")
 
 
-def _program() -> str:
-    """Return how this program was started: interpreter and script, or what CIFAR10_PROGRAM calls it."""
-    named = os.environ.get("CIFAR10_PROGRAM", "").strip()
-    if named or os.path.basename(sys.argv[0] if sys.argv else "") != "commands.py":
-        return named or "python commands.py"
-    return shlex.join(sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1])
-
-
-PROGRAM = _program()
-"""What begins every advised line. Set CIFAR10_PROGRAM where it is called otherwise, as from outside a container."""
+PROGRAM = os.environ.get("CIFAR10_PROGRAM", "").strip() or (
+    shlex.join(sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1])  # the interpreter and the script
+    if sys.argv and os.path.basename(sys.argv[0]) == "commands.py"
+    else "python commands.py"
+)
+"""First words of every command line in a message. CIFAR10_PROGRAM replaces them, as from outside a container."""
 
 
 def command_line(command: str, *words: str, **named: Any) -> str:
@@ -29,9 +25,9 @@ def command_line(command: str, *words: str, **named: Any) -> str:
 
     Args:
         command: One of `commands.py`.
-        words: What follows it, as it would be typed without a shell.
-        named: Flags, and settings of the top level such as `models_dir`. None, and a setting that has the value of
-            `conf/config.yaml`, is left out.
+        words: Its arguments, not quoted.
+        named: Flags, and settings of the top level such as `models_dir`. None, and a setting with the value that it has
+            in `conf/config.yaml`, is left out.
     """
     defaults = top_settings()
     written = [command, *words]
@@ -55,6 +51,11 @@ def _in_hydras_grammar(value: Any) -> str:
         return f"[{','.join(map(_in_hydras_grammar, value))}]"
     if not isinstance(value, str) or (_PLAIN.fullmatch(value) and value.lower() not in _NO_STRING):
         return str(value)
+    return quoted(value)
+
+
+def quoted(value: str) -> str:
+    """Return `value` in quotes, so that Hydra reads it as a string."""
     from hydra.core.override_parser.types import Quote, QuotedString
 
     return QuotedString(value.replace("${", r"\${"), Quote.double).with_quotes()

@@ -1,13 +1,13 @@
 """Build objects from `{_target_: ..., argument: ...}`. No other module instantiates components.
 
-What a target may be is decided by its role (`targets.py`). Its signature and type hints are the schema of its
-arguments.
+The role of a section (`targets.py`) decides which targets it may name. Their signatures and type hints are the schema
+of the arguments.
 """
 
 import contextlib
 import inspect
 import json
-from collections.abc import Callable, Collection, Iterator
+from collections.abc import Callable, Collection, Mapping
 from typing import Any, get_type_hints
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
@@ -18,7 +18,7 @@ from cifar10.config.validation import Problem, problems_of, validate
 
 
 def build(role: Role, component: Component, **provided: Any) -> Any:
-    """Return `component`'s target called with its arguments, and with those of `provided` that it has parameters for.
+    """Call `component`'s target with its arguments, and with those of `provided` that it has parameters for.
 
     Raises:
         BuildError: The target is not one of `role`, or an argument does not fit.
@@ -37,8 +37,7 @@ def component_problems(
 ) -> list[Problem]:
     """Return everything that is wrong with `component`, keyed by argument; an empty list if it can be built.
 
-    Args:
-        find: Returns what has the parameters of a target; None: they are not checked.
+    `find` returns a function or class with the parameters of a target; if it returns None, they are not checked.
     """
     try:
         target = find(role, component.target)
@@ -47,59 +46,64 @@ def component_problems(
     return [] if target is None else _read_arguments(target, role, component)[1]
 
 
+def wrong_components(values: Mapping[str, Any], find: Callable[[Role, str], Target | None]) -> list[Problem]:
+    """Return what is wrong with the components in the configuration `values`; see `component_problems`."""
+    sections = {name: (role, values.get(name)) for name, role in ROLES.items()}
+    if isinstance(metrics := values.get("metric"), dict):
+        sections |= {f"metric.{name}": (METRIC, metric) for name, metric in metrics.items()}
+    return [
+        problem.within(key)
+        for key, (role, section) in sections.items()
+        if isinstance(section, dict) and isinstance(section.get("_target_"), str)
+        for problem in component_problems(role, Component.model_validate(section), find)
+    ]
+
+
 def require_buildable(config: Config) -> None:
-    """Import the targets of all components and check them; `load_config` imports none that it can do without.
+    """Import the targets of all components and check them; `load_config` imports as few as possible.
 
     Raises:
         BuildError: with everything that is wrong.
     """
-    problems: list[Problem] = []
-    components = {name: (role, getattr(config, name)) for name, role in ROLES.items()}
-    components |= {f"metric.{name}": (METRIC, metric) for name, metric in config.metric.items()}
-    for name, (role, component) in components.items():
-        problems += (problem.within(name) for problem in component_problems(role, component))
+    problems = wrong_components(config.plain(), Role.locate)
     if problems:
         raise BuildError("\n".join(map(str, problems)))
 
 
 def fill_defaults(role: Role, component: Component) -> Component:
-    """Return `component` with the defaults of its target's signature filled in, where YAML can write them."""
+    """Return `component` with the defaults of its target's signature filled in, if they can be written as YAML."""
     arguments = dict(component.arguments)
-    for parameter in _parameters(role.declared(component.target), role.provided):
-        if parameter.name not in arguments and parameter.default is not parameter.empty:
-            with contextlib.suppress(TypeError, ValueError):  # no plain value
-                arguments[parameter.name] = json.loads(json.dumps(parameter.default))
+    for name, parameter in _parameters(role.declared(component.target), role.provided).items():
+        if name not in arguments and parameter.default is not parameter.empty:
+            with contextlib.suppress(TypeError, ValueError):  # not a plain value
+                arguments[name] = json.loads(json.dumps(parameter.default))
     return component.model_copy(update={"arguments": arguments})
 
 
 def argument_names(target: Target, provided: Collection[str] = ()) -> list[str]:
     """Return the names of `target`'s parameters that a configuration may set."""
-    return [parameter.name for parameter in _parameters(target, provided)]
+    return list(_parameters(target, provided))
 
 
-def _parameters(target: Target, provided: Collection[str]) -> Iterator[inspect.Parameter]:
-    for parameter in inspect.signature(target).parameters.values():
-        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD) and parameter.name not in provided:
-            yield parameter
+def _parameters(target: Target, provided: Collection[str]) -> dict[str, inspect.Parameter]:
+    variadic = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+    parameters = inspect.signature(target).parameters
+    return {name: p for name, p in parameters.items() if p.kind not in variadic and name not in provided}
 
 
 def _schema(target: Target, provided: Collection[str]) -> type[BaseModel]:
     """Return a model with one field for each parameter, checked by its type hint."""
-    hints = _hints(target)
+    try:
+        hints = get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
+    except NameError:  # names that exist for type checkers only
+        hints = {}
     fields: dict[str, Any] = {}
-    for index, parameter in enumerate(_parameters(target, provided)):
+    for index, (name, parameter) in enumerate(_parameters(target, provided).items()):
         default = ... if parameter.default is parameter.empty else parameter.default
         # An alias, since a parameter may have a name that a model's field cannot, such as `copy` or `json`.
-        fields[f"argument_{index}"] = (hints.get(parameter.name, Any), Field(default, alias=parameter.name))
+        fields[f"argument_{index}"] = (hints.get(name, Any), Field(default, alias=name))
     rules = ConfigDict(extra="forbid", arbitrary_types_allowed=True, allow_inf_nan=False)
     return create_model("Arguments", __config__=rules, **fields)
-
-
-def _hints(target: Target) -> dict[str, Any]:
-    try:
-        return get_type_hints(target.__init__ if inspect.isclass(target) else target, include_extras=True)
-    except NameError:  # names that exist for type checkers only
-        return {}
 
 
 def _read_arguments(target: Target, role: Role, component: Component) -> tuple[dict[str, Any], list[Problem]]:

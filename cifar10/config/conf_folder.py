@@ -4,9 +4,9 @@ from pathlib import Path
 from typing import Any
 
 PROJECT = Path(__file__).resolve().parents[2]
-"""Where `commands.py` is. `data`, `models` and `mlruns` are usually in it: they are made in the current folder."""
+"""The folder of `commands.py`. `data`, `models` and `mlruns` are created in the current folder, usually this one."""
 CONF = PROJECT / "conf"
-"""The folder of the YAML files: one sub-folder a group, one file an option.
+"""The folder of the YAML files: one sub-folder for each group, one file for each option.
 
 :meta hide-value:
 """
@@ -22,7 +22,7 @@ def groups() -> list[str]:
 
 
 def options(group: str) -> list[str]:
-    """Return what may be chosen for `group`, sorted."""
+    """Return the names of the options of `group`, sorted."""
     files = (CONF / group).rglob("*.yaml")
     return sorted(file.relative_to(CONF / group).with_suffix("").as_posix() for file in files)
 
@@ -34,21 +34,22 @@ def top_settings() -> dict[str, Any]:
 
 
 def settings() -> list[str]:
-    """Return the dotted keys that the files mention, those of `config.yaml` first; overlays of whole runs aside."""
+    """Return the dotted keys in the files, those of `config.yaml` first; without those in `experiment` only."""
     top = _content(CONF / "config.yaml")
-    chosen = [group for entry in top.get("defaults", []) if isinstance(entry, dict) for group in entry]
-    names = list(_keys(top))
-    for group in chosen:
+    names = _keys(top)
+    for group in [group for entry in top.get("defaults", []) if isinstance(entry, dict) for group in entry]:
         if group != "experiment":
-            contents = [_content(CONF / group / f"{option}.yaml") for option in options(group)]
-            names += [f"{group}.{key}" for content in contents for key in _keys(content)]
+            names += [f"{group}.{key}" for content in _contents(group) for key in _keys(content)]
     return list(dict.fromkeys(names))
 
 
 def values_of(group: str, key: str) -> list[Any]:
-    """Return the values that the options of `group` give to `key`, as they are written."""
-    contents = [_content(CONF / group / f"{option}.yaml") for option in options(group)]
-    return [content[key] for content in contents if key in content]
+    """Return the values of `key` in the options of `group`, as they are written."""
+    return [content[key] for content in _contents(group) if key in content]
+
+
+def _contents(group: str) -> list[dict[str, Any]]:
+    return [_content(CONF / group / f"{option}.yaml") for option in options(group)]
 
 
 def content_of(group: str, option: str) -> dict[str, Any]:

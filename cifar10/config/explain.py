@@ -9,23 +9,22 @@ from cifar10.config.compose import Composition, compose_config, validate_config
 from cifar10.config.conf_folder import CONF
 from cifar10.config.overrides import is_choice
 from cifar10.config.schema import Config, flatten
+from cifar10.config.targets import ROLES
 from cifar10.config.yaml_lines import one_line
 
-_WIDEST_VALUE = 60  # columns; a longer line has its comment right behind it
+_WIDEST_VALUE = 60  # columns; the comment of a longer line is not aligned
 
 
 def explain(overrides: Sequence[str] = ()) -> str:
-    """Return the configuration that `overrides` make, as YAML that reads back to `Config.plain()`.
+    """Return the configuration of `conf/` and `overrides`, as YAML that reads back to `Config.plain()`.
 
-    Behind each value stands `# command line`, the file that set it, or `# default of` the function whose signature did.
-
-    Raises:
-        ConfigError: see `load_config`.
+    The comment after each value is `command line`, the file that set it, or `default of` a function or class. Errors
+    are those of `load_config`.
     """
     composition = compose_config(overrides)
     config = validate_config(composition)
-    sources = _sources(composition)
-    lines = [(text, _source(path, sources, config)) for path, text in _lines(config.plain())]
+    sources = _sources(composition, config)
+    lines = [(text, _source(path, sources)) for path, text in _lines(config.plain())]
     width = max(len(text) for text, source in lines if source and len(text) <= _WIDEST_VALUE)
     return "\n".join(f"{text:<{width}}  # {source}" if source else text for text, source in lines) + "\n"
 
@@ -40,22 +39,18 @@ def _lines(values: Mapping[str, Any], outside: str = "", indent: str = "") -> It
             yield f"{outside}{key}", f"{indent}{one_line(key)}: {one_line(value)}"
 
 
-def _source(path: str, sources: Mapping[str, str], config: Config) -> str:
-    section, _, name = path.partition(".")
-    outer = path
-    while outer and outer not in sources:  # whoever set a dict set what is in it
-        outer = outer.rpartition(".")[0]
-    if outer or not path:
-        return sources[outer] if path else ""
-    if path == "metric":  # none is chosen
-        return ""
-    component = config.metric[name.partition(".")[0]] if section == "metric" else getattr(config, section)
-    return f"default of {component.target}"
+def _source(path: str, sources: Mapping[str, str]) -> str:
+    """Return the origin of the value at `path`, or of the innermost dict around it that has one."""
+    while path and path not in sources:
+        path = path.rpartition(".")[0]
+    return sources.get(path, "")
 
 
-def _sources(composition: Composition) -> dict[str, str]:
-    """Return who set each value last, by its dotted path."""
-    sources: dict[str, str] = {}
+def _sources(composition: Composition, config: Config) -> dict[str, str]:
+    """Return the origin of each value by its dotted path; for defaults of a signature, by that of the component."""
+    components = {name: getattr(config, name) for name in ROLES}
+    components |= {f"metric.{name}": metric for name, metric in config.metric.items()}
+    sources = {path: f"default of {component.target}" for path, component in components.items()}
     for layer in composition.layers():
         if layer.config_path is not None and not layer.config_path.startswith("hydra/"):
             file = f"{layer.config_path}.yaml"

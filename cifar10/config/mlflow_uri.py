@@ -1,4 +1,4 @@
-"""Addresses of MLflow stores: validation, and display without passwords. Imports nothing heavy."""
+"""Addresses of MLflow stores: validation, and display without passwords."""
 
 import os
 import re
@@ -12,15 +12,12 @@ _FORMS = "sqlite:///FILE or http(s)://HOST:PORT"
 
 
 def default_uri() -> str:
-    """Return the store to look things up in: MLFLOW_TRACKING_URI, or the local one."""
+    """Return the store to read from: MLFLOW_TRACKING_URI, or the local one."""
     return os.environ.get("MLFLOW_TRACKING_URI") or LOCAL_URI
 
 
 def uri_problem(uri: str) -> str | None:
-    """Return why `uri` cannot be the address of a store, and what to write; None if it can be one.
-
-    The text never repeats a password.
-    """
+    """Return why `uri` cannot be the address of a store, and the remedy; None if it can. Passwords are left out."""
     source = " (from MLFLOW_TRACKING_URI)" if uri == os.environ.get("MLFLOW_TRACKING_URI") else ""
     if not uri.strip():
         return f"is empty{source}; it must be {_FORMS}"
@@ -29,7 +26,7 @@ def uri_problem(uri: str) -> str | None:
     if uri.startswith(("http://", "https://")):
         return _server_problem(uri, source)
     scheme, separator, _ = uri.partition("://")
-    if scheme == "file" or uri.startswith("file:") or not (separator or _is_host_and_port(uri)):
+    if scheme == "file" or uri.startswith("file:") or not (separator or re.fullmatch(r"[\w.-]+:\d+/?", uri)):
         return f"{uri}{source} is a folder, and MLflow keeps no runs in folders since 3.14; write {LOCAL_URI}"
     if not separator:
         return f"{uri}{source} is no address; write http://{uri}"
@@ -42,7 +39,7 @@ def shown_uri(uri: str) -> str:
 
 
 def database_path(uri: str) -> Path | None:
-    """Return the file of a SQLite store; None for any other."""
+    """Return the file of a SQLite store; None for other stores."""
     name = uri.removeprefix(_SQLITE).partition("?")[0]
     if not uri.startswith(_SQLITE) or name in ("", "/", ":memory:"):
         return None
@@ -50,7 +47,7 @@ def database_path(uri: str) -> Path | None:
 
 
 def absolute_uri(uri: str) -> str:
-    """Return `uri` so that it means the same from any working folder."""
+    """Return `uri` with an absolute path, independent of the working folder."""
     path = database_path(uri)
     if path is None:
         return uri.rstrip("/")
@@ -74,7 +71,3 @@ def _server_problem(uri: str, source: str) -> str | None:
             "leave it out and set MLFLOW_TRACKING_USERNAME and MLFLOW_TRACKING_PASSWORD"
         )
     return None
-
-
-def _is_host_and_port(uri: str) -> bool:
-    return re.fullmatch(r"[\w.-]+:\d+/?", uri) is not None

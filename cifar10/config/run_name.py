@@ -1,13 +1,13 @@
-"""Names that a run may have."""
+"""Valid names of runs."""
 
 import re
 
 MLFLOW_RUN_ID = re.compile(r"[0-9a-f]{32}")
-_LONGEST = 120  # bytes; a file system has 255, of which temporary names and MLflow's paths take some
+_LONGEST = 120  # bytes; file systems allow 255, of which temporary names and MLflow's paths need some
 
 
 def refusal_of_run_name(name: str) -> str | None:
-    """Return why a new run cannot have this name although a folder could, or None if it can."""
+    """Return why a new run cannot have this name, which is valid for a folder, or None if it can."""
     if name.casefold() in ("best", "last", "auto"):
         return f"cannot be {name}, which has a meaning of its own beside --resume and --checkpoint_name; choose another"
     if MLFLOW_RUN_ID.fullmatch(name.lower()):

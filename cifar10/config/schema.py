@@ -8,56 +8,28 @@ import re
 import unicodedata
 from typing import Annotated, Any, Literal
 
-from pydantic import (
-    AfterValidator,
-    BaseModel,
-    ConfigDict,
-    Field,
-    NonNegativeFloat,
-    PositiveFloat,
-    PositiveInt,
-    ValidationInfo,
-    field_validator,
-    model_serializer,
-    model_validator,
-)
+from pydantic import BaseModel, ConfigDict, Field, ValidationInfo, field_validator, model_serializer, model_validator
 
 from cifar10.config.mlflow_uri import uri_problem
 from cifar10.config.run_name import refusal_of_run_name
-from cifar10.types import Fraction
+from cifar10.types import Fraction, NonNegativeFloat, Part, PositiveFloat, PositiveInt
 
 TYPED = {"typed": True}
-"""Context of a validation that also applies the rules which configurations of older checkpoints need not keep."""
-
-
-def _plain_name(name: str) -> str:
-    name = unicodedata.normalize("NFC", name)
-    if not re.fullmatch(r"\w[\w.+-]*", name):
-        raise ValueError(f"must be a plain folder name, of letters, digits and . _ + - only, not {name}")
-    return name
-
-
-def _free_name(name: str, info: ValidationInfo) -> str:
-    refusal = refusal_of_run_name(name) if info.context == TYPED else None
-    if refusal:
-        raise ValueError(refusal)
-    return name
+"""Context of a validation that also applies the rules from which older checkpoints are exempt."""
 
 
 MetricName = Annotated[str, Field(pattern=r"^[a-z]\w*$")]
-"""How a metric is called after `val/` and `test/`."""
-RunName = Annotated[str, Field(max_length=120), AfterValidator(_plain_name), AfterValidator(_free_name)]
-"""One plain folder name: letters, digits and . _ + - only."""
+"""Name of a metric, after `val/` and `test/`."""
 TTAMode = Literal["none", "mirror", "mirror_translate", "mirror_translate_selective"]
 """Test-time augmentation: the views whose probabilities are averaged. none: the image alone. mirror: with its mirror
 image. mirror_translate: both, also shifted along a diagonal by one pixel, six in all. mirror_translate_selective: six
 views of the images whose largest probability is low, one view of the others."""
 
 BatchSize = Annotated[int, Field(gt=0, le=10_000_000)]
-"""Images at once. More than any data set here has; how many fit into memory shows when training begins."""
+"""Number of images. The limit is above any data set; whether they fit into memory is checked when training begins."""
 
 _MOST_PIXELS = 2**24
-"""Of an evaluation's forward pass: 16,384 images of CIFAR-10 or 334 of ImageNet's usual size, 200 MB in float32."""
+"""In a forward pass of an evaluation: 16,384 images of CIFAR-10 or 334 of 224 x 224 pixels, 200 MB in float32."""
 
 
 class Section(BaseModel):
@@ -71,13 +43,13 @@ RENAMED_TARGETS = {
     "cifar10.selection.All": f"{_MINING}.AllExamples",
     "cifar10.selection.Hardest": f"{_MINING}.HardExampleMining",
 }
-"""Targets as older checkpoints and YAML files name them -> as they are named now."""
+"""Name of a target in older checkpoints and YAML files -> its current name."""
 
 
 class Component(BaseModel):
     """A replaceable part: `_target_` names the function or class, the other keys are its arguments.
 
-    `build.py` checks the arguments against the target's own signature and makes the object.
+    `build.py` checks the arguments against the target's signature and creates the object.
     """
 
     model_config = ConfigDict(frozen=True)
@@ -99,12 +71,12 @@ class Component(BaseModel):
 
 
 class AugmentationConfig(Section):
-    """What is done to a training batch on the device. Zero or `none` switches a part off."""
+    """Augmentation of a training batch on the device. Zero or `none` disables a step."""
 
     crop_padding: Annotated[int, Field(ge=0, le=1024)]
     """Pixels of reflected border from which a crop of the original size is cut at random."""
     flip: Literal["none", "random", "alternating"]
-    """Mirror images left to right: by a coin, or each image every second epoch."""
+    """Mirror images left to right: at random, or each image every second epoch."""
     cutout: Annotated[int, Field(ge=0, le=1024)]
     """Side in pixels of a square set to the mean colour, at a random place."""
     mixup: Annotated[float, Field(ge=0, le=1000)]
@@ -129,58 +101,54 @@ class ResizingStage(Section):
     """A part of training in which images are smaller."""
 
     until: Annotated[float, Field(gt=0, lt=1)]
-    """Progress of training at which it ends, as a part of all steps."""
+    """Progress of training at which it ends, as a fraction of all steps."""
     scale: Annotated[float, Field(gt=0, lt=1)]
-    """Side of the images, as a part of their own."""
+    """Side of the images, as a fraction of the original one."""
 
 
 class TrainingConfig(Section):
-    """How long and how to learn."""
+    """Training length, hardware and numerics. Settings with a default are newer than some checkpoints."""
 
     epochs: Annotated[int, Field(gt=0, le=40_000)]
-    """Passes over the training images. Each checkpoint holds the scores of all so far, and its reader has limits."""
+    """Passes over the training images. A checkpoint holds the scores of each, and the size that is read is limited."""
     batch_size: BatchSize
     """Images per optimizer step, over all devices and accumulated parts together."""
     accumulate: BatchSize
-    """Parts a batch is split into, one after the other, to save memory. Divides batch_size."""
+    """Micro-batches per optimizer step, to save memory. Divides batch_size."""
     label_smoothing: Fraction
-    resizing: list[ResizingStage] = []  # a default, for checkpoints that are older than this setting
-    """Learn from smaller images at first, which cost less: stages one after the other, then images as they are."""
+    resizing: list[ResizingStage] = []
+    """Train on smaller images first, which is faster: one stage after the other, then images of the original size."""
     gradient_clip: PositiveFloat | None
     """Largest allowed 2-norm of the whole gradient."""
     ema_decay: Fraction | None
-    """Keep an exponential moving average of the weights with this decay per step; it is tested and saved."""
+    """Decay per step of an exponential moving average of the weights, which is tested and saved."""
     monitor: Annotated[str, Field(pattern=r"^val/\w+$")] | None
-    """The metric that makes an epoch the best one: val/loss, val/accuracy, or val/NAME of a metric in `metric`. null:
-    the last epoch is, as for a schedule that ends near zero."""
+    """Metric of the best epoch: val/loss, val/accuracy or val/NAME of a metric in `metric`. null: the last is best."""
     early_stopping: PositiveInt | None
     """Stop after this many epochs without a better `monitor`."""
     accelerator: Literal["auto", "cpu", "gpu"]
     devices: Annotated[int, Field(gt=0, le=1024)]
     """Processes on each machine, each with its own device; on CPU they share the cores."""
-    num_nodes: Annotated[int, Field(gt=0, le=100_000)] = (
-        1  # a default, for checkpoints that are older than this setting
-    )
-    """Machines. More than one are started by torchrun, and all see the same `models_dir`."""
+    num_nodes: Annotated[int, Field(gt=0, le=100_000)] = 1
+    """Machines. More than one are started by torchrun, and share the same `models_dir`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"]
-    """auto: what is fastest. bf16 where a GPU computes in it, or a CPU with matrix units (AMX), or without our kernels
-    any CPU that has bf16 instructions; else fp32."""
+    """auto: the fastest. bf16 on a GPU that supports it, on a CPU with matrix units (AMX), and without our kernels on a
+    CPU that has bf16 instructions; else fp32."""
     threads: Annotated[int, Field(gt=0, le=65_536)] | None
     """CPU threads of each process. null: PyTorch's choice, divided by the processes on CPU."""
     channels_last: bool
-    """Lay images out as (B, H, W, C) in memory; faster for convolutions nearly everywhere."""
+    """Use the memory layout (B, H, W, C); faster for convolutions on nearly all hardware."""
     compile: bool | Literal["graphs"]
-    """torch.compile the network. Slower on the CPUs measured; try it on a GPU. graphs: for a GPU, also try several
-    kernels for each shape and replay the step as a CUDA graph, as speedrun records do; it takes minutes to begin."""
+    """torch.compile the network; slower on the CPUs measured. graphs: on a GPU, also benchmark several kernels for each
+    shape and replay the step as a CUDA graph; the start takes minutes."""
     save_every_seconds: PositiveFloat | None
     """Save `last.ckpt` when this much time has passed since the last save, within an epoch or at its end. null: at the
     end of each epoch. The best epoch by `monitor` and the last one are saved in any case."""
-    chunk_seconds: NonNegativeFloat = 0.0  # a default, for checkpoints that are older than this setting
-    """Make optimizer steps for about this long between two visits of Lightning's callbacks, which cost about a
-    millisecond. 0: they come at every step, as they also do with several devices, ema_decay or fp16."""
-    kernels: bool = False  # a default, likewise
-    """On a CPU, in fp32: convolve, normalise and activate with our own machine code. false: with PyTorch's. Results
-    differ by rounding."""
+    chunk_seconds: NonNegativeFloat = 0.0
+    """Run optimizer steps for about this long between two calls of Lightning's callbacks, which take about a
+    millisecond. 0: they are called at every step, as they also are with several devices, ema_decay or fp16."""
+    kernels: bool = False
+    """On a CPU in fp32: convolve, normalise and activate with our own machine code. Results differ by rounding."""
 
     @property
     def num_processes(self) -> int:
@@ -189,7 +157,7 @@ class TrainingConfig(Section):
 
     @property
     def chunked(self) -> bool:
-        """Whether one call of Lightning makes many optimizer steps."""
+        """Whether one call of Lightning runs many optimizer steps."""
         every_step_needs_lightning = self.num_processes > 1 or self.ema_decay is not None or self.precision == "fp16"
         return self.chunk_seconds > 0 and not every_step_needs_lightning
 
@@ -208,53 +176,47 @@ class TrainingConfig(Section):
 
 
 class EvaluationConfig(Section):
-    """Inference settings: of the test pass, and of `infer` unless its flags say otherwise."""
+    """Inference settings of the test pass, and of `infer` unless its flags override them."""
 
     batch_size: BatchSize
-    """Images per forward pass, over all devices; fewer where images are so large, see `images_at_once`."""
+    """Images per forward pass, over all devices; fewer if images are large, see `images_at_once`."""
     tta: TTAMode
     """Test-time augmentation: views whose probabilities are averaged (1, 2, 6, or 6 where one is not enough)."""
-    tta_confidence: Annotated[float, Field(ge=0, le=1)] = 0.7  # a default, for older checkpoints
+    tta_confidence: Part = 0.7  # older checkpoints lack it
     """mirror_translate_selective computes all views of an image whose largest probability is below this. A fixed bound,
     not a share of the batch: a prediction must not depend on the other images of the batch."""
 
     def images_at_once(self, image_size: int) -> int:
-        """Return the images per forward pass for images of `image_size` x `image_size` pixels, at least 1."""
+        """Return the number of images per forward pass, at least 1, for `image_size` x `image_size` pixels."""
         return max(1, min(self.batch_size, _MOST_PIXELS // image_size**2))
 
 
 class TrackingConfig(Section):
-    """Where the record of a run goes."""
+    """Experiment tracking."""
 
     backend: Literal["mlflow", "none"]
     uri: str
     """MLflow's store: `sqlite:///FILE` or `http(s)://HOST:PORT`."""
     artifacts: Annotated[str, Field(min_length=1)] | None
-    """Folder for files, with a SQLite store. null: `artifacts` beside the database. A server has its own."""
+    """Folder for files, with a SQLite store. null: `artifacts` next to the database. A server has its own."""
     experiment: Annotated[str, Field(min_length=1)]
     required: bool
-    """true: no tracking, no training. false: a store that is away costs a warning, and is sent what it missed later."""
+    """Whether an unavailable store is an error. false: it is a warning, and the store is updated later."""
     system_metrics: bool
     """Record CPU, memory and GPU use every ten seconds."""
     tensorboard: bool
     """Also write TensorBoard event files into the run's folder."""
 
-    @field_validator("uri")
+    @field_validator("uri", "experiment")
     @classmethod
-    def _possible_address(cls, uri: str, info: ValidationInfo) -> str:
-        is_used = info.context == TYPED and info.data.get("backend") == "mlflow"
-        if is_used and (problem := uri_problem(uri)) is not None:
-            raise ValueError(problem)
-        return uri
-
-    @field_validator("experiment")
-    @classmethod
-    def _distinct_name(cls, name: str, info: ValidationInfo) -> str:
-        is_used = info.context == TYPED and info.data.get("backend") == "mlflow"
-        if is_used and name != name.strip():
-            told = f"{json.dumps(name, ensure_ascii=False)} begins or ends with a space, and would be"
-            raise ValueError(f"{told} another experiment than {name.strip()}; leave it out")
-        return name
+    def _usable(cls, text: str, info: ValidationInfo) -> str:
+        if info.context == TYPED and info.data.get("backend") == "mlflow":
+            if info.field_name == "uri" and (problem := uri_problem(text)) is not None:
+                raise ValueError(problem)
+            if info.field_name == "experiment" and text != text.strip():
+                given = f"{json.dumps(text, ensure_ascii=False)} begins or ends with a space, and would be"
+                raise ValueError(f"{given} another experiment than {text.strip()}; leave it out")
+        return text
 
 
 class Config(Section):
@@ -263,22 +225,32 @@ class Config(Section):
     data_loading: Component
     model: Component
     augmentation: AugmentationConfig
-    selection: Component = Component.model_validate({"_target_": f"{_MINING}.AllExamples"})  # for older checkpoints
+    selection: Component = Component.model_validate({"_target_": f"{_MINING}.AllExamples"})  # older checkpoints lack it
     optimizer: Component
     schedule: Component
     training: TrainingConfig
-    metric: dict[MetricName, Component] = {}  # a default, for checkpoints that are older
-    """Metrics of the validation and test images, beside loss and accuracy, which are always computed."""
+    metric: dict[MetricName, Component] = {}  # older checkpoints lack it
+    """Metrics of the validation and test images, in addition to loss and accuracy, which are always computed."""
     evaluation: EvaluationConfig
     tracking: TrackingConfig
     seed: Annotated[int, Field(ge=0, lt=2**31)]
-    """Every random choice follows from it."""
-    run_name: RunName | None
-    """Folder under `models_dir`. null: made of data, model and the time of day."""
+    """Every random choice is derived from it."""
+    run_name: Annotated[str, Field(max_length=120)] | None
+    """Folder in `models_dir`, of letters, digits and . _ + - only. null: named after data, model and time of day."""
     models_dir: Annotated[str, Field(min_length=1)]
-    """Where run folders are made."""
-    weights: Annotated[str, Field(min_length=1)] | None = None  # a default, for checkpoints that are older
-    """A checkpoint whose weights the network starts from: whatever `--checkpoint_name` understands."""
+    """Parent of the run folders."""
+    weights: Annotated[str, Field(min_length=1)] | None = None  # older checkpoints lack it
+    """A checkpoint whose weights initialise the network: any value of `--checkpoint_name`."""
+
+    @field_validator("run_name")
+    @classmethod
+    def _usable_name(cls, name: str | None, info: ValidationInfo) -> str | None:
+        name = name and unicodedata.normalize("NFC", name)
+        if name is not None and not re.fullmatch(r"\w[\w.+-]*", name):
+            raise ValueError(f"must be a plain folder name, of letters, digits and . _ + - only, not {name}")
+        if name is not None and info.context == TYPED and (refusal := refusal_of_run_name(name)) is not None:
+            raise ValueError(refusal)
+        return name
 
     @model_validator(mode="after")
     def _monitored_metric_is_computed(self) -> "Config":

@@ -21,34 +21,35 @@ _PLAIN_WORDS = {
     "a valid ": "a ",
     " after validation": "",
 }
-_LONGEST_VALUE = 60  # characters of a refused value that are repeated to its author
+_NOT_PLAIN = re.compile(r"\s*|[-+.\d][-+.\de]*|true|false|null", re.IGNORECASE)  # a string only in quotes
+_LONGEST_VALUE = 60  # characters of a wrong value in a message
 
 
 class Problem(NamedTuple):
-    """One thing that is wrong: a dotted key, empty for the whole, and what it must be instead."""
+    """An error: a dotted key, empty for the whole configuration, and what it must be instead."""
 
     key: str
     message: str
     meant: str | None = None
-    """The known key that a misspelt one is most like."""
+    """The known key nearest to a misspelt one."""
     unquoted: bool = False
-    """Whether a string is wanted, and what was typed is one only in quotes."""
+    """Whether a string is needed, and the value would be one in quotes."""
 
     def within(self, section: str) -> "Problem":
-        """Return the same problem, its keys seen from outside `section`."""
+        """Return the same problem, its keys prefixed with `section`."""
         key, meant = f"{section}.{self.key}".rstrip("."), self.meant and f"{section}.{self.meant}"
         return self._replace(key=key, meant=meant)
 
     def __str__(self) -> str:
-        told = f"{_on_one_line(self.key)}: {self.message}" if self.key else self.message
-        return f"{told}; did you mean {self.meant}?" if self.meant else told
+        text = f"{_on_one_line(self.key)}: {self.message}" if self.key else self.message
+        return f"{text}; did you mean {self.meant}?" if self.meant else text
 
 
 def validate(model: type[Model], values: Mapping[str, Any], is_typed: bool = False) -> Model:
-    """Return `values` as `model`, as JSON is read: a list may be a tuple, 1 may be 1.0; "1" and true are no numbers.
+    """Return `values` as `model`, converted like JSON: a list to a tuple, 1 to 1.0; "1" and true are not numbers.
 
     Args:
-        is_typed: Somebody chooses the values now, so rules hold as well that older checkpoints need not keep.
+        is_typed: The values are from the user, so the rules from which older checkpoints are exempt apply too.
 
     Raises:
         pydantic.ValidationError: see `problems_of`.
@@ -57,56 +58,47 @@ def validate(model: type[Model], values: Mapping[str, Any], is_typed: bool = Fal
 
 
 def problems_of(error: ValidationError, values: Mapping[str, Any], known: Iterable[str]) -> list[Problem]:
-    """Return one problem for each key that `error` complains about.
+    """Return one problem for each key in `error`.
 
     Args:
-        values: What was validated.
-        known: All keys there are, dotted, for the nearest one to a misspelt key.
+        values: The validated values.
+        known: All dotted keys that exist, for the nearest one to a misspelt key.
     """
-    messages: dict[str, list[str]] = {}
-    unknown: set[str] = set()
-    unquoted: set[str] = set()
+    by_key: dict[str, list[ErrorDetails]] = {}
     for details in error.errors(include_url=False):
-        key = _key(details, values)
-        message = _message(details)
-        if details["type"] == "extra_forbidden":
-            unknown.add(key)
-        if details["type"] == "string_type" and isinstance(details["input"], int | float):
-            unquoted.add(key)
-        if message not in messages.setdefault(key, []):  # members of a union may complain alike
-            messages[key].append(message)
+        by_key.setdefault(_key(details, values), []).append(details)
+    unknown = {key for key, found in by_key.items() if any(details["type"] == "extra_forbidden" for details in found)}
     inside_unknown = tuple(f"{key}." for key in unknown)
     known = [key for key in known if not f"{key}.".startswith(inside_unknown)] if unknown else []
-    return [
-        Problem(key, " or ".join(parts), nearest(key, known) if key in unknown else None, key in unquoted)
-        for key, parts in messages.items()
-    ]
+    problems: list[Problem] = []
+    for key, found in by_key.items():
+        message = " or ".join(dict.fromkeys(map(_message, found)))  # members of a union may have the same message
+        meant = nearest(key, known) if key in unknown else None
+        problems.append(Problem(key, message, meant, unquoted=any(map(_lacks_quotes, found))))
+    return problems
 
 
 def shown(value: Any) -> str:
-    """Return `value` as it would be written in YAML on one line, shortened if long."""
-    text = value if _is_plain_text(value) else json.dumps(value, ensure_ascii=False, default=str)
-    return _on_one_line(text)
+    """Return `value` as one line of YAML, cut if long."""
+    is_plain = isinstance(value, str) and not _NOT_PLAIN.fullmatch(value)
+    return _on_one_line(value if is_plain else json.dumps(value, ensure_ascii=False, default=str))
 
 
 def _on_one_line(text: str) -> str:
-    """Return `text` shortened if long, a control character or a lone surrogate as its escape."""
+    """Return `text` cut if long, with control characters and lone surrogates escaped."""
     text = text if len(text) <= _LONGEST_VALUE else text[: _LONGEST_VALUE - 3] + "..."
     return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in text)
 
 
-def _is_plain_text(value: Any) -> bool:
-    """Return whether `value` is a string that nobody takes for something else when it stands without quotes."""
-    return isinstance(value, str) and not re.fullmatch(r"\s*|[-+.\d][-+.\de]*|true|false|null", value, re.IGNORECASE)
+def _lacks_quotes(details: ErrorDetails) -> bool:
+    return details["type"] == "string_type" and isinstance(details["input"], int | float)
 
 
 def _key(details: ErrorDetails, values: Any) -> str:
-    """Return the dotted path of what is wrong, without the names pydantic adds for the members of a union."""
+    """Return the dotted path of the error, without the names that pydantic adds for members of a union."""
     parts: list[str] = []
     for step in details["loc"]:
-        inside = isinstance(values, dict) and step in values
-        inside = inside or (isinstance(values, list) and isinstance(step, int) and step < len(values))
-        if inside:
+        if step in (values if isinstance(values, dict) else range(len(values)) if isinstance(values, list) else ()):
             values = values[step]
         elif details["type"] != "missing" or step != details["loc"][-1]:
             continue
@@ -122,7 +114,7 @@ def _message(details: ErrorDetails) -> str:
         return "is missing"
     if kind in ("value_error", "assertion_error"):
         return text.partition(", ")[2]
-    if kind == "string_type" and isinstance(details["input"], int | float):
+    if _lacks_quotes(details):
         return f"must be a string, as {shown(details['input'])} is only in quotes"
     text = re.sub(r"^\w+ should ", "must ", text)
     for technical, plain in _PLAIN_WORDS.items():

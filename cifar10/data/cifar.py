@@ -15,7 +15,7 @@ from cifar10.suggest import did_you_mean
 from cifar10.types import ClassName, Length, NonNegativeInt, Seed
 
 Root = Annotated[str, Length(1)]
-"""Folder that holds, or will hold, the batches."""
+"""Folder that contains, or will contain, the batches."""
 
 
 def cifar10(
@@ -25,24 +25,24 @@ def cifar10(
     seed: Seed,
     sources: list[str] | None,
 ) -> ImageDataset:
-    """Return CIFAR-10, fetched first if `root` does not hold it.
+    """Return CIFAR-10. It is downloaded if `root` does not contain it.
 
     Args:
         root: See `Root`.
         classes: Keep only these, labelled in this order; None keeps all, as published.
-        validation_size: Images held out of the training split, each class in its share.
-        seed: Determines which.
+        validation_size: Images held out of the training split, stratified by class.
+        seed: Determines the images that are held out.
         sources: Archives, folders or URLs to try before the mirrors.
 
     Raises:
-        DataError: A class is unknown or named twice, the validation split takes all, or the data are unavailable.
+        DataError: A class is unknown or named twice, no training image is left, or the data are unavailable.
     """
-    from torchvision.datasets import CIFAR10  # slower to import than torch, and `config` wants only the signature
+    from torchvision.datasets import CIFAR10  # slower to import than torch, and `config` only reads the signature
 
     obtain(CIFAR10_ARCHIVE, Path(root), sources or ())
     train, test = (CIFAR10(root, train=is_train) for is_train in (True, False))
-    splits = (_split(train.data, train.targets), _split(test.data, test.targets))
-    return _data_set("cifar10", train.classes, splits, classes, validation_size, seed)
+    parts = (train.data, train.targets), (test.data, test.targets)
+    return _data_set("cifar10", train.classes, parts, classes, validation_size, seed)
 
 
 def cifar100(
@@ -53,29 +53,21 @@ def cifar100(
     seed: Seed,
     sources: list[str] | None,
 ) -> ImageDataset:
-    """Return CIFAR-100 with its 100 fine or 20 coarse classes; the rest as in `cifar10`."""
+    """Return CIFAR-100 with its 100 fine or 20 coarse classes; the other arguments as in `cifar10`."""
     from torchvision.datasets import CIFAR100
 
     obtain(CIFAR100_ARCHIVE, Path(root), sources or ())
     train, test = (CIFAR100(root, train=is_train) for is_train in (True, False))
     if labels == "fine":
-        splits = (_split(train.data, train.targets), _split(test.data, test.targets))
-        return _data_set("cifar100", train.classes, splits, classes, validation_size, seed)
-    coarse_names = _read_batch(root, "meta")["coarse_label_names"]
-    splits = (
-        _split(train.data, _read_batch(root, "train")["coarse_labels"]),
-        _split(test.data, _read_batch(root, "test")["coarse_labels"]),
-    )
-    return _data_set("cifar100-coarse", coarse_names, splits, classes, validation_size, seed)
-
-
-def _split(pixels: Any, labels: list[int]) -> Split:
-    """Turn uint8 NHWC pixels as torchvision holds them into a Split."""
-    return Split(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels, dtype=torch.int64))
+        parts = (train.data, train.targets), (test.data, test.targets)
+        return _data_set("cifar100", train.classes, parts, classes, validation_size, seed)
+    meta, *coarse = (_read_batch(root, name) for name in ("meta", "train", "test"))
+    parts = (train.data, coarse[0]["coarse_labels"]), (test.data, coarse[1]["coarse_labels"])
+    return _data_set("cifar100-coarse", meta["coarse_label_names"], parts, classes, validation_size, seed)
 
 
 def _read_batch(root: str, name: str) -> dict[str, Any]:
-    """Unpickle a CIFAR-100 file whose MD5 torchvision has just checked. It keeps the fine labels only."""
+    """Unpickle a CIFAR-100 file whose MD5 torchvision has just checked. torchvision keeps the fine labels only."""
     with open(Path(root) / CIFAR100_ARCHIVE.folder / name, "rb") as file:
         content: dict[str, Any] = pickle.load(file, encoding="latin1")
     return content
@@ -84,13 +76,19 @@ def _read_batch(root: str, name: str) -> dict[str, Any]:
 def _data_set(
     name: str,
     published: list[str],
-    splits: tuple[Split, Split],
+    parts: tuple[tuple[Any, list[int]], tuple[Any, list[int]]],
     classes: list[ClassName] | None,
     validation_size: int,
     seed: int,
 ) -> ImageDataset:
-    """Choose classes and hold out the validation split; `splits` are the published (train, test)."""
-    train, test = splits
+    """Choose classes and hold out the validation split.
+
+    `parts` are the published training and test images: pixels, uint8 (N, H, W, 3), and labels.
+    """
+    train, test = (
+        Split(torch.from_numpy(pixels).permute(0, 3, 1, 2).contiguous(), torch.tensor(labels, dtype=torch.int64))
+        for pixels, labels in parts
+    )
     if classes is not None:
         indices = choose_classes([str(name) for name in classes], published)
         published = [published[index] for index in indices]
@@ -100,7 +98,7 @@ def _data_set(
 
 
 def choose_classes(wanted: list[str], published: list[str]) -> list[int]:
-    """Return the index in `published` of each wanted class, in the wanted order; aliases are understood.
+    """Return the index in `published` of each wanted class, in the wanted order; aliases are accepted.
 
     Raises:
         DataError: A name is unknown, or means a class already named; or there are fewer than two.
@@ -109,23 +107,20 @@ def choose_classes(wanted: list[str], published: list[str]) -> list[int]:
         raise DataError(
             f"data_loading.classes={wanted} leaves nothing to tell apart; name two or more, or null for all"
         )
-    indices = [_find_class(name, published) for name in wanted]
-    for position, index in enumerate(indices):
-        if index in indices[:position]:
-            first = wanted[indices.index(index)]
+    folders = ClassFolders(published)
+    chosen: dict[int, str] = {}
+    for name in wanted:
+        index = folders.find(name)
+        if index is None:
+            known = [*published, *(alias for alias, meant in CLASS_ALIASES.items() if meant in published)]
+            advice = did_you_mean(name, known) or f"; the classes are {', '.join(published)}"
+            raise DataError(f"data_loading.classes: there is no class {name!r}{advice}")
+        if index in chosen:
             raise DataError(
-                f"data_loading.classes: {wanted[position]!r} is the same class as {first!r}; name each class once"
+                f"data_loading.classes: {name!r} is the same class as {chosen[index]!r}; name each class once"
             )
-    return indices
-
-
-def _find_class(name: str, published: list[str]) -> int:
-    index = ClassFolders(published).find(name)
-    if index is not None:
-        return index
-    known = [*published, *(alias for alias, meant in CLASS_ALIASES.items() if meant in published)]
-    advice = did_you_mean(name, known) or f"; the classes are {', '.join(published)}"
-    raise DataError(f"data_loading.classes: there is no class {name!r}{advice}")
+        chosen[index] = name
+    return list(chosen)
 
 
 def _keep(split: Split, indices: list[int]) -> Split:

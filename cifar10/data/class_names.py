@@ -8,13 +8,13 @@ from pathlib import PurePath
 
 from cifar10.constants import CLASS_ALIASES
 
-_MOST_NAMED = 3  # of the things a message is about
+_MOST_NAMED = 3  # names in a message
 
 
 class ClassFolders:
-    """Knows which folder names mean which class: exactly, but for case, space, - and _, or by an alias (plane, car).
+    """Maps folder names to class ids: exactly, or ignoring case, space, - and _, or by an alias (plane, car).
 
-    Names compare in Unicode's composed form (NFC), since macOS takes characters with accents apart.
+    Names are compared in Unicode's composed form (NFC), since macOS decomposes characters with accents.
 
     Args:
         class_names: In the order of their ids.
@@ -25,26 +25,27 @@ class ClassFolders:
         plain = [_plain(name) for name in class_names]
         occurrences = Counter(plain)
         self._plain = {name: class_id for class_id, name in enumerate(plain) if occurrences[name] == 1}
-        for names in _synonyms():
+        for published in set(CLASS_ALIASES.values()):
+            names = [published, *(alias for alias, meant in CLASS_ALIASES.items() if meant == published)]
             known = {self._plain[name] for name in names if name in self._plain}
             if len(known) == 1:
                 self._plain |= dict.fromkeys(names, known.pop())
 
     def alike(self) -> list[list[str]]:
-        """Return the names that differ in nothing but case, space, - and _, those of one kind together."""
+        """Return groups of names that differ only in case, space, - and _."""
         kinds: dict[str, list[str]] = defaultdict(list)
         for name in self._exact:
             kinds[_plain(name)].append(name)
         return [names for names in kinds.values() if len(names) > 1]
 
     def find(self, folder_name: str) -> int | None:
-        """Return the id of the class that `folder_name` means, or None."""
+        """Return the class id for `folder_name`, or None."""
         return self._exact.get(nfc(folder_name), self._plain.get(_plain(folder_name)))
 
     def label(self, relative: PurePath) -> int | None:
-        """Return the class that the folders of a file say, the outermost first; None if none says anything.
+        """Return the class id of the outermost folder of `relative` that is a class folder; None if none is.
 
-        So data in class folders are read: what is deeper belongs to the class.
+        Class folders are read in the same way: deeper folders belong to the class.
         """
         found = (self.find(folder.name) for folder in reversed(relative.parents))
         return next((class_id for class_id in found if class_id is not None), None)
@@ -64,12 +65,12 @@ def in_order(names: Iterable[str]) -> list[str]:
 
 
 def printable(name: str) -> str:
-    """Return `name` as part of a line of UTF-8: control characters and bytes that are no UTF-8 are escaped."""
+    """Return `name` as part of a line of UTF-8: control characters and bytes that are not UTF-8 are escaped."""
     return "".join(character if character.isprintable() else _escaped(character) for character in name)
 
 
 def _escaped(character: str) -> str:
-    if "\udc80" <= character <= "\udcff":  # how Python holds a byte of a file's name that is no UTF-8
+    if "\udc80" <= character <= "\udcff":  # Python's form of a byte of a file name that is not UTF-8
         return f"\\x{ord(character) - 0xDC00:02x}"
     return character.encode("unicode_escape").decode()
 
@@ -81,20 +82,9 @@ def few(names: Sequence[str]) -> str:
 
 
 def is_utf8(name: str) -> bool:
-    """Tell whether `name` can be written in UTF-8: not if bytes of a file's name were something else."""
-    try:
-        name.encode()
-    except UnicodeEncodeError:
-        return False
-    return True
+    """Return whether `name` can be encoded in UTF-8: not if a file name has bytes in another encoding."""
+    return not any("\ud800" <= character <= "\udfff" for character in name)
 
 
 def _plain(name: str) -> str:
     return nfc(name).strip().casefold().replace(" ", "_").replace("-", "_")
-
-
-def _synonyms() -> list[set[str]]:
-    groups: dict[str, set[str]] = {}
-    for alias, published in CLASS_ALIASES.items():
-        groups.setdefault(published, {published}).add(alias)
-    return list(groups.values())

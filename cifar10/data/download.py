@@ -14,43 +14,53 @@ import requests
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
 
-CHUNK = 16_384  # bytes; small, so that a slow server is noticed soon
+CHUNK = 16_384  # bytes; small, so that a slow server is detected soon
 SECONDS_BETWEEN_LINES = 10
+_REASONS = (
+    (requests.ConnectTimeout, "does not respond"),
+    ((requests.Timeout, ReadTimeoutError), "stalled"),
+    (requests.exceptions.SSLError, "its certificate is not trusted"),
+    (requests.exceptions.ProxyError, "the proxy refuses"),
+    ((requests.exceptions.MissingSchema, requests.exceptions.InvalidURL), "is not a URL"),
+    (requests.ConnectionError, "no connection"),
+    (Exception, "the connection broke"),
+)
+"""Exceptions and their message; the first that matches is used."""
 
 
 class SourceFailed(Exception):
-    """This source does not give the file; the message says why. Another may."""
+    """This source does not provide the file; the message is the reason. Another source may provide it."""
 
 
 @dataclass(frozen=True)
 class Patience:
-    """When to give a server up."""
+    """When to give up a server."""
 
     connect: float = 10
     """Seconds to wait for a connection."""
     read: float = 30
     """Seconds to wait for the next bytes."""
     slowest: float = 100_000
-    """Bytes per second below which another source is tried, if one is left."""
+    """Bytes per second below which the next source is tried, if there is one."""
     window: float = 30
-    """Seconds over which that rate is measured."""
+    """Seconds over which the rate is measured."""
     fruitless: int = 3
-    """Attempts in a row that reach the server and bring no byte, before it is given up."""
+    """Attempts in a row that reach the server and receive no byte, before it is given up."""
     pause: float = 1
-    """Seconds before an attempt that follows a fruitless one."""
+    """Seconds to wait after a fruitless attempt."""
 
 
 def download(url: str, part: Path, size: int, patience: Patience, is_last: bool) -> None:
-    """Fill `part` up to `size` bytes from `url`. What is in it already is kept; what it gets stays, also on failure.
+    """Fill `part` up to `size` bytes from `url`. Bytes already in it are kept; received bytes stay, also on failure.
 
-    A broken connection is taken up again for as long as attempts bring something; see `Patience` for those that do not.
+    A broken connection is resumed as long as attempts receive bytes; `Patience` limits the others.
 
     Args:
         url: http or https.
-        part: May hold the first bytes already, from wherever. The caller checks the content.
-        size: Of the whole file, in bytes.
+        part: May already hold the first bytes, from any source. The caller checks the content.
+        size: Size of the whole file in bytes.
         patience: When to give up.
-        is_last: No other source is left: be as slow as you like, but do not stall.
+        is_last: There is no other source, so the server may be slow, but must not stall.
 
     Raises:
         SourceFailed: Unreachable, refused, of another size, stalled or slow.
@@ -68,7 +78,9 @@ def download(url: str, part: Path, size: int, patience: Patience, is_last: bool)
                     if not is_last and pace.rate(reached) < patience.slowest:
                         raise SourceFailed(f"slower than {patience.slowest / 1000:.0f} kB/s")
             except (requests.RequestException, HTTPError) as error:
-                reason, is_reachable = _in_words(error), _has_reached_server(error)
+                reason = next(reason for kinds, reason in _REASONS if isinstance(error, kinds))
+                # True if a connection was made and then broke: the next attempt may succeed
+                is_reachable = any(isinstance(cause, ProtocolError) for cause in (error, *error.args[:1]))
             num_fruitless = num_fruitless + 1 if _size(part) <= before else 0
             if num_fruitless and (not is_reachable or num_fruitless >= patience.fruitless):
                 raise SourceFailed(reason)
@@ -77,7 +89,7 @@ def download(url: str, part: Path, size: int, patience: Patience, is_last: bool)
 
 
 class Pace:
-    """The rate at which a growing number grew over the last `window` seconds."""
+    """The rate at which a number has grown over the last `window` seconds."""
 
     def __init__(self, window: float, clock: Callable[[], float] = time.monotonic) -> None:
         self._window = window
@@ -85,7 +97,7 @@ class Pace:
         self._seen: deque[tuple[float, int]] = deque()
 
     def rate(self, reached: int) -> float:
-        """Note the number and return its growth per second; infinite until a whole window has been seen."""
+        """Record the number and return its growth per second; infinite until a whole window has passed."""
         now = self._clock()
         if not self._seen or now - self._seen[-1][0] >= self._window / 60:
             self._seen.append((now, reached))
@@ -96,7 +108,7 @@ class Pace:
 
 
 def _receive(url: str, part: Path, size: int, patience: Patience) -> Iterator[int]:
-    """Append to `part` what one request brings; yield the size reached after each piece."""
+    """Append the bytes of one request to `part`; yield the size reached after each chunk."""
     have = _size(part)
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={have}-"} if have else {})
     timeout = (patience.connect, patience.read)
@@ -120,9 +132,9 @@ def _start(response: requests.Response, have: int, size: int) -> int:
         content_range = response.headers.get("Content-Range", "")
         if content_range in (f"bytes {have}-{size - 1}/{size}", f"bytes {have}-{size - 1}/*"):
             return have
-        raise SourceFailed(f"was asked for bytes {have}-{size - 1}/{size} and sends {content_range or 'others'}")
+        raise SourceFailed(f"sends {content_range or 'other bytes'} instead of bytes {have}-{size - 1}/{size}")
     if response.status_code != requests.codes.ok:
-        raise SourceFailed(f"answers {response.status_code} {response.reason or ''}".rstrip())
+        raise SourceFailed(f"responds with {response.status_code} {response.reason or ''}".rstrip())
     length = response.headers.get("Content-Length", "")
     if length.isdecimal() and int(length) != size:
         raise SourceFailed(f"has a file of {int(length):,} bytes, not {size:,}")
@@ -131,50 +143,23 @@ def _start(response: requests.Response, have: int, size: int) -> int:
 
 @contextmanager
 def _progress(name: str, size: int, start: int) -> Iterator[Callable[[int], None]]:
-    """Give a function to report the bytes reached to: a bar on a terminal, else a line every ten seconds."""
-    if sys.stderr.isatty():
-        with tqdm(desc=name, total=size, initial=start, unit="B", unit_scale=True, file=sys.stderr) as bar:
+    """Provide a function that reports the bytes reached: a bar on a terminal, else a line every ten seconds."""
+    with tqdm(desc=name, total=size, initial=start, unit="B", unit_scale=True, file=sys.stderr, disable=None) as bar:
+        began = last = time.monotonic()
 
-            def move(reached: int) -> None:
+        def report(reached: int) -> None:
+            nonlocal last
+            now = time.monotonic()
+            if not bar.disable:
                 bar.update(reached - bar.n)
+            elif now - last >= SECONDS_BETWEEN_LINES:
+                last = now
+                rate = max((reached - start) / (now - began), 1)
+                left = timedelta(seconds=round((size - reached) / rate))
+                numbers = f"{reached / 1e6:.1f} of {size / 1e6:.1f} MB, {rate / 1e6:.2f} MB/s, {left} left"
+                print(f"{name}: {numbers}", file=sys.stderr)
 
-            yield move
-        return
-    began = last = time.monotonic()
-
-    def report(reached: int) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if now - last >= SECONDS_BETWEEN_LINES:
-            last = now
-            rate = max((reached - start) / (now - began), 1)
-            left = timedelta(seconds=round((size - reached) / rate))
-            print(
-                f"{name}: {reached / 1e6:.1f} of {size / 1e6:.1f} MB, {rate / 1e6:.2f} MB/s, {left} left",
-                file=sys.stderr,
-            )
-
-    yield report
-
-
-def _in_words(error: Exception) -> str:
-    """Say in a few words what went wrong on the way to a server."""
-    if isinstance(error, requests.ConnectTimeout):
-        return "does not answer"
-    if isinstance(error, requests.Timeout | ReadTimeoutError):
-        return "stalled"
-    if isinstance(error, requests.exceptions.SSLError):
-        return "its certificate is not trusted"
-    if isinstance(error, requests.exceptions.ProxyError):
-        return "the proxy refuses"
-    if isinstance(error, requests.exceptions.MissingSchema | requests.exceptions.InvalidURL):
-        return "is not a URL"
-    return "no connection" if isinstance(error, requests.ConnectionError) else "the connection broke"
-
-
-def _has_reached_server(error: Exception) -> bool:
-    """Whether a connection was made and then broke, which a moment later may go well."""
-    return isinstance(error, ProtocolError) or isinstance(next(iter(error.args), None), ProtocolError)
+        yield report
 
 
 def _size(path: Path) -> int:

@@ -1,11 +1,10 @@
 """Export a data set as PNG files in class folders: ROOT/train/cat/00017.png, ROOT/test/cat/00003.png.
 
-The number is the image's place in its split. A marker in each folder says which data it holds, so that a second export
-has nothing to do, an interrupted one is taken up, and nobody else's folder is touched.
+The number is the image's position in its split. A marker in each folder identifies its data, so that a second export
+writes nothing, an interrupted one is resumed, and folders that are not exports are not changed.
 """
 
 import sys
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -23,10 +22,10 @@ from cifar10.wording import counted
 def export_images(data: ImageDataset, root: Path) -> None:
     """Write `data` below `root`: training and validation images to `train`, in this order, and test images to `test`.
 
-    A folder appears under its name when it is whole. One that holds these data already is only completed.
+    A folder gets its final name when it is complete. Missing files are added to a folder that already holds these data.
 
     Raises:
-        DataError: A folder is there that holds something else, or cannot be written.
+        DataError: A folder exists and holds something else, or cannot be written.
     """
     pool = Split(
         torch.cat([data.train.images, data.validation.images]), torch.cat([data.train.labels, data.validation.labels])
@@ -40,7 +39,7 @@ def export_images(data: ImageDataset, root: Path) -> None:
     except OSError as error:
         raise DataError(
             f"the images cannot be written to {error.filename or root} ({error.strerror or error}); "
-            "mend that and start again: it goes on where it stopped"
+            "fix that and start again: the export resumes"
         ) from error
 
 
@@ -49,7 +48,7 @@ def _export_split(split: Split, data: ImageDataset, root: Path, name: str) -> No
     if folder.exists():
         num_written = _write_missing(split, data.class_names, folder)
     else:
-        if unfinished.exists() and not _holds(unfinished, data):
+        if unfinished.exists() and _read_marker(unfinished) != _marker(data):
             raise DataError(f"{unfinished} is left over from an export of other data; remove it")
         unfinished.mkdir(parents=True, exist_ok=True)
         (unfinished / EXPORT_MARKER).write_text(_marker(data), encoding="utf-8")
@@ -59,11 +58,13 @@ def _export_split(split: Split, data: ImageDataset, root: Path, name: str) -> No
 
 
 def _write_missing(split: Split, class_names: tuple[str, ...], folder: Path) -> int:
-    """Write the images that `folder` lacks; return how many. A file is whole or not there."""
+    """Write the images that `folder` lacks; return how many. Each file is complete when it gets its final name."""
     for class_name in class_names:
         (folder / class_name).mkdir(exist_ok=True)
     present = {str(path.relative_to(folder)) for path in folder.glob("*/*.png")}
-    missing = [(row, name) for row, name in enumerate(_file_names(split, class_names)) if name not in present]
+    digits = len(str(max(len(split) - 1, 0)))
+    names = [f"{class_names[label]}/{row:0{digits}}.png" for row, label in enumerate(split.labels.tolist())]
+    missing = [(row, name) for row, name in enumerate(names) if name not in present]
     pixels: NDArray[Any] = split.images.permute(0, 2, 3, 1).numpy()  # (N, H, W, 3)
     temporary = folder / ".writing"
     for row, name in tqdm(missing, desc=folder.name, unit=" images", file=sys.stderr, disable=None):
@@ -72,27 +73,17 @@ def _write_missing(split: Split, class_names: tuple[str, ...], folder: Path) -> 
     return len(missing)
 
 
-def _file_names(split: Split, class_names: tuple[str, ...]) -> Iterator[str]:
-    digits = len(str(max(len(split) - 1, 0)))
-    for row, label in enumerate(split.labels.tolist()):
-        yield f"{class_names[label]}/{row:0{digits}}.png"
-
-
 def _refuse_foreign(folder: Path, data: ImageDataset) -> None:
-    if folder.exists() and not _holds(folder, data):
-        held = _marked(folder).partition(" ")[0]
+    if folder.exists() and (marker := _read_marker(folder)) != _marker(data):
+        held = marker.partition(" ")[0]
         content = f"holds {printable(held)}" if held else "was not made by an export"
         raise DataError(
-            f"{folder} is there already and {content}; move it away, or set data_loading.root to another folder"
+            f"{folder} already exists and {content}; move it away, or set data_loading.root to another folder"
         )
 
 
-def _holds(folder: Path, data: ImageDataset) -> bool:
-    return _marked(folder) == _marker(data)
-
-
-def _marked(folder: Path) -> str:
-    """Return what the marker of `folder` says; nothing if there is none."""
+def _read_marker(folder: Path) -> str:
+    """Return the content of the marker of `folder`; empty if there is none."""
     marker = folder / EXPORT_MARKER
     return marker.read_text(encoding="utf-8", errors="replace") if marker.is_file() else ""
 

@@ -23,7 +23,6 @@ from cifar10.wording import counted
 
 _LOGGER = logging.getLogger(__name__)
 _LOOK_AHEAD = 256  # files
-_NOTHING_LEFT = "has no image left to train on: hold out less, or add images"
 
 
 def folder(
@@ -34,29 +33,28 @@ def folder(
     test_fraction: Fraction,
     seed: Seed,
 ) -> ImageDataset:
-    """Return the images below `root` as a data set. Those that cannot be read are left out, with a warning.
+    """Return the images below `root` as a data set. Unreadable images are left out, with a warning.
 
     Args:
-        root: Holds `train`, perhaps `test`, and perhaps `val`, `valid` or `validation`, each with one folder of images
-            a class, however deep within. Links are followed.
+        root: Contains `train`, optionally `test`, and optionally `val`, `valid` or `validation`, each with one folder
+            of images for each class, at any depth. Links are followed.
         image_size: S in pixels; the central square of each image is resized to it.
         classes: Keep only these, labelled in this order; None keeps all folders of `train`, sorted by name, or by
             number if all are whole numbers.
-        validation_fraction: Part of the training images that is held out, each class in its share; unused if there is a
-            validation folder.
-        test_fraction: Part of `train` that is cut off to test on, before that; unused if there is a `test`.
-        seed: Determines which.
+        validation_fraction: Fraction of the training images that is held out, stratified by class; unused if there is
+            a validation folder.
+        test_fraction: Fraction of `train` that is cut off for testing, before that; unused if there is a `test` folder.
+        seed: Determines the images that are held out.
 
     Raises:
-        DataError: A folder or class is missing, a class has no image to train on, a folder is no class, or memory does
-            not suffice.
+        DataError: A folder or class is missing, a class has no training image, a folder is not a class, or the images
+            do not fit into memory.
     """
     silence_pillow()
     folders = find_splits(Path(root))
     names, present = find_classes(folders.train, classes)
     train_files, validation_files, test_files = (
-        labelled_files(path, names, present) if path else []
-        for path in (folders.train, folders.validation, folders.test)
+        labelled_files(path, names, present) if path else [] for path in folders
     )
     held_at_once = 2 * len(train_files) + len(validation_files) + len(test_files)  # holding out copies
     advice = "choose a smaller data_loading.image_size or fewer classes"
@@ -66,23 +64,21 @@ def folder(
     if folders.test:
         test = _load(test_files, image_size, folders.test)
     else:
-        train, test = _cut(train, test_fraction, seed)
-        _refuse_empty_class(train, names, _NOTHING_LEFT)
+        train, test = _cut(train, test_fraction, seed, names)
     _check_test_images(test, names, folders, test_fraction)
     if folders.validation and validation_files:
         validation = _load(validation_files, image_size, folders.validation)
     else:
         if folders.validation:
             _LOGGER.warning("%s holds no image of a class; validation_fraction is cut off instead", folders.validation)
-        train, validation = _cut(train, validation_fraction, seed)
-        _refuse_empty_class(train, names, _NOTHING_LEFT)
+        train, validation = _cut(train, validation_fraction, seed, names)
     data = ImageDataset("folder", tuple(names), train, validation, test)
     _warn_of_copies(data)
     return data
 
 
 def _load(files: Sequence[LabelledFile], image_size: int, split_folder: Path) -> Split:
-    """Return the files that can be read, in their order; warn of the others in one line."""
+    """Return the readable files, in their order; warn about the others in one line."""
     images = torch.empty((len(files), 3, image_size, image_size), dtype=torch.uint8)  # (N, 3, S, S)
     labels: list[int] = []
     unreadable: list[str] = []
@@ -101,13 +97,15 @@ def _load(files: Sequence[LabelledFile], image_size: int, split_folder: Path) ->
     return Split(images[: len(labels)], torch.tensor(labels, dtype=torch.int64))
 
 
-def _cut(pool: Split, fraction: float, seed: int) -> tuple[Split, Split]:
-    """Part `pool` in two, the second having `fraction` of each class, rounded; the first is never empty."""
-    return hold_out(pool, min(round(fraction * len(pool)), len(pool) - 1), seed)
+def _cut(pool: Split, fraction: float, seed: int, names: Sequence[str]) -> tuple[Split, Split]:
+    """Split `pool` in two, the second with `fraction` of each class, rounded; the first keeps images of every class."""
+    train, held_out = hold_out(pool, min(round(fraction * len(pool)), len(pool) - 1), seed)
+    _refuse_empty_class(train, names, "has no image left to train on: hold out less, or add images")
+    return train, held_out
 
 
 def _check_test_images(test: Split, names: Sequence[str], folders: SplitFolders, test_fraction: float) -> None:
-    """Say what the test split lacks, or where it comes from if somebody could expect otherwise."""
+    """Warn about classes without test images, and about a test split cut from `train` despite a validation folder."""
     if not len(test):
         where = folders.test or folders.train.parent / "test"
         raise DataError(f"no images to test on: put class folders into {where}, or raise test_fraction without it")
@@ -124,9 +122,12 @@ def _check_test_images(test: Split, names: Sequence[str], folders: SplitFolders,
 
 
 def _warn_of_copies(data: ImageDataset) -> None:
-    """Warn of images that are in training and in another split, and of images in two classes."""
+    """Warn about images that are in the training split and in another one, and about images in two classes."""
     labels: dict[bytes, set[int]] = defaultdict(set)
-    pixels = {name: [_digest(image) for image in split.images] for name, split in data.splits.items()}
+    pixels = {
+        name: [hashlib.blake2b(image.numpy().data, digest_size=16).digest() for image in split.images]
+        for name, split in data.splits.items()
+    }
     for name, split in data.splits.items():
         for digest, label in zip(pixels[name], split.labels.tolist(), strict=True):
             labels[digest].add(label)
@@ -140,10 +141,6 @@ def _warn_of_copies(data: ImageDataset) -> None:
     if of_two := [sorted(ids) for ids in labels.values() if len(ids) > 1]:
         num_images, first = counted(len(of_two), "image"), few([data.class_names[label] for label in of_two[0]])
         _LOGGER.warning("in several classes at once, pixel for pixel: %s, such as one of %s", num_images, first)
-
-
-def _digest(image: torch.Tensor) -> bytes:
-    return hashlib.blake2b(image.numpy().data, digest_size=16).digest()
 
 
 def _refuse_empty_class(split: Split, names: Sequence[str], complaint: str) -> None:

@@ -18,11 +18,11 @@ from cifar10.wording import counted
 
 
 class DataError(UserError):
-    """The data are unavailable or unusable; the message says what to do."""
+    """The data are unavailable or unusable; the message states the remedy."""
 
 
 class MissingDataError(DataError):
-    """A folder that the settings name is not there, or is not laid out as it must be. Nothing was started."""
+    """A folder that the settings name does not exist or has another layout than required. Nothing was started."""
 
     exit_code = UsageError.exit_code
 
@@ -51,7 +51,7 @@ class Split:
 
 @dataclass(frozen=True, eq=False)
 class ImageDataset:
-    """Three disjoint splits over the same K classes. The test split is looked at once, at the end."""
+    """Three disjoint splits over the same K classes. The test split is used once, at the end."""
 
     name: str
     class_names: tuple[str, ...]
@@ -60,13 +60,12 @@ class ImageDataset:
     """Held out of the published training split; may be empty."""
     test: Split
     is_mirrorable: bool | None = field(default=None, kw_only=True)
-    """Whether the mirror image of each image is of the same class; None: not known, so a run measures it."""
+    """Whether the mirror image of each image is of the same class; None: unknown, so each run measures it."""
 
     def __post_init__(self) -> None:
         if len(self.class_names) < 2:
             raise DataError(f"{self.name} has {len(self.class_names)} class; a classifier needs at least 2")
-        if len(set(self.class_names)) != len(self.class_names):
-            twice = [name for name, times in Counter(self.class_names).items() if times > 1]
+        if twice := [name for name, times in Counter(self.class_names).items() if times > 1]:
             raise DataError(f"{self.name} names a class twice: {few(twice)}")
         if strange := [name for name in self.class_names if not is_utf8(name)]:
             raise DataError(f"{self.name} has classes whose names cannot be written in UTF-8: {few(strange)}")
@@ -100,19 +99,19 @@ class ImageDataset:
 
 
 def require_memory(num_bytes: int, image_size: int, advice: str) -> None:
-    """Refuse images that do not fit into the memory that is free, before any of it is taken.
+    """Raise an error if images do not fit into the free memory, before any is allocated.
 
     Args:
-        num_bytes: Most that they take at one time.
-        image_size: Their side in pixels, for the message.
-        advice: Which setting to lower.
+        num_bytes: Largest size of all images at one time.
+        image_size: Height and width in pixels, for the message.
+        advice: The setting to lower, for the message.
 
     Raises:
-        DataError: They do not fit.
+        DataError: The images do not fit.
     """
     available = available_memory()
     if num_bytes > available:
-        needed = min(num_bytes, 10**24)  # beyond, Python may not turn an integer into a float
+        needed = min(num_bytes, 10**24)  # a larger integer may not fit into a float
         raise DataError(
             f"the images take {needed / 2**30:,.1f} GB of memory at image_size={image_size}, and only "
             f"{available / 2**30:,.1f} GB are free; {advice}"
@@ -120,10 +119,10 @@ def require_memory(num_bytes: int, image_size: int, advice: str) -> None:
 
 
 def hold_out(pool: Split, size: int, seed: int) -> tuple[Split, Split]:
-    """Part `pool` into (train, validation), `size` images validating, each class in its share.
+    """Split `pool` into (train, validation), with `size` images in the validation split, stratified by class.
 
-    Stratified: per class, `size * share` images rounded by largest remainder, chosen by a generator that `seed` alone
-    determines. Both keep the order of `pool`.
+    Each class has `size * share` images in it, rounded by largest remainder, and chosen by a generator that depends
+    only on `seed`. Both splits keep the order of `pool`.
 
     Raises:
         DataError: `size` leaves no image to train on.

@@ -1,10 +1,11 @@
 """Ten classes of drawn shapes, generated on the fly: a data set that needs no download and is not trivial.
 
-Each image is one figure in a random colour on a random ground, at a random place and size, under noise. As figure and
-ground trade places, every pixel's mean is the same in all classes: a linear classifier has nothing to hold on to, while
-a small convolutional network finds the edges.
+Each image is one figure in a random colour on a random background, at a random place and size, with noise. The colours
+of figure and background have the same distribution, so the mean of every pixel is the same in all classes: a linear
+classifier cannot separate them, while a small convolutional network detects the edges.
 """
 
+from collections.abc import Callable
 from typing import Annotated
 
 import numpy as np
@@ -15,25 +16,15 @@ from cifar10.data.image_dataset import ImageDataset, Split, require_memory
 from cifar10.types import NonNegativeInt, PositiveInt, Range, Seed
 
 Field2D = NDArray[np.floating]
-"""Signed distance to a figure's edge in units of its radius, (N, H, W); negative inside."""
+"""One number for each pixel, (N, H, W)."""
 
-_LEAST_CONTRAST = 60.0  # distance of figure and ground in grey levels
+_LEAST_CONTRAST = 60.0  # distance of figure and background in grey levels
 _NOISE = 12.0  # standard deviation in grey levels
-_WHILE_DRAWN = 3  # times the pixels of a split, measured: what drawing one class of it in float64 takes beside them
-
-
-def _disk(x: Field2D, y: Field2D) -> Field2D:
-    distance: Field2D = np.hypot(x, y) - 1
-    return distance
+_WHILE_DRAWN = 3  # times the pixels of a split, measured: the memory for drawing one class in float64, in addition
 
 
 def _square(x: Field2D, y: Field2D) -> Field2D:
     distance: Field2D = np.maximum(np.abs(x), np.abs(y)) - 0.9
-    return distance
-
-
-def _triangle(x: Field2D, y: Field2D) -> Field2D:
-    distance: Field2D = np.maximum(0.87 * np.abs(x) - 0.5 * y, y) - 0.55
     return distance
 
 
@@ -44,46 +35,19 @@ def _plus(x: Field2D, y: Field2D) -> Field2D:
     return distance
 
 
-def _cross(x: Field2D, y: Field2D) -> Field2D:
-    return _plus((x + y) * np.float32(0.7071), (x - y) * np.float32(0.7071))
-
-
-def _ring(x: Field2D, y: Field2D) -> Field2D:
-    distance: Field2D = np.abs(_disk(x, y) + 0.25) - 0.2
-    return distance
-
-
-def _frame(x: Field2D, y: Field2D) -> Field2D:
-    distance: Field2D = np.abs(_square(x, y) + 0.25) - 0.2
-    return distance
-
-
-def _rows(x: Field2D, y: Field2D) -> Field2D:
-    distance: Field2D = np.maximum(_square(x, y), 0.2 * np.sin(2.5 * np.pi * y))
-    return distance
-
-
-def _columns(x: Field2D, y: Field2D) -> Field2D:
-    return _rows(y, x)
-
-
-def _checkers(x: Field2D, y: Field2D) -> Field2D:
-    distance: Field2D = np.maximum(_square(x, y), 0.2 * np.sin(1.75 * np.pi * x) * np.sin(1.75 * np.pi * y))
-    return distance
-
-
-_FIGURES = {
-    "disk": _disk,
+_FIGURES: dict[str, Callable[[Field2D, Field2D], Field2D]] = {
+    "disk": lambda x, y: np.hypot(x, y) - 1,
     "square": _square,
-    "triangle": _triangle,
+    "triangle": lambda x, y: np.maximum(0.87 * np.abs(x) - 0.5 * y, y) - 0.55,
     "plus": _plus,
-    "cross": _cross,
-    "ring": _ring,
-    "frame": _frame,
-    "rows": _rows,
-    "columns": _columns,
-    "checkers": _checkers,
+    "cross": lambda x, y: _plus((x + y) * np.float32(0.7071), (x - y) * np.float32(0.7071)),
+    "ring": lambda x, y: np.abs(np.hypot(x, y) - 1 + 0.25) - 0.2,
+    "frame": lambda x, y: np.abs(_square(x, y) + 0.25) - 0.2,
+    "rows": lambda x, y: np.maximum(_square(x, y), 0.2 * np.sin(2.5 * np.pi * y)),
+    "columns": lambda x, y: np.maximum(_square(x, y), 0.2 * np.sin(2.5 * np.pi * x)),
+    "checkers": lambda x, y: np.maximum(_square(x, y), 0.2 * np.sin(1.75 * np.pi * x) * np.sin(1.75 * np.pi * y)),
 }
+"""Position relative to a figure's centre -> signed distance to its edge, in units of its radius; negative inside."""
 
 
 def shapes(
@@ -97,13 +61,13 @@ def shapes(
 
     Args:
         image_size: H = W in pixels.
-        train_size: Images to learn from.
-        validation_size: Images to choose by.
-        test_size: Images to report on.
-        seed: Of every figure.
+        train_size: Training images.
+        validation_size: Validation images.
+        test_size: Test images.
+        seed: Seed of all random streams.
 
     Raises:
-        DataError: They do not fit into memory.
+        DataError: The images do not fit into memory.
     """
     sizes = {"train_size": train_size, "validation_size": validation_size, "test_size": test_size}
     largest = max(sizes, key=lambda name: sizes[name])
@@ -117,12 +81,12 @@ def shapes(
 
 
 def _draw_split(num_images: int, size: int, random: np.random.Generator) -> Split:
-    labels = random.permutation(np.arange(num_images) % len(_FIGURES))  # as even as can be
+    labels = random.permutation(np.arange(num_images) % len(_FIGURES))  # balanced
     images = np.empty((num_images, 3, size, size), dtype=np.uint8)
     for label, distance in enumerate(_FIGURES.values()):
         chosen = labels == label
         x, y, radius = _random_frames(int(chosen.sum()), size, random)
-        cover = np.clip(0.5 - distance(x, y) * radius, 0, 1)  # (n, H, W): part of a pixel that the figure covers
+        cover = np.clip(0.5 - distance(x, y) * radius, 0, 1)  # (n, H, W): fraction of a pixel that the figure covers
         images[chosen] = _paint(cover, random)
     return Split(torch.from_numpy(images), torch.from_numpy(labels.astype(np.int64)))
 
@@ -134,12 +98,8 @@ def _random_frames(num_images: int, size: int, random: np.random.Generator) -> t
     line = np.arange(size) + 0.5
     x = (line[None, None, :] - centre[0]) / radius
     y = (line[None, :, None] - centre[1]) / radius
-    shape = (num_images, size, size)
-    return (
-        np.broadcast_to(x, shape).astype(np.float32),
-        np.broadcast_to(y, shape).astype(np.float32),
-        radius.astype(np.float32),
-    )
+    x, y = np.broadcast_arrays(x, y)
+    return x.astype(np.float32), y.astype(np.float32), radius.astype(np.float32)
 
 
 def _paint(cover: Field2D, random: np.random.Generator) -> NDArray[np.uint8]:  # (n, H, W) -> (n, 3, H, W)

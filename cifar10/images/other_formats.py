@@ -1,4 +1,4 @@
-"""File formats that are recognised and not read: other photo formats, videos, archives, lists."""
+"""File formats that are recognised but not supported: other photo formats, videos, archives, lists."""
 
 import codecs
 from pathlib import PurePath
@@ -27,20 +27,21 @@ _ARCHIVES = {
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"Rar!\x1a\x07": "a rar archive",
 }
-_PICTURES_LIKE_TEXT = (b"P1", b"P2", b"P3", b"GIF8")  # plain PNM, and what may be left of a GIF
+_IMAGES_LIKE_TEXT = (b"P1", b"P2", b"P3", b"GIF8")  # plain PNM, and a truncated GIF
 
 
 def kind_of_name(name: str) -> str | None:
-    """Return what a file whose `name` ends so is: HEIC photo, video, ...; None: nothing that is known."""
+    """Return the kind of file by the extension of `name`: HEIC photo, video, ...; None if it is unknown."""
     return _KIND_OF_SUFFIX.get(PurePath(name).suffix.lower())
 
 
 def kind_of_photo(start: bytes) -> str | None:
-    """Return what the file that begins with these bytes is, and what to do, if it is a photo or video of other kind."""
+    """Return the kind of photo or video that begins with `start`, and the remedy; None for other files."""
     if start.startswith((b"\0\0\0\x0cjP  ", b"\xff\x4f\xff\x51", b"\xff\x0a")):
         return f"a JPEG 2000 or JPEG XL picture, which is not read; {_CONVERT}"
     if start[4:8] != b"ftyp":
-        return None
+        is_other_riff = start.startswith(b"RIFF") and start[8:12] not in (b"WEBP", b"")
+        return "a sound or video (RIFF), not a picture" if is_other_riff else None
     brands = {start[8:12], *(start[at : at + 4] for at in range(16, min(len(start), start[3]), 4))}
     if brands & _AVIF_BRANDS:
         return f"an AVIF picture, which is not read; {_CONVERT}"
@@ -52,21 +53,15 @@ def kind_of_photo(start: bytes) -> str | None:
 
 
 def kind_of_collection(start: bytes) -> str | None:
-    """Return what the file that begins with these bytes is, and what to do, if it is an archive or text."""
+    """Return the kind of archive or text that begins with `start`, and the remedy; None for other files."""
     for signature, name in _ARCHIVES.items():
         if start.startswith(signature):
             return f"{name}; unpack it first, and name the folder"
     if start[257:262] == b"ustar":
         return "a tar archive; unpack it first, and name the folder"
-    if start and not start.startswith(_PICTURES_LIKE_TEXT) and _is_text(start):
+    # the last letter may be incomplete; bytes that are not UTF-8 become surrogates, which are not printable
+    text = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(start)
+    is_text = text != "" and all(letter.isprintable() or letter in "\t\r\n\ufeff" for letter in text)
+    if is_text and not start.startswith(_IMAGES_LIKE_TEXT):
         return "a text file; name the folder of the images it lists, or a glob in quotes such as 'photos/*.png'"
     return None
-
-
-def _is_text(start: bytes) -> bool:
-    """Tell whether these are lines of UTF-8; the last letter may be cut in two."""
-    try:
-        text = codecs.getincrementaldecoder("utf-8")().decode(start)
-    except UnicodeDecodeError:
-        return False
-    return text != "" and all(letter.isprintable() or letter in "\t\r\n\ufeff" for letter in text)

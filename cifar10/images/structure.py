@@ -1,9 +1,9 @@
 """Checks of the encoded bytes of an image: missing pixels, and the cost of decoding.
 
-Decoders fill in what a file lacks, with black (PNG, TIFF) or grey (JPEG), and report nothing. A file may be small in
-bytes and in pixels and still keep a decoder busy for a minute. Functions here return the reason for a refusal, or None.
+Decoders fill in missing pixels with black (PNG, TIFF) or grey (JPEG), and report nothing. A file that is small in
+bytes and in pixels can still take a minute to decode. The functions return the reason for a refusal, or None.
 
-Not noticed: a progressive JPEG that lacks some of its refinement (a coarser picture), a JPEG that lacks its last few
+Not detected: a progressive JPEG that lacks some of its refinement (a coarser image), a JPEG that lacks its last few
 pixels, a JPEG inside a TIFF that ends early, pixels that the compression of BMP skips on purpose.
 """
 
@@ -14,12 +14,12 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from PIL import Image
+from PIL import ExifTags, Image
 
 MAX_SCANNED_PIXELS = 10**9
 """Most pixels x scans of a JPEG: 20 scans of 50 megapixels, in 2 to 4 s. Progressive encoders write about ten scans."""
 MAX_PIECES = 250_000
-"""Most strips or tiles of a TIFF: tiles of 16 x 16 pixels over 50 megapixels are 200,000."""
+"""Most strips or tiles of a TIFF: 50 megapixels in tiles of 16 x 16 pixels are 200,000."""
 MAX_HEADERS = 2_000
 """Most header segments of a JPEG, and comments in a PPM; Pillow takes quadratic time for them."""
 
@@ -34,12 +34,9 @@ _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # restarts and stuff
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _NOISE = bytes((37 * n * n + 11 * n + 5) % 255 for n in range(4096))  # no 0xFF, which would begin a marker
 
-_TILE_WIDTH, _TILE_LENGTH, _ROWS_PER_STRIP, _PLANAR, _DNG_VERSION = 322, 323, 278, 284, 50706
-_STRIP_OFFSETS, _STRIP_COUNTS, _TILE_OFFSETS, _TILE_COUNTS = 273, 279, 324, 325
-
 
 def unbounded_header(data: bytes) -> str | None:
-    """Return why not even the header of the file `data` may be parsed."""
+    """Return why the header of the file `data` takes too long to parse."""
     if data.startswith(b"\xff\xd8") and len(data) > 2**18 and data.count(b"\xff\xe1") > MAX_HEADERS:
         headers = sum(1 for _ in _jpeg_headers(data))
         if headers > MAX_HEADERS:
@@ -49,64 +46,33 @@ def unbounded_header(data: bytes) -> str | None:
     return None
 
 
-def excessive_work(image: Image.Image, data: bytes, max_pixels: int) -> str | None:
-    """Return why the pixels of `image`, opened from `data` and not yet loaded, take too long to decode."""
+def unfit_layout(image: Image.Image, data: bytes, max_pixels: int) -> str | None:
+    """Return why `image`, opened from `data` and not loaded yet, takes too long to decode or lacks strips or tiles."""
     if image.format in ("JPEG", "MPO"):
-        most = MAX_SCANNED_PIXELS // (image.width * image.height)  # metadata may look like scans, hence in two steps
-        if _has_many_scans(image, data) and data.count(b"\xff\xda") > most and (scans := len(_jpeg_scans(data))) > most:
-            return f"too large: {scans:,} scans of {image.width} x {image.height} pixels, the limit is {most:,}"
-    elif image.format == "TIFF":
-        tags = image.tag_v2  # type: ignore[attr-defined]
-        tile = _number(tags, _TILE_WIDTH) * _number(tags, _TILE_LENGTH)
-        if tile > max_pixels:
-            return f"too large: a tile of {tile:,} pixels"
-        if len(image.tile) > MAX_PIECES:  # type: ignore[attr-defined]
-            return f"too large: more than {MAX_PIECES:,} strips or tiles"
-    return None
-
-
-def lacks_pieces(image: Image.Image) -> str | None:
-    """Return which pixels have no place in the file, for a TIFF that is opened and not yet loaded."""
-    if image.format != "TIFF":
-        return None
-    tags = image.tag_v2  # type: ignore[attr-defined]
-    if _DNG_VERSION in tags:
-        return "a raw photo (DNG), which is not read; convert it to JPEG first"
-    if getattr(image, "_compression", "raw") != "raw":  # libtiff notices by itself
-        return None
-    tiled = _TILE_OFFSETS in tags
-    offsets = tags.get(_TILE_OFFSETS if tiled else _STRIP_OFFSETS, ())
-    needed = _pieces_needed(image, tiled)
-    there = sum(offset > 0 for offset in offsets)
-    if there < needed:
-        return f"damaged: {there} of {needed} {'tiles' if tiled else 'strips'}"
-    return None
+        return _excessive_scans(image, data)
+    return _unfit_tiff(image, max_pixels) if image.format == "TIFF" else None
 
 
 def lacks_pixels(image: Image.Image, data: bytes) -> str | None:
-    """Return which pixels of a PNG or JPEG the file `data` lacks, although the decoder has filled `image` with them.
+    """Return which pixels of a PNG or JPEG are missing in the file `data`, although `image` has been decoded.
 
-    The common case is cheap: what was filled in is of one colour, and it is at the bottom right.
+    The common case is cheap: missing pixels are filled in with one colour, at the bottom right.
     """
-    if image.format == "PNG":
-        return _png_lacks(image, data) if _may_lack_rows(image) else None
     if image.format in ("JPEG", "MPO"):
-        return _jpeg_lacks(image, data) if _ends_flat(image) else None
-    return None
+        return _jpeg_lacks(data) if _ends_flat(image) else None
+    return _png_lacks(image, data) if image.format == "PNG" else None
 
 
 # PNG
 
 
-def _may_lack_rows(image: Image.Image) -> bool:
-    """Tell whether the last row is zero, as a row is that was never written; interlaced rows come in another order."""
-    last_row = image.im.crop((0, image.height - 1, image.width, image.height))
-    return bool(image.info.get("interlace")) or last_row.getbbox(False) is None
-
-
 def _png_lacks(image: Image.Image, data: bytes) -> str | None:
-    """Compare the inflated length with that of all rows. More than that harms nobody, and libpng takes it, too."""
-    depth, colour_type, _, _, interlaced = struct.unpack_from("5B", data, 24)
+    """Compare the inflated length with that of all rows. Surplus data are harmless, and libpng accepts them too."""
+    last_row = image.im.crop((0, image.height - 1, image.width, image.height))
+    interlaced = bool(image.info.get("interlace"))
+    if not interlaced and last_row.getbbox(False) is not None:  # rows that were never written are zero
+        return None
+    depth, colour_type = struct.unpack_from("2B", data, 24)
     passes = _ADAM7 if interlaced else ((0, 0, 1, 1),)
     bits = depth * _PNG_CHANNELS[colour_type]
     expected = sum(_bytes_of_pass(image.width, image.height, bits, *grid) for grid in passes)
@@ -117,13 +83,13 @@ def _png_lacks(image: Image.Image, data: bytes) -> str | None:
 
 
 def _bytes_of_pass(width: int, height: int, bits: int, left: int, top: int, step_x: int, step_y: int) -> int:
-    """Return the bytes of those pixels that begin at (left, top) and follow in such steps; one a row is its filter."""
-    columns, rows = math.ceil((width - left) / step_x), math.ceil((height - top) / step_y)
-    return rows * (1 + math.ceil(columns * bits / 8)) if columns > 0 and rows > 0 else 0
+    """Return the size of the pixels from (left, top) on in these steps; each row has one more byte, its filter."""
+    columns, rows = len(range(left, width, step_x)), len(range(top, height, step_y))
+    return rows * (1 + math.ceil(columns * bits / 8)) if columns else 0
 
 
 def _png_data(data: bytes) -> Iterator[memoryview]:
-    """Yield the compressed pixels without the two bytes of zlib's header, in pieces."""
+    """Yield the compressed pixels in pieces, without the two bytes of zlib's header."""
     position, skip, view = 8, 2, memoryview(data)
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
@@ -137,8 +103,8 @@ def _png_data(data: bytes) -> Iterator[memoryview]:
 
 
 def _inflated_length(pieces: Iterator[memoryview], limit: int) -> int:
-    """Return how many bytes `pieces` of a deflate stream hold, or at least `limit`. Keeps none of them."""
-    inflate, total = zlib.decompressobj(-zlib.MAX_WBITS), 0  # raw: its checksum stands behind the last pixel
+    """Return how many bytes `pieces` of a deflate stream inflate to, or a number >= `limit`, without storing them."""
+    inflate, total = zlib.decompressobj(-zlib.MAX_WBITS), 0  # raw: the checksum is after the last pixel
     for piece in pieces:
         pending: bytes | memoryview = piece
         while total < limit and not inflate.eof:
@@ -154,29 +120,24 @@ def _inflated_length(pieces: Iterator[memoryview], limit: int) -> int:
 
 
 def _ends_flat(image: Image.Image) -> bool:
-    """Tell whether the last pixels are of one colour, as those are that libjpeg fills in for missing ones."""
+    """Return whether the last pixels are of one colour, as libjpeg fills in missing ones."""
     width, height = image.size
     left, top = max(width - 4, (width - 1) // 8 * 8), max(height - 4, (height - 1) // 8 * 8)
     corner = image.im.crop((left, top, width, height))
-    if image.mode == "L":  # getcolors knows four bytes a pixel only
+    if image.mode == "L":  # getcolors supports four bytes a pixel only
         low, high = corner.getextrema()
         return bool(low == high)
     return corner.getcolors(1) is not None
 
 
-def _jpeg_lacks(image: Image.Image, data: bytes) -> str | None:
-    """Put noise behind the last scan: it changes the picture if the decoder has come to the end and needs more.
+def _jpeg_lacks(data: bytes) -> str | None:
+    """Insert noise after the last scan: it changes the image if the decoder reaches the end and needs more data.
 
-    Both pictures are decoded at an eighth of the size, which takes little memory.
+    Both images are decoded at an eighth of the size, which takes little memory.
     """
-    if _lacks_restarts(data):
-        return "damaged: pixels are missing"
     scans = _jpeg_scans(data)
-    if not scans:
-        return None
-    end = scans[-1][1]
-    with_noise = data[:end] + _NOISE + data[end:]
-    if _shrunk(data) != _shrunk(with_noise):
+    end = scans[-1][1] if scans else len(data)
+    if _lacks_restarts(data, scans) or (scans and _shrunk(data) != _shrunk(data[:end] + _NOISE + data[end:])):
         return "damaged: pixels are missing"
     return None
 
@@ -187,17 +148,19 @@ def _shrunk(data: bytes) -> bytes:
     return image.tobytes()
 
 
-def _has_many_scans(image: Image.Image, data: bytes) -> bool:
-    """Tell whether the frame is progressive, or its components may come in scans of their own."""
-    if "progressive" in image.info:
-        return True
+def _excessive_scans(image: Image.Image, data: bytes) -> str | None:
     end: int = image.fp.tell()  # type: ignore[attr-defined]  # Pillow has read the header of the first scan
-    length: int = 8 + 2 * image.layers  # type: ignore[attr-defined]  # of one that holds all components
-    return not data.startswith(b"\xff\xda", end - length)
+    length: int = 8 + 2 * image.layers  # type: ignore[attr-defined]  # of a scan that contains all components
+    if "progressive" not in image.info and data.startswith(b"\xff\xda", end - length):
+        return None
+    most = MAX_SCANNED_PIXELS // (image.width * image.height)
+    if data.count(b"\xff\xda") > most and (scans := len(_jpeg_scans(data))) > most:  # metadata may look like scans
+        return f"too large: {scans:,} scans of {image.width} x {image.height} pixels, the limit is {most:,}"
+    return None
 
 
 def _jpeg_headers(data: bytes) -> Iterator[tuple[int, int, int]]:
-    """Yield (marker, start, end) of each segment with a length, up to the first scan's; it may stand at the end."""
+    """Yield (marker, start, end) of each segment with a length, up to and including the first scan's."""
     position = 2
     while position + 4 <= len(data):
         if data[position] != 0xFF:  # Pillow skips stray bytes, too
@@ -217,7 +180,7 @@ def _jpeg_headers(data: bytes) -> Iterator[tuple[int, int, int]]:
 
 
 def _jpeg_scans(data: bytes) -> list[tuple[int, int]]:
-    """Return (start, end) of the compressed data of each scan. A second picture in the file does not count."""
+    """Return (start, end) of the compressed data of each scan. A second image in the file is ignored."""
     scans = []
     position = next((end for marker, _, end in _jpeg_headers(data) if marker == _START_OF_SCAN), len(data))
     while found := _MARKER_IN_SCAN.search(data, position):
@@ -235,14 +198,13 @@ def _jpeg_scans(data: bytes) -> list[tuple[int, int]]:
     return scans
 
 
-def _lacks_restarts(data: bytes) -> bool:
-    """Tell whether a picture of one scan with restart markers has fewer of them than its size asks for."""
+def _lacks_restarts(data: bytes, scans: list[tuple[int, int]]) -> bool:
+    """Return whether an image of one scan with restart markers has fewer of them than its size requires."""
     segments = {marker: (start, end) for marker, start, end in _jpeg_headers(data)}
     frame = next((segments[marker] for marker in segments if marker in _START_OF_FRAME), None)
     if frame is None or _RESTART_INTERVAL not in segments:
         return False
     (interval,) = struct.unpack_from(">H", data, segments[_RESTART_INTERVAL][0])
-    scans = _jpeg_scans(data)
     height, width, components = struct.unpack_from(">HHB", data, frame[0] + 1)
     if not interval or len(scans) != 1 or data[segments[_START_OF_SCAN][0]] != components:
         return False
@@ -258,14 +220,25 @@ def _lacks_restarts(data: bytes) -> bool:
 # TIFF
 
 
-def _pieces_needed(image: Image.Image, tiled: bool) -> int:
-    tags = image.tag_v2  # type: ignore[attr-defined]
-    if tiled:
-        across, down = _number(tags, _TILE_WIDTH), _number(tags, _TILE_LENGTH)
-    else:
-        across, down = image.width, min(_number(tags, _ROWS_PER_STRIP) or image.height, image.height)
-    planes = len(image.getbands()) if _number(tags, _PLANAR) == 2 else 1
-    return math.ceil(image.width / max(across, 1)) * math.ceil(image.height / max(down, 1)) * planes
+def _unfit_tiff(image: Image.Image, max_pixels: int) -> str | None:
+    tags, tag = image.tag_v2, ExifTags.Base  # type: ignore[attr-defined]
+    width, length = _number(tags, tag.TileWidth), _number(tags, tag.TileLength)
+    if width * length > max_pixels:
+        return f"too large: a tile of {width * length:,} pixels"
+    if len(image.tile) > MAX_PIECES:  # type: ignore[attr-defined]
+        return f"too large: more than {MAX_PIECES:,} strips or tiles"
+    if tag.DNGVersion in tags:
+        return "a raw photo (DNG), which is not read; convert it to JPEG first"
+    if getattr(image, "_compression", "raw") != "raw":  # libtiff reports missing pieces itself
+        return None
+    kind, offsets = "tiles", tags.get(tag.TileOffsets)
+    if offsets is None:
+        kind, offsets = "strips", tags.get(tag.StripOffsets, ())
+        width, length = image.width, min(_number(tags, tag.RowsPerStrip) or image.height, image.height)
+    planes = len(image.getbands()) if _number(tags, tag.PlanarConfiguration) == 2 else 1
+    needed = math.ceil(image.width / max(width, 1)) * math.ceil(image.height / max(length, 1)) * planes
+    there = sum(offset > 0 for offset in offsets)
+    return f"damaged: {there} of {needed} {kind}" if there < needed else None
 
 
 def _number(tags: object, tag: int) -> int:

@@ -7,7 +7,6 @@ import errno
 import fcntl
 import os
 import re
-import stat
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -16,11 +15,12 @@ from pathlib import Path
 from typing import BinaryIO, Literal, get_args
 
 from cifar10.errors import UsageError, UserError
-from cifar10.files import atomic_write, temporary_path
+from cifar10.files import DISK_ERRORS, atomic_write, temporary_path
 from cifar10.images.search import SUFFIXES
 
 Format = Literal["table", "csv", "jsonl", "parquet"]
 
+_FORMATS: tuple[Format, ...] = get_args(Format)
 _FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".txt": "table",
     ".csv": "csv",
@@ -30,22 +30,22 @@ _FORMAT_OF_SUFFIX: dict[str, Format] = {
 }
 _OWN_STREAMS = {"stdin": 0, "stdout": 1, "stderr": 2}
 _OWN_STREAM = re.compile(r"/dev/(stdin|stdout|stderr)|(?:/dev|/proc/self)/fd/(\d+)")
-_DISK_TROUBLE = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 
 
 @dataclass(frozen=True)
 class Destination:
-    """A file, pipe or device, or stdout if there is none, and how to write to it."""
+    """Where results are written, and in which format."""
 
     path: Path | None
+    """A file, pipe or device; None: stdout."""
     format: Format
     descriptor: int | None = None
-    """The open stream of this process that `path` means, as /dev/stderr does."""
+    """The open stream of this process that `path` names, as /dev/stderr does."""
     is_stream: bool = False
-    """Rows are written to it as they come; there is nothing to be made whole."""
+    """Rows are written as soon as they are computed, and stay if an error follows; a file is written atomically."""
 
     def is_terminal(self) -> bool:
-        """Tell whether rows scroll over a screen."""
+        """Return whether rows are printed on a terminal."""
         if self.path is None:
             return sys.stdout.isatty()
         if self.descriptor is not None:
@@ -54,63 +54,56 @@ class Destination:
 
 
 def choose_destination(output: str | None, output_format: str | None) -> Destination:
-    """Return what `--output` and `--format` mean together; it can be written to as far as can be known.
+    """Return the destination for `--output` and `--format`, after a check that it can be written to.
 
-    `-` and /dev/stdout are stdout. A pipe, a device or another stream such as /dev/stderr is written to as rows come.
+    `-` and /dev/stdout are stdout. To a pipe, a device or another stream, such as /dev/stderr, rows are written as soon
+    as they are computed.
 
     Raises:
-        UsageError: They do not fit together, or no file can be made there.
+        UsageError: The two do not fit together, or no file can be created there.
     """
-    chosen = _known_format(output_format)
+    chosen = next((known for known in _FORMATS if known == output_format), None)
+    if chosen != output_format:
+        raise UsageError(f"--format={output_format} is not known; choose {', '.join(_FORMATS)}")
     if output is None or output == "-":
         return _standard_output(chosen)
     if (descriptor := _own_stream(output)) is not None:
         return _stream_of_this_process(output, descriptor, chosen)
-    path = Path(os.path.realpath(output))  # a link stays one, and what it points to is replaced
-    suffix_format = _FORMAT_OF_SUFFIX.get(path.suffix.lower())
-    if _is_pipe_or_device(path):
-        _refuse_closed(path, output)
-        return Destination(path, chosen or suffix_format or "table", is_stream=True)
-    final = chosen or suffix_format
-    if final is None:
+    path = Path(os.path.realpath(output))  # a link is kept, and its target replaced
+    format_of_suffix = chosen or _FORMAT_OF_SUFFIX.get(path.suffix.lower())
+    if os.path.exists(path) and (path.is_fifo() or path.is_char_device()):
+        if not os.access(path, os.W_OK):
+            raise UsageError(f"--output={output} cannot be written: {os.strerror(errno.EACCES)}")
+        return Destination(path, format_of_suffix or "table", is_stream=True)
+    if format_of_suffix is None:
         known = ", ".join(_FORMAT_OF_SUFFIX)
-        raise UsageError(f"--output={output}: its suffix names no format ({known}); say which with --format")
+        raise UsageError(f"--output={output}: its suffix names no format ({known}); choose one with --format")
     if path.suffix.lower() in (*SUFFIXES, ".ckpt") and os.path.exists(path):  # which is false for an impossible name
-        raise UsageError(f"--output={output} is there already, and no result by its name; name another file")
+        raise UsageError(f"--output={output} exists already, and its suffix is not that of a result; name another file")
     _refuse_unwritable(path, output)
-    return Destination(path, final)
+    return Destination(path, format_of_suffix)
 
 
 @contextmanager
 def open_destination(destination: Destination) -> Iterator[BinaryIO]:
-    """Give a file to write to: one that appears when it is whole, or the stream itself. Not for stdout.
+    """Yield a file to write to, which appears when it is complete, or the stream itself. Not for stdout.
 
     Raises:
-        UserError: The disk is full or gives up, or nobody reads the pipe any more.
+        UserError: The disk is full or fails, or the reader of the pipe has ended.
     """
     assert destination.path is not None
     if not destination.is_stream:
-        with atomic_write(destination.path) as whole:
-            yield whole
+        with atomic_write(destination.path) as file:
+            yield file
         return
     try:
         target = destination.path if destination.descriptor is None else os.dup(destination.descriptor)
         with open(target, "wb") as stream:
             yield stream
     except OSError as error:
-        if error.errno not in (*_DISK_TROUBLE, errno.EPIPE):
+        if error.errno not in (*DISK_ERRORS, errno.EPIPE):
             raise
         raise UserError(f"{destination.path} could not be written: {error.strerror}") from error
-
-
-def _known_format(name: str | None) -> Format | None:
-    known: Format
-    for known in get_args(Format):
-        if name == known:
-            return known
-    if name is None:
-        return None
-    raise UsageError(f"--format={name} is not known; choose {', '.join(get_args(Format))}")
 
 
 def _standard_output(chosen: Format | None) -> Destination:
@@ -120,7 +113,7 @@ def _standard_output(chosen: Format | None) -> Destination:
 
 
 def _own_stream(output: str) -> int | None:
-    """Return the descriptor that a name such as /dev/stdout, /dev/fd/63 or /proc/self/fd/1 means in this process.
+    """Return the descriptor that a name such as /dev/stdout, /dev/fd/63 or /proc/self/fd/1 has in this process.
 
     Opening the name instead would empty a file that the shell has redirected the stream to.
     """
@@ -137,24 +130,9 @@ def _stream_of_this_process(output: str, descriptor: int, chosen: Format | None)
         raise UsageError(f"--output={output}: this stream is not open") from None
     if mode == os.O_RDONLY:
         raise UsageError(f"--output={output}: this stream is open for reading only")
-    if descriptor == 1 and chosen != "parquet":
-        return _standard_output(chosen)
-    if chosen == "parquet" and os.isatty(descriptor):
+    if os.isatty(descriptor) if chosen == "parquet" else descriptor == 1:
         return _standard_output(chosen)
     return Destination(Path(output), chosen or "table", descriptor, is_stream=True)
-
-
-def _is_pipe_or_device(path: Path) -> bool:
-    try:
-        mode = os.stat(path).st_mode
-    except OSError:
-        return False
-    return stat.S_ISFIFO(mode) or stat.S_ISCHR(mode)
-
-
-def _refuse_closed(path: Path, output: str) -> None:
-    if not os.access(path, os.W_OK):
-        raise UsageError(f"--output={output} cannot be written: {os.strerror(errno.EACCES)}")
 
 
 def _refuse_unwritable(path: Path, output: str) -> None:

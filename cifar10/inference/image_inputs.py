@@ -1,7 +1,7 @@
-"""Convert an image given in Python (path, PIL image, array, tensor, bytes) to pixels for the network.
+"""Convert an image given in Python (path, encoded bytes, PIL image, array or tensor) to pixels for the network.
 
-A path, encoded bytes, a PIL image, an array or a tensor. Files and bytes are read as `infer` reads them, and what is
-not square or of another size is cropped and resized in the same way. Importing this needs no torch.
+Files and bytes are decoded as in `infer`, and images of any size are cropped and resized in the same way. Importing
+this needs no torch.
 """
 
 import os
@@ -31,7 +31,7 @@ def square_pixels(image: ImageInput, size: int) -> Pixels:
     """Return the central square of `image`, resized; uint8 (size, size, 3), RGB.
 
     Raises:
-        UsageError: It is no image, or an array or tensor of another type, shape or channel order.
+        UsageError: It is not an image, or an array or tensor of another type, shape or channel order.
         ImageError: It cannot be read, or is damaged.
     """
     if isinstance(image, str | os.PathLike):
@@ -41,11 +41,11 @@ def square_pixels(image: ImageInput, size: int) -> Pixels:
     if isinstance(image, Image.Image):
         return resize_picture(image, size)
     if isinstance(image, np.ndarray):
-        _require_rgb(f"an array of {image.dtype}", str(image.dtype), image.shape, channel_axis=2)
+        _require_rgb("an array", str(image.dtype), image.shape, channel_axis=2)
         return resize_image(np.ascontiguousarray(image), size)
     if _is_tensor(image):
         dtype = str(image.dtype).removeprefix("torch.")
-        _require_rgb(f"a tensor of {dtype}", dtype, image.shape, channel_axis=0)
+        _require_rgb("a tensor", dtype, image.shape, channel_axis=0)
         return resize_image(np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy()), size)
     raise UsageError(f"{type(image).__name__} is not an image; give {_KINDS}, or a list of them")
 
@@ -55,13 +55,9 @@ def _is_tensor(image: object) -> "TypeGuard[Tensor]":
     return torch is not None and isinstance(image, torch.Tensor)
 
 
-def _require_rgb(given: str, dtype: str, shape: Sequence[int], channel_axis: int) -> None:
-    """Refuse what is not one uint8 RGB image; `channel_axis` is 2 for arrays and 0 for tensors.
-
-    Raises:
-        UsageError: The message says what was given, what is needed, and how to convert it.
-    """
-    channels_last = channel_axis == 2
+def _require_rgb(kind: str, dtype: str, shape: Sequence[int], channel_axis: int) -> None:
+    """Raise a UsageError unless `kind`, an array or a tensor, is one uint8 RGB image."""
+    given, channels_last = f"{kind} of {dtype}", channel_axis == 2
     needed = f"is not an image; give uint8, RGB, {'(H, W, 3)' if channels_last else '(3, H, W)'}"
     if dtype != "uint8":
         is_float = dtype.startswith(("float", "bfloat"))

@@ -11,7 +11,7 @@ from cifar10.images.decode import ImageError
 
 @dataclass(frozen=True, slots=True)
 class Prediction:
-    """A class and how probable it is."""
+    """A class and its probability."""
 
     class_name: str
     class_id: int
@@ -24,16 +24,16 @@ class ImageResult:
     """The prediction for one image."""
 
     path: str
-    """Of a folder's image, relative to the folder that was searched; may hold surrogate escapes. Otherwise as it was
-    given; empty for an image that did not come from a file."""
+    """Relative to the folder that was searched; otherwise as it was passed. Empty for an image in memory. May contain
+    surrogate escapes."""
     top: tuple[Prediction, ...]
     """The most probable classes, the most probable first. Empty if there is an error."""
     label: str | None = None
-    """The class that the image's folder is named for, if a folder was searched and it is named for one."""
+    """The class that the image's folder is named for, if a folder was searched; None if there is none."""
     error: str | None = None
     """Why the image could not be read, or None."""
     provenance: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
-    """Everything that the prediction depends on beside the pixels: checkpoint, digests, engine, device, settings."""
+    """Everything that the prediction depends on besides the pixels: checkpoint, digests, engine, device, settings."""
 
     @property
     def class_name(self) -> str:
@@ -55,10 +55,10 @@ class ImageResult:
         return self._best().probability
 
     def raise_for_error(self) -> None:
-        """Do nothing if the image was classified.
+        """Raise the error if there is one.
 
         Raises:
-            ImageError: It could not be read.
+            ImageError: The image could not be read.
         """
         if self.error is not None:
             raise ImageError(f"{self.path}: {self.error}" if self.path else self.error)
@@ -69,7 +69,7 @@ class ImageResult:
 
 
 def most_probable(probabilities: NDArray[np.float32], class_names: Sequence[str], top_k: int) -> tuple[Prediction, ...]:
-    """Return the `top_k` most probable classes, of equally probable ones the lower id first.
+    """Return the `top_k` most probable classes; of equally probable classes, the lower id comes first.
 
     Args:
         probabilities: (K,).

@@ -11,44 +11,33 @@ class name '=name.
 import io
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
-from typing import Any, BinaryIO, Protocol, TextIO
+from typing import Any, BinaryIO, TextIO
 
+from cifar10.data.class_names import printable
 from cifar10.inference.destination import Destination, open_destination
 from cifar10.inference.prediction import ImageResult
 
 _ROW_GROUP = 16_384  # rows that Parquet holds in memory before it writes them
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
-
-
-class Writer(Protocol):
-    """Writes rows in one format."""
-
-    def write(self, rows: Sequence[ImageResult]) -> None:
-        """Write `rows` below those before."""
-        ...
-
-    def close(self) -> None:
-        """Write what is still held back; the stream stays open."""
-        ...
+_CLASS_COLUMNS = ("class_name", "class_id", "probability")
 
 
 @contextmanager
 def open_results(
     destination: Destination, class_names: Sequence[str], top_k: int, provenance: Mapping[str, str]
-) -> Iterator[Writer]:
-    """Give a Writer for `destination`; a file appears at the end of the block, and only if nothing was raised.
+) -> Iterator["TextWriter | ParquetWriter"]:
+    """Yield a writer for `destination`. A file appears at the end of the block, unless an exception was raised.
 
     Args:
-        destination: Where to and in which format.
+        destination: Path and format.
         class_names: All that may occur, for the width of a table's columns.
         top_k: Classes in a row without an error.
-        provenance: What the predictions depend on; kept in the metadata of Parquet.
+        provenance: What the predictions depend on, for the metadata of Parquet.
     """
     if destination.path is None:
-        with closing(_text_writer(destination.format, sys.stdout, class_names, top_k)) as writer:
-            yield writer
+        yield _text_writer(destination.format, sys.stdout, class_names, top_k)
         return
     with open_destination(destination) as file:
         if destination.format == "parquet":
@@ -56,89 +45,39 @@ def open_results(
                 yield writer
             return
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-        with closing(_text_writer(destination.format, text, class_names, top_k)) as writer:
-            yield writer
+        yield _text_writer(destination.format, text, class_names, top_k)
         text.detach()  # the file belongs to open_destination, which closes it
 
 
-def _text_writer(name: str, stream: TextIO, class_names: Sequence[str], top_k: int) -> Writer:
-    if name == "csv":
-        return CsvWriter(stream, top_k)
-    return JsonLinesWriter(stream) if name == "jsonl" else TableWriter(stream, class_names, top_k)
+class TextWriter:
+    """Writes one line for each row, without delay.
 
+    Args:
+        stream: Stays open.
+        line: Returns the line of a row.
+        header: First line, if there is one.
+    """
 
-class TableWriter:
-    """For a terminal. The path is the last column, so that the columns stay aligned while rows stream in."""
-
-    def __init__(self, stream: TextIO, class_names: Sequence[str], top_k: int) -> None:
+    def __init__(self, stream: TextIO, line: Callable[[ImageResult], str], header: str | None = None) -> None:
         self._stream = stream
-        self._top_k = top_k
-        self._width = max(len("class"), *(len(visible(name)) for name in class_names))
-        header = "  ".join(f"{'class':{self._width}}  {'prob.':>6}" for _ in range(top_k))
-        print(f"{header}  path", file=stream)
+        self._line = line
+        if header is not None:
+            stream.write(f"{header}\n")
 
     def write(self, rows: Sequence[ImageResult]) -> None:
+        """Write `rows` below the previous ones."""
         self._stream.writelines(f"{self._line(row)}\n" for row in rows)
         self._stream.flush()
 
-    def close(self) -> None:
-        """Nothing is held back."""
-
-    def _line(self, row: ImageResult) -> str:
-        cells = [f"{visible(one.class_name):{self._width}}  {one.probability:6.4f}" for one in row.top]
-        cells += [f"{'-':{self._width}}  {'-':>6}"] * (self._top_k - len(cells))
-        reason = f"  ({row.error})" if row.error else ""
-        return "  ".join([*cells, visible(row.path)]) + reason
-
-
-class CsvWriter:
-    """RFC 4180 but for the line ends, which are those of Unix; Python's own writer then leaves a lone CR unquoted."""
-
-    def __init__(self, stream: TextIO, top_k: int) -> None:
-        self._stream = stream
-        self._top_k = top_k
-        further = [f"{name}_{n}" for n in range(2, top_k + 1) for name in ("class_name", "class_id", "probability")]
-        stream.write(_csv_line(["path", "class_name", "class_id", "probability", "label", "error", *further]))
-
-    def write(self, rows: Sequence[ImageResult]) -> None:
-        self._stream.writelines(_csv_line(self._cells(row)) for row in rows)
-        self._stream.flush()
-
-    def close(self) -> None:
-        """Nothing is held back."""
-
-    def _cells(self, row: ImageResult) -> list[str]:
-        path = _unicode(row.path)
-        classes = [[_inert(one.class_name), str(one.class_id), f"{one.probability:.6f}"] for one in row.top]
-        classes += [["", "", ""]] * (self._top_k - len(classes))
-        first, *others = classes
-        label = _inert(row.label or "")
-        further = [cell for one in others for cell in one]
-        return [f"./{path}" if path.startswith(_FORMULA) else path, *first, label, row.error or "", *further]
-
-
-class JsonLinesWriter:
-    """One object a line; what does not apply is null."""
-
-    def __init__(self, stream: TextIO) -> None:
-        self._stream = stream
-
-    def write(self, rows: Sequence[ImageResult]) -> None:
-        self._stream.writelines(json.dumps(_record(row, digits=6), ensure_ascii=False) + "\n" for row in rows)
-        self._stream.flush()
-
-    def close(self) -> None:
-        """Nothing is held back."""
-
 
 class ParquetWriter:
-    """Written a row group at a time; the provenance is in the schema's metadata."""
+    """Writes one row group at a time; the provenance is in the schema's metadata. The stream stays open."""
 
     def __init__(self, file: BinaryIO, provenance: Mapping[str, str]) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
-        one_class = [("class_name", pa.string()), ("class_id", pa.int32()), ("probability", pa.float32())]
+        one_class = list(zip(_CLASS_COLUMNS, (pa.string(), pa.int32(), pa.float32()), strict=True))
         fields = [("path", pa.string()), *one_class, ("label", pa.string()), ("error", pa.string())]
         metadata = {f"cifar10.{key}": _unicode(value) for key, value in provenance.items()}
         self._schema = pa.schema([*fields, ("top", pa.list_(pa.struct(one_class)))], metadata=metadata)
@@ -147,11 +86,13 @@ class ParquetWriter:
         self._held: list[dict[str, Any]] = []
 
     def write(self, rows: Sequence[ImageResult]) -> None:
+        """Write `rows` below the previous ones, when there are enough for a row group."""
         self._held += [_record(row) for row in rows]
         if len(self._held) >= _ROW_GROUP:
             self._write_group()
 
     def close(self) -> None:
+        """Write the remaining rows and the footer."""
         self._write_group()
         self._writer.close()
 
@@ -161,9 +102,34 @@ class ParquetWriter:
             self._held = []
 
 
-def _csv_line(cells: Sequence[str]) -> str:
-    quoted = ('"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\r\n') else cell for cell in cells)
-    return ",".join(quoted) + "\n"
+def _text_writer(format_name: str, stream: TextIO, class_names: Sequence[str], top_k: int) -> TextWriter:
+    if format_name == "jsonl":  # null where a column does not apply
+        return TextWriter(stream, lambda row: json.dumps(_record(row, digits=6), ensure_ascii=False))
+    if format_name == "csv":
+        further = [f"{name}_{n}" for n in range(2, top_k + 1) for name in _CLASS_COLUMNS]
+        header = ",".join(["path", *_CLASS_COLUMNS, "label", "error", *further])
+        return TextWriter(stream, lambda row: _csv_line(row, top_k), header)
+    width = max(len("class"), *(len(printable(name)) for name in class_names))
+    header = "  ".join([f"{'class':{width}}   prob."] * top_k + ["path"])
+    return TextWriter(stream, lambda row: _table_line(row, top_k, width), header)
+
+
+def _table_line(row: ImageResult, top_k: int, width: int) -> str:
+    """Return a line with the path as the last column, so that the columns stay aligned while rows stream in."""
+    cells = [f"{printable(one.class_name):{width}}  {one.probability:6.4f}" for one in row.top]
+    cells += [f"{'-':{width}}  {'-':>6}"] * (top_k - len(cells))
+    reason = f"  ({row.error})" if row.error else ""
+    return "  ".join([*cells, printable(row.path)]) + reason
+
+
+def _csv_line(row: ImageResult, top_k: int) -> str:
+    """Return a line of RFC 4180, without its end. With lines that end in LF, `csv.writer` leaves a lone CR unquoted."""
+    path = _unicode(row.path)
+    classes = [[_inert(one.class_name), str(one.class_id), f"{one.probability:.6f}"] for one in row.top]
+    first, *others = classes + [["", "", ""]] * (top_k - len(classes))
+    cells = [f"./{path}" if path.startswith(_FORMULA) else path, *first, _inert(row.label or ""), row.error or ""]
+    cells += [cell for one in others for cell in one]
+    return ",".join('"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\r\n') else cell for cell in cells)
 
 
 def _record(row: ImageResult, digits: int = 9) -> dict[str, Any]:
@@ -172,19 +138,13 @@ def _record(row: ImageResult, digits: int = 9) -> dict[str, Any]:
         {"class_name": g.class_name, "class_id": g.class_id, "probability": float(f"{g.probability:.{digits}g}")}
         for g in row.top
     ]
-    first = top[0] if top else {"class_name": None, "class_id": None, "probability": None}
+    first = top[0] if top else dict.fromkeys(_CLASS_COLUMNS)
     return {"path": _unicode(row.path), **first, "label": row.label, "error": row.error, "top": top}
 
 
 def _unicode(name: str) -> str:
-    """Return a file name as text that can be encoded: bytes that are no UTF-8 become \\xNN."""
+    """Return a file name as text that can be encoded: bytes that are not UTF-8 become \\xNN."""
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
-
-
-def visible(name: str) -> str:
-    """Return a name on one line and without anything that a terminal would obey."""
-    text = _unicode(name)
-    return text if text.isprintable() else "".join(c if c.isprintable() else ascii(c)[1:-1] for c in text)
 
 
 def _inert(text: str) -> str:

@@ -1,13 +1,13 @@
 """Test-time augmentation (TTA): average class probabilities over an image and its shifted and mirrored copies.
 
-It is computed here only, above whatever computes probabilities, and for PyTorch and NumPy alike. Images are uint8:
-tensors (B, 3, H, W) or C-contiguous arrays (B, H, W, 3). The copies have the same bytes in both, and the averages are
-float32, taken in the same order. Importing this needs no torch.
+The views are computed here only, for every engine, in PyTorch and in NumPy. Images are uint8: tensors (B, 3, H, W) or
+C-contiguous arrays (B, H, W, 3). The copies have the same bytes in both, and the averages are float32, taken in the
+same order. Importing this needs no torch.
 
 The weights of six views follow the CIFAR speedruns (tysam-code/hlb-CIFAR10, KellerJordan/cifar10-airbench): the image
 and its mirror image count half, two diagonal shifts by one pixel and their mirror images the other half. Computing all
 six only where the network is unsure is from hiverge/cifar10-speedrun, which takes the least confident quarter of a
-whole test set. Here each image decides for itself, since a prediction must not depend on the other images of a batch.
+whole test set. Here it depends on the image alone, since a prediction must not depend on the other images of a batch.
 """
 
 from collections.abc import Callable
@@ -45,13 +45,13 @@ def predict_probabilities(
 def predict_plain_and_augmented(
     predict: Callable[[Array], Array], images: Array, mode: "TTAMode", confidence: float = 0.0
 ) -> tuple[Array, Array]:
-    """Return the probabilities of the images alone, and averaged over the views; arguments as above."""
+    """Return the probabilities of the images alone, and those of `predict_probabilities`, for the same arguments."""
     plain = predict(images)
     if mode != "mirror_translate_selective":
         return plain, _averaged(predict, images, plain, mode)
     library = _library(images)
     is_unsure = library.amax(plain, 1) < confidence
-    (unsure,) = library.where(is_unsure)  # on a GPU, the one wait for the device
+    (unsure,) = library.where(is_unsure)  # on a GPU, the only synchronisation
     if not len(unsure):
         return plain, plain
     augmented = library.where(is_unsure[:, None], 0.0, plain)  # a copy, whose zeros are replaced
@@ -66,7 +66,7 @@ def _averaged(predict: Callable[[Array], Array], images: Array, plain: Array, mo
     centred: Array = 0.5 * plain + 0.5 * predict(_mirrored(images))
     if mode == "mirror":
         return centred
-    up_left, down_right = _moved_up_left(images), _moved_down_right(images)
+    up_left, down_right = _shifted(images, up_left=True), _shifted(images, up_left=False)
     shifted = predict(up_left) + predict(_mirrored(up_left))
     shifted = shifted + predict(down_right)
     shifted = shifted + predict(_mirrored(down_right))
@@ -75,37 +75,22 @@ def _averaged(predict: Callable[[Array], Array], images: Array, plain: Array, mo
 
 
 def _mirrored(images: Array) -> Array:
-    """Return `images` with left and right exchanged, in memory of their own."""
+    """Return a copy of `images` with left and right exchanged."""
     if isinstance(images, np.ndarray):
         return images[:, :, ::-1].copy()  # ascontiguousarray may keep a negative stride, if the width is 1
     return images.flip(dims=(3,))
 
 
-def _moved_up_left(images: Array) -> Array:
-    """Return `images` moved up and left by one pixel; the free border is the reflection of the image."""
-    for axis in _height_and_width(images):
-        last = max(images.shape[axis] - 2, 0)  # the reflected row or column
-        parts = [_slice(images, axis, 1, None), _slice(images, axis, last, last + 1)]
+def _shifted(images: Array, up_left: bool) -> Array:
+    """Return `images` shifted by one pixel up and left, or down and right; the free border is filled by reflection."""
+    for axis in (1, 2) if isinstance(images, np.ndarray) else (2, 3):  # height, width
+        size = images.shape[axis]
+        reflected = max(size - 2, 0) if up_left else min(1, size - 1)
+        border = slice(reflected, reflected + 1)
+        slices = (slice(1, None), border) if up_left else (border, slice(0, -1))
+        parts = [images[(slice(None),) * axis + (part,)] for part in slices]
         images = _library(images).concatenate(parts, axis)
     return images
-
-
-def _moved_down_right(images: Array) -> Array:
-    """Return `images` moved down and right by one pixel; the free border is the reflection of the image."""
-    for axis in _height_and_width(images):
-        first = min(images.shape[axis] - 1, 1)
-        parts = [_slice(images, axis, first, first + 1), _slice(images, axis, 0, -1)]
-        images = _library(images).concatenate(parts, axis)
-    return images
-
-
-def _slice(images: Array, axis: int, start: int, stop: int | None) -> Array:
-    return images[(slice(None),) * axis + (slice(start, stop),)]
-
-
-def _height_and_width(images: Array) -> tuple[int, int]:
-    """Return the axes of height and width."""
-    return (1, 2) if isinstance(images, np.ndarray) else (2, 3)
 
 
 def _library(images: Array) -> Any:

@@ -6,8 +6,8 @@ matrices are applied from both sides.
 A. Lavin and S. Gray, "Fast Algorithms for Convolutional Neural Networks" (2015), https://arxiv.org/abs/1509.09308.
 
 The points decide how much rounding is amplified. With those below, in float32, outputs are off by 1e-6 to 3e-6 of
-their size for m up to 6 and by 2e-5 for m = 7 (tests/test_winograd.py); bfloat16, in which such networks are trained
-without harm, is off by 4e-3.
+their size for m up to 6 and by 2e-5 for m = 7 (tests/kernels/test_winograd.py); bfloat16, in which such networks are
+trained without harm, is off by 4e-3.
 """
 
 import functools

@@ -1,4 +1,4 @@
-"""Layers that several networks are built of."""
+"""Layers that several networks use."""
 
 import torch
 from torch import Tensor, nn
@@ -31,7 +31,7 @@ class BatchNormSiLU(nn.Module):
         channels: C.
         momentum: Weight of the newest batch in the running statistics.
         eps: Added to the variance.
-        shift_gain: What is added is `shift_gain * shift`: a parameter behind a gain g learns g^2 times as fast.
+        shift_gain: Factor of the shift: a parameter behind a gain g trains g^2 times as fast.
     """
 
     running_mean: Tensor

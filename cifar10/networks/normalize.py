@@ -9,7 +9,7 @@ _AT_ONCE = 4096  # images; bincount converts them to int64
 class Normalize(nn.Module):
     """Scale pixels from 0..255 to zero mean and unit variance per channel.
 
-    The statistics are buffers: they are measured once, on the training split, and travel with the weights.
+    The statistics are buffers, which are saved with the weights. `calibrate` measures them on the training split.
     """
 
     mean: Tensor
@@ -28,7 +28,7 @@ class Normalize(nn.Module):
         """Measure mean and standard deviation per channel on `images`, uint8 (N, 3, H, W)."""
         mean, std = channel_statistics(images)
         self.mean[:, 0, 0] = mean
-        self.std[:, 0, 0] = std.clamp(min=1.0)  # a blank channel must not divide by zero
+        self.std[:, 0, 0] = std.clamp(min=1.0)  # avoids a division by zero for a constant channel
 
 
 def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:

@@ -1,7 +1,7 @@
 """Classifiers of `torchvision.models` that take uint8 pixels, normalised by their own statistics.
 
-Each is built with random weights, for the classes and the image size of the data. Its settings are those of
-torchvision's own class, such as `dropout`, `groups` or `width_per_group`, as far as YAML can write them.
+Each has random weights, and the classes and the image size of the data. Its settings are those of torchvision's class
+that are numbers or switches, such as `dropout`, `groups` or `width_per_group`.
 """
 
 import inspect
@@ -52,7 +52,7 @@ def with_pixel_input(builder: Callable[..., nn.Module]) -> Callable[..., PixelNe
     settings = _settings(model_class)
 
     def build_network(num_classes: int, image_size: int, **chosen: Any) -> PixelNetwork:
-        # The auxiliary classifiers of GoogLeNet and Inception would make a tuple of the output, and need 224 pixels.
+        # With the auxiliary classifiers of GoogLeNet and Inception the output is a tuple, and images need 224 pixels.
         ours = {
             "image_size": image_size,
             "input_size": (image_size, image_size),

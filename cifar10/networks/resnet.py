@@ -1,7 +1,7 @@
 """Residual networks (He et al. 2015, https://arxiv.org/abs/1512.03385) with a stem for small images.
 
-The published stem halves the image twice before the first block, which leaves 8 x 8 of 32 x 32 pixels; here the first
-convolution is 3 x 3 with stride 1 and nothing is pooled early.
+The published stem halves the image twice before the first block, to 8 x 8 of 32 x 32 pixels. Here the first convolution
+is 3 x 3 with stride 1, without pooling.
 """
 
 from typing import Literal
@@ -36,17 +36,20 @@ class ResNet(nn.Module):
         super().__init__()
         if image_size < 8:
             raise ValueError(f"image_size={image_size} is too small: three halvings need at least 8 pixels")
-        block = Bottleneck if depth == 50 else BasicBlock
         self.normalize = Normalize()
         self.stem = nn.Sequential(_convolution(3, width, size=3), nn.BatchNorm2d(width), nn.ReLU(inplace=True))
         channels = width
-        stages = []
+        blocks = []
         for stage, num_blocks in enumerate(_BLOCKS[depth]):
+            inner = width * 2**stage
             for index in range(num_blocks):
                 stride = 2 if stage > 0 and index == 0 else 1
-                stages.append(block(channels, width * 2**stage, stride))
-                channels = width * 2**stage * block.expansion
-        self.stages = nn.Sequential(*stages)
+                basic = [(inner, 3, stride), (inner, 3, 1)]
+                bottleneck = [(inner, 1, 1), (inner, 3, stride), (4 * inner, 1, 1)]
+                convolutions = bottleneck if depth == 50 else basic
+                blocks.append(ResidualBlock(channels, *convolutions))
+                channels = convolutions[-1][0]
+        self.stages = nn.Sequential(*blocks)
         self.head = nn.Linear(channels, num_classes)
 
     def calibrate(self, images: Tensor) -> None:
@@ -54,51 +57,32 @@ class ResNet(nn.Module):
         self.normalize.calibrate(images)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
-        features = self.stages(self.stem(self.normalize(images)))  # (B, 8*width*expansion, H/8, W/8)
+        features = self.stages(self.stem(self.normalize(images)))  # (B, channels, H/8, W/8)
         logits: Tensor = self.head(features.mean(dim=(2, 3)))
         return logits
 
 
-class BasicBlock(nn.Module):
-    """Two 3 x 3 convolutions beside a shortcut."""
+class ResidualBlock(nn.Module):
+    """Convolutions beside a shortcut. Each is normalised; the last normalisation starts at zero, see arXiv:1706.02677.
 
-    expansion = 1
+    Args:
+        channels_in: Channels of the input.
+        convolutions: Channels of the output, kernel size and stride of each convolution.
+    """
 
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
+    def __init__(self, channels_in: int, *convolutions: tuple[int, int, int]) -> None:
         super().__init__()
-        self.residual = nn.Sequential(
-            _convolution(channels_in, channels, size=3, stride=stride),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            _convolution(channels, channels, size=3),
-            _last_norm(channels),
-        )
-        self.shortcut = _shortcut(channels_in, channels, stride)
+        layers: list[nn.Module] = []
+        channels, total_stride = channels_in, 1
+        for channels_out, size, stride in convolutions:
+            norm = nn.BatchNorm2d(channels_out)
+            layers += [_convolution(channels, channels_out, size, stride), norm, nn.ReLU(inplace=True)]
+            channels, total_stride = channels_out, total_stride * stride
+        nn.init.zeros_(norm.weight)
+        self.residual = nn.Sequential(*layers[:-1])
+        self.shortcut = _shortcut(channels_in, channels, total_stride)
 
     def forward(self, features: Tensor) -> Tensor:  # (B, C_in, H, W) -> (B, C_out, H/stride, W/stride)
-        return torch.relu(self.residual(features) + self.shortcut(features))
-
-
-class Bottleneck(nn.Module):
-    """1 x 1 down, 3 x 3, 1 x 1 up by four, beside a shortcut. The stride sits in the 3 x 3 convolution."""
-
-    expansion = 4
-
-    def __init__(self, channels_in: int, channels: int, stride: int) -> None:
-        super().__init__()
-        self.residual = nn.Sequential(
-            _convolution(channels_in, channels, size=1),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            _convolution(channels, channels, size=3, stride=stride),
-            nn.BatchNorm2d(channels),
-            nn.ReLU(inplace=True),
-            _convolution(channels, channels * self.expansion, size=1),
-            _last_norm(channels * self.expansion),
-        )
-        self.shortcut = _shortcut(channels_in, channels * self.expansion, stride)
-
-    def forward(self, features: Tensor) -> Tensor:  # (B, C_in, H, W) -> (B, 4*channels, H/stride, W/stride)
         return torch.relu(self.residual(features) + self.shortcut(features))
 
 
@@ -109,13 +93,6 @@ def _convolution(channels_in: int, channels_out: int, size: int, stride: int = 1
         layer = nn.Conv2d(channels_in, channels_out, size, stride=stride, padding=size // 2, bias=False)
     nn.init.kaiming_normal_(layer.weight, mode="fan_out", nonlinearity="relu")
     return layer
-
-
-def _last_norm(channels: int) -> nn.BatchNorm2d:
-    """Return a normalisation that starts at zero, so that every block starts as its shortcut (arXiv:1706.02677)."""
-    norm = nn.BatchNorm2d(channels)
-    nn.init.zeros_(norm.weight)
-    return norm
 
 
 def _shortcut(channels_in: int, channels_out: int, stride: int) -> nn.Module:

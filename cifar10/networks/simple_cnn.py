@@ -1,4 +1,4 @@
-"""A network of three convolutions and a linear layer; the simplest one to read."""
+"""The simplest network: three convolutions and a linear layer."""
 
 from torch import Tensor, nn
 
@@ -7,21 +7,17 @@ from cifar10.types import Fraction, PositiveInt
 
 
 class SimpleCNN(nn.Module):
-    """Convolve and halve three times, average what is left, and weigh it.
+    """Three convolutions, each with max-pooling; global average pooling; dropout; a linear layer.
 
     Args:
         num_classes: K.
         image_size: H = W in pixels, at least 8.
-        width: Channels after the first convolution; doubled by each further one.
-        dropout: Part of the features switched off at random while training.
+        width: Channels of the first convolution; each further convolution doubles them.
+        dropout: Fraction of the features that are set to zero at random in training.
     """
 
     def __init__(
-        self,
-        num_classes: PositiveInt,
-        image_size: PositiveInt,
-        width: PositiveInt = 32,
-        dropout: Fraction = 0.1,
+        self, num_classes: PositiveInt, image_size: PositiveInt, width: PositiveInt = 32, dropout: Fraction = 0.1
     ) -> None:
         super().__init__()
         if image_size < 8:

@@ -5,11 +5,11 @@ https://arxiv.org/abs/2404.00498, and the work it builds on):
 
 - the first layer is not trained: it decorrelates ("whitens") small patches, as measured on the training images;
 - each further convolution starts as the identity on as many channels as it has inputs;
-- normalisation has no learnable scale and forgets quickly, since there are only some hundred steps;
-- shifts (what is added after normalisation) learn much faster than the rest.
+- normalisation has no learnable scale and a high momentum, since there are only some hundred steps;
+- shifts, which are added after normalisation, train much faster than the other parameters.
 
-What those scripts add after whitening, and learn in the first epochs, is left out: without it nothing before the first
-3 x 3 convolution learns, and no gradient is needed there (measured in benchmarks/log.md).
+The bias that those scripts train after whitening in the first epochs is left out: without it, no parameter before the
+first 3 x 3 convolution is trained, and no gradient is needed there (measured in benchmarks/log.md).
 
 Shapes: B images, K classes, widths (a, b, c). For 32-pixel images and 2-pixel patches:
 (B, 3, 32, 32) -> whiten (B, 24, 31, 31) -> (B, a, 15, 15) -> (B, b, 7, 7) -> (B, c, 3, 3) -> (B, c) -> (B, K).
@@ -26,8 +26,8 @@ from cifar10.networks.normalize import Normalize
 from cifar10.types import Length, PositiveInt, Range
 
 _WHITEN_IMAGES = 5000  # enough for a 12 x 12 covariance
-_WHITEN_EPSILON = 5e-4  # keeps noise in the weakest directions from being blown up
-_SHIFT_GAIN = 2000**0.5  # shifts learn 2000 times as fast, whatever the optimizer's rate is
+_WHITEN_EPSILON = 5e-4  # limits the amplification of noise in the weakest directions
+_SHIFT_GAIN = 2000**0.5  # shifts train 2000 times as fast at any learning rate
 _NORM_MOMENTUM = 0.4
 _NORM_EPSILON = 1e-12
 
@@ -40,7 +40,7 @@ class SpeedNet(nn.Module):
         image_size: H = W in pixels, at least 9 + whiten_size.
         widths: Channels of the three groups.
         whiten_size: Side of the whitened patches in pixels.
-        depth: Convolutions in a group; 3 adds one beside a shortcut, for more accuracy at a higher price.
+        depth: Convolutions in a group; 3 adds one beside a shortcut, for more accuracy at a higher cost.
     """
 
     def __init__(
@@ -54,7 +54,7 @@ class SpeedNet(nn.Module):
         super().__init__()
         if image_size < 9 + whiten_size:
             raise ValueError(f"image_size={image_size} is too small: three halvings need {9 + whiten_size} pixels")
-        whiten_width = 2 * 3 * whiten_size**2  # each direction and its opposite, so that an activation loses neither
+        whiten_width = 2 * 3 * whiten_size**2  # each direction and its opposite, so that the activation keeps both
         self.normalize = Normalize()
         self.whiten = nn.Conv2d(3, whiten_width, whiten_size, bias=False)
         self.whiten.weight.requires_grad = False
@@ -62,7 +62,7 @@ class SpeedNet(nn.Module):
         self.groups = nn.Sequential(*(ConvolutionGroup(before, after, depth) for before, after in sides))
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
         with torch.no_grad():
-            self.head.weight /= self.head.weight.std() * widths[-1]  # small: the first answers are nearly even
+            self.head.weight /= self.head.weight.std() * widths[-1]  # small: the first probabilities are nearly equal
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
         features = functional.silu(self.whiten(self.normalize(images)))
@@ -78,7 +78,7 @@ class SpeedNet(nn.Module):
         patches = sample.unfold(2, side, 1).unfold(3, side, 1)  # (N, 3, H', W', side, side)
         patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2).double()  # (N*H'*W', 3*side*side)
         eigenvalues, eigenvectors = torch.linalg.eigh(patches.T @ patches / len(patches))
-        # eigh leaves signs open; fix them, or two BLAS builds would give two networks.
+        # The signs of eigh depend on the BLAS build; fix them.
         signs = torch.sign(eigenvectors.gather(0, eigenvectors.abs().argmax(dim=0, keepdim=True)))
         filters = (eigenvectors * signs / (eigenvalues + _WHITEN_EPSILON).sqrt()).T.flip(0)  # strongest first
         filters = filters.reshape(-1, 3, side, side).to(self.whiten.weight)
@@ -88,7 +88,7 @@ class SpeedNet(nn.Module):
 class ConvolutionGroup(nn.Module):
     """Convolve, halve, normalise, activate; convolve, normalise, activate.
 
-    Of depth 3: convolve and normalise once more, add what came out of the first activation, and activate the sum.
+    With depth 3: convolve and normalise once more, add the output of the first activation, and activate the sum.
     """
 
     def __init__(self, channels_in: int, channels_out: int, depth: int) -> None:

@@ -1,8 +1,8 @@
-"""Muon: momentum whose matrix is replaced by the nearest orthogonal one, so that all directions get the same rate.
+"""Muon: momentum whose matrix is replaced by the nearest orthogonal matrix, so that all directions get the same rate.
 
 Keller Jordan et al., "Muon: An optimizer for hidden layers in neural networks" (2024),
-https://kellerjordan.github.io/posts/muon/. Filters are updated so; the head and the vectors by SGD with momentum, in
-the same optimizer, because Lightning, schedules and checkpoints then have one thing to keep.
+https://kellerjordan.github.io/posts/muon/. It updates filters; SGD with momentum updates the head and the
+vectors, in the same optimizer, so that Lightning, schedules and checkpoints handle one optimizer.
 """
 
 from collections import defaultdict
@@ -35,28 +35,21 @@ def muon(
     """Return Muon for the filters of `network` and SGD for its head and vectors.
 
     Args:
-        network: The module to train; see `param_groups_of` for what is a filter.
-        lr: Rate of the filters: the spectral norm of a step.
-        momentum: Of the filters' gradients (Nesterov).
-        head_lr: Rate of the last linear layer.
-        vector_lr: Rate of biases and normalisation.
-        vector_momentum: Of the head's and the vectors' gradients (Nesterov).
-        weight_decay: What the gradient of head and vectors gains as a part of their weights, over their rate: the same
-            shrinking per step for both.
+        network: The module to train; `param_groups_of` defines filters, head and vectors.
+        lr: Learning rate of the filters: the spectral norm of a step.
+        momentum: Nesterov momentum of the filters.
+        head_lr: Learning rate of the last linear layer.
+        vector_lr: Learning rate of biases and normalisation.
+        vector_momentum: Nesterov momentum of the head and the vectors.
+        weight_decay: Weight decay of head and vectors, divided by their learning rate, so that both shrink equally.
         normalize_filters: Rescale each filter bank to norm sqrt(number of filters) before a step. For networks that
-            normalise after each convolution, where the scale of a filter bank means nothing but slows its learning.
+            normalise after each convolution, where the scale of a filter bank has no effect but slows its training.
     """
     roles = param_groups_of(network)
+    orthogonal = {"orthogonal": True, "momentum": momentum, "normalize": normalize_filters}
     plain = {"orthogonal": False, "momentum": vector_momentum, "normalize": False}
     groups = [
-        {
-            "params": roles.filters,
-            "lr": lr,
-            "momentum": momentum,
-            "orthogonal": True,
-            "normalize": normalize_filters,
-            "weight_decay": 0.0,
-        },
+        {"params": roles.filters, "lr": lr, "weight_decay": 0.0, **orthogonal},
         {"params": roles.head, "lr": head_lr, "weight_decay": weight_decay / head_lr, **plain},
         {"params": roles.vectors, "lr": vector_lr, "weight_decay": weight_decay / vector_lr, **plain},
     ]
@@ -64,9 +57,9 @@ def muon(
 
 
 class Muon(torch.optim.Optimizer):
-    """SGD with Nesterov momentum whose groups may ask for orthogonal steps. Made by `muon`.
+    """SGD with Nesterov momentum, and orthogonal steps in some parameter groups. Created by `muon`.
 
-    Parameters move together, many in one call, and nothing waits for the device.
+    All parameters of a group are updated in one call, without synchronisation with the device.
     """
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
@@ -93,11 +86,11 @@ class Muon(torch.optim.Optimizer):
             torch._foreach_mul_(parameters, scales)
         if group["orthogonal"]:
             directions = orthogonal_steps(parameters, directions)
-        torch._foreach_mul_(directions, -group["lr"])  # not `alpha` below: a rate may be a tensor, which has no wait
+        torch._foreach_mul_(directions, -group["lr"])  # not `alpha` below: it would synchronise if the rate is a tensor
         torch._foreach_add_(parameters, directions)
 
     def _directions(self, parameters: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
-        """Return each gradient after weight decay and Nesterov's momentum; the momentum is kept."""
+        """Return each gradient with weight decay and Nesterov momentum, and update the momentum."""
         gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
         if group["weight_decay"]:
             gradients = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
@@ -114,7 +107,7 @@ def orthogonal_steps(parameters: list[Tensor], directions: list[Tensor]) -> list
     """Return each of `directions` orthogonalised, laid out like its parameter.
 
     A GPU computes matrices of one shape together, and in bfloat16, as the source does. A CPU computes one at a time, in
-    the directions' own type: there, a product of three matrices takes 1.2 times as long as three products of one.
+    the type of the directions: there, a product of three matrices takes 1.2 times as long as three products of one.
     """
     matrices = [_matrix(direction, like) for direction, like in zip(directions, parameters, strict=True)]
     steps = list(directions)
@@ -127,20 +120,15 @@ def orthogonal_steps(parameters: list[Tensor], directions: list[Tensor]) -> list
 
 
 def _together(matrices: list[Tensor]) -> list[list[int]]:
-    """Return the positions of the matrices that are computed together."""
-    if not matrices[0].is_cuda:
-        return [[index] for index in range(len(matrices))]
-    members: dict[torch.Size, list[int]] = defaultdict(list)
+    """Return the indices of matrices to compute together: on a GPU those of one shape, on a CPU each one alone."""
+    members: dict[torch.Size | int, list[int]] = defaultdict(list)
     for index, matrix in enumerate(matrices):
-        members[matrix.shape].append(index)
+        members[matrix.shape if matrix.is_cuda else index].append(index)
     return list(members.values())
 
 
 def _matrix(direction: Tensor, like: Tensor) -> Tensor:
-    """Return `direction` with one row a filter, (M, N): a view of it if laid out as `like` is.
-
-    The order of the columns is free: orthogonalising commutes with it.
-    """
+    """Return `direction` with one row per filter, (M, N); orthogonalising commutes with the order of the columns."""
     return direction.permute(0, 2, 3, 1).flatten(1) if _is_channels_last(like) else direction.flatten(1)
 
 
@@ -157,7 +145,7 @@ def _is_channels_last(parameter: Tensor) -> bool:
 
 
 def orthogonalize(matrices: Tensor, rounds: int = _ROUNDS) -> Tensor:
-    """Return roughly U V^T for each matrix = U S V^T: the same directions, all with a singular value near 1.
+    """Return approximately U V^T for each matrix = U S V^T: the same directions, with singular values near 1.
 
     Args:
         matrices: float (k, M, N).
@@ -172,7 +160,7 @@ def orthogonalize(matrices: Tensor, rounds: int = _ROUNDS) -> Tensor:
 
 
 def _by_rounds(x: Tensor, rounds: int) -> Tensor:
-    """Return `rounds` of x -> a x + (b G + c G^2) x with G = x x^T."""
+    """Apply x -> a x + (b G + c G^2) x with G = x x^T `rounds` times."""
     for _ in range(rounds):
         gram = torch.bmm(x, x.mT)
         polynomial = torch.baddbmm(gram, gram, gram, beta=_B, alpha=_C)  # b G + c G^2
@@ -181,10 +169,10 @@ def _by_rounds(x: Tensor, rounds: int) -> Tensor:
 
 
 def _by_gram(x: Tensor, rounds: int) -> Tensor:
-    """Return what `_by_rounds` does, with two products of x's length instead of two a round.
+    """Return the result of `_by_rounds`, with two products of x's length instead of two per round.
 
-    Each round multiplies x from the left by P = a I + b G + c G^2, and so makes P G P of G; all of these commute. The
-    price is a few more products of the short side's square, and a rounding error that is no larger in float32.
+    Each round multiplies x from the left by P = a I + b G + c G^2, which turns G into P G P; all of these commute. This
+    takes a few more products of square matrices; in float32 the rounding error is no larger.
     """
     gram, product = torch.bmm(x, x.mT), None
     for number in range(rounds):

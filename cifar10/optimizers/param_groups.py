@@ -4,18 +4,16 @@ from dataclasses import dataclass
 
 from torch import nn
 
-Parameters = list[nn.Parameter]
-
 
 @dataclass(frozen=True)
 class ParamGroups:
     """The learnable parameters of a network, each in exactly one list."""
 
-    filters: Parameters
+    filters: list[nn.Parameter]
     """Matrices and convolution kernels, without the head's."""
-    head: Parameters
-    """The weight of the last linear layer: what turns features into logits."""
-    vectors: Parameters
+    head: list[nn.Parameter]
+    """The weight of the last linear layer, which computes the logits."""
+    vectors: list[nn.Parameter]
     """Biases and normalisation: everything with fewer than two dimensions."""
 
 

@@ -1,16 +1,14 @@
-"""Learning rate schedules: a factor of the highest rate as a function of training progress in [0, 1]."""
+"""Learning rate schedules: the factor of the highest learning rate at a training progress in [0, 1]."""
 
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Annotated, Protocol
+from typing import Annotated
 
 from cifar10.types import Fraction, Part, Range
 
-
-class Schedule(Protocol):
-    """Progress in [0, 1] -> factor in [0, 1] by which every learning rate is multiplied."""
-
-    def __call__(self, progress: float) -> float: ...
+Schedule = Callable[[float], float]
+"""Progress in [0, 1] -> factor in [0, 1] by which every learning rate is multiplied."""
 
 
 @dataclass(frozen=True)
@@ -31,9 +29,7 @@ class Linear:
     final: Part = 0.0
 
     def __call__(self, progress: float) -> float:
-        if progress < self.warmup:
-            return _warm_up(progress, self.warmup)
-        return _between(1.0, self.final, _part_of(progress, self.warmup, 1.0))
+        return _warm_up(progress, self.warmup) * _between(1.0, self.final, _part_of(progress, self.warmup, 1.0))
 
 
 @dataclass(frozen=True)
@@ -44,9 +40,7 @@ class Cosine:
     final: Part = 0.0
 
     def __call__(self, progress: float) -> float:
-        if progress < self.warmup:
-            return _warm_up(progress, self.warmup)
-        return _half_cosine(1.0, self.final, _part_of(progress, self.warmup, 1.0))
+        return _warm_up(progress, self.warmup) * _half_cosine(1.0, self.final, _part_of(progress, self.warmup, 1.0))
 
 
 @dataclass(frozen=True)

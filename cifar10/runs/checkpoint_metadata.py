@@ -1,9 +1,9 @@
-"""What a checkpoint of this program holds beside weights: metadata, and the state to resume training from."""
+"""The content of a checkpoint besides weights: metadata, and the state to resume training from."""
 
 from collections import Counter
 from typing import Annotated, Any, Literal
 
-from pydantic import AfterValidator, BaseModel, ConfigDict, Field, NonNegativeInt, StringConstraints
+from pydantic import AfterValidator, AliasPath, BaseModel, ConfigDict, Field, NonNegativeInt, StringConstraints
 
 from cifar10.config.schema import TTAMode
 
@@ -19,7 +19,7 @@ def _each_once(names: list[str]) -> list[str]:
 
 
 class Metadata(BaseModel):
-    """What a checkpoint says of itself beside weights and configuration. Older files lack those with a default."""
+    """Metadata of a checkpoint. Older files lack fields that have a default."""
 
     model_config = ConfigDict(strict=True, frozen=True, extra="ignore", protected_namespaces=())
 
@@ -34,7 +34,7 @@ class Metadata(BaseModel):
     data_digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     """SHA-256 of the data set it was trained and tested on."""
     precision: Literal["fp32", "bf16", "fp16"]
-    """What it was trained and tested in."""
+    """Precision in training and testing."""
     history: list[dict[str, int | float]]
     """One entry of metrics per finished epoch."""
     run_id: Annotated[str, StringConstraints(pattern=r"^[\w-]{1,64}$")] | None = None
@@ -51,27 +51,17 @@ class Metadata(BaseModel):
     versions: dict[str, str] = {}
 
 
-class _SavedScore(BaseModel):
-    best_score: float | None
-
-
-class _Callbacks(BaseModel):
-    SaveCheckpoints: _SavedScore
-
-
-class _Loops(BaseModel):
-    fit_loop: dict[str, Any]
-
-
 class TrainingState(BaseModel):
-    """What a run needs to go on: Lightning would do without some of it, and not say so."""
+    """The state that a resumed run needs. Lightning would ignore that some of it is missing."""
 
     model_config = ConfigDict(strict=True, extra="ignore", arbitrary_types_allowed=True)
 
     epoch: NonNegativeInt
     global_step: NonNegativeInt
-    loops: _Loops
-    callbacks: _Callbacks
+    fit_loop: Annotated[dict[str, Any], Field(validation_alias=AliasPath("loops", "fit_loop"))]
+    best_score: Annotated[
+        float | None, Field(strict=False, validation_alias=AliasPath("callbacks", "SaveCheckpoints", "best_score"))
+    ]
     optimizer_states: Annotated[list[dict[str, Any]], Field(min_length=1)]
     lr_schedulers: Annotated[list[dict[str, Any]], Field(min_length=1)]
     cifar10_tally: Annotated[list[float], Field(min_length=3, max_length=3)]

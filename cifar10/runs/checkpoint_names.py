@@ -18,24 +18,23 @@ from cifar10.suggest import did_you_mean
 
 BEST, LAST = "best.ckpt", "last.ckpt"
 
-_MLFLOW_PREFIXES = ("models:/", "runs:/")
 _SHOWN = 8  # names listed in a refusal
-_LONGEST_NAME = 200  # characters of a name that are repeated to its author
+_LONGEST_NAME = 200  # characters of a name that a message repeats
 _DATA_SECTION = re.compile(r"^data_loading:\n((?: .*\n)*)", re.MULTILINE)
 _FACTS_SIZE = 2**20  # bytes read of a file that describes a run
 
 
 def resolve_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST) -> Path:
-    """Return the file that `name` means.
+    """Return the checkpoint file of `name`.
 
     Args:
         name: In this order: `best` or `last` (of the newest run), a path to a file or a run's folder, a name in
             `models_dir` with or without `.ckpt`, an MLflow run id, or a registered model (`models:/NAME@ALIAS`).
         models_dir: Where run folders are.
-        prefer: Which file of a run's folder is meant.
+        prefer: The file to use from a run's folder.
 
     Raises:
-        CheckpointError: There is none; the message says what there is.
+        CheckpointError: There is none; the message lists the existing ones.
     """
     local = find_locally(name, models_dir, prefer)
     if local is not None:
@@ -44,15 +43,19 @@ def resolve_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST
 
 
 def find_locally(name: str, models_dir: str = "models", prefer: str = BEST) -> Path | None:
-    """Return the file that `name` means if it is on this machine, None if only MLflow can tell; arguments as above.
+    """Return the file of `name` if it is on this machine, None if it may be in MLflow; arguments as above.
 
     Raises:
-        CheckpointError: There is none, and MLflow need not be asked.
+        CheckpointError: There is none, and `name` cannot be in MLflow.
     """
     models = Path(models_dir)
     if name in ("best", "last"):
-        return _of_newest_run(models, f"{name}.ckpt")
-    if name.startswith(_MLFLOW_PREFIXES):
+        file_name = f"{name}.ckpt"
+        if files := _by_age(models, file_name):
+            return files[0]
+        train = command_line("train", models_dir=models_dir)
+        raise CheckpointError(f"no run in {_shown(models)} has a {file_name}; train one: {train}")
+    if name.startswith(("models:/", "runs:/")):
         return None
     for candidate in (Path(name), models / name, models / f"{name}.ckpt"):
         if os.path.isfile(candidate):
@@ -60,82 +63,64 @@ def find_locally(name: str, models_dir: str = "models", prefer: str = BEST) -> P
         if os.path.isfile(candidate / prefer):
             return candidate / prefer
     if MLFLOW_RUN_ID.fullmatch(name):
-        return _of_run_id(models, name, prefer)
+        runs = (marker.parent for marker in _found(models, "*/run_id") if _read(marker).strip() == name)
+        return next((run / prefer for run in runs if os.path.isfile(run / prefer)), None)
     raise CheckpointError(_refusal(name, models, prefer))
 
 
 def which_run(name: str, models_dir: str = "models") -> list[str]:
-    """Return which run is meant if `name` is `best` or `last`, to be said before work begins; nothing for other names.
+    """Return lines that name the run of `best` or `last`, to print before work begins; nothing for other names.
 
-    The first line has its file, data set and accuracy, and whether it is finished. A second one names the newest run of
-    another data set, if there is one, since it may have been meant.
+    The first line has its file, data set and accuracy, and whether it is finished. A second line names the newest run
+    on another data set, if there is one.
     """
     if name not in ("best", "last"):
         return []
-    newest, *older = _by_age(Path(models_dir), f"{name}.ckpt")
-    data, scores = _data_of(newest.parent), _scores_of(newest.parent)
-    state = "the newest run" if scores else "the newest run, which is still training or was broken off"
-    lines = [f"{name} is {newest} ({_summary(data, scores)}), {state}"]
-    other = next((file for file in older if _data_of(file.parent) != data), None)
+    newest, *older = (file.parent for file in _by_age(Path(models_dir), f"{name}.ckpt"))
+    state = "the newest run" if _scores_of(newest) else "the newest run, which is still training or was interrupted"
+    lines = [f"{name} is {newest / name}.ckpt ({_summary(newest)}), {state}"]
+    data = _data_of(newest)
+    other = next((run for run in older if _data_of(run) != data), None)
     if other is not None:
-        summary = _summary(_data_of(other.parent), _scores_of(other.parent))
         lines.append(
-            f"note: {other.parent} ({summary}) was trained on other data; "
-            f"if that is meant: --checkpoint_name={name_of_run(other.parent)}"
+            f"note: {other} ({_summary(other)}) was trained on other data; "
+            f"if that is meant: --checkpoint_name={name_of_run(other)}"
         )
     return lines
 
 
 def name_of_run(folder: Path) -> str:
-    """Return the shortest `--checkpoint_name` that means the run in `folder`: its name in `models/`, else its path."""
+    """Return the shortest `--checkpoint_name` of the run in `folder`: its name in `models/`, else its path."""
     in_models = os.path.abspath(folder.parent) == os.path.abspath("models")
     return folder.name if in_models and refusal_of_run_name(folder.name) is None else str(folder)
 
 
-def _of_newest_run(models: Path, file_name: str) -> Path:
-    files = _by_age(models, file_name)
-    if not files:
-        train = command_line("train", models_dir=str(models))
-        raise CheckpointError(f"no run in {_shown(models)} has a {file_name}; train one: {train}")
-    return files[0]
-
-
 def _by_age(models: Path, file_name: str) -> list[Path]:
-    """Return the files of that name in the runs of `models`, the newest first."""
+    """Return the files of that name in the run folders of `models`, newest first."""
     ages: dict[Path, int] = {}
     for file in _found(models, f"*/{file_name}"):
-        with contextlib.suppress(OSError):  # gone since
+        with contextlib.suppress(OSError):  # deleted meanwhile
             ages[file] = file.stat().st_mtime_ns
     return sorted(ages, key=lambda file: (-ages[file], file.parent.name))
 
 
 def _found(folder: Path, pattern: str) -> list[Path]:
-    """Return the files in `folder` that match.
-
-    Raises:
-        CheckpointError: It cannot be looked into.
-    """
+    """Return the files in `folder` that match."""
     try:
         return [file for file in folder.glob(pattern) if os.path.isfile(file)]
     except OSError as error:
         raise CheckpointError(f"{_shown(folder)} cannot be read: {error.strerror}") from None
 
 
-def _of_run_id(models: Path, run_id: str, prefer: str) -> Path | None:
-    for marker in _found(models, "*/run_id"):
-        if _read(marker).strip() == run_id and os.path.isfile(marker.parent / prefer):
-            return marker.parent / prefer
-    return None
-
-
-def _summary(data: str, scores: dict[str, Any]) -> str:
-    """Return data set and accuracy of a run in a few words."""
+def _summary(run: Path) -> str:
+    """Return data set and accuracy of a run."""
+    data, scores = _data_of(run), _scores_of(run)
     accuracy = scores.get("test/accuracy_tta", scores.get("test/accuracy"))
     return f"{data}, {accuracy:.1%}" if isinstance(accuracy, float) else data
 
 
 def _data_of(run: Path) -> str:
-    """Return what a run was trained on: the last part of the data set's target, and its root where that matters.
+    """Return a run's data set: the last part of its target, and the root of an image folder.
 
     Read without a YAML parser, which takes milliseconds a run.
     """
@@ -146,7 +131,7 @@ def _data_of(run: Path) -> str:
 
 
 def _scores_of(run: Path) -> dict[str, Any]:
-    """Return the scores of a finished run; nothing if it is not finished."""
+    """Return the scores of a run; empty if it is not finished."""
     try:
         scores = json.loads(_read(run / "scores.json"))
     except (ValueError, RecursionError):
@@ -155,7 +140,7 @@ def _scores_of(run: Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> str:
-    """Return the beginning of a small text file, nothing if it cannot be read."""
+    """Return the first megabyte of a text file, empty if it cannot be read."""
     try:
         with file.open("rb") as opened:
             return opened.read(_FACTS_SIZE).decode(errors="replace")
@@ -164,7 +149,7 @@ def _read(file: Path) -> str:
 
 
 def _shown(models: Path) -> str:
-    """Return how to call a folder: as it was given if it lies below the project, seen from there; else in full."""
+    """Return a folder's name for messages: as given in the project's folder, else the absolute path."""
     try:
         below = os.path.samefile(os.curdir, PROJECT)
     except OSError:
@@ -173,7 +158,7 @@ def _shown(models: Path) -> str:
 
 
 def _downloaded(uri: str) -> Path:
-    """Fetch what MLflow keeps under `uri`: a file, or a folder that holds one checkpoint. It is removed at exit."""
+    """Download `uri` from MLflow: a file, or a folder with one checkpoint. It is removed at exit."""
     from cifar10.config.mlflow_uri import absolute_uri, default_uri, shown_uri
     from cifar10.runs.mlflow_store import StoreError, connect_for_reading, reason_of
 
@@ -198,17 +183,17 @@ def _downloaded(uri: str) -> Path:
 
 
 def _refusal(name: str, models: Path, prefer: str) -> str:
-    """Say that there is no such checkpoint, and what was meant, what there is, or how to get one."""
+    """Return a message that there is no such checkpoint, and similar names, existing ones, or how to train one."""
     for run in (Path(name), models / name):
         beside = sorted(file.name for file in _found(run, "*.ckpt")) if os.path.isdir(run) else []
         if beside:
             return f"{run} has no {prefer}; name a file in it: {run / beside[0]}"
-    told = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
-    refusal = f"there is no checkpoint {told}, neither as a path nor in {_shown(models)}"
+    shortened = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
+    refusal = f"there is no checkpoint {shortened}, neither as a path nor in {_shown(models)}"
     runs = sorted({file.parent.name for file in _found(models, "*/*.ckpt")})
     names = [*runs, *sorted(file.name for file in _found(models, "*.ckpt"))]
     if not names:
         return f"{refusal}, which holds none yet; train one: {command_line('train', models_dir=str(models))}"
     more = f" and {len(names) - _SHOWN} more" if len(names) > _SHOWN else ""
-    all_names = f", which holds: {', '.join(names[-_SHOWN:])}{more}"
-    return refusal + (did_you_mean(name, [*names, "best", "last"]) or all_names)
+    listed = f", which holds: {', '.join(names[-_SHOWN:])}{more}"
+    return refusal + (did_you_mean(name, [*names, "best", "last"]) or listed)

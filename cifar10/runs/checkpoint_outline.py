@@ -1,9 +1,9 @@
 """Read the outline of a checkpoint file: everything but the tensor data, before anything is loaded.
 
-A checkpoint may come from a stranger. `torch.load(weights_only=True)` runs no code, but it believes sizes: a few bytes
-can claim a tensor, a list or a byte array of any length. So the file is first read by an unpickler that knows only the
-types in a checkpoint of this program, and that builds an `OutlinedTensor` where a tensor would be. What it accepts is
-bounded in memory and time, and can be checked against the network that it is for.
+A checkpoint may come from a stranger. `torch.load(weights_only=True)` runs no code, but it does not check sizes: a few
+bytes can claim a tensor, a list or a byte array of any length. So the file is first read by an unpickler that accepts
+only the types in a checkpoint of this program, and creates an `OutlinedTensor` in place of a tensor. This needs bounded
+memory and time. The outline can then be checked against the network.
 """
 
 import math
@@ -56,7 +56,7 @@ _PICKLE_OPERATIONS = frozenset(
 
 
 class OutlinedTensor(NamedTuple):
-    """A tensor in a file, without its numbers."""
+    """Type and shape of a tensor in a file."""
 
     dtype: str
     """As `torch.dtype` is printed, without `torch.`."""
@@ -70,14 +70,14 @@ class OutlinedTensor(NamedTuple):
 class _Storage(NamedTuple):
     dtype: str
     length: int
-    """Numbers, all of them in the file."""
+    """Number of elements, all of them in the file."""
 
 
 def read_outline(file: BinaryIO, path: Path) -> Any:
-    """Return what the checkpoint in `file` holds: plain values, and an `OutlinedTensor` for each tensor.
+    """Return the content of the checkpoint in `file`: plain values, and an `OutlinedTensor` for each tensor.
 
     Args:
-        file: Opened for reading bytes; where it stands afterwards is undefined.
+        file: Opened for reading bytes; its position afterwards is undefined.
         path: For error messages.
 
     Raises:
@@ -87,8 +87,7 @@ def read_outline(file: BinaryIO, path: Path) -> Any:
         num_bytes = file.seek(0, os.SEEK_END)
         _refuse_two_readings(file, num_bytes)
         with zipfile.ZipFile(file) as archive:
-            sizes = _record_sizes(archive, path)
-            pickled = _read_pickle(archive, path)
+            pickled, sizes = _read_archive(archive, num_bytes, path)
     except CheckpointError:
         raise
     except (OSError, zipfile.BadZipFile, NotImplementedError, ValueError, EOFError, struct.error) as error:
@@ -105,19 +104,19 @@ def read_outline(file: BinaryIO, path: Path) -> Any:
 
 
 def short_reason(error: BaseException) -> str:
-    """Return the first line of the message of `error`, cut at 160 characters: it may quote the file."""
+    """Return the first line of the message of `error`, cut at 160 characters, because it may quote the file."""
     return first_line(error)[:160]
 
 
 class _Foreign(Exception):
-    """Something that no checkpoint of this program holds."""
+    """The file contains something that no checkpoint of this program contains."""
 
 
 def _refuse_two_readings(file: BinaryIO, num_bytes: int) -> None:
-    """Refuse a file in which PyTorch could find another archive than Python's `zipfile`, or an old kind of checkpoint.
+    """Refuse a file in which PyTorch could find another archive than Python's `zipfile`, or one in an old format.
 
-    Python looks for the directory just before the archive's end, PyTorch where that end says. Both are the same place
-    in a file that begins with a record and ends with the directory and nothing else, as `torch.save` writes it.
+    Python reads the directory just before the end record, PyTorch at the position in the end record. These are equal in
+    a file that begins with a record and ends with the directory, as `torch.save` writes it.
     """
     file.seek(0)
     if file.read(len(_ZIP_START)) != _ZIP_START:
@@ -132,9 +131,9 @@ def _refuse_two_readings(file: BinaryIO, num_bytes: int) -> None:
         end = locator - _ZIP64_END.size
         mark, *_, size, offset = _ZIP64_END.unpack(_read_at(file, end, _ZIP64_END.size))
         if mark != b"PK\x06\x06" or position != end:
-            raise ValueError("its end is not where it says")
+            raise ValueError("its end is at another position than it states")
     if offset + size != end:
-        raise ValueError("its directory is not where it says")
+        raise ValueError("its directory is at another position than it states")
 
 
 def _read_at(file: BinaryIO, position: int, size: int) -> bytes:
@@ -142,28 +141,23 @@ def _read_at(file: BinaryIO, position: int, size: int) -> bytes:
     return file.read(size)
 
 
-def _record_sizes(archive: zipfile.ZipFile, path: Path) -> dict[str, int]:
-    """Return the bytes of each record, named without the archive's own folder. PyTorch stores, it never compresses."""
+def _read_archive(archive: zipfile.ZipFile, num_bytes: int, path: Path) -> tuple[bytes, dict[str, int]]:
+    """Return the pickle, and the size of each record in bytes by its name without the archive's own folder."""
     entries = archive.infolist()
     if any(entry.filename != entry.orig_filename for entry in entries):  # PyTorch would look for the original
         raise CheckpointError(f"{path} has records of two names; it was not loaded")
-    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):
+    if any(entry.compress_type != zipfile.ZIP_STORED for entry in entries):  # PyTorch stores, it never compresses
         raise CheckpointError(f"{path} is compressed inside, as no checkpoint of PyTorch is; it was not loaded")
-    sizes = {entry.filename.partition("/")[2]: entry.file_size for entry in entries}
-    end = archive.fp.seek(0, 2) if archive.fp is not None else 0
-    names = {name.lower() for name in sizes}  # PyTorch takes DATA.PKL for data.pkl
-    if len(names) < len(entries) or sum(sizes.values()) > end:
+    records = {entry.filename.partition("/")[2]: entry for entry in entries}
+    sizes = {name: record.file_size for name, record in records.items()}
+    names = {name.lower() for name in records}  # PyTorch reads DATA.PKL as data.pkl
+    if len(names) < len(entries) or sum(sizes.values()) > num_bytes:
         raise CheckpointError(f"{path} claims to hold more than its own size; it was not loaded")
-    return sizes
-
-
-def _read_pickle(archive: zipfile.ZipFile, path: Path) -> bytes:
-    names = [name for name in archive.namelist() if name.partition("/")[2] == "data.pkl"]
-    if len(names) != 1:
+    if "data.pkl" not in records:
         raise CheckpointError(f"{path} is not a checkpoint of PyTorch: it holds no data.pkl")
-    if archive.getinfo(names[0]).file_size > _MOST_PICKLE_BYTES:
+    if sizes["data.pkl"] > _MOST_PICKLE_BYTES:
         raise CheckpointError(f"{path} holds more plain values than any checkpoint of this program; it was not loaded")
-    return archive.read(names[0])
+    return archive.read(records["data.pkl"]), sizes
 
 
 def _refuse_strange_operations(pickled: bytes) -> None:
@@ -176,11 +170,11 @@ def _refuse_strange_operations(pickled: bytes) -> None:
             raise ValueError("more values than any checkpoint of this program")
 
 
-_PythonUnpickler: Any = pickle._Unpickler  # the one in C believes sizes in memos
+_PythonUnpickler: Any = pickle._Unpickler  # the one in C does not check sizes in memos
 
 
 class _OutlineUnpickler(_PythonUnpickler):  # type: ignore[misc]
-    """Unpickles plain values, ordered dicts and outlines of tensors, and calls nothing else."""
+    """Unpickles plain values, ordered dicts and outlines of tensors; it calls nothing else."""
 
     def __init__(self, file: BinaryIO, sizes: dict[str, int]) -> None:
         super().__init__(file, encoding="utf-8")
@@ -196,7 +190,7 @@ class _OutlineUnpickler(_PythonUnpickler):  # type: ignore[misc]
         raise _Foreign(f"{module}.{name}")
 
     def load_build(self) -> None:
-        """Drop what would be set on an object, which may be versions of modules and nothing else."""
+        """Drop the attributes of an object, which may only be versions of modules."""
         state = self.stack.pop()
         if type(self.stack[-1]) is not OrderedDict or not _is_versions(state):
             raise _Foreign("attributes of an object")
@@ -209,10 +203,10 @@ class _OutlineUnpickler(_PythonUnpickler):  # type: ignore[misc]
         self._set_items(self.pop_mark())
 
     def _set_items(self, items: list[Any]) -> None:
-        """Set keys and values in turn. Tuples and long numbers could be made so that to hash them takes minutes."""
+        """Set alternating keys and values. Hashing of tuples or long numbers could take minutes."""
         target = self.stack[-1]
         if not isinstance(target, dict):
-            raise ValueError("a key in what has no keys")
+            raise ValueError("a key of a value that is not a dict")
         for key, value in zip(items[::2], items[1::2], strict=True):
             if not (type(key) is str or (type(key) is int and abs(key) < 2**31)):
                 raise ValueError("a key that is neither a string nor a small number")
@@ -226,7 +220,7 @@ class _OutlineUnpickler(_PythonUnpickler):  # type: ignore[misc]
     }
 
     def persistent_load(self, pid: Any) -> _Storage:
-        """Return a storage; what a file claims of it must be what its record has."""
+        """Return a storage whose claimed size is that of its record."""
         kind, type_name, key, _, length = pid
         dtype, width = _BYTES_OF_TYPE[type_name]
         if kind != "storage" or not _is_count(length) or self._sizes[f"data/{key}"] != length * width:
@@ -239,7 +233,7 @@ def _empty_ordered_dict() -> OrderedDict[Any, Any]:
 
 
 def _is_versions(state: Any) -> bool:
-    """Whether `state` is what PyTorch keeps on a state_dict: the version of each module, {"conv": {"version": 1}}."""
+    """Whether `state` is the metadata of a state_dict: the version of each module, {"conv": {"version": 1}}."""
     if not isinstance(state, dict) or list(state) != ["_metadata"] or not isinstance(state["_metadata"], dict):
         return False
     modules = state["_metadata"].values()
@@ -247,7 +241,7 @@ def _is_versions(state: Any) -> bool:
 
 
 def _outlined_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any) -> OutlinedTensor:
-    """Return the outline of a dense tensor: each of its numbers has a place of its own in the storage."""
+    """Return the outline of a dense tensor: the storage has an element for each of its elements."""
     if not isinstance(storage, _Storage) or not all(map(_is_count, (offset, *shape, *stride))):
         raise ValueError("a tensor without sizes")
     if len(shape) != len(stride) or len(shape) > _MOST_DIMENSIONS:
@@ -255,7 +249,7 @@ def _outlined_tensor(storage: Any, offset: Any, shape: Any, stride: Any, *_: Any
     numbers = math.prod(shape)
     last = offset + sum((size - 1) * step for size, step in zip(shape, stride, strict=True))
     if numbers and (last >= storage.length or offset + numbers > storage.length):
-        raise ValueError(f"a tensor of shape {shape} claims more numbers than are there")
+        raise ValueError(f"a tensor of shape {shape} claims more numbers than its storage has")
     return OutlinedTensor(storage.dtype, tuple(shape))
 
 
@@ -264,12 +258,7 @@ def _is_count(value: Any) -> bool:
 
 
 def _refuse_endless(outline: Any, most_bytes: int) -> None:
-    """Refuse recursive containers, and shared values that would expand to more than the limits when copied.
-
-    Args:
-        outline: All that is in the file.
-        most_bytes: Of all its tensors, one that occurs twice counted twice.
-    """
+    """Refuse recursive containers, and shared values that would expand to more than the limits when copied."""
     level, num_values, num_characters, num_tensors, num_bytes = [outline], 0, 0, 0, 0
     for _ in range(_DEEPEST):
         below: list[Any] = []

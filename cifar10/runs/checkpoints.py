@@ -1,8 +1,8 @@
 """Load and validate checkpoint files.
 
-A file is Lightning's own, plus one entry, `cifar10`: configuration, class names, data digest, git commit, versions and
-the epochs so far, all plain values. It may come from a stranger, so nothing in it can run, and everything is checked
-before it is used: first the outline of the file, then the metadata, then the shapes of the weights against the network.
+A file has Lightning's format, with an additional entry `cifar10`: configuration, class names, data digest, git commit,
+versions and the epochs so far, all plain values. It may come from a stranger, so no code in it is executed, and
+everything is checked before use: the outline of the file, the metadata, and the shapes of the weights.
 """
 
 import hashlib
@@ -16,9 +16,7 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 import torch
-from pydantic import (
-    ValidationError,
-)
+from pydantic import ValidationError
 from torch import Tensor, nn
 from torch.nn.modules.module import register_module_parameter_registration_hook
 
@@ -26,7 +24,7 @@ from cifar10.config.build import build
 from cifar10.config.schema import Config, TTAMode
 from cifar10.config.targets import MODEL
 from cifar10.config.validation import validate
-from cifar10.errors import CheckpointError, UserError
+from cifar10.errors import CheckpointError
 from cifar10.runs.checkpoint_metadata import FORMAT, Metadata, TrainingState
 from cifar10.runs.checkpoint_outline import OutlinedTensor, read_outline, short_reason
 
@@ -35,7 +33,7 @@ _NETWORK_PREFIX = "network."
 
 @dataclass(frozen=True, eq=False)
 class Checkpoint:
-    """A trained network and all that is known of it."""
+    """A trained network, its configuration and its metadata."""
 
     path: Path
     config: Config
@@ -63,7 +61,7 @@ class Checkpoint:
 
     @property
     def precision(self) -> str:
-        """What it was trained and tested in: fp32, bf16 or fp16."""
+        """Precision in training and testing: fp32, bf16 or fp16."""
         return self.metadata.precision
 
     @property
@@ -73,7 +71,7 @@ class Checkpoint:
 
     @property
     def tta(self) -> TTAMode:
-        """Test-time augmentation that it is tested and used with."""
+        """Test-time augmentation for testing and inference."""
         return self.metadata.tta or self.config.evaluation.tta
 
     @property
@@ -83,7 +81,7 @@ class Checkpoint:
 
     @cached_property
     def weights_digest(self) -> str:
-        """SHA-256 over names, types, shapes and bytes of the weights: equal if and only if they are."""
+        """SHA-256 over names, types, shapes and bytes of the weights."""
         return digest_of(self.weights)
 
     def network(self) -> nn.Module:
@@ -111,10 +109,10 @@ def digest_of(weights: dict[str, Tensor]) -> str:
 
 
 def read_checkpoint(path: Path) -> dict[str, Any]:
-    """Return everything in the file, its tensors on the CPU, for going on with a training run.
+    """Return everything in the file, with tensors on the CPU, to resume a training run.
 
     Raises:
-        CheckpointError: It cannot be read, holds more than plain values and tensors, or is not one of ours.
+        CheckpointError: It cannot be read, holds more than plain values and tensors, or is not of this program.
     """
     with _opened(path) as file:
         _checked_entries(file, path)
@@ -122,21 +120,21 @@ def read_checkpoint(path: Path) -> dict[str, Any]:
 
 
 def require_training_state(path: Path) -> None:
-    """Refuse a checkpoint that lacks something that a run needs to go on exactly where it stopped.
+    """Refuse a checkpoint that lacks something that is needed to resume training exactly.
 
     Raises:
-        CheckpointError: It lacks that, or cannot be read.
+        CheckpointError: It lacks something, or cannot be read.
     """
     with _opened(path) as file:
         outline = read_outline(file, path)
     try:
         TrainingState.model_validate(outline)
     except ValidationError as error:
-        raise CheckpointError(f"{path} cannot go on: {_about_entry(error)}") from None
+        raise CheckpointError(f"{path} cannot be resumed: {_about_entry(error)}") from None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
-    """Return what the file at `path` says.
+    """Return the checkpoint in the file at `path`.
 
     Raises:
         CheckpointError: It cannot be read, is not a checkpoint of this program, or its weights are not those of the
@@ -151,7 +149,7 @@ def load_checkpoint(path: Path) -> Checkpoint:
 
 @contextmanager
 def _opened(path: Path) -> Iterator[BinaryIO]:
-    """Open the file once, so that what was checked is what is loaded even if another takes its name meanwhile."""
+    """Open the file once, so that the checked file is the loaded one even if another replaces it meanwhile."""
     try:
         with path.open("rb") as file:
             yield file
@@ -172,7 +170,7 @@ def _loaded(file: BinaryIO, path: Path) -> Any:
 
 
 def _checked_entries(file: BinaryIO, path: Path) -> tuple[Config, Metadata, dict[str, OutlinedTensor]]:
-    """Return configuration, metadata and the outline of the network's weights; read without loading a tensor."""
+    """Return configuration, metadata and the outline of the network's weights, without loading a tensor."""
     outline = read_outline(file, path)
     entry = outline.get("cifar10") if isinstance(outline, dict) else None
     if not isinstance(entry, dict) or not isinstance(outline.get("state_dict"), dict):
@@ -181,7 +179,9 @@ def _checked_entries(file: BinaryIO, path: Path) -> tuple[Config, Metadata, dict
         raise CheckpointError(f"{path} has format {entry.get('format')!r:.40}; this version reads format {FORMAT}")
     try:
         metadata = Metadata.model_validate({key: value for key, value in entry.items() if key != "config"})
-        config = validate(Config, _mapping(entry.get("config")))
+        if not isinstance(entry.get("config"), dict):
+            raise TypeError("is missing")
+        config = validate(Config, entry["config"])
     except ValidationError as error:
         raise CheckpointError(f"{path}: {_about_entry(error)}") from None
     except (TypeError, ValueError, RecursionError) as error:  # json.dumps: a value that is no plain value
@@ -189,14 +189,8 @@ def _checked_entries(file: BinaryIO, path: Path) -> tuple[Config, Metadata, dict
     return config, metadata, _network_weights(outline["state_dict"])
 
 
-def _mapping(value: Any) -> Mapping[str, Any]:
-    if not isinstance(value, dict):
-        raise TypeError("is missing")
-    return value
-
-
 def _about_entry(error: ValidationError) -> str:
-    """Return one line on the first thing that `error` complains about."""
+    """Return one line on the first problem in `error`."""
     first = error.errors(include_url=False, include_input=False)[0]
     key = ".".join(map(str, first["loc"]))
     where = {Config.__name__: "its configuration does not fit this version", Metadata.__name__: "its entry cifar10"}
@@ -212,26 +206,23 @@ def _network_weights(state_dict: dict[Any, Any]) -> dict[str, Any]:
 
 
 def _build_network(config: Config, metadata: Metadata) -> nn.Module:
-    network: nn.Module = build(
-        MODEL, config.model, num_classes=len(metadata.class_names), image_size=metadata.image_size
-    )
+    sizes = {"num_classes": len(metadata.class_names), "image_size": metadata.image_size}
+    network: nn.Module = build(MODEL, config.model, **sizes)
     return network
 
 
 def _refuse_unfit(outlined: Mapping[str, Any], config: Config, metadata: Metadata, path: Path) -> None:
-    """Refuse weights that are not those of the network, which takes no more memory for that than the file."""
+    """Refuse weights that do not fit the network; building it for this takes no more memory than the file."""
     num_numbers = sum(math.prod(tensor.shape) for tensor in outlined.values() if isinstance(tensor, OutlinedTensor))
-    limits = (2 * len(outlined) + 100, 2 * num_numbers)  # a layer may make a parameter and replace it
+    limits = (2 * len(outlined) + 100, 2 * num_numbers)  # a layer may create a parameter and replace it
     try:
         try:
             with torch.device("meta"), _at_most_parameters(*limits):
                 expected = _build_network(config, metadata).state_dict()
-        except NotImplementedError:  # a network that looks at numbers while it is built
+        except NotImplementedError:  # a network that reads values of parameters while it is built
             with _at_most_parameters(*limits):
                 expected = _build_network(config, metadata).state_dict()
-    except UserError as error:
-        raise CheckpointError(f"{path}: its network cannot be built: {short_reason(error)}") from None
-    except Exception as error:  # sizes that overflow, or too many parts
+    except Exception as error:  # a setting, sizes that overflow, or too many parts
         raise CheckpointError(f"{path}: {config.model.target} cannot be built: {short_reason(error)}") from None
     for name in [*expected, *outlined]:
         there, wanted = _described(outlined.get(name)), _described(expected.get(name))
@@ -249,13 +240,9 @@ def _described(tensor: Any) -> str:
 
 @contextmanager
 def _at_most_parameters(limit: int, most_numbers: float = math.inf) -> Iterator[None]:
-    """Stop building once more parameters were made than the file can have, however many the configuration asks for.
+    """Raise ValueError if more than `limit` parameters, or `most_numbers` elements in all of them, are created.
 
-    A parameter is counted before it gets its first numbers, so even a large one has taken no memory by then.
-
-    Args:
-        limit: Parameters, as tensors.
-        most_numbers: In all of them together.
+    A parameter is counted before it is initialised, when even a large one has not used memory yet.
     """
     num_made = num_numbers = 0
 

@@ -1,7 +1,7 @@
 """Run folders: each is claimed before anything is written, and locked while a process uses it.
 
-The lock is one of the operating system on the file `.lock`, so it goes with its process, however that ends. What a
-killed process left half-written is removed once the lock is ours, by the exact names that `atomic_write` gives.
+The operating system locks the file `.lock`, and releases it when the process ends in any way. Temporary files of a
+killed process are removed once the folder is locked, by the exact names that `atomic_write` uses.
 """
 
 import errno
@@ -21,9 +21,12 @@ from cifar10.config.validation import validate
 from cifar10.errors import UsageError
 from cifar10.files import TEMPORARY
 from cifar10.runs.checkpoint_names import BEST, LAST
+from cifar10.runs.record import RECORD, RUN_ID
 
-CONFIG, HISTORY, SCORES, RECORD, RUN_ID = "config.yaml", "history.csv", "scores.json", "run.json", "run_id"
+CONFIG, HISTORY, SCORES = "config.yaml", "history.csv", "scores.json"
 FIGURES = ("curves.png", "confusion.png")
+ARTIFACTS = {CONFIG: "", HISTORY: "", SCORES: "", **dict.fromkeys(FIGURES, "figures"), BEST: "checkpoints"}
+"""The files of a finished run that MLflow keeps -> their folder in the run's artifacts."""
 _FILES = (BEST, LAST, CONFIG, HISTORY, SCORES, RECORD, RUN_ID, *FIGURES)
 _LOCK = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # NFS without its lock daemon, some cluster file systems
@@ -31,7 +34,7 @@ _LEFTOVER = re.compile(TEMPORARY.format(name=f"({'|'.join(map(re.escape, _FILES)
 
 
 class FolderError(UsageError):
-    """The folder is another run's, or cannot be written. Nothing was started."""
+    """The folder belongs to another run, or cannot be written. Nothing was started."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -50,9 +53,9 @@ def claim_new(models_dir: Path, name: str, may_be_renamed: bool) -> RunFolder:
     """Claim `models_dir/name` for a new run.
 
     Args:
-        models_dir: Made if it is not there.
-        name: Of the folder.
-        may_be_renamed: Whether NAME-2, NAME-3 and so on will do if NAME is taken.
+        models_dir: Created if necessary.
+        name: Name of the folder.
+        may_be_renamed: Use NAME-2, NAME-3 and so on if NAME is taken.
 
     Raises:
         FolderError: It is taken, or cannot be written.
@@ -68,7 +71,7 @@ def claim_new(models_dir: Path, name: str, may_be_renamed: bool) -> RunFolder:
 
 
 def refuse_taken(models_dir: Path, name: str | None) -> None:
-    """Refuse a name for a new run that another run has, before seconds are spent on what a run needs.
+    """Refuse the name of another run for a new run, before the data set is loaded.
 
     Raises:
         FolderError: It is taken.
@@ -78,10 +81,10 @@ def refuse_taken(models_dir: Path, name: str | None) -> None:
 
 
 def claim_existing(path: Path) -> RunFolder:
-    """Claim the folder of a run that goes on.
+    """Claim the folder of a run that is resumed.
 
     Raises:
-        FolderError: Another process works in it, or it cannot be written.
+        FolderError: Another process uses it, or it cannot be written.
     """
     return _claimed(path, is_new=False)
 
@@ -89,7 +92,7 @@ def claim_existing(path: Path) -> RunFolder:
 def is_folder_of(config: Config, path: Path, models_dir: Path) -> bool:
     """Whether `path` is the run folder in `models_dir` that a checkpoint with this configuration was written to.
 
-    It may be a link: a run that was moved to another disk is still that run.
+    It may be a link to a folder on another disk.
     """
     if path.absolute().parent.resolve() != models_dir.resolve():
         return False
@@ -101,7 +104,7 @@ def is_folder_of(config: Config, path: Path, models_dir: Path) -> bool:
 
 
 def read_settings(folder: Path) -> Any:
-    """Return what the run's `config.yaml` says. It may be a stranger's, and references would unfold to any size.
+    """Return the content of `config.yaml`. References are refused: in a stranger's file they could expand to any size.
 
     Raises:
         ValueError: It is not text, or a value refers to another one.
@@ -109,12 +112,12 @@ def read_settings(folder: Path) -> Any:
     """
     text = (folder / CONFIG).read_text(encoding="utf-8")
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
-        raise ValueError(f"{CONFIG} has values that refer to others, as that of no run has")
+        raise ValueError(f"{CONFIG} has values that refer to others, which no run writes")
     return yaml.safe_load(text)
 
 
 def lasting_settings(config: Config) -> dict[str, Any]:
-    """Return the settings that stay the same when a run goes on, by their dotted keys."""
+    """Return the settings that stay the same when a run is resumed, by their dotted keys."""
     changing = (
         *("run_name", "models_dir", "data_loading.root", "data_loading.sources", "training.epochs"),
         *("training.accelerator", "training.devices", "training.num_nodes"),
@@ -124,7 +127,7 @@ def lasting_settings(config: Config) -> dict[str, Any]:
 
 
 class _TakenError(FolderError):
-    """The folder holds another run, or a process works in it."""
+    """The folder holds another run, or a process uses it."""
 
 
 def _claimed(path: Path, is_new: bool) -> RunFolder:
@@ -132,11 +135,11 @@ def _claimed(path: Path, is_new: bool) -> RunFolder:
     try:
         path.mkdir(parents=True, exist_ok=True)
         if is_new and not (path / _LOCK).exists():
-            _refuse_any_of(_FILES, path)  # another program's, or a run's that was copied here
+            _refuse_any_of(_FILES, path)  # of another program, or a copied run
         lock.acquire(timeout=0)
         try:
             if is_new:
-                _refuse_any_of((BEST, LAST, SCORES), path)  # scores stay where checkpoints were deleted to save room
+                _refuse_any_of((BEST, LAST, SCORES), path)  # scores remain if checkpoints were deleted to save space
             for entry in os.listdir(path):
                 if _LEFTOVER.fullmatch(entry):
                     (path / entry).unlink(missing_ok=True)
@@ -155,6 +158,6 @@ def _claimed(path: Path, is_new: bool) -> RunFolder:
 def _refuse_any_of(names: tuple[str, ...], path: Path) -> None:
     present = [name for name in names if (path / name).exists()]
     if present:
-        going_on = command_line("train", resume=path.name, models_dir=str(path.parent))
-        advice = f"go on with it: {going_on}, or " if LAST in present else ""
+        line = command_line("train", resume=path.name, models_dir=str(path.parent))
+        advice = f"resume it: {line}, or " if LAST in present else ""
         raise _TakenError(f"{path} already holds a run ({present[0]}); {advice}choose another run_name")

@@ -1,7 +1,7 @@
-"""MLflow stores that are trusted: those that `conf/tracking` or MLFLOW_TRACKING_URI names.
+"""Trusted MLflow stores: those that `conf/tracking` or MLFLOW_TRACKING_URI names.
 
-The folder of a run may be a stranger's, and so the store that its configuration names. Nothing is sent there, and no
-file is written there, unless the same store is configured or typed.
+A run folder, and the store in its configuration, may come from a stranger. Nothing is sent or written to such a store
+unless it is also configured here or typed.
 """
 
 import os
@@ -17,18 +17,19 @@ from cifar10.runs.mlflow_places import artifacts_folder
 
 
 class _Place(NamedTuple):
-    """A store as it is from any working folder, and the folder for its files; None for that of a server."""
+    """The absolute address of a store, and the folder of its files; None for a server."""
 
     uri: str
     artifacts: Path | None
 
 
 def unknown_settings(tracking: TrackingConfig) -> dict[str, str]:
-    """Return those settings of `tracking`, by their dotted keys, that lead to a store or a folder not known here."""
+    """Return the settings of `tracking`, by their dotted keys, whose store or folder is not configured here."""
     place = _place(tracking.uri, tracking.artifacts)
-    if place == _place(LOCAL_URI, None) or place in (
-        known := _configured(Path.cwd(), os.environ.get("MLFLOW_TRACKING_URI"))
-    ):
+    if place == _place(LOCAL_URI, None):
+        return {}  # without composing a configuration, which takes long
+    known = _configured(Path.cwd(), os.environ.get("MLFLOW_TRACKING_URI"))
+    if place in known:
         return {}
     unknown = {} if place.uri in {other.uri for other in known} else {"tracking.uri": tracking.uri}
     if tracking.artifacts is not None and place.artifacts is not None:
@@ -52,17 +53,10 @@ def _place(uri: str, artifacts: str | None) -> _Place:
 
 
 @cache
-def _configured(_folder: Path, _variable: str | None) -> frozenset[_Place]:  # what the addresses depend on
+def _configured(_folder: Path, _variable: str | None) -> frozenset[_Place]:  # the addresses depend on both
     from cifar10.config.compose import compose_config
 
-    sections: list[Any] = [
-        compose_config([f"tracking={option}"]).values.get("tracking") for option in options("tracking")
-    ]
-    return frozenset(
-        {_place(LOCAL_URI, None)}
-        | {
-            _place(section["uri"], section.get("artifacts"))
-            for section in sections
-            if isinstance(section, dict) and isinstance(section.get("uri"), str)
-        }
-    )
+    composed = (compose_config([f"tracking={option}"]).values.get("tracking") for option in options("tracking"))
+    sections: list[Any] = [section for section in composed if isinstance(section, dict)]
+    places = (_place(x["uri"], x.get("artifacts")) for x in sections if isinstance(x.get("uri"), str))
+    return frozenset([_place(LOCAL_URI, None), *places])

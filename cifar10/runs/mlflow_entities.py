@@ -1,38 +1,47 @@
-"""Convert a run to MLflow's entities: parameters, tags, data set, metrics, files and a description."""
+"""Convert a run to MLflow's entities: parameters, tags, data set, metrics and a description."""
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cifar10.config.mlflow_uri import shown_uri
+from cifar10.config.schema import flatten
+from cifar10.runs.record import RunRecord
 
 if TYPE_CHECKING:
-    from mlflow import MlflowClient
-    from mlflow.entities import DatasetInput, Metric, Param, RunTag
+    from mlflow.entities import DatasetInput, Metric
+
+KEY_TAG = "run_key"
+"""The tag with the key of `run.json`, by which a run is found whose id is not known."""
 
 NOTE = "mlflow.note.content"
 """The tag that MLflow's pages show as the description of a run."""
 
+EPOCH_METRIC = "train/loss"
+"""A metric of every epoch."""
+
 _PARAMETER_LENGTH = 500  # characters that MLflow keeps at least
-_METRICS_AT_ONCE = 1000  # as many as MLflow takes
 
 
-def parameters_of(config: Mapping[str, Any]) -> dict[str, str]:
+def parameters_of(config: dict[str, Any]) -> dict[str, str]:
     """Return a configuration as MLflow keeps it: dotted keys, and text that is not too long."""
-    return {key: shown_uri(str(value))[:_PARAMETER_LENGTH] for key, value in _flatten(config).items()}
+    return {key: shown_uri(str(value))[:_PARAMETER_LENGTH] for key, value in flatten(config).items() if value != {}}
 
 
-def params(parameters: Mapping[str, str]) -> "list[Param]":
-    from mlflow.entities import Param
+def tags_of(record: RunRecord, scores: Mapping[str, float]) -> dict[str, str]:
+    """Return all tags of a run, its key and its description included."""
+    return {**record.tags, KEY_TAG: record.key, NOTE: note(record.tags, scores)}
 
-    return [Param(key, value) for key, value in parameters.items()]
 
-
-def run_tags(tags: Mapping[str, str]) -> "list[RunTag]":
-    from mlflow.entities import RunTag
-
-    return [RunTag(key, value) for key, value in tags.items()]
+def code_and_data_tags(metadata: Mapping[str, Any], model: str) -> dict[str, Any]:
+    """Return tags for code, data, versions and model, from the metadata of a checkpoint and the network's target."""
+    keys = ("git_commit", "git_dirty", "code_digest", "data_digest", "precision", "program")
+    return {
+        **{key: metadata[key] for key in keys},
+        **{f"version.{name}": number for name, number in metadata["versions"].items()},
+        "data": metadata["data_name"],
+        "model": model.rpartition(".")[2],
+    }
 
 
 def data_sets(data: Mapping[str, str]) -> "list[DatasetInput]":
@@ -44,26 +53,16 @@ def data_sets(data: Mapping[str, str]) -> "list[DatasetInput]":
 
 
 def metrics(scores: Mapping[str, float | None], timestamp: int, step: int) -> "list[Metric]":
-    """Return scores as MLflow's metrics, which its pages show in this order; what is no number is left out."""
+    """Return scores as metrics, which MLflow's pages show in this order; `epoch` and missing values are left out."""
     from mlflow.entities import Metric
 
-    ordered = sorted(scores, key=_rank)
-    return [Metric(key, value, timestamp, step) for key in ordered if (value := scores[key]) is not None]
-
-
-def _rank(name: str) -> tuple[bool, bool]:
-    """Return the place of a score: accuracy first, the count of steps last."""
-    return name == "step", "accuracy" not in name
-
-
-def send_metrics(client: "MlflowClient", run_id: str, entries: "list[Metric]") -> None:
-    """Send metrics, as many at once as MLflow takes. It keeps one of equal entries."""
-    for start in range(0, len(entries), _METRICS_AT_ONCE):
-        client.log_batch(run_id, metrics=entries[start : start + _METRICS_AT_ONCE])
+    ordered = sorted(scores, key=lambda name: (name == "step", "accuracy" not in name))
+    known = {key: value for key in ordered if key != "epoch" and (value := scores[key]) is not None}
+    return [Metric(key, value, timestamp, step) for key, value in known.items()]
 
 
 def note(tags: Mapping[str, str], scores: Mapping[str, float]) -> str:
-    """Return a run in words, for the top of its page."""
+    """Return the description of a run, for the top of its page."""
     what = f"{tags.get('model', 'A network')} on {tags.get('data', 'its data')}"
     if "test/accuracy" not in scores:
         return what
@@ -72,16 +71,3 @@ def note(tags: Mapping[str, str], scores: Mapping[str, float]) -> str:
     if augmented is None:
         return f"Test accuracy {plain:.2%}: {what}"
     return f"Test accuracy {augmented:.2%}, {plain:.2%} without test-time augmentation: {what}"
-
-
-def send_file(client: "MlflowClient", run_id: str, path: Path, folder: str) -> None:
-    client.log_artifact(run_id, str(path), folder or None)
-
-
-def _flatten(tree: Mapping[str, Any], prefix: str = "") -> dict[str, Any]:
-    """Return nested dicts as one, keys joined by dots."""
-    flat: dict[str, Any] = {}
-    for key, value in tree.items():
-        path = f"{prefix}{key}"
-        flat |= _flatten(value, f"{path}.") if isinstance(value, dict) else {path: value}
-    return flat

@@ -1,7 +1,7 @@
 """Artifact locations of a SQLite store: by default in a folder beside the database.
 
-MLflow notes the absolute place of an experiment's files, and of each run's. Where a store was moved or copied, or is
-configured anew, these notes are mended when it is opened: else new files would go to the old place.
+MLflow stores the absolute location of the files of each experiment and run. If a store was moved, copied or configured
+differently, these locations are corrected when it is opened, so that new files do not go to the old location.
 """
 
 import logging
@@ -14,7 +14,7 @@ from urllib.parse import urlsplit
 log = logging.getLogger(__name__)
 
 _LOCKED_SECONDS = 3.0
-_PLACES = (  # every column of MLflow's database that holds the place of a run's files
+_PLACES = (  # the columns of MLflow's database with locations of a run's files
     ("runs", "artifact_uri"),
     ("logged_models", "artifact_location"),
     ("model_versions", "source"),
@@ -28,10 +28,10 @@ def artifacts_folder(database: Path, artifacts: str | None = None) -> Path:
 
 
 def mend_places(database: Path, artifacts: Path, experiment: str | None = None) -> None:
-    """Let a database that was moved, copied or configured anew name the places where files are now.
+    """Correct the artifact locations in a database that was moved, copied or configured differently.
 
-    New files of `experiment` go to `artifacts`. A run whose files are found there is said to have them there; others
-    keep the place that is noted. What was changed is logged.
+    New files of `experiment` go to `artifacts`. The location of a run's files is changed if they are found there.
+    Changes are logged.
     """
     with closing(sqlite3.connect(database, timeout=_LOCKED_SECONDS)) as connection, connection:
         rows = connection.execute("SELECT experiment_id, name, artifact_location FROM experiments").fetchall()
@@ -47,20 +47,16 @@ def mend_places(database: Path, artifacts: Path, experiment: str | None = None) 
 
 
 def _mend_runs(connection: sqlite3.Connection, location: str, artifacts: Path) -> int:
-    """Rewrite every place below `location` whose files are in `artifacts` now, and return their number."""
-    num_moved = 0
-    tables = {name for (name,) in connection.execute("SELECT name FROM sqlite_master WHERE type = 'table'")}
+    """Change every location below `location` whose files are now in `artifacts`, and return the number of changes."""
+    num_moved, prefix = 0, location.rstrip("/") + "/"
     for table, column in _PLACES:
-        if table not in tables:
-            continue
-        columns = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}
+        columns = {row[1] for row in connection.execute(f"PRAGMA table_info({table})")}  # empty if there is no table
         if column not in columns:
             continue
-        places = connection.execute(f"SELECT DISTINCT {column} FROM {table}").fetchall()
-        for (place,) in places:
-            if not isinstance(place, str) or not place.startswith(location.rstrip("/") + "/"):
+        for (place,) in connection.execute(f"SELECT DISTINCT {column} FROM {table}").fetchall():
+            if not isinstance(place, str) or not place.startswith(prefix):
                 continue
-            moved = artifacts.as_uri() + place[len(location.rstrip("/")) :]
+            moved = f"{artifacts.as_uri()}/{place.removeprefix(prefix)}"
             folder = _local_folder(moved)
             if folder is not None and folder.exists():
                 connection.execute(f"UPDATE {table} SET {column} = ? WHERE {column} = ?", (moved, place))
@@ -69,7 +65,7 @@ def _mend_runs(connection: sqlite3.Connection, location: str, artifacts: Path) -
 
 
 def _local_folder(location: str | None) -> Path | None:
-    """Return the folder that a place of MLflow means, None if it is on a server or in a cloud."""
+    """Return the folder of an artifact location, None if it is on a server."""
     if not location or urlsplit(location).scheme not in ("", "file"):
         return None
     return Path(urllib.request.url2pathname(urlsplit(location).path))

@@ -12,7 +12,7 @@ import shutil
 import sqlite3
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import closing, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -22,33 +22,28 @@ from filelock import FileLock, Timeout
 from cifar10.config.mlflow_uri import absolute_uri, database_path, shown_uri, uri_problem
 from cifar10.config.schema import TrackingConfig
 from cifar10.errors import first_line
+from cifar10.runs.mlflow_entities import KEY_TAG
 from cifar10.runs.mlflow_places import artifacts_folder, mend_places
 from cifar10.runs.record import RunRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
+    from mlflow.entities import Metric, Run
 
 log = logging.getLogger(__name__)
 
-KEY_TAG = "run_key"
-"""The tag by which a run is found that was made before its id was known here."""
-
 _PROBE_SECONDS = 3.0
 _LOCK_SECONDS = 180.0  # a new database takes some seconds, and several runs may wait for it
+_METRICS_AT_ONCE = 1000  # MLflow's limit
 _VIEW = "accuracy"
 _COLUMNS = (
-    "metrics.`test/accuracy`",
-    "metrics.`test/accuracy_tta`",
-    "metrics.`val/accuracy`",
-    "metrics.`wall_seconds`",
-    "params.`seed`",
-    "params.`training.epochs`",
-    "tags.`data`",
-    "tags.`model`",
+    *(f"metrics.`{key}`" for key in ("test/accuracy", "test/accuracy_tta", "val/accuracy", "wall_seconds")),
+    *(f"params.`{key}`" for key in ("seed", "training.epochs")),
+    *(f"tags.`{key}`" for key in ("data", "model")),
 )
 _EXPERIMENT_TAGS = {
-    "mlflow.experimentKind": "custom_model_development",  # its pages show training, not language models
-    # A view of the list of runs, which shows no scores by itself; read from the pages of MLflow 3.17.
+    "mlflow.experimentKind": "custom_model_development",  # MLflow shows its view for training, not for language models
+    # A view of the list of runs with scores, which the default view lacks; as MLflow 3.17 writes it.
     f"mlflow.sharedViewState.{_VIEW}": json.dumps(
         {
             "searchFilter": "",
@@ -65,11 +60,11 @@ _EXPERIMENT_TAGS = {
 
 
 class StoreError(Exception):
-    """The store cannot be used now. The text says why, in one line, without a password."""
+    """The store cannot be used now. The message is one line, without a password."""
 
 
 def probe(uri: str) -> None:
-    """Return if the store at `uri` seems to take records; quick, and without importing MLflow.
+    """Check that the store at `uri` accepts records; quick, and without importing MLflow.
 
     Raises:
         StoreError: It does not, within three seconds.
@@ -87,76 +82,90 @@ def reason_of(error: BaseException) -> str:
 
 
 class MLflowStore:
-    """A store that is open, and the experiment that runs are recorded in.
+    """An open store, and a run in it.
 
     Args:
-        config: Address of the store, and the experiment, which is made if need be.
+        config: Address of the store and name of the experiment, which is created if necessary.
+        record: The run. It is created, once, if the store does not know it.
 
     Raises:
         StoreError, or what MLflow, requests, SQLAlchemy or the disk raise.
     """
 
-    def __init__(self, config: TrackingConfig) -> None:
+    def __init__(self, config: TrackingConfig, record: RunRecord) -> None:
         self.uri = config.uri
         _import_mlflow()
         path = database_path(config.uri)
-        artifacts = None if path is None else artifacts_folder(path, config.artifacts)
-        with self._alone():
-            self.client = connect(config.uri)  # makes the tables of a new database
-            if path is not None and artifacts is not None:
+        artifacts = None
+        with self._locked():
+            self.client = connect(config.uri)  # creates the tables of a new database
+            if path is not None:
+                artifacts = artifacts_folder(path, config.artifacts)
                 mend_places(path, artifacts, config.experiment)
             self.experiment_id = self._experiment(config.experiment, artifacts)
-        self._experiments_of_runs: dict[str, str] = {}  # of runs found; theirs may have been renamed since
+            known = self._find(record)
+            info = (known or self._create(record)).info
+        self.is_new = known is None
+        """Whether the run was created now."""
+        self.run_id, self.experiment_id = str(info.run_id), str(info.experiment_id)
 
-    def begin(self, record: RunRecord) -> tuple[str, bool]:
-        """Return the id of the run in this store, and whether it was made now. It is made once."""
-        with self._alone():
-            known = self.find(record)
-            if known is not None:
-                return known, False
-            if record.run_id is not None:
-                log.warning("MLflow at %s does not know run %s; a new one is begun", shown_uri(self.uri), record.run_id)
-            run = self.client.create_run(
-                self.experiment_id,
-                start_time=record.started,
-                tags={KEY_TAG: record.key},
-                run_name=record.folder.name,
-            )
-            return str(run.info.run_id), True
+    def steps(self, key: str) -> set[int]:
+        """Return the steps at which the metric `key` is recorded."""
+        return {metric.step for metric in self.client.get_metric_history(self.run_id, key)}
 
-    def find(self, record: RunRecord) -> str | None:
-        """Return the id of the run if the store knows it: by its id, or by its key."""
-        from mlflow.exceptions import MlflowException
+    def send(
+        self,
+        metrics: "Sequence[Metric]" = (),
+        params: Mapping[str, str] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """Send metrics, parameters and tags. MLflow keeps one of equal metrics."""
+        from mlflow.entities import Param, RunTag
 
-        if record.run_id is not None:
-            try:
-                info = self.client.get_run(record.run_id).info
-                if info.lifecycle_stage == "active":
-                    self._experiments_of_runs[record.run_id] = info.experiment_id
-                    return record.run_id
-            except MlflowException as error:
-                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
-                    raise
-        found = self.client.search_runs(
-            [self.experiment_id], filter_string=f"tags.{KEY_TAG} = '{record.key}'", max_results=1
-        )
-        return str(found[0].info.run_id) if found else None
+        for start in range(0, len(metrics), _METRICS_AT_ONCE):
+            self.client.log_batch(self.run_id, metrics=metrics[start : start + _METRICS_AT_ONCE])
+        if params or tags:
+            new = [Param(*item) for item in (params or {}).items()]
+            self.client.log_batch(self.run_id, params=new, tags=[RunTag(*item) for item in (tags or {}).items()])
 
-    def address(self, run_id: str) -> str:
+    def send_file(self, path: Path, folder: str) -> None:
+        """Send a file into `folder` of the run's artifacts."""
+        self.client.log_artifact(self.run_id, str(path), folder or None)
+
+    def address(self) -> str:
         """Return how to see the run: the page to open, or the line to type and then the page."""
-        experiment_id = self._experiments_of_runs.get(run_id, self.experiment_id)
-        page = f"/#/experiments/{experiment_id}/runs/{run_id}?workflowType=machine_learning"
+        page = f"/#/experiments/{self.experiment_id}/runs/{self.run_id}?workflowType=machine_learning"
         if database_path(self.uri) is None:
-            server = os.environ.get("CIFAR10_TRACKING_ADDRESS") or shown_uri(
-                self.uri
-            )  # as seen from outside a container
-            return f"{server.rstrip('/')}{page}"
+            outside = os.environ.get("CIFAR10_TRACKING_ADDRESS")  # the address outside a container
+            return f"{(outside or shown_uri(self.uri)).rstrip('/')}{page}"
         program = "mlflow" if shutil.which("mlflow") else f"{shlex.quote(sys.executable)} -m mlflow"
         line = f"{program} ui --backend-store-uri {shlex.quote(self.uri)}"
         return f"{line}, then http://127.0.0.1:5000{page}"
 
+    def _find(self, record: RunRecord) -> "Run | None":
+        """Return the run by its id, or by its key; None if the store does not know it."""
+        from mlflow.exceptions import MlflowException
+
+        if record.run_id is not None:
+            try:
+                run = self.client.get_run(record.run_id)
+                if run.info.lifecycle_stage == "active":
+                    return run
+            except MlflowException as error:
+                if error.error_code not in ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE"):
+                    raise
+        by_key = f"tags.{KEY_TAG} = '{record.key}'"
+        return next(iter(self.client.search_runs([self.experiment_id], filter_string=by_key, max_results=1)), None)
+
+    def _create(self, record: RunRecord) -> "Run":
+        if record.run_id is not None:
+            log.warning("MLflow at %s does not know run %s; a new one is created", shown_uri(self.uri), record.run_id)
+        return self.client.create_run(
+            self.experiment_id, start_time=record.started, tags={KEY_TAG: record.key}, run_name=record.folder.name
+        )
+
     def _experiment(self, name: str, artifacts: Path | None) -> str:
-        """Return the experiment's id, and make it if need be; another program may be making it at the same time."""
+        """Return the experiment's id; create it if necessary, although another program may do so at the same time."""
         from mlflow.exceptions import MlflowException
 
         experiment = self.client.get_experiment_by_name(name)
@@ -170,7 +179,7 @@ class MLflowStore:
                     raise
         if experiment.lifecycle_stage != "active":
             raise StoreError(
-                f"the experiment {name} was deleted in MLflow; bring it back (mlflow experiments restore "
+                f"the experiment {name} was deleted in MLflow; restore it (mlflow experiments restore "
                 f"--experiment-id {experiment.experiment_id}) or choose another: tracking.experiment=NAME"
             )
         for key, value in _EXPERIMENT_TAGS.items():
@@ -179,21 +188,17 @@ class MLflowStore:
         return str(experiment.experiment_id)
 
     @contextmanager
-    def _alone(self) -> Iterator[None]:
-        """Keep other runs from making tables, experiments or this very run at the same time."""
+    def _locked(self) -> Iterator[None]:
+        """Keep other runs from creating tables, experiments or this run at the same time."""
         path = database_path(self.uri)
         if path is None:
             yield
             return
         try:
-            lock = FileLock(f"{path.absolute()}.lock", timeout=_LOCK_SECONDS, mode=0o666)
-            lock.acquire()
+            with FileLock(f"{path.absolute()}.lock", timeout=_LOCK_SECONDS, mode=0o666):
+                yield
         except Timeout:
             raise StoreError(f"MLflow's database {path} is being opened by other runs") from None
-        try:
-            yield
-        finally:
-            lock.release()
 
 
 def connect(uri: str) -> "MlflowClient":
@@ -205,25 +210,24 @@ def connect(uri: str) -> "MlflowClient":
 
 
 def _import_mlflow() -> None:
-    """Import MLflow, told not to retry for minutes and not to chat."""
+    """Import MLflow, with few retries and without its own messages."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # read when MLflow is imported
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
     import mlflow  # noqa: F401
 
-    # MLflow's import sets levels of its own. What goes wrong is told by whoever asked, in one line.
+    # MLflow's import sets levels of its own. The caller reports errors, in one line.
     for name in ("mlflow", "mlflow.store.db.utils", "alembic", "sqlalchemy", "urllib3.connectionpool"):
         logging.getLogger(name).setLevel(logging.CRITICAL)
 
 
 def connect_for_reading(uri: str) -> None:
-    """Return if MLflow can look things up at `uri`; where a SQLite store has moved, its places are mended first.
+    """Check that MLflow can read from `uri`; correct the artifact locations of a SQLite store that has moved.
 
     Raises:
-        StoreError: There is no such store, or it is away.
+        StoreError: There is no such store, or it is unavailable.
     """
-    problem = uri_problem(uri)
-    if problem is not None:
+    if (problem := uri_problem(uri)) is not None:
         raise StoreError(f"its address cannot be used: {problem}")
     path = database_path(uri)
     if path is None:
@@ -239,29 +243,30 @@ def connect_for_reading(uri: str) -> None:
 def _probe_server(uri: str) -> None:
     import requests
 
-    shown = shown_uri(uri)
     try:
         status = requests.get(f"{uri.rstrip('/')}/health", timeout=_PROBE_SECONDS).status_code
-    except requests.exceptions.SSLError:  # it answers; MLflow may have been told which certificates to trust
+    except requests.exceptions.SSLError:  # it responds; MLflow may have other certificates
         return
     except requests.Timeout:
-        raise StoreError(f"no MLflow server answers at {shown} within {_PROBE_SECONDS:.0f} s") from None
+        reason = f" within {_PROBE_SECONDS:.0f} s"
     except requests.ConnectionError as error:
-        raise StoreError(f"no MLflow server answers at {shown}{_cause(error)}") from None
+        reason = _cause(error)
     except (requests.RequestException, ValueError) as error:
-        raise StoreError(f"no MLflow server answers at {shown}: {reason_of(error)}") from None
-    if status >= 500:
-        raise StoreError(f"no MLflow server answers at {shown}: HTTP status {status}")
+        reason = f": {reason_of(error)}"
+    else:
+        if status < 500:
+            return
+        reason = f": HTTP status {status}"
+    raise StoreError(f"no MLflow server responds at {shown_uri(uri)}{reason}")
 
 
 def _cause(error: BaseException) -> str:
-    """Return what the operating system says, in brackets, out of the layers that requests wraps around it."""
+    """Return the operating system's message, in brackets, from the exceptions that requests raises from it."""
     seen: BaseException | None = error
     while seen is not None:
         if isinstance(seen, OSError) and seen.strerror:
             return f" ({seen.strerror})"
-        inner = getattr(seen, "reason", None) or next((x for x in seen.args if isinstance(x, BaseException)), None)
-        seen = inner if isinstance(inner, BaseException) else seen.__cause__ or seen.__context__
+        seen = seen.__cause__ or seen.__context__
     return ""
 
 
@@ -284,4 +289,4 @@ def _probe_database(path: Path) -> None:
             raise StoreError(f"MLflow's database {path} is locked by another program") from None
         raise StoreError(f"MLflow's database {path} cannot be written ({error})") from None
     except sqlite3.Error as error:
-        raise StoreError(f"{path} is no database of MLflow ({error})") from None
+        raise StoreError(f"{path} is not a database of MLflow ({error})") from None

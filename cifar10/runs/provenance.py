@@ -1,6 +1,8 @@
 """Provenance of results: code, versions, machine."""
 
+import contextlib
 import hashlib
+import os
 import platform
 import subprocess
 from importlib.metadata import PackageNotFoundError, version
@@ -14,7 +16,7 @@ _PACKAGE = Path(__file__).parents[1]
 
 def code_state() -> dict[str, Any]:
     """Return the commit of the code and whether files differ from it, None outside a checkout, and a digest of it."""
-    is_tracked = _git("ls-files", "--error-unmatch", __file__) is not None  # else it lies in somebody else's checkout
+    is_tracked = _git("ls-files", "--error-unmatch", __file__) is not None  # else the checkout is of another project
     commit = _git("rev-parse", "HEAD") if is_tracked else None
     changes = _git("status", "--porcelain", "--untracked-files=no")
     dirty = None if commit is None else bool(changes)
@@ -22,7 +24,7 @@ def code_state() -> dict[str, Any]:
 
 
 def code_digest() -> str:
-    """Return the SHA-256 over names and bytes of the package's Python files: also known where there is no Git."""
+    """Return the SHA-256 over names and bytes of the package's Python files, which needs no Git."""
     sha = hashlib.sha256()
     for path in sorted(_PACKAGE.rglob("*.py")):
         content = path.read_bytes()
@@ -31,20 +33,16 @@ def code_digest() -> str:
 
 
 def versions() -> dict[str, str]:
-    """Return the versions of Python and of the packages that numbers depend on."""
+    """Return the versions of Python and of the packages that results depend on."""
     found = {"python": platform.python_version()}
     for package in _PACKAGES:
-        try:
+        with contextlib.suppress(PackageNotFoundError):
             found[package] = version(package)
-        except PackageNotFoundError:
-            continue
     return found
 
 
 def machine() -> dict[str, Any]:
-    """Return the processor, its cores and the instruction sets that matter here, and the GPU if there is one."""
-    import os
-
+    """Return the processor, its number of cores, its relevant instruction sets, and the GPU if there is one."""
     import torch
 
     names, flags = _cpu_info()

@@ -1,7 +1,7 @@
 """The metadata of a run that its folder keeps for MLflow: `run.json` and `run_id`.
 
-With them a run that MLflow could not take can be recorded later (`sync.py`). `run.json` holds a key that the run in
-MLflow bears as a tag, so that no run is recorded twice, also where the process ended before MLflow's answer came.
+With them a run that MLflow did not record can be recorded later (`sync.py`). `run.json` holds a key that is a tag of
+the run in MLflow, so that no run is recorded twice, even if the process ended before MLflow returned the run's id.
 """
 
 import contextlib
@@ -26,8 +26,8 @@ Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 
 Milliseconds = Annotated[int, Field(ge=0, lt=2**53)]
 
-_FILE, _RUN_ID = "run.json", "run_id"
-_QUIET_SECONDS = 15 * 60  # on another machine: without a change in the folder for so long, a run has ended
+RECORD, RUN_ID = "run.json", "run_id"
+_QUIET_SECONDS = 15 * 60  # a run on another machine has ended if its folder has not changed for so long
 
 
 def _now() -> int:
@@ -36,11 +36,11 @@ def _now() -> int:
 
 @dataclass
 class RunRecord:
-    """When a run began and ended, and the tags and data set that MLflow is told. Times are milliseconds since 1970."""
+    """Start and end of a run, and its tags and data set for MLflow. Times are milliseconds since 1970."""
 
     folder: Path
     name: str = ""
-    """Of the folder that the record was made for; older records have none."""
+    """Name of the folder that the record was made for; older records have none."""
     key: Annotated[str, Field(pattern="^[0-9a-f]{32}$")] = field(default_factory=lambda: uuid.uuid4().hex)
     started: Milliseconds = field(default_factory=_now)
     ended: Milliseconds | None = None
@@ -53,9 +53,9 @@ class RunRecord:
 
     @classmethod
     def of(cls, folder: Path) -> "RunRecord | None":
-        """Return what `folder` keeps, None if it has no readable `run.json`: then an older version made it."""
+        """Return the record in `folder`; None if it has no readable `run.json`, as in folders of older versions."""
         try:
-            values = json.loads((folder / _FILE).read_text(encoding="utf-8"))
+            values = json.loads((folder / RECORD).read_text(encoding="utf-8"))
             return TypeAdapter(cls).validate_python({**values, "folder": folder})
         except (OSError, ValueError, TypeError, RecursionError):
             return None
@@ -64,41 +64,52 @@ class RunRecord:
     def run_id(self) -> str | None:
         """MLflow's id of the run, once it has one."""
         try:
-            return (self.folder / _RUN_ID).read_text(encoding="utf-8").strip() or None
+            return (self.folder / RUN_ID).read_text(encoding="utf-8").strip() or None
         except (OSError, ValueError):
             return None
 
     @run_id.setter
     def run_id(self, run_id: str | None) -> None:
         if run_id is None:
-            (self.folder / _RUN_ID).unlink(missing_ok=True)
+            (self.folder / RUN_ID).unlink(missing_ok=True)
         else:
-            self._write(_RUN_ID, run_id + "\n")
+            write_text(self.folder / RUN_ID, run_id + "\n")
 
     def begin(self, tags: dict[str, Any], data: dict[str, str]) -> None:
         """Write the id of this process and the metadata known before the first step."""
-        tags = {**tags, **_origin(tags.get("git_commit"))}
+        try:
+            user = getpass.getuser()
+        except (KeyError, OSError):  # the user of a container may have no name
+            user = None
+        tags = {
+            **tags,
+            "mlflow.user": user,
+            "mlflow.source.name": "commands.py",
+            "mlflow.source.type": "LOCAL",
+            "mlflow.source.git.commit": tags.get("git_commit"),
+        }
         self.tags = {key: str(value) for key, value in tags.items() if value is not None}
         self.data = data
         self.name = self.folder.name
-        self.process = _this_process()
+        created = psutil.Process().create_time()
+        self.process = {"host": socket.gethostname(), "pid": os.getpid(), "created": created}
         self.status, self.ended = "RUNNING", None
         self.save()
 
     def is_copied(self) -> bool:
-        """Whether the folder was copied from that of a run that is still beside it; one that was renamed is not."""
+        """Whether the folder is a copy of another one beside it; a renamed folder is not."""
         if self.name in ("", self.folder.name):
             return False
         original = RunRecord.of(self.folder.with_name(self.name))
         return original is not None and original.key == self.key
 
     def end(self, status: Status, ended: int | None = None) -> None:
-        """Note how it ended, and when: now, if not given."""
+        """Write the status, and the time of the end: by default now."""
         self.status, self.ended = status, ended or _now()
         self.save()
 
     def close(self, status: Status) -> None:
-        """Note how it ends now; a disk that is full, which has been told by others, does not stop that."""
+        """Write that the run ends now; ignore a full disk, which is reported elsewhere."""
         with contextlib.suppress(UserError, OSError):
             self.end(status)
 
@@ -106,49 +117,25 @@ class RunRecord:
         """Write `run.json`.
 
         Raises:
-            UserError: It could not be written; what was there before is untouched.
+            UserError: It could not be written; the previous content is unchanged.
         """
         values = asdict(self)
         del values["folder"]
-        self._write(_FILE, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
+        write_text(self.folder / RECORD, json.dumps(values, indent=2, ensure_ascii=False) + "\n")
 
     def is_running(self) -> bool:
-        """Whether the run may still go on: its process is alive, or, on another machine, its folder changes."""
+        """Whether the run may still be running: its process is alive, or, on another machine, its folder changes."""
         if self.ended is not None:
             return False
-        if self.process.get("host") == socket.gethostname():
-            return _is_alive(self.process)
-        return time.time() - self.changed() < _QUIET_SECONDS
+        if self.process.get("host") != socket.gethostname():
+            return time.time() - self.changed() < _QUIET_SECONDS
+        try:
+            created = psutil.Process(self.process["pid"]).create_time()
+            return bool(abs(created - self.process["created"]) < 1)
+        except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):
+            return False
 
     def changed(self) -> float:
         """Return when the training last wrote to the folder, in seconds since 1970."""
-        files = [file for file in self.folder.iterdir() if file.is_file() and file.name not in (_FILE, _RUN_ID)]
+        files = [file for file in self.folder.iterdir() if file.is_file() and file.name not in (RECORD, RUN_ID)]
         return max((file.stat().st_mtime for file in files), default=self.started / 1000)
-
-    def _write(self, name: str, text: str) -> None:
-        write_text(self.folder / name, text)
-
-
-def _this_process() -> dict[str, Any]:
-    return {"host": socket.gethostname(), "pid": os.getpid(), "created": psutil.Process().create_time()}
-
-
-def _is_alive(process: dict[str, Any]) -> bool:
-    try:
-        return bool(abs(psutil.Process(process["pid"]).create_time() - process["created"]) < 1)
-    except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):
-        return False
-
-
-def _origin(git_commit: str | None) -> dict[str, str | None]:
-    """Return the tags from which MLflow's pages show who ran what."""
-    try:
-        user = getpass.getuser()
-    except (KeyError, OSError):  # a container's user need not have a name
-        user = None
-    return {
-        "mlflow.user": user,
-        "mlflow.source.name": "commands.py",
-        "mlflow.source.type": "LOCAL",
-        "mlflow.source.git.commit": git_commit,
-    }

@@ -1,4 +1,4 @@
-"""Read from a run folder what MLflow is told of the run."""
+"""Read the information for MLflow from a run folder."""
 
 import csv
 import json
@@ -7,77 +7,57 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import yaml
-from pydantic import ValidationError
 
 from cifar10.config.schema import TrackingConfig
 from cifar10.errors import UserError
 from cifar10.runs.checkpoint_names import BEST, LAST
-from cifar10.runs.folder import read_settings
-from cifar10.runs.mlflow_entities import NOTE, note, parameters_of
-from cifar10.runs.mlflow_store import KEY_TAG, reason_of
-from cifar10.runs.record import RunRecord, Status
+from cifar10.runs.folder import ARTIFACTS, CONFIG, HISTORY, SCORES, read_settings
+from cifar10.runs.mlflow_entities import code_and_data_tags, parameters_of
+from cifar10.runs.mlflow_store import reason_of
+from cifar10.runs.record import RECORD, RUN_ID, RunRecord, Status
 
-_ALWAYS = {"config.yaml": "", "history.csv": ""}
-_WHEN_FINISHED = {
-    **_ALWAYS,
-    "scores.json": "",
-    "curves.png": "figures",
-    "confusion.png": "figures",
-    "best.ckpt": "checkpoints",
-}
-"""The files that are sent -> the folder of MLflow's artifacts that they go to."""
-_TIMES = ("wall_seconds", "cpu_seconds")  # the scores whose names have no / in them
+_TIMES = ("wall_seconds", "cpu_seconds")  # the scores whose names do not contain /
 
 
 @dataclass(frozen=True)
 class Recorded:
-    """What a run's folder holds for MLflow."""
+    """The content of a run folder for MLflow."""
 
     record: RunRecord
     tracking: TrackingConfig
     parameters: dict[str, str]
     history: list[dict[str, float]]
-    """One entry of scores an epoch, with its number as `epoch`."""
+    """The scores of each epoch, with its number as `epoch`."""
     scores: dict[str, float]
-    """Empty if the run did not come to its end."""
+    """Empty if the run is not finished."""
 
     @property
     def files(self) -> dict[Path, str]:
-        """The files there are -> the folder of MLflow's artifacts that they go to."""
-        names = _WHEN_FINISHED if self.scores else _ALWAYS
-        folder = self.record.folder
-        return {folder / name: place for name, place in names.items() if (folder / name).is_file()}
-
-    @property
-    def tags(self) -> dict[str, str]:
-        return {**self.record.tags, KEY_TAG: self.record.key, NOTE: note(self.record.tags, self.scores)}
+        """The existing files that are sent -> their folder in the run's artifacts."""
+        folder, names = self.record.folder, ARTIFACTS if self.scores else (CONFIG, HISTORY)
+        return {folder / name: ARTIFACTS[name] for name in names if (folder / name).is_file()}
 
 
 def read_run(folder: Path) -> Recorded:
-    """Return what `folder` holds for MLflow.
+    """Return the content of `folder` for MLflow.
 
     Raises:
-        UserError: A file cannot be read, or is a link to another place.
+        UserError: A file cannot be read, or is a link to another folder.
     """
-    _refuse_links(folder)
+    for path in (folder / name for name in (*ARTIFACTS, RECORD, RUN_ID)):
+        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):  # it could send any file of yours
+            raise UserError(f"{path} is a link to {path.resolve()}, and not sent; put the file itself there")
     try:
         settings = read_settings(folder)
         tracking = TrackingConfig.model_validate(settings["tracking"])
-        scores = _scores(folder / "scores.json")
-        history = _history(folder / "history.csv")
+        scores = _scores(folder / SCORES)
+        history = _history(folder / HISTORY)
         record = _record(folder, bool(scores))
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError, ValidationError) as error:
-        if isinstance(error, UserError):
-            raise
+    except UserError:
+        raise
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise UserError(f"{folder} cannot be read as a run: {reason_of(error)}") from error
     return Recorded(record, tracking, parameters_of(settings), history, scores)
-
-
-def _refuse_links(folder: Path) -> None:
-    """Refuse a file that is a link to one outside of the folder: in a stranger's run, it would send a file of yours."""
-    for path in (folder / name for name in (*_WHEN_FINISHED, "run.json", "run_id")):
-        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):
-            raise UserError(f"{path} is a link to {path.resolve()}, and not sent; put the file itself there")
 
 
 def _history(path: Path) -> list[dict[str, float]]:
@@ -102,7 +82,7 @@ def _scores(path: Path) -> dict[str, float]:
 
 
 def _number(value: object) -> float | None:
-    """Return `value` as a number, None if it is none."""
+    """Return `value` as a finite number, None if it is not one."""
     try:
         number = float(value)  # type: ignore[arg-type]
     except (TypeError, ValueError):
@@ -111,9 +91,9 @@ def _number(value: object) -> float | None:
 
 
 def _record(folder: Path, is_finished: bool) -> RunRecord:
-    """Return the run's record, with an end if its process has gone without a word."""
+    """Return the run's record, with an end if its process ended without writing one."""
     record = RunRecord.of(folder)
-    is_running = record.is_running() if record else not is_finished  # an older version keeps no process
+    is_running = record.is_running() if record else not is_finished  # older versions do not record the process
     record = record or _from_checkpoint(folder)
     if record.ended is None and not (is_running and record.is_running()):
         status: Status = "FINISHED" if is_finished else "KILLED"
@@ -122,23 +102,18 @@ def _record(folder: Path, is_finished: bool) -> RunRecord:
 
 
 def _from_checkpoint(folder: Path) -> RunRecord:
-    """Return a record of a run that is older than `run.json`, as far as its checkpoint tells."""
+    """Return a record of a run that is older than `run.json`, from its checkpoint."""
     from cifar10.runs.checkpoints import load_checkpoint
 
-    started = int((folder / "config.yaml").stat().st_mtime * 1000)
+    started = int((folder / CONFIG).stat().st_mtime * 1000)
     record = RunRecord(folder, started=started)
     path = next((folder / name for name in (BEST, LAST) if (folder / name).is_file()), None)
     if path is None:
         return record
     checkpoint = load_checkpoint(path)
-    known, model = checkpoint.metadata.model_dump(), checkpoint.config.model.target
-    plain = ("git_commit", "git_dirty", "code_digest", "data_digest", "precision", "program")
-    record.tags = {
-        **{key: str(known[key]) for key in plain if known.get(key) is not None},
-        **{f"version.{name}": str(number) for name, number in known.get("versions", {}).items()},
-        "data": str(known.get("data_name", "")),
-        "model": model.rpartition(".")[2],
-    }
+    metadata = checkpoint.metadata.model_dump()
+    tags = code_and_data_tags({**metadata, "data_name": metadata["data_name"] or ""}, checkpoint.config.model.target)
+    record.tags = {key: str(value) for key, value in tags.items() if value is not None}
     source = checkpoint.config.data_loading.target
     record.data = {"name": record.tags["data"], "digest": checkpoint.data_digest, "source": source}
     return record

@@ -1,4 +1,4 @@
-"""An open run: its folder, which is always complete, and the tracker, which records the same.
+"""An open run: its folder, which is always complete, and the tracker, which records the same information.
 
 models/NAME/
     config.yaml   best.ckpt   last.ckpt   run_id   run.json   .lock
@@ -27,34 +27,26 @@ from cifar10.files import atomic_write, write_text
 from cifar10.runs.checkpoint_metadata import FORMAT
 from cifar10.runs.checkpoint_names import BEST
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
-from cifar10.runs.folder import (
-    CONFIG,
-    FIGURES,
-    HISTORY,
-    SCORES,
-    RunFolder,
-    claim_existing,
-    claim_new,
-    is_folder_of,
-)
+from cifar10.runs.folder import ARTIFACTS, CONFIG, HISTORY, SCORES, RunFolder, claim_existing, claim_new, is_folder_of
+from cifar10.runs.mlflow_entities import code_and_data_tags
 from cifar10.runs.provenance import code_state, machine, versions
 from cifar10.runs.record import Status
 from cifar10.runs.tracking import NoTracker, Tracker, open_tracker, require_store
 from cifar10.system.processes import Processes, find_processes
 from cifar10.types import Metrics
 
-_RUN_NAME_VARIABLE = "CIFAR10_RUN_NAME"  # how the processes of one run agree on its folder
+_RUN_NAME_VARIABLE = "CIFAR10_RUN_NAME"  # makes the processes of one run use the same folder
 
 
 @dataclass(frozen=True)
 class Run:
-    """A run that is open. Only the first of its processes writes files and tells the tracker.
+    """An open run. Only its first process writes files and uses the tracker.
 
     Args:
         folder: The run folder.
         tracker: Records the run in MLflow.
         claim: The claim of the folder; None in all processes but the first.
-        origin: What checkpoints, scores.json and MLflow say of code, data and versions: as it was when the run opened.
+        origin: Code, data and versions when the run was opened, for checkpoints, scores.json and MLflow.
     """
 
     folder: Path
@@ -68,7 +60,7 @@ class Run:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What a checkpoint holds beside weights, configuration and history; plain values only."""
+        """Content of a checkpoint besides weights, configuration and history; plain values only."""
         return {**self.origin, "run_id": self.tracker.run_id}
 
     def close(self, status: Status) -> None:
@@ -78,15 +70,11 @@ class Run:
             self.claim.release()
 
     def begin(self, config: Config, num_parameters: int, history: list[Metrics]) -> None:
-        """Record what is known before the first step; `history` holds the epochs before a resume."""
-        plain = ("git_commit", "git_dirty", "code_digest", "data_digest", "precision", "program")
+        """Record the information known before the first step; `history` holds the epochs before a resume."""
         tags = {
-            **{key: self.origin[key] for key in plain},
-            **{f"version.{name}": number for name, number in self.origin["versions"].items()},
+            **code_and_data_tags(self.origin, config.model.target),
             **{f"machine.{key}": " ".join(x) if isinstance(x, list) else x for key, x in machine().items()},
             "num_parameters": num_parameters,
-            "data": self.origin["data_name"],
-            "model": config.model.target.rpartition(".")[2],
         }
         name, digest = self.origin["data_name"], self.origin["data_digest"]
         self.tracker.start(config.plain(), tags, {"name": name, "digest": digest, "source": config.data_loading.target})
@@ -107,15 +95,9 @@ class Run:
             self.tracker.log_history(history)
 
     def record_scores(self, scores: Metrics, seed: int, num_epochs: int, weights_digest: str) -> None:
-        """Write the final scores and where they come from."""
-        facts = {
-            **scores,
-            "seed": seed,
-            "epochs": num_epochs,
-            "weights_digest": weights_digest,
-            **self.metadata,
-            "machine": machine(),
-        }
+        """Write the final scores and their provenance."""
+        counts = {"seed": seed, "epochs": num_epochs, "weights_digest": weights_digest}
+        facts = {**scores, **counts, **self.metadata, "machine": machine()}
         facts = {name: finite_or_none(value) for name, value in facts.items()}
         text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(self.folder / SCORES, text + "\n")
@@ -123,11 +105,9 @@ class Run:
 
     def send_files(self) -> None:
         """Send scores, history, figures and the best checkpoint, which are in the folder."""
-        for name in (SCORES, HISTORY):
-            self.tracker.log_file(self.folder / name, "")
-        for name in FIGURES:
-            self.tracker.log_file(self.folder / name, "figures")
-        self.tracker.log_file(self.folder / BEST, "checkpoints")
+        for name, place in ARTIFACTS.items():
+            if name != CONFIG:  # sent by `begin`
+                self.tracker.log_file(self.folder / name, place)
 
 
 def open_run(
@@ -137,47 +117,46 @@ def open_run(
     checkpoint: Checkpoint | None = None,
     initial_weights: str | None = None,
 ) -> Run:
-    """Claim the run folder and open the record, or, with a `checkpoint` in its own run folder, go on with those.
+    """Claim the run folder and open the record; with a `checkpoint` in its own run folder, continue both.
 
-    A checkpoint that lies elsewhere goes on in a new folder in `config.models_dir`, with a record of its own: what lies
-    beside it is somebody else's.
+    A checkpoint elsewhere is continued in a new folder in `config.models_dir`, with a new record, because the files
+    beside it may belong to another user.
 
     Args:
-        config: The run.
-        data: What it is trained and tested on.
-        precision: What it computes in: fp32, bf16 or fp16.
-        checkpoint: What it goes on from.
+        config: The configuration of the run.
+        data: The data set.
+        precision: fp32, bf16 or fp16.
+        checkpoint: The checkpoint to resume from.
         initial_weights: Digest of the weights that a new run starts from; None: random ones.
 
     Raises:
         UserError: The folder cannot be written or belongs to another run, tracking is required and impossible, or the
             run needs a name.
     """
-    goes_on = checkpoint is not None and is_folder_of(config, checkpoint.path.parent, Path(config.models_dir))
+    origin = _origin(data, precision, initial_weights)
     processes = find_processes(config.training)
+    resumed = checkpoint
+    if checkpoint is not None and not is_folder_of(config, checkpoint.path.parent, Path(config.models_dir)):
+        resumed = None
     if not processes.is_first:
-        if checkpoint and goes_on:
-            folder = checkpoint.path.parent
-        else:
-            folder = Path(config.models_dir) / _run_name(config, processes)
-        return Run(folder, NoTracker(), None, _origin(data, precision, initial_weights))
+        folder = resumed.path.parent if resumed else Path(config.models_dir) / _run_name(config, processes)
+        return Run(folder, NoTracker(), None, origin)
     require_store(config.tracking)
-    claim = claim_existing(checkpoint.path.parent) if checkpoint and goes_on else _claim_new(config, processes)
+    claim = claim_existing(resumed.path.parent) if resumed else _claim_new(config, processes)
     try:
-        if checkpoint is not None and goes_on:
-            _refuse_overtaken(checkpoint)
-        run_id = checkpoint.run_id if checkpoint and goes_on else None
-        tracker = open_tracker(config.tracking, claim.path, run_id)
-        if checkpoint is not None and not goes_on:
-            _take_along_best(checkpoint, claim.path)
+        if resumed and load_checkpoint(resumed.path).history != resumed.history:  # changed before the claim
+            raise UsageError(f"another process has just trained in {claim.path}; type the same line again")
+        tracker = open_tracker(config.tracking, claim.path, resumed.run_id if resumed else None)
+        if checkpoint is not None and not resumed:
+            _copy_best(checkpoint, claim.path)
     except BaseException:
         claim.release()
         raise
-    return Run(claim.path, tracker, claim, _origin(data, precision, initial_weights))
+    return Run(claim.path, tracker, claim, origin)
 
 
 def _origin(data: ImageDataset, precision: str, initial_weights: str | None) -> dict[str, Any]:
-    """Return what is known of code, data and versions before the first step."""
+    """Return code, data and versions."""
     return {
         "format": FORMAT,
         "program": f"cifar10 {__version__}",
@@ -192,28 +171,17 @@ def _origin(data: ImageDataset, precision: str, initial_weights: str | None) -> 
     }
 
 
-def _refuse_overtaken(checkpoint: Checkpoint) -> None:
-    """Refuse to go on from what another process has trained on from, between the reading of it and the claim.
-
-    Raises:
-        UsageError: The file holds more epochs today.
-    """
-    if load_checkpoint(checkpoint.path).history != checkpoint.history:
-        raise UsageError(f"another process has just trained on in {checkpoint.path.parent}; type the same line again")
-
-
 def _claim_new(config: Config, processes: Processes) -> RunFolder:
-    """Claim a new folder, and let the processes that Lightning will start know its name."""
-    may_be_renamed = config.run_name is None
-    claim = claim_new(Path(config.models_dir), _run_name(config, processes), may_be_renamed)
+    """Claim a new folder, and pass its name to the processes that Lightning will start."""
+    claim = claim_new(Path(config.models_dir), _run_name(config, processes), may_be_renamed=config.run_name is None)
     if processes.launcher == "lightning":
         os.environ[_RUN_NAME_VARIABLE] = claim.path.name
     return claim
 
 
-def _take_along_best(checkpoint: Checkpoint, folder: Path) -> None:
-    """Say where the run goes on, and copy the best epoch so far, if it lies beside the checkpoint and is of its run."""
-    print(f"{checkpoint.path} is not in the run folder that it was written to; it goes on in {folder}", file=sys.stderr)
+def _copy_best(checkpoint: Checkpoint, folder: Path) -> None:
+    """Print where the run continues, and copy the best epoch so far, if it is beside the checkpoint and of its run."""
+    print(f"{checkpoint.path} is not in the run folder it was written to; it continues in {folder}", file=sys.stderr)
     beside = checkpoint.path.with_name(BEST)
     if not beside.is_file():
         return
@@ -229,8 +197,8 @@ def finite_or_none(value: Any) -> Any:
 
 
 def _run_name(config: Config, processes: Processes) -> str:
-    """Return the run's name, the same in all its processes; that of one without a name depends on the time of day."""
-    if config.run_name is None and processes.launcher in ("torchrun", "srun"):  # each would look at its own clock
+    """Return the run's name, the same in all its processes. Without `run_name`, it contains the time of day."""
+    if config.run_name is None and processes.launcher in ("torchrun", "srun"):  # each has its own clock
         raise UsageError(f"several processes started by {processes.launcher} must agree on a name: set run_name=NAME")
     if processes.is_launched_by_lightning:
         return os.environ[_RUN_NAME_VARIABLE]

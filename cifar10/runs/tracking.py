@@ -2,7 +2,7 @@
 
 import sys
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 from cifar10.config.schema import TrackingConfig
 from cifar10.runs.mlflow_store import StoreError, probe
@@ -10,24 +10,8 @@ from cifar10.runs.mlflow_tracker import MLflowTracker, missing_store
 from cifar10.runs.record import RunRecord, Status
 
 
-class Tracker(Protocol):
-    """Where a run is recorded."""
-
-    @property
-    def run_id(self) -> str | None:
-        """MLflow's id of the run; None if it has none, or none yet."""
-        ...
-
-    def start(self, parameters: dict[str, Any], tags: dict[str, Any], data: dict[str, str]) -> None: ...
-    def log_history(self, history: list[dict[str, float]]) -> None: ...
-    def log_scores(self, scores: dict[str, float], step: int) -> None: ...
-    def log_file(self, path: Path, folder: str) -> None: ...
-    def finish(self, status: Status) -> None: ...
-    def describe(self) -> str: ...
-
-
 class NoTracker:
-    """Records nothing in MLflow; the run's folder has it all, and `record`, if given, what `sync` needs beside it."""
+    """Records nothing in MLflow. If `record` is given, it keeps what `sync` needs besides the files of the run."""
 
     run_id: str | None = None
 
@@ -49,11 +33,15 @@ class NoTracker:
         return "not tracked"
 
 
+Tracker = MLflowTracker | NoTracker
+"""Where a run is recorded."""
+
+
 def require_store(config: TrackingConfig) -> None:
-    """Return if there seems to be a store, or none is required; before anything is made.
+    """Check that the store is available, if one is required; nothing is created.
 
     Raises:
-        UserError: It is away, and `required` is set.
+        UserError: It is unavailable, and `required` is set.
     """
     if config.backend == "none" or not config.required:
         return
@@ -64,19 +52,19 @@ def require_store(config: TrackingConfig) -> None:
 
 
 def open_tracker(config: TrackingConfig, folder: Path, run_id: str | None = None) -> Tracker:
-    """Return a tracker for the run in `folder`, which may have a record already that is to be continued.
+    """Return a tracker for the run in `folder`, which continues the record in the folder, if there is one.
 
     Args:
         config: Where to record.
-        folder: The run's.
-        run_id: MLflow's id of the run according to its checkpoint; what the folder says of it comes first.
+        folder: The run's folder.
+        run_id: MLflow's id of the run in its checkpoint; that in the folder takes precedence.
 
     Raises:
         UserError: The store cannot be used and `required` is set, or the folder cannot be written.
     """
     record = RunRecord.of(folder) or RunRecord(folder)
     if record.is_copied():
-        print(f"{folder} is a copy of {record.name}; it goes on as a run of its own", file=sys.stderr)
+        print(f"{folder} is a copy of {record.name}; it continues as a separate run", file=sys.stderr)
         record, run_id = RunRecord(folder), None
         record.run_id = None
     if config.backend == "none":

@@ -22,51 +22,55 @@ from cifar10.runs.checkpoints import Checkpoint
 
 
 def load_trained_data(checkpoint: Checkpoint, component: Component, moved: str = "") -> ImageDataset:
-    """Return the data that `component` describes, with the checkpoint's class names in the checkpoint's order.
+    """Return the data of `component`, with the checkpoint's class names in the checkpoint's order.
 
-    Whether they are the same data as then, the digests tell.
+    The pixels may differ from those of the checkpoint; the digests show that.
+
+    If only the checkpoint names the folder of the data (neither `conf/` nor the user), nothing is created or downloaded
+    there, because the checkpoint may come from a stranger. Existing files are read.
 
     Args:
-        checkpoint: Of a network that was trained on them.
+        checkpoint: The checkpoint of a network that was trained on the data.
         component: The checkpoint's own `data_loading`, perhaps with another `root`.
-        moved: The line to type if they have moved.
+        moved: The line to type if the data have moved.
 
     Raises:
         UserError: The data are unavailable, or have other classes or sizes than the checkpoint.
     """
-    is_foreign = _root_is_foreign(checkpoint, component)
+    root, then = component.arguments.get("root"), checkpoint.config.data_loading.arguments.get("root")
+    is_typed = root != then or component.arguments.get("sources") is not None
+    is_foreign = isinstance(root, str) and not is_typed and root not in values_of("data_loading", "root")
     try:
         with without_fetching() if is_foreign else nullcontext():
-            if is_foreign and not Path(root := component.arguments["root"]).is_dir():
-                raise MissingDataError(f"there is no folder {root}")  # it would be made
+            if is_foreign and not Path(str(root)).is_dir():
+                raise MissingDataError(f"there is no folder {root}")  # it would be created
             data = _with_ids_of(checkpoint, component, build(DATA, component))
     except DataError as error:
-        root = component.arguments.get("root")
-        if root is None or root != checkpoint.config.data_loading.arguments.get("root"):
+        if root is None or root != then:
             raise
         in_full = "" if os.path.isabs(root) else f" ({os.path.abspath(root)})"
-        told = f"data_loading.root={root}{in_full} comes from the checkpoint {checkpoint.path}"
-        raise type(error)(f"{error}\n{told}{'; if the data have moved: ' if moved else ''}{moved}") from error
+        origin = f"data_loading.root={root}{in_full} comes from the checkpoint {checkpoint.path}"
+        raise type(error)(f"{error}\n{origin}{'; if the data have moved: ' if moved else ''}{moved}") from error
     if data.image_size != checkpoint.image_size:
         raise UserError(
-            f"{checkpoint.path} takes images of {checkpoint.image_size} pixels, and those of its data have "
-            f"{data.image_size} today; bring the data back"
+            f"{checkpoint.path} takes images of {checkpoint.image_size} pixels, and its data now have "
+            f"{data.image_size}; restore the data"
         )
     return data
 
 
 def without_sources(component: Component) -> Component:
-    """Return a checkpoint's `data_loading` without `sources`: its data are not fetched from where a stranger says."""
+    """Return a checkpoint's `data_loading` without `sources`, which may be a stranger's: nothing is fetched there."""
     if component.arguments.get("sources") is None:
         return component
     return component.model_copy(update={"arguments": {**component.arguments, "sources": None}})
 
 
 def relocated(config: Config, overrides: Sequence[str]) -> Component:
-    """Return the `data_loading` of `config`, a checkpoint's, with what `overrides` say, as they are typed for `train`.
+    """Return the `data_loading` of a checkpoint's `config`, with `overrides` in the form of `train`.
 
     Raises:
-        UsageError: An override cannot be read, or changes more than where the data lie.
+        UsageError: An override cannot be read, or changes more than the location of the data.
     """
     from cifar10.config.compose import with_changes
 
@@ -75,23 +79,15 @@ def relocated(config: Config, overrides: Sequence[str]) -> Component:
     return with_changes(base, overrides).data_loading
 
 
-def _root_is_foreign(checkpoint: Checkpoint, component: Component) -> bool:
-    """Whether nothing but the checkpoint, perhaps a stranger's, names the folder of the data: no `conf/`, nobody here.
-
-    Then nothing is made or fetched there; what is there is read.
-    """
-    root, then = component.arguments.get("root"), checkpoint.config.data_loading.arguments
-    is_typed = root != then.get("root") or component.arguments.get("sources") is not None
-    return isinstance(root, str) and not is_typed and root not in values_of("data_loading", "root")
-
-
 def class_ids(today: Sequence[str], class_names: Sequence[str], whose: object) -> list[int]:
     """Return the id in `class_names` of each class of `today`.
 
-    Names are matched as those of folders are: in any Unicode form, case and spelling that `ClassFolders` knows.
+    Names are matched like those of folders: in any Unicode form, case and spelling that `ClassFolders` accepts.
 
     Args:
-        whose: What has `class_names`, for the message.
+        today: The classes of the data.
+        class_names: The classes of the checkpoint, by id.
+        whose: The owner of `class_names`, for the message.
 
     Raises:
         UserError: They are not the same classes; missing and added ones are named.
@@ -106,7 +102,7 @@ def class_ids(today: Sequence[str], class_names: Sequence[str], whose: object) -
         differences = [f"{few(missing)} missing" if missing else "", f"{few(added)} added" if added else ""]
         raise UserError(
             f"the data have other classes than {whose}: {' and '.join(filter(None, differences)) or 'one twice'}; "
-            "give the folders their names back, or train anew"
+            "restore the names of the folders, or train again"
         )
     return ids
 

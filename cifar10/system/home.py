@@ -1,6 +1,6 @@
 """Expand `~` and `~user` in paths, which a shell does not do after `--flag=` and `key=`.
 
-They are replaced once, where a path enters: for flags in `flags.py`, for settings in `compose.py`.
+They are replaced once, where a path is read: for flags in `flags.py`, for settings in `compose.py`.
 """
 
 import os
@@ -11,7 +11,7 @@ _SQLITE = "sqlite:///"
 def expanded(path: str) -> str:
     """Return `path` with `~` or `~user` at its beginning replaced by that user's home folder.
 
-    A file or folder that is there and called `~user` is meant itself.
+    An existing file or folder named `~user` is not replaced.
 
     Raises:
         ValueError: No home folder is known.
@@ -31,6 +31,4 @@ def expanded_uri(uri: str) -> str:
     Raises:
         ValueError: see `expanded`.
     """
-    if not uri.startswith(_SQLITE):
-        return uri
-    return _SQLITE + expanded(uri.removeprefix(_SQLITE))
+    return _SQLITE + expanded(uri.removeprefix(_SQLITE)) if uri.startswith(_SQLITE) else uri

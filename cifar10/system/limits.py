@@ -1,7 +1,7 @@
 """Limits of memory and processors of this process: of the machine, its container or its job.
 
-Linux keeps such limits in control groups (https://docs.kernel.org/admin-guide/cgroup-v2.html). What Python, psutil and
-PyTorch say of memory and processors is the whole machine's.
+Linux keeps such limits in control groups (https://docs.kernel.org/admin-guide/cgroup-v2.html). Python, psutil and
+PyTorch report memory and processors of the whole machine.
 """
 
 import os
@@ -13,19 +13,19 @@ import psutil
 
 _ROOT = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
-_MEMORY = (  # of version 2 and 1: the limit, what is used, and the key of what could be freed of that at once
+_MEMORY = (  # of version 2 and 1: the limit, the memory in use, and the key of its part that can be freed at once
     ("memory.max", "memory.current", "inactive_file"),
     ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_inactive_file"),
 )
 
 
 def total_memory() -> int:
-    """Return the bytes of memory that this process and its group may use, or that the machine has if that is less."""
+    """Return the bytes of memory that this process may use: the least of the machine's and its groups' limits."""
     return min([int(psutil.virtual_memory().total), *(limit for limit, _ in _memory_groups())])
 
 
 def available_memory() -> int:
-    """Return the bytes that the machine has free, or that a control group or `ulimit -v` leaves if that is less."""
+    """Return the bytes of free memory: the least of the machine's, its groups' and that within `ulimit -v`."""
     left = [int(psutil.virtual_memory().available), *(limit - used for limit, used in _memory_groups())]
     most, _ = resource.getrlimit(resource.RLIMIT_AS)
     if most != resource.RLIM_INFINITY:
@@ -34,7 +34,7 @@ def available_memory() -> int:
 
 
 def num_cpus() -> int:
-    """Return the whole processors that this process may use, at least 1: a quota of 2.5 is 2."""
+    """Return the number of processors that this process may use, at least 1; a quota of 2.5 is 2."""
     counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     for folder in _groups("cpu"):
         quota, _, period = (_text(folder / "cpu.max") or "").partition(" ")
@@ -57,7 +57,7 @@ def _memory_groups() -> Iterator[tuple[int, int]]:
 
 
 def _groups(controller: str) -> Iterator[Path]:
-    """Yield the folders of the groups that this process is in: its own, those around it, and what a container shows."""
+    """Yield the folders of the control groups of this process: its own and their parents."""
     for line in (_text(_OWN_GROUPS) or "").splitlines():
         _, controllers, path = line.split(":", 2)
         if controllers and controller not in controllers.split(","):

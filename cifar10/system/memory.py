@@ -1,7 +1,7 @@
 """Settings of the memory allocator: keep freed memory for the next step, or share it between decoding threads.
 
-glibc returns every freed block above 32 MB to the kernel and takes the next one anew, page fault by page fault: for the
-default recipe on two CPU cores that was 730 faults an image, and between 6 and 36 % of the processor time
+glibc returns every freed block above 32 MB to the kernel and requests the next one again, page fault by page fault. For
+the default recipe on two CPU cores these were 730 faults per image, and between 6 and 36 % of the processor time
 (benchmarks/results/memory_xeon-2-5ghz_2026-11-21.md).
 """
 
@@ -12,22 +12,22 @@ _NEVER = -1
 
 
 def keep_memory_warm() -> bool:
-    """Tell the C library to hold on to freed memory; must run before the first large tensor.
+    """Let the C library keep freed memory; call it before the first large tensor.
 
     Returns:
-        Whether it could be told: other C libraries than glibc have no such setting, and need none.
+        Whether it was set: other C libraries than glibc have no such setting, and need none.
     """
     return _set_options({_MMAP_MAX: 0, _TRIM_THRESHOLD: _NEVER})
 
 
 def share_memory_between_threads() -> bool:
-    """Tell the C library to let all threads take from one pool; must run before they start.
+    """Let all threads of the C library share one pool of memory; call it before they start.
 
-    By default each thread of glibc keeps what it has freed for itself: after some pictures of 50 megapixels that was
-    0.3 GB that the others could not use.
+    By default each thread of glibc keeps the memory that it has freed: after some images of 50 megapixels these were
+    0.3 GB that other threads could not use.
 
     Returns:
-        Whether it could be told.
+        Whether it was set.
     """
     return _set_options({_ARENA_MAX: 1})
 

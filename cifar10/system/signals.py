@@ -1,9 +1,8 @@
 """Signals that end the program: every `finally` runs, and one line states what was interrupted and what is kept.
 
-The first signal raises `Stopped` where the program is; a block may instead take it itself (`taken_by`), or let it wait
-(`held`). A second one of the same kind ends the process at once. A signal that is ignored when the program starts, as
-SIGHUP is under `nohup`, stays ignored. Python lets only the main thread set handlers: in any other one, nothing here
-has an effect, and the program that owns the main thread decides about signals.
+The first signal raises `Stopped`; a block may instead handle it (`taken_by`) or delay it (`held`). A second signal of
+the same kind ends the process at once. A signal that is ignored when the program starts, as SIGHUP is under `nohup`,
+stays ignored. Python lets only the main thread set handlers: in other threads these functions have no effect.
 """
 
 import os
@@ -18,18 +17,18 @@ _NAMES = ("SIGINT", "SIGTERM", "SIGHUP", "SIGUSR1", "SIGUSR2")
 ENDING = tuple(getattr(signal, name) for name in _NAMES if hasattr(signal, name))
 """Signals that end the program. Schedulers send SIGUSR1 or SIGUSR2 some time before they end a job."""
 
-_ECHO_SECONDS = 1.0  # `timeout` signals the process and then its group: the process gets the same signal twice
+_ECHO_SECONDS = 1.0  # `timeout` signals the process, then its group: the process receives the same signal twice
 
 Action = Callable[[int, int], None]
-"""Called with the signal's number and how many of its kind have come: 1, 2, ..."""
+"""Called with the signal number and how many signals of this number have come: 1, 2, ..."""
 
 
 class Stopped(SystemExit):
-    """A signal ended what was going on. The exit code is 128 + signal number.
+    """A signal has stopped the program. The exit code is 128 + signal number.
 
     Args:
-        number: The signal's.
-        kept: What was interrupted and what is kept; the end of the line that the user sees.
+        number: Signal number.
+        kept: What was interrupted and what is kept; the end of the message.
     """
 
     def __init__(self, number: int, kept: str = "") -> None:
@@ -43,7 +42,7 @@ class Stopped(SystemExit):
 
 
 def _unwind(number: int, count: int) -> None:
-    """Raise at the first signal; at the second end at once: a `finally` may be what takes so long."""
+    """Raise `Stopped` at the first signal; at the second, exit at once, since a `finally` may take long."""
     if count > 1:
         os._exit(128 + number)
     _received.stop = Stopped(number)
@@ -51,20 +50,17 @@ def _unwind(number: int, count: int) -> None:
 
 
 class _Received:
-    """What has come so far. Signals belong to the process, and so does this."""
+    """The signals received so far; one object for the process."""
 
     def __init__(self) -> None:
         self.is_listening = False
         self.action: Action = _unwind
+        self.clear()
+
+    def clear(self) -> None:
         self.stop: Stopped | None = None
         self.counts: dict[int, int] = {}
         self.came_at: dict[int, float] = {}
-
-    def begin(self) -> None:
-        self.is_listening = True
-        self.stop = None
-        self.counts.clear()
-        self.came_at.clear()
 
     def receive(self, number: int, _frame: FrameType | None) -> None:
         now = time.monotonic()
@@ -82,12 +78,13 @@ _received = _Received()
 
 @contextmanager
 def listening() -> Iterator[None]:
-    """Handle the signals in `ENDING` within this block, and put back what was there after it."""
+    """Handle the signals in `ENDING` within this block, and restore the previous handlers after it."""
     if _received.is_listening or threading.current_thread() is not threading.main_thread():
         yield
         return
     before = {number: signal.getsignal(number) for number in ENDING}
-    _received.begin()
+    _received.clear()
+    _received.is_listening = True
     try:
         for number, handler in before.items():
             if handler is not signal.SIG_IGN:
@@ -96,24 +93,24 @@ def listening() -> Iterator[None]:
     finally:
         _received.is_listening = False
         for number, handler in before.items():
-            if handler is not None:  # None: set by C code, and never replaced
+            if handler is not None:  # None: set by C code; it was not replaced
                 signal.signal(number, handler)
 
 
 def stopped_by() -> Stopped | None:
-    """Return what a signal has raised, if one has: what came of it on the way up may be another exception, or none."""
+    """Return the `Stopped` that a signal has raised, if any: a library may have replaced or swallowed it."""
     return _received.stop
 
 
 def _raise_again() -> None:
-    """Raise what a library has swallowed, as some do on import: who unwinds does not begin anything new."""
+    """Raise `Stopped` again if a library has swallowed it, as some do on import."""
     if _received.is_listening and _received.stop is not None:
         raise _received.stop
 
 
 @contextmanager
 def taken_by(action: Action) -> Iterator[None]:
-    """Within this block, let `action` decide what a signal does."""
+    """Call `action` for each signal within this block."""
     if threading.current_thread() is not threading.main_thread():
         yield
         return
@@ -127,7 +124,7 @@ def taken_by(action: Action) -> Iterator[None]:
 
 @contextmanager
 def held() -> Iterator[None]:
-    """Let a signal wait until this block, which is short, has done all it does."""
+    """Delay signals to the end of this block, which must be short."""
     waiting: list[int] = []
 
     def wait(number: int, count: int) -> None:
@@ -143,7 +140,7 @@ def held() -> Iterator[None]:
 
 @contextmanager
 def if_stopped(kept: str) -> Iterator[None]:
-    """Say `kept`, what was interrupted and what is kept, if a signal ends this block; an inner block's word counts."""
+    """Add `kept`, what was interrupted and what is kept, to a `Stopped` of this block that has no such text."""
     try:
         _raise_again()
         yield

@@ -16,7 +16,7 @@ STDOUT_NAME = "stdout"
 
 
 class _Essential(io.TextIOWrapper):
-    """Stdout: results. After the first error, what is still to come is dropped, so that no second one follows."""
+    """Stdout: results. After the first error, further output is dropped, so that no second error follows."""
 
     has_failed = False
 
@@ -40,7 +40,7 @@ class _Essential(io.TextIOWrapper):
 
 
 class _Optional(io.TextIOWrapper):
-    """Stderr: words for people. Where nobody can read them, they are lost, and nothing else is."""
+    """Stderr: messages. Errors of writing are ignored."""
 
     def write(self, text: str, /) -> int:
         with contextlib.suppress(OSError):
@@ -52,10 +52,15 @@ class _Optional(io.TextIOWrapper):
             super().flush()
 
 
-def restart_in_utf8() -> None:
-    """Begin again in Python's UTF-8 mode where the locale says otherwise, so that names of files and classes survive.
+def print_message(text: str) -> None:
+    """Print a line on stderr."""
+    print(text, file=sys.stderr, flush=True)
 
-    The mode cannot be switched on later (PEP 540). It is handed on to processes that this one starts.
+
+def restart_in_utf8() -> None:
+    """Restart in Python's UTF-8 mode if the locale has another encoding, so that names of files and classes are kept.
+
+    The mode cannot be switched on later (PEP 540). Processes that this one starts inherit it.
     """
     if sys.getfilesystemencoding() != "utf-8":
         os.environ["PYTHONUTF8"] = "1"
@@ -63,10 +68,10 @@ def restart_in_utf8() -> None:
 
 
 def secure_standard_streams() -> None:
-    """Replace the streams of this process, which write UTF-8 whatever the locale says; once is enough.
+    """Replace the standard streams of this process by streams that write UTF-8 in any locale; call it once.
 
-    A file name that is no UTF-8 goes out as the bytes it came in as. Streams that somebody has put in their place, such
-    as a notebook's, stay.
+    A file name that is no UTF-8 is written as the bytes it was read from. Streams that have been replaced before, such
+    as a notebook's, are not changed.
     """
     _occupy_closed_descriptors()
     if sys.stdin is None:
@@ -83,21 +88,19 @@ def _secured(kind: type[io.TextIOWrapper], descriptor: int, former: TextIO | Non
         with contextlib.suppress(OSError):
             former.flush()
         line_buffering |= former.line_buffering or former.write_through
-    os.set_blocking(descriptor, True)  # another process may have changed that for all that share it
+    os.set_blocking(descriptor, True)  # another process that shares it may have changed this
     binary = open(descriptor, "wb", closefd=False)  # noqa: SIM115 - it stays open
     return kind(binary, encoding="utf-8", errors="surrogateescape", line_buffering=line_buffering)
 
 
 def _occupy_closed_descriptors() -> None:
-    """Open what the shell has closed: else the next file would get its number, and libraries would write into it.
-
-    Writing to a closed stdout fails; so does writing to what takes its place.
-    """
+    """Open descriptors that the shell has closed: else the next file would get such a number, and be written to."""
     for descriptor in (_STDIN, _STDOUT, _STDERR):
         try:
             os.fstat(descriptor)
         except OSError as error:
             if error.errno != errno.EBADF:
                 raise
-            os.open(os.devnull, os.O_WRONLY if descriptor == _STDERR else os.O_RDONLY)  # takes the lowest free number
+            # It takes the lowest free number. Writing to stdout fails, as it does when it is closed.
+            os.open(os.devnull, os.O_WRONLY if descriptor == _STDERR else os.O_RDONLY)
             os.set_inheritable(descriptor, True)

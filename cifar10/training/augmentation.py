@@ -1,15 +1,13 @@
 """Augmentation of training images, combined with the gather that builds a batch.
 
-Pixels are kept packed, red, green, blue and nothing as one int32, so that moving a pixel is moving one number. A crop,
-a mirror image and a hole then only change which numbers are gathered. What changes colours or blends images follows in
-float.
+Pixels are packed: red, green, blue and a zero byte in one int32, so that one number moves one pixel. Crop, mirroring
+and cutout only change which numbers are gathered. Colour changes and blending follow in float.
 
 The choices for a whole epoch are drawn at once, on the CPU, keyed by (seed, epoch, position): they depend neither on
-the device nor on how many processes share a batch. They move to the device once; within an epoch nothing is copied to
-it, and nobody waits for it.
+the device nor on the number of processes. They are copied to the device once, without synchronisation.
 
-Shapes: N images in the set, P of them in an epoch of S steps, B = P/S in a batch, b of them asked for (a process's or a
-micro-batch's share), H == W pixels.
+Shapes: N images in the set, P of them in an epoch of S steps, B = P/S in a batch, b of them in the share of a process
+or a micro-batch, H == W pixels.
 """
 
 from dataclasses import dataclass
@@ -24,7 +22,7 @@ if TYPE_CHECKING:
     from cifar10.config.schema import AugmentationConfig
 
 _GREY = (0.299, 0.587, 0.114)  # ITU-R BT.601 luma
-# Each kind of choice has its own numbers: to switch one on or off does not change the others.
+# Each kind of choice has its own random stream: switching one on or off does not change the others.
 _FIRST_FLIP, _FLIP, _SHIFT, _HOLE, _COLOUR, _PARTNER, _BLEND = 1, 10, 11, 12, 13, 14, 15
 
 
@@ -42,46 +40,39 @@ def unpack(packed: Tensor) -> Tensor:
 
 @dataclass(frozen=True)
 class Draws:
-    """The random choices for one epoch. What is switched off is all the same and costs next to nothing."""
+    """The random choices for one epoch."""
 
     flip: NDArray[np.bool_]  # (P,)
     shift: NDArray[np.int16]  # (P, 2): rows, columns
     hole: NDArray[np.int16]  # (P, 2): first row, first column of the cutout
     colour: NDArray[np.float32]  # (P, 3): brightness, contrast, saturation factors
-    partner: NDArray[np.int64]  # (P,): position in the epoch of the image to mix with, of the same batch
-    blend: list[float]  # (S,): part of an image that stays its own
+    partner: NDArray[np.int64]  # (P,): position in the epoch of the image to mix with, in the same batch
+    blend: list[float]  # (S,): weight of the image itself
     box: list[tuple[int, int, int, int]]  # (S,), cutmix: first and past-last row, first and past-last column
 
 
 @dataclass(frozen=True)
 class Plan:
-    """An epoch's choices on the device, as far as they can be told before the pixels are fetched."""
+    """The choices for one epoch, on the device."""
 
-    images: Tensor
-    """int64 (P,): which of the set they are."""
-    rows: Tensor
-    """(P, H): where each row of each image begins among all packed pixels."""
-    columns: Tensor
-    """(P, W): where in its row each pixel of the image comes from."""
-    hole: Tensor
-    """(P, 2)"""
-    colour: Tensor
-    """(P, 3)"""
-    partner: Tensor
-    """(P,)"""
-    blend: list[float]
-    box: list[tuple[int, int, int, int]]
+    images: Tensor  # int64 (P,): index in the set
+    rows: Tensor  # (P, H): index of the first pixel of each row among all packed pixels
+    columns: Tensor  # (P, W): source column of each pixel
+    hole: Tensor  # (P, 2)
+    colour: Tensor  # (P, 3)
+    partner: Tensor  # (P,)
+    draws: Draws
 
 
 class Augmentation:
     """Random changes to training images that keep their label.
 
     Args:
-        config: What to do.
+        config: The section `augmentation` of the configuration.
         num_images: N.
         image_size: H.
-        fill: Mean colour, uint8 (3,), for holes.
-        seed: Of every draw.
+        fill: Colour of holes, uint8 (3,).
+        seed: Seed of every draw.
     """
 
     def __init__(self, config: "AugmentationConfig", num_images: int, image_size: int, fill: Tensor, seed: int) -> None:
@@ -90,7 +81,7 @@ class Augmentation:
         self.size = image_size
         self.seed = seed
         self.fill = pack(fill.view(1, 3, 1, 1)).item()
-        # Alternating: which images are mirrored in even epochs; in odd ones it is the others.
+        # Alternating: the images that are mirrored in even epochs; in odd epochs the others are.
         self.first_flips = np.random.default_rng([seed, _FIRST_FLIP]).random(num_images) < 0.5
 
     @property
@@ -106,47 +97,44 @@ class Augmentation:
     def draw(self, order: NDArray[np.int64], epoch: int, num_steps: int) -> Draws:
         """Choose for an epoch of the images `order`, (P,), in `num_steps` batches."""
         config, num = self.config, len(order)
+        spread = np.array([config.brightness, config.contrast, config.saturation], np.float32)
+        partner = np.arange(num)
+        if self.mixes:
+            partner = self._random(_PARTNER, epoch).permuted(partner.reshape(num_steps, -1), axis=1).ravel()
         blend, box = self._draw_blends(epoch, num_steps)
         return Draws(
             flip=self._draw_flips(order, epoch),
             shift=self._draw_pairs(_SHIFT, epoch, num, -config.crop_padding, config.crop_padding + 1),
-            hole=self._draw_pairs(_HOLE, epoch, num, -(config.cutout // 2), self.size - config.cutout // 2)
-            if config.cutout
-            else np.zeros((num, 2), np.int16),
-            colour=self._draw_colours(epoch, num),
-            partner=self._draw_partners(epoch, num, num_steps),
+            hole=self._draw_pairs(_HOLE, epoch, num, -(config.cutout // 2), self.size - config.cutout // 2),
+            colour=1 + spread * (2 * self._random(_COLOUR, epoch).random((num, 3), dtype=np.float32) - 1),
+            partner=partner,
             blend=blend,
             box=box,
         )
 
     def plan(self, order: NDArray[np.int64], epoch: int, num_steps: int, device: torch.device) -> Plan:
-        """Draw for an epoch as `draw` does, and move what was drawn to `device`."""
+        """Draw for an epoch as `draw` does, and copy the choices to `device`."""
         draws = self.draw(order, epoch, num_steps)
-        # 32 bits are enough for most sets and make the gather's index half as long.
+        # 32 bits are enough for most data sets, and halve the size of the index.
         index = torch.int32 if self.num_images * self.size**2 < 2**31 else torch.int64
         line = torch.arange(self.size, dtype=index, device=device)
-        images, shift, flip = (_moved(array, device) for array in (order, draws.shift, draws.flip))
+        images, shift, flip, hole, colour, partner = (
+            _moved(array, device) for array in (order, draws.shift, draws.flip, draws.hole, draws.colour, draws.partner)
+        )
         rows = _reflect(line + shift[:, :1], self.size)
         columns = _reflect(line + shift[:, 1:], self.size)
-        return Plan(
-            images=images,
-            rows=(images.to(index).unsqueeze(1) * self.size + rows) * self.size,
-            columns=torch.where(flip.unsqueeze(1), columns.flip(1), columns),
-            hole=_moved(draws.hole, device),
-            colour=_moved(draws.colour, device),
-            partner=_moved(draws.partner, device),
-            blend=draws.blend,
-            box=draws.box,
-        )
+        rows = (images.to(index).unsqueeze(1) * self.size + rows) * self.size
+        columns = torch.where(flip.unsqueeze(1), columns.flip(1), columns)
+        return Plan(images, rows, columns, hole, colour, partner, draws)
 
     def apply(self, packed: Tensor, plan: Plan, step: int, part: slice) -> Tensor:
         """Return the images at positions `part` of the epoch, changed as planned.
 
         Args:
             packed: int32 (N, H, W), the whole set.
-            plan: For the epoch.
-            step: The batch that they belong to.
-            part: b positions of that batch, counted from the beginning of the epoch.
+            plan: The choices for the epoch.
+            step: Number of their batch.
+            part: b positions within that batch, counted from the beginning of the epoch.
 
         Returns:
             uint8 (b, 3, H, W); float in 0..255 if colours change or images are mixed by mixup.
@@ -156,9 +144,9 @@ class Augmentation:
             return images
         partners = self._gather(packed, plan, plan.partner[part])
         if self.config.mixup:
-            blend = plan.blend[step]
+            blend = plan.draws.blend[step]
             return images.float().mul_(blend).add_(partners.float(), alpha=1 - blend)
-        top, bottom, left, right = plan.box[step]
+        top, bottom, left, right = plan.draws.box[step]
         images[:, :, top:bottom, left:right] = partners[:, :, top:bottom, left:right]
         return images
 
@@ -166,14 +154,11 @@ class Augmentation:
         index = plan.rows[positions].unsqueeze(2) + plan.columns[positions].unsqueeze(1)  # (b, H, W)
         pixels = packed.view(-1).index_select(0, index.view(-1)).view(index.shape)
         if self.config.cutout:
-            pixels.masked_fill_(self._holes(plan.hole[positions]), self.fill)
+            line, first = torch.arange(self.size, device=pixels.device), plan.hole[positions].unsqueeze(2)
+            inside = (line >= first) & (line < first + self.config.cutout)  # (b, 2, H)
+            pixels.masked_fill_(inside[:, 0].unsqueeze(2) & inside[:, 1].unsqueeze(1), self.fill)
         images = unpack(pixels)
         return _recolour(images.float(), plan.colour[positions]) if self.recolours else images
-
-    def _holes(self, first: Tensor) -> Tensor:  # (b, 2) -> bool (b, H, W)
-        line = torch.arange(self.size, device=first.device)
-        inside = (line >= first.unsqueeze(2)) & (line < first.unsqueeze(2) + self.config.cutout)  # (b, 2, H)
-        return inside[:, 0].unsqueeze(2) & inside[:, 1].unsqueeze(1)
 
     # -- drawing -------------------------------------------------------------------------------------------------
 
@@ -188,23 +173,11 @@ class Augmentation:
         return np.zeros(len(order), dtype=bool)
 
     def _draw_pairs(self, kind: int, epoch: int, num: int, low: int, high: int) -> NDArray[np.int16]:
-        """Return (num, 2) whole numbers from [low, high)."""
+        """Return integers in [low, high), (num, 2)."""
         return self._random(kind, epoch).integers(low, high, size=(num, 2), dtype=np.int16)
 
-    def _draw_colours(self, epoch: int, num: int) -> NDArray[np.float32]:
-        if not self.recolours:
-            return np.ones((num, 3), np.float32)
-        spread = np.array([self.config.brightness, self.config.contrast, self.config.saturation], np.float32)
-        return 1 + spread * (2 * self._random(_COLOUR, epoch).random((num, 3), dtype=np.float32) - 1)
-
-    def _draw_partners(self, epoch: int, num: int, num_steps: int) -> NDArray[np.int64]:
-        positions = np.arange(num)
-        if not self.mixes:
-            return positions
-        return self._random(_PARTNER, epoch).permuted(positions.reshape(num_steps, -1), axis=1).ravel()
-
     def _draw_blends(self, epoch: int, num_steps: int) -> tuple[list[float], list[tuple[int, int, int, int]]]:
-        """Return for each step the part of an image that stays its own, and the box that does not."""
+        """Return for each step the weight of the image itself, and the box that is pasted from its partner."""
         config, random = self.config, self._random(_BLEND, epoch)
         if config.mixup:
             return random.beta(config.mixup, config.mixup, size=num_steps).tolist(), [(0, 0, 0, 0)] * num_steps
@@ -216,15 +189,14 @@ class Augmentation:
 
 
 def _moved(array: NDArray[Any], device: torch.device) -> Tensor:
-    """Return `array` on `device`; from pinned memory, so that nobody waits until it is there."""
+    """Return `array` on `device`, copied asynchronously from pinned memory."""
     tensor = torch.from_numpy(array)
     return tensor.pin_memory().to(device, non_blocking=True) if device.type == "cuda" else tensor
 
 
 def _reflect(positions: Tensor, size: int) -> Tensor:
-    """Fold positions outside [0, size) back in, as a mirror at the border pixel does."""
-    last = size - 1
-    return last - (last - positions.abs()).abs()
+    """Reflect positions outside [0, size) at the border pixel."""
+    return size - 1 - (size - 1 - positions.abs()).abs()
 
 
 def _recolour(images: Tensor, factors: Tensor) -> Tensor:  # float (b, 3, H, W), overwritten; (b, 3)
@@ -243,7 +215,7 @@ def _grey(images: Tensor) -> Tensor:  # (b, 3, H, W) -> (b, 1, H, W)
 
 
 def _random_box(random: np.random.Generator, size: int, area: float) -> tuple[int, int, int, int]:
-    """Return a square of about `area` (part of the image) around a random centre, cut off at the border."""
+    """Return a square of about `area`, a fraction of the image, around a random centre, clipped at the border."""
     half = size * np.sqrt(area) / 2
     row, column = random.uniform(0, size, size=2)
     edges = np.clip(np.rint([row - half, row + half, column - half, column + half]), 0, size)

@@ -1,13 +1,13 @@
-"""Save checkpoints during training: atomically, and whenever `save_every_seconds` have passed.
+"""Save checkpoints during training, atomically.
 
-`last.ckpt` is written when `save_every_seconds` have passed since the last time, within an epoch or at its end, at the
-end of training, and on a signal to stop. So epochs of a second do not wait for the disk. `best.ckpt` is the same file
-under a second name, whenever an epoch was the best so far.
+`last.ckpt` is written when `save_every_seconds` have passed since the last save, within an epoch or at its end; at the
+end of training; and on a signal to stop. `best.ckpt` is the same file under a second name, when an epoch is the best.
 """
 
 import math
 import time
 from collections.abc import Callable
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +26,7 @@ from cifar10.types import Metrics
 
 
 class AtomicCheckpointIO(TorchCheckpointIO):
-    """Write beside the target, flush to the disk, then rename: a reader sees the old file or the new one."""
+    """Write to a temporary file, flush it to the disk, then rename it: a reader sees the old file or the new one."""
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
         with atomic_write(Path(path)) as file:
@@ -37,56 +37,51 @@ class AtomicCheckpointIO(TorchCheckpointIO):
 
 
 def amend_checkpoint(path: Path, metadata: dict[str, Any]) -> None:
-    """Write the checkpoint at `path` anew with these entries in its metadata."""
+    """Add these entries to the metadata of the checkpoint at `path`."""
     raw = read_checkpoint(path)
     raw["cifar10"] |= metadata
     with atomic_write(path) as file:
         torch.save(raw, file)
 
 
+@dataclass(eq=False)
 class SaveCheckpoints(CheckpointCallback):
     """Keep `last.ckpt` and `best.ckpt` of a run up to date.
 
     Args:
-        folder: The run's.
+        folder: The run folder.
         monitor: Name of the score that makes an epoch the best; None: the newest epoch is.
         every_seconds: Save when this much time has passed; None: at the end of each epoch.
-        after_epoch: Called in the first process whenever an epoch has ended, with the trainer, the scores of all epochs
+        after_epoch: Called in the first process at the end of each epoch, with the trainer, the scores of all epochs
             so far, and whether they have been saved.
-        stopwatch: Of the run; what it shows is saved and restored.
+        stopwatch: Its times are saved and restored.
         is_higher_better: Whether a higher score is better.
     """
 
-    def __init__(
-        self,
-        folder: Path,
-        monitor: str | None,
-        every_seconds: float | None,
-        after_epoch: Callable[[pl.Trainer, list[Metrics], bool], None],
-        stopwatch: Stopwatch,
-        is_higher_better: bool = True,
-    ) -> None:
-        self.last, self.best = folder / LAST, folder / BEST
-        self.monitor = monitor
-        self.every_seconds = every_seconds
-        self.after_epoch = after_epoch
-        self.stopwatch = stopwatch
-        self.is_higher_better = is_higher_better
+    folder: Path
+    monitor: str | None
+    every_seconds: float | None
+    after_epoch: Callable[[pl.Trainer, list[Metrics], bool], None]
+    stopwatch: Stopwatch
+    is_higher_better: bool = True
+
+    def __post_init__(self) -> None:
+        self.last, self.best = self.folder / LAST, self.folder / BEST
         self.best_score: float | None = None
         self.urgent = False
-        """Whether the end of the epoch is to be saved whatever the time: the run is about to stop."""
+        """Save the end of the epoch in any case: the run is about to stop."""
         self.saved_step = -1
         self.has_started = False
-        """Whether everything has been restored and the first step is next."""
+        """Whether the state is restored and the first step is next."""
         self._saved_at = time.monotonic()
 
     def state_dict(self) -> dict[str, Any]:
         return {"best_score": self.best_score, **self.stopwatch.seconds()}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        if self.has_started:  # Lightning restores callbacks for the test, too
+        if self.has_started:  # Lightning restores callbacks for the test as well
             return
-        if self.best.exists():  # else the run goes on in a new folder, and its best epoch is still to come
+        if self.best.exists():  # else the run continues in a new folder
             self.best_score = state_dict["best_score"]
         if "wall_seconds" in state_dict:  # older checkpoints have none
             self.stopwatch.go_on_from(state_dict)
@@ -94,21 +89,24 @@ class SaveCheckpoints(CheckpointCallback):
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         self._saved_at = time.monotonic()
         for optimizer in trainer.optimizers:
-            _refuse_unfit_state(optimizer)
+            for parameter, state in optimizer.state.items():
+                for name, value in state.items():
+                    shape, expected = tuple(getattr(value, "shape", ())), tuple(parameter.shape)
+                    if shape and shape != expected:
+                        raise ValueError(f"the optimizer's {name} has shape {shape}, not {expected}")
         self.has_started = True
 
     def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
         """Save within an epoch, where an optimizer step has just been completed."""
-        if self.every_seconds is not None and is_between_steps(trainer) and self._is_due(trainer, self.every_seconds):
+        if self.every_seconds is not None and is_between_steps(trainer) and self._is_due(trainer):
             self.save(trainer)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save the epoch if it is time, the best so far, or the last; runs after the module has closed it."""
+        """Save the epoch if it is due, the best so far, or the last; called after the module's own hook."""
         is_best = self._is_best(trainer)
         is_last = trainer.should_stop or trainer.current_epoch + 1 == trainer.max_epochs
-        saves = is_last or (is_best and self.monitor is not None)
-        if saves or self.every_seconds is None or self._is_due(trainer, self.every_seconds):
-            saves = True
+        saves = is_last or (is_best and self.monitor is not None) or self._is_due(trainer)
+        if saves:
             self.save(trainer)
         if not trainer.is_global_zero:
             return
@@ -118,10 +116,10 @@ class SaveCheckpoints(CheckpointCallback):
         self.after_epoch(trainer, pl_module.history, saves)
 
     def save(self, trainer: pl.Trainer) -> None:
-        """Write `last.ckpt`; every process takes part.
+        """Write `last.ckpt`; call it in every process.
 
         Raises:
-            DivergedError: Loss or weights are no longer numbers; the file from before is left as it is.
+            DivergedError: Loss or weights are no longer finite; the previous file is kept.
         """
         classifier = trainer.lightning_module
         assert isinstance(classifier, Classifier)
@@ -131,9 +129,9 @@ class SaveCheckpoints(CheckpointCallback):
         self.saved_step = trainer.global_step
         self._saved_at = time.monotonic()
 
-    def _is_due(self, trainer: pl.Trainer, every_seconds: float) -> bool:
-        """Return whether any process finds that it is time, the same in all of them."""
-        due = self.urgent or time.monotonic() - self._saved_at >= every_seconds
+    def _is_due(self, trainer: pl.Trainer) -> bool:
+        """Return whether the time has passed in any process, the same in all of them."""
+        due = self.urgent or time.monotonic() - self._saved_at >= (self.every_seconds or 0)
         return trainer.strategy.reduce_boolean_decision(due, all=False)
 
     def _is_best(self, trainer: pl.Trainer) -> bool:
@@ -152,14 +150,6 @@ class SaveCheckpoints(CheckpointCallback):
 
 
 def is_between_steps(trainer: pl.Trainer) -> bool:
-    """Whether a whole optimizer step has just ended and the epoch goes on; its end saves in any case."""
+    """Whether an optimizer step has just ended that is not the last of its epoch, whose end is saved elsewhere."""
     progress = trainer.fit_loop.epoch_loop.batch_progress
     return progress.current.ready % trainer.accumulate_grad_batches == 0 and not progress.is_last_batch
-
-
-def _refuse_unfit_state(optimizer: torch.optim.Optimizer) -> None:
-    """Refuse a restored state whose arrays are not of the shape of their parameters."""
-    for parameter, state in optimizer.state.items():
-        for name, value in state.items():
-            if isinstance(value, torch.Tensor) and value.ndim and value.shape != parameter.shape:
-                raise ValueError(f"the optimizer's {name} has shape {tuple(value.shape)}, not {tuple(parameter.shape)}")

@@ -1,26 +1,36 @@
 """The LightningDataModule: batches for training, validation and test, sharded over processes."""
 
-import pytorch_lightning as pl
-import torch
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
-from cifar10.config.schema import Config
+import pytorch_lightning as pl
+
 from cifar10.data.image_dataset import ImageDataset, Split
 from cifar10.training.batches import Chunks, EvaluationBatches, TrainingBatches, largest_batch
 
+if TYPE_CHECKING:
+    from cifar10.config.schema import AugmentationConfig, EvaluationConfig, TrainingConfig
 
+
+@dataclass(eq=False)
 class InMemoryDataModule(pl.LightningDataModule):
-    """The splits of `data`, resident on each process's device."""
+    """The splits of `data`, resident on each process's device; settings are sections of the configuration."""
 
-    def __init__(self, data: ImageDataset, config: Config) -> None:
+    data: ImageDataset
+    training: "TrainingConfig"
+    augmentation: "AugmentationConfig"
+    evaluation: "EvaluationConfig"
+    seed: int
+    """Seed of order and augmentation."""
+
+    def __post_init__(self) -> None:
         super().__init__()
-        self.data = data
-        self.config = config
 
     @property
     def images_per_step(self) -> int:
         """Images per optimizer step, over all processes and micro-batches: as configured, or as many as there are."""
-        training = self.config.training
-        return largest_batch(len(self.data.train), training.batch_size, training.accumulate * training.num_processes)
+        num_shares = self.training.accumulate * self.training.num_processes
+        return largest_batch(len(self.data.train), self.training.batch_size, num_shares)
 
     @property
     def steps_per_epoch(self) -> int:
@@ -29,26 +39,26 @@ class InMemoryDataModule(pl.LightningDataModule):
 
     def train_dataloader(self) -> TrainingBatches | Chunks:
         """Return batches that follow the trainer's own progress, in chunks if so configured."""
-        trainer, training = self._trainer(), self.config.training
+        trainer, micro_batches = self._trainer(), self.training.accumulate
         batches = TrainingBatches(
             self.data.train,
             num_classes=self.data.num_classes,
-            augmentation=self.config.augmentation,
-            batch_size=training.batch_size,
-            seed=self.config.seed,
-            device=self._device(),
-            micro_batches=training.accumulate,
+            augmentation=self.augmentation,
+            batch_size=self.training.batch_size,
+            seed=self.seed,
+            device=trainer.strategy.root_device,
+            micro_batches=micro_batches,
             rank=trainer.global_rank,
             world_size=trainer.world_size,
         )
-        batches.follow(lambda: (trainer.current_epoch, self._steps_into_epoch() * training.accumulate))
-        return Chunks(batches) if training.chunked else batches
+        batches.follow(lambda: (trainer.current_epoch, self._steps_into_epoch() * micro_batches))
+        return Chunks(batches) if self.training.chunked else batches
 
     def _steps_into_epoch(self) -> int:
         return self._trainer().global_step - self._trainer().current_epoch * self.steps_per_epoch
 
     def val_dataloader(self) -> EvaluationBatches | list[EvaluationBatches]:
-        """Return the held-out images; nothing if there are none."""
+        """Return the validation images; an empty list if there are none."""
         return self._evaluation(self.data.validation) if len(self.data.validation) else []
 
     def test_dataloader(self) -> EvaluationBatches:
@@ -56,13 +66,10 @@ class InMemoryDataModule(pl.LightningDataModule):
         return self._evaluation(self.data.test)
 
     def _evaluation(self, split: Split) -> EvaluationBatches:
-        trainer = self._trainer()
-        batch_size = self.config.evaluation.images_at_once(self.data.image_size)
-        return EvaluationBatches(split, batch_size, self._device(), trainer.global_rank, trainer.world_size)
+        trainer, batch_size = self._trainer(), self.evaluation.images_at_once(self.data.image_size)
+        device = trainer.strategy.root_device
+        return EvaluationBatches(split, batch_size, device, trainer.global_rank, trainer.world_size)
 
     def _trainer(self) -> pl.Trainer:
         assert self.trainer is not None
         return self.trainer
-
-    def _device(self) -> torch.device:
-        return self._trainer().strategy.root_device

@@ -1,6 +1,5 @@
 """Building, training and testing a network, with Lightning."""
 
-import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,6 +15,7 @@ from cifar10.config.advice import command_line
 from cifar10.config.build import build
 from cifar10.config.schema import Config
 from cifar10.config.targets import METRIC, MODEL, OPTIMIZER, SCHEDULE, SELECTION
+from cifar10.data.class_names import few
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.devices import prepare_network
 from cifar10.errors import CheckpointError, UsageError, UserError, first_line
@@ -26,20 +26,21 @@ from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.run import Run
 from cifar10.runs.stopwatch import Stopwatch
 from cifar10.system.shortage import told_if_short
+from cifar10.system.streams import print_message
 from cifar10.trainer import make_trainer
-from cifar10.training.capacity import sizes_of, training_advice
 from cifar10.training.checkpointing import SaveCheckpoints
 from cifar10.training.data_module import InMemoryDataModule
 from cifar10.training.hard_example_mining import ExampleSelection
 from cifar10.training.interruption import StopOnSignal
 from cifar10.training.metrics import is_higher_better as metric_direction
+from cifar10.training.preflight import sizes_of, training_advice
 from cifar10.training.progress import TrainingProgress
 from cifar10.types import Metrics
 from cifar10.wording import counted
 
 
 def make_network(config: Config, data: ImageDataset) -> nn.Module:
-    """Build the network, its first weights drawn by the seed, and let it measure the training images."""
+    """Build the network with weights drawn by the seed, and calibrate it on the training images."""
     torch.manual_seed(config.seed)
     with told_if_short(f"lower {sizes_of('model', config.model)}"):
         network: nn.Module = build(MODEL, config.model, num_classes=data.num_classes, image_size=data.image_size)
@@ -48,33 +49,25 @@ def make_network(config: Config, data: ImageDataset) -> nn.Module:
 
 
 def make_recipe(config: Config, data: ImageDataset, steps_per_epoch: int) -> Recipe:
-    """Build what training needs beside the network."""
+    """Build optimizer, schedule and selection; the weights of the selection are drawn by the seed."""
 
     def make_optimizer(network: nn.Module) -> torch.optim.Optimizer:
-        optimizer: torch.optim.Optimizer = build(
-            OPTIMIZER, config.optimizer, network=network, params=network.parameters()
-        )
+        provided = {"network": network, "params": network.parameters()}
+        optimizer: torch.optim.Optimizer = build(OPTIMIZER, config.optimizer, **provided)
         return optimizer
 
     schedule: Schedule = build(SCHEDULE, config.schedule)
-    selection = make_selection(config, data)
+    torch.manual_seed(config.seed)
+    sizes = {"num_classes": data.num_classes, "image_size": data.image_size}
+    selection: ExampleSelection = build(SELECTION, config.selection, **sizes)
+    for network in selection.networks:
+        _calibrate(network, config, data)
     return Recipe(config.training, config.seed, steps_per_epoch, selection, make_optimizer, schedule)
 
 
 def make_metrics(config: Config, num_classes: int) -> dict[str, Metric]:
     """Build the configured metrics, by name."""
     return {name: build(METRIC, component, num_classes=num_classes) for name, component in config.metric.items()}
-
-
-def make_selection(config: Config, data: ImageDataset) -> ExampleSelection:
-    """Build what selects the images to train on, its weights drawn by the seed."""
-    torch.manual_seed(config.seed)
-    selection: ExampleSelection = build(
-        SELECTION, config.selection, num_classes=data.num_classes, image_size=data.image_size
-    )
-    for network in selection.networks:
-        _calibrate(network, config, data)
-    return selection
 
 
 def _calibrate(network: nn.Module, config: Config, data: ImageDataset) -> None:
@@ -91,14 +84,14 @@ def fit(
     callbacks: Sequence[pl.Callback] = (),
     stopwatch: Stopwatch | None = None,
 ) -> tuple[pl.Trainer, Classifier, InMemoryDataModule]:
-    """Train `network`, from `checkpoint` on if there is one.
+    """Train `network`, or resume from `checkpoint`.
 
     Args:
         network: See `make_network`.
         config: The run.
-        data: What to train on.
-        run: Where it is recorded.
-        checkpoint: What to resume from; it is of this run.
+        data: The data set.
+        run: The open record of the run.
+        checkpoint: The checkpoint of this run to resume from.
         callbacks: Further callbacks for the Trainer.
         stopwatch: Runs since the program was started; None: from now on.
 
@@ -106,7 +99,7 @@ def fit(
         UserError: Memory ran out, the loss is not finite, or the state in the checkpoint does not fit.
     """
     training = config.training
-    module = InMemoryDataModule(data, config)
+    module = InMemoryDataModule(data, config.training, config.augmentation, config.evaluation, config.seed)
     recipe = make_recipe(config, data, module.steps_per_epoch)
     metrics = make_metrics(config, data.num_classes)
     is_higher_better = training.monitor is None or metric_direction(training.monitor, metrics)
@@ -119,27 +112,19 @@ def fit(
             run.record_epochs(history)
         progress.show_epoch(trainer, history[-1])
 
-    saver = SaveCheckpoints(
-        run.folder,
-        training.monitor,
-        training.save_every_seconds,
-        after_epoch,
-        stopwatch or Stopwatch(),
-        is_higher_better,
-    )
-    stopper = StopOnSignal(saver)
-    trainer = make_trainer(config, run.folder, [*callbacks, progress, saver, stopper], is_higher_better)
-    run.begin(
-        config,
-        num_parameters=sum(parameter.numel() for parameter in network.parameters()),
-        history=checkpoint.history if checkpoint else [],
-    )
-    with stopper.listening(), told_if_short(training_advice(config)), _restoring(checkpoint, saver), _compiling(config):
+    every_seconds, stopwatch = training.save_every_seconds, stopwatch or Stopwatch()
+    saver = SaveCheckpoints(run.folder, training.monitor, every_seconds, after_epoch, stopwatch, is_higher_better)
+    stopper = StopOnSignal(saver, config.tracking)
+    all_callbacks = [*callbacks, progress, saver, stopper]
+    trainer = make_trainer(training, run.folder, all_callbacks, is_higher_better, config.tracking.tensorboard)
+    num_parameters = sum(parameter.numel() for parameter in network.parameters())
+    run.begin(config, num_parameters, history=checkpoint.history if checkpoint else [])
+    with stopper.listening(), told_if_short(training_advice(config)), _explained(config, checkpoint, saver):
         try:
             trainer.fit(classifier, module, ckpt_path=checkpoint.path if checkpoint else None, weights_only=True)
         except BaseException:
-            # Lightning checks every five seconds whether a process that it started has failed, and then kills this one
-            # too, which has a record to close. The others notice by themselves that this one ends.
+            # Lightning kills this process as well, which has a record to close, within five seconds of the failure of a
+            # process that it has started. The other processes end when this one does.
             getattr(trainer.strategy.launcher, "procs", []).clear()
             raise
     return trainer, classifier, module
@@ -155,31 +140,32 @@ def test(  # a step of the program, no test of pytest
     """Return the scores of the classifier's network on the test split, plain and with test-time augmentation.
 
     Args:
-        path: The checkpoint that the weights of the network are from, for the message.
-        split: The name of the images in the message.
+        path: The checkpoint of the weights, for the message.
+        split: The name of the images, for the message.
     """
-    # What is saved is the averaged weights already; the callback would put the current ones back in their place.
+    # The saved weights are averaged already; the callback would replace them with the current ones.
     trainer.callbacks = [c for c in trainer.callbacks if not isinstance(c, WeightAveraging)]  # type: ignore[attr-defined]
     if trainer.is_global_zero:
-        _say(f"testing {path} on {counted(len(module.data.test), f'{split} image')} of {module.data.name}")
+        print_message(f"testing {path} on {counted(len(module.data.test), f'{split} image')} of {module.data.name}")
     with told_if_short(f"lower evaluation.batch_size={classifier.evaluation.batch_size}"):
         trainer.test(classifier, module, verbose=False)
     return dict(classifier.test_scores)
 
 
-def start_from(config: Config, network: nn.Module, data: ImageDataset) -> str:
-    """Give `network` the weights of the checkpoint that `config.weights` names, and return their digest.
+def start_from(config: Config, network: nn.Module, data: ImageDataset) -> str | None:
+    """Load the weights of the checkpoint `config.weights`, if set, into `network`, and return their digest.
 
     Raises:
-        UsageError: They are of other classes.
-        UserError: They are of another network.
+        UsageError: The checkpoint has other classes.
+        UserError: The checkpoint has another network.
     """
-    assert config.weights is not None
+    if config.weights is None:
+        return None
     initial = load_checkpoint(resolve_checkpoint(config.weights, config.models_dir))
     if initial.class_names != data.class_names:
         raise UsageError(
-            f"weights={initial.path} tells apart {_few(initial.class_names)}, not the classes of these data, "
-            f"{_few(data.class_names)}"
+            f"weights={initial.path} has the classes {few(initial.class_names)}, not those of these data, "
+            f"{few(data.class_names)}"
         )
     try:
         network.load_state_dict(initial.weights)
@@ -188,17 +174,22 @@ def start_from(config: Config, network: nn.Module, data: ImageDataset) -> str:
         raise UserError(
             f"weights={initial.path} are of another network than {type(network).__name__}: {reason}"
         ) from error
-    _say(f"starts from {initial.path}, weights {initial.weights_digest[:12]}")
+    print_message(f"starts from {initial.path}, weights {initial.weights_digest[:12]}")
     return initial.weights_digest
 
 
 @contextmanager
-def _restoring(checkpoint: Checkpoint | None, saver: SaveCheckpoints) -> Iterator[None]:
-    """Say in one line if the state of training in `checkpoint` is not that of a run like this."""
+def _explained(config: Config, checkpoint: Checkpoint | None, saver: SaveCheckpoints) -> Iterator[None]:
+    """Convert errors of torch.compile, most often a missing C++ compiler, and of restoring the training state."""
     try:
         yield
     except UserError:
         raise
+    except BackendCompilerFailed as error:
+        raise UserError(
+            f"training.compile={str(config.training.compile).lower()}: {first_line(error)}; install a compiler such as "
+            "g++, or set training.compile=false"
+        ) from error
     except Exception as error:
         if checkpoint is None or saver.has_started:
             raise
@@ -207,23 +198,3 @@ def _restoring(checkpoint: Checkpoint | None, saver: SaveCheckpoints) -> Iterato
             f"{checkpoint.path}: its training state cannot be restored ({type(error).__name__}: {first_line(error)}); "
             f"start a new run from its weights: {again}"
         ) from error
-
-
-@contextmanager
-def _compiling(config: Config) -> Iterator[None]:
-    """Say in one line if torch.compile cannot compile the network, most often for want of a C++ compiler."""
-    try:
-        yield
-    except BackendCompilerFailed as error:
-        raise UserError(
-            f"training.compile={str(config.training.compile).lower()}: {first_line(error)}; install a compiler such as "
-            "g++, or set training.compile=false"
-        ) from error
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:5]) + (f" and {len(names) - 5} more" if len(names) > 5 else "")
-
-
-def _say(text: str) -> None:
-    print(text, file=sys.stderr, flush=True)

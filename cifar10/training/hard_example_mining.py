@@ -1,15 +1,15 @@
 """Hard-example mining: train on all images of a micro-batch, or on those with the largest loss in a small network.
 
-Images that are already classified well teach little and cost as much. To find the hard ones, the main network would
-need a whole forward pass; a much smaller network takes its place and needs an update only every few micro-batches.
-Keller Jordan's airbench96_faster (https://github.com/KellerJordan/cifar10-airbench) selects so; a small network for it
-is older ("Selection via Proxy", https://arxiv.org/abs/1906.11829).
+Images that are already classified well contribute little and cost as much. A much smaller network finds the hard ones,
+without a forward pass of the main network, and is trained only every few micro-batches. Sources: Keller Jordan's
+airbench96_faster (https://github.com/KellerJordan/cifar10-airbench); "Selection via Proxy",
+https://arxiv.org/abs/1906.11829.
 
 Shapes: B images in a micro-batch, K classes.
 """
 
 from collections.abc import Callable, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from contextlib import nullcontext
 from typing import Annotated, Any, Protocol
 
 import torch
@@ -31,7 +31,7 @@ class ExampleSelection(Protocol):
     """Selects the images to train on; may itself be trained."""
 
     networks: Sequence[nn.Module]
-    """The networks that it uses."""
+    """Its networks, which are calibrated and compiled like the main network."""
 
     def begin(self, device: torch.device, make_optimizer: MakeOptimizer, schedule: Callable[[float], float]) -> None:
         """Prepare for training on `device`, with the optimizer and schedule of the main network."""
@@ -43,7 +43,7 @@ class ExampleSelection(Protocol):
         """Return the state from which a resumed run selects the same; tensors and plain values."""
 
     def load_state_dict(self, state: State) -> None:
-        """Restore what `state_dict` has returned; call it after `begin`."""
+        """Restore a return value of `state_dict`; call it after `begin`."""
 
 
 class AllExamples:
@@ -130,11 +130,8 @@ class HardExampleMining:
             torch._foreach_div_(gradients, float(torch.distributed.get_world_size()))
         for group, highest in zip(self._optimizer.param_groups, self._highest_rates, strict=True):
             group["lr"] = highest * self._schedule(progress)
-        with _without_autocast(images.device.type):
+        device_type = images.device.type
+        is_known = torch.amp.is_autocast_available(device_type)  # "meta" is not, which counts costs
+        with torch.autocast(device_type, enabled=False) if is_known else nullcontext():
             self._optimizer.step()
         self._optimizer.zero_grad()
-
-
-def _without_autocast(device_type: str) -> AbstractContextManager[Any]:
-    is_known = torch.amp.is_autocast_available(device_type)  # "meta" is not, where costs are counted
-    return torch.autocast(device_type, enabled=False) if is_known else nullcontext()

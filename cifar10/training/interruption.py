@@ -1,4 +1,4 @@
-"""Stop training on a signal: finish the step, save the state, and exit with the code of the signal."""
+"""End a run early: stop training on a signal with its state saved, close the record, and print how to resume."""
 
 import signal
 from collections.abc import Iterator
@@ -8,29 +8,31 @@ from typing import Any
 
 import pytorch_lightning as pl
 
+from cifar10.config.advice import command_line, setting
+from cifar10.config.schema import Config, TrackingConfig
+from cifar10.errors import UserError
+from cifar10.model import DivergedError
+from cifar10.runs.checkpoint_names import LAST
+from cifar10.runs.known_stores import unknown_settings
+from cifar10.runs.run import Run
+from cifar10.system.shortage import is_peer_lost
 from cifar10.system.signals import Stopped, listening, taken_by
+from cifar10.system.streams import print_message
 from cifar10.training.checkpointing import SaveCheckpoints, is_between_steps
-
-
-class Interrupted(Stopped):
-    """Training stopped on a signal, its state saved at `saved_at`."""
-
-    def __init__(self, number: int, saved_at: Path) -> None:
-        super().__init__(number)
-        self.saved_at = saved_at
 
 
 class StopOnSignal(pl.Callback):
     """On a signal that ends the program: finish the step, save, stop. A second one of its kind stops at once."""
 
-    def __init__(self, saver: SaveCheckpoints) -> None:
+    def __init__(self, saver: SaveCheckpoints, tracking: TrackingConfig) -> None:
         self.saver = saver
+        self.tracking = tracking
         self.received: int | None = None
         self.is_training = False
 
     @contextmanager
     def listening(self) -> Iterator[None]:
-        """Take the signals within this block, if it runs in the main thread."""
+        """Handle the signals within this block, if it runs in the main thread."""
         with listening(), taken_by(self._take):
             yield
 
@@ -65,4 +67,42 @@ class StopOnSignal(pl.Callback):
         return trainer.strategy.reduce_boolean_decision(received, all=False) if trainer.world_size > 1 else received
 
     def _stop(self) -> None:
-        raise Interrupted(self.received or signal.SIGTERM, self.saver.last)
+        last = self.saver.last
+        kept = what_is_kept(last.parent, self.tracking, when=f"and saved at {last}")
+        raise Stopped(self.received or signal.SIGTERM, kept)
+
+
+def close_early(run: Run, config: Config, error: BaseException) -> None:
+    """Close the record of a run that `error` ends, and print what is kept and how to resume.
+
+    Raises:
+        UserError: The error is that another process of the run has ended.
+    """
+    run.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED")
+    is_saved = (run.folder / LAST).exists()
+    if isinstance(error, Stopped):
+        error.kept = error.kept or what_is_kept(run.folder, config.tracking)
+    elif isinstance(error, DivergedError):
+        rate = config.optimizer.arguments.get("lr")
+        print_message(f"training stopped; lower optimizer.lr (now {rate}), or set training.gradient_clip=1")
+        print_message(f"the state before it is kept: {run.folder / LAST}" if is_saved else "nothing was saved before")
+    elif is_peer_lost(error):
+        kept = what_is_kept(run.folder, config.tracking)
+        reason = "another process of this run has ended: killed, out of memory, or by an error of its own"
+        raise UserError(f"{reason}, {kept}") from error
+    elif is_saved:
+        print_message(f"resume with: {going_on_line(run.folder, config.tracking)}")
+
+
+def what_is_kept(folder: Path, tracking: TrackingConfig, when: str = "after the last save") -> str:
+    """Return the end of the message about an early end: `when` it came, and how to resume."""
+    if not (folder / LAST).exists():
+        return "before anything was saved; there is nothing to resume"
+    return f"{when}; resume with: {going_on_line(folder, tracking)}"
+
+
+def going_on_line(folder: Path, tracking: TrackingConfig) -> str:
+    """Return the command line that resumes the run and records it in the same store."""
+    unknown = {} if tracking.backend == "none" else unknown_settings(tracking)
+    words = [setting(key, value) for key, value in unknown.items()]
+    return command_line("train", *words, resume=folder.name, models_dir=str(folder.parent))

@@ -1,4 +1,4 @@
-"""Measure whether images and their mirror images are of one class, which is false for digits, text and arrows.
+"""Measure whether images and their mirror images have the same class, which is false for digits, text and arrows.
 
 Shapes: N images of H x W pixels.
 """
@@ -12,16 +12,16 @@ from torch.nn.functional import adaptive_avg_pool2d
 
 from cifar10.data.image_dataset import ImageDataset, Split
 
-_QUERIES, _REFERENCES = 1000, 10_000  # most images that are compared: a tenth of a second
+_QUERIES, _REFERENCES = 1000, 10_000  # most images to compare: a tenth of a second
 _SIDE = 16  # pixels of the images that are compared
 _LEAST_DIFFERENCE = 0.05
 
 
 class MirrorTest(NamedTuple):
-    """How often the nearest training image is of the right class."""
+    """Fractions of images whose nearest training image is of the right class."""
 
     plain: float
-    """For images as they are, between 0 and 1."""
+    """For unchanged images."""
     mirrored: float
     """For their mirror images."""
     num_images: int
@@ -34,7 +34,7 @@ class MirrorTest(NamedTuple):
 
 
 def measure_mirroring(data: ImageDataset) -> MirrorTest | None:
-    """Compare validation images, or some of the training images, with the others; None if there are too few.
+    """Compare validation images, or a tenth of the training images, with the training images; None if too few.
 
     Deterministic: it draws no random numbers.
     """
@@ -56,17 +56,17 @@ def measure_mirroring(data: ImageDataset) -> MirrorTest | None:
 
 
 def _spread(split: Split, most: int) -> Split:
-    """Return at most so many images, evenly spread over `split`."""
+    """Return at most `most` images, evenly spread over `split`."""
     step = max(1, math.ceil(len(split) / most))
     return split.take(torch.arange(0, len(split), step))
 
 
 def _features(images: Tensor) -> Tensor:  # uint8 (N, 3, H, W) -> float (N, 3*16*16)
-    """Return small images without their mean brightness, which says little about the class."""
+    """Return small images without their mean brightness, which has little information about the class."""
     small = adaptive_avg_pool2d(images.float(), min(_SIDE, images.shape[-1])).flatten(1)
     return small - small.mean(dim=1, keepdim=True)
 
 
 def _nearest(queries: Tensor, known: Tensor) -> Tensor:  # (Q, F), (N, F) -> int64 (Q,)
-    distances = known.square().sum(dim=1) - 2 * queries @ known.T  # (Q, N), less what is the same for all N
+    distances = known.square().sum(dim=1) - 2 * queries @ known.T  # (Q, N), without terms that are equal for all N
     return distances.argmin(dim=1)

@@ -1,6 +1,8 @@
-"""Checks before the first step: the network accepts the images, in every size that training uses."""
+"""Checks before the first step: images, network, batch size and memory fit; errors name the settings to change."""
 
-import sys
+import copy
+import logging
+from typing import Any
 
 import torch
 from torch import nn
@@ -9,29 +11,35 @@ from cifar10.config.build import build
 from cifar10.config.schema import Component, Config
 from cifar10.config.targets import MODEL, SELECTION, Role
 from cifar10.data.image_dataset import ImageDataset
-from cifar10.errors import UsageError, first_line
+from cifar10.errors import UsageError, UserError, first_line
+from cifar10.system.limits import total_memory
+from cifar10.system.streams import print_message
 from cifar10.training.batches import largest_batch
 from cifar10.training.mirroring import measure_mirroring
 from cifar10.training.resizing import scaled
 from cifar10.wording import counted
 
-_MOST_LEFT = 0.1  # of the training images that an epoch may leave out without a word
+log = logging.getLogger(__name__)
+
+_COPIES = 3  # of each weight, at least, in training: the weight, its gradient and one moment
+_MOST_LEFT = 0.1  # fraction of the training images that an epoch may leave out without a note
 
 
 def refuse_unfit(config: Config, data: ImageDataset) -> None:
-    """Refuse a configuration that would fail on these data in mid-run.
+    """Refuse a configuration that would fail on these data during the run.
 
     Raises:
-        UsageError: There is nothing to validate on, too little to learn from, the images are smaller than the border
-            around them, or the network does not take them.
+        UsageError: There are no images to validate on, too few to train on, the images are smaller than the border
+            around them, or the network does not accept them.
     """
-    if config.training.monitor is not None and not len(data.validation):
+    training = config.training
+    if training.monitor is not None and not len(data.validation):
         raise UsageError(
-            f"training.monitor={config.training.monitor} needs validation images: set the validation size of "
+            f"training.monitor={training.monitor} needs validation images: set the validation size of "
             "data_loading above 0, or training.monitor=null"
         )
     try:
-        largest_batch(len(data.train), config.training.batch_size, _num_shares(config))
+        largest_batch(len(data.train), training.batch_size, _num_shares(config))
     except ValueError as error:
         raise UsageError(f"{error}; lower training.accumulate or training.devices") from None
     if config.augmentation.crop_padding >= data.image_size:
@@ -40,7 +48,7 @@ def refuse_unfit(config: Config, data: ImageDataset) -> None:
             f"images of {data.image_size} pixels have {data.image_size - 1} at most; lower it"
         )
     sizes = [(data.image_size, f"choose another model than {config.model.target} and selection=all")]
-    sizes += [(scaled(data.image_size, stage), "set training.resizing=[]") for stage in config.training.resizing]
+    sizes += [(scaled(data.image_size, stage), "set training.resizing=[]") for stage in training.resizing]
     for pixels, advice in sizes:
         try:
             for role, component in ((MODEL, config.model), (SELECTION, config.selection)):
@@ -51,63 +59,93 @@ def refuse_unfit(config: Config, data: ImageDataset) -> None:
 
 
 def tell_batches(config: Config, data: ImageDataset) -> None:
-    """Say so if batches are smaller than configured, or leave many images out of each epoch."""
-    training, num_images, num_shares = config.training, len(data.train), _num_shares(config)
-    size = largest_batch(num_images, training.batch_size, num_shares)
-    if size < training.batch_size:
-        print(
-            f"note: the training split has {counted(num_images, 'image')}, so each step learns from {size:,} of them, "
-            f"not from training.batch_size={training.batch_size}",
-            file=sys.stderr,
+    """Print a note if batches are smaller than configured, or leave many images out of each epoch."""
+    num_images, num_shares, configured = len(data.train), _num_shares(config), config.training.batch_size
+    size = largest_batch(num_images, configured, num_shares)
+    if size < configured:
+        print_message(
+            f"note: the training split has {counted(num_images, 'image')}, so each step trains on {size:,} of them, "
+            f"not on training.batch_size={configured}"
         )
     num_left = num_images % size
     if num_left > _MOST_LEFT * num_images:
-        one_more = num_images // (num_images // size + 1)  # as many as fill one step more
+        one_more = num_images // (num_images // size + 1)  # the batch size for one more step
         advice = max(one_more - one_more % num_shares, num_shares)
-        print(
-            f"note: each epoch learns from {num_images - num_left:,} of the {num_images:,} training images, in whole "
+        print_message(
+            f"note: each epoch trains on {num_images - num_left:,} of the {num_images:,} training images, in whole "
             f"batches of {size:,}, and leaves others out each time; with training.batch_size={advice} it would leave "
-            f"out {num_images % advice:,}",
-            file=sys.stderr,
+            f"out {num_images % advice:,}"
         )
-
-
-def _num_shares(config: Config) -> int:
-    """Return the micro-batches that one optimizer step is made of, over all processes."""
-    return config.training.accumulate * config.training.num_processes
 
 
 def warn_of_mirroring(config: Config, data: ImageDataset) -> None:
-    """Say so if mirrored images are trained or tested on, and the class depends on left and right in these data."""
-    trains, tests = config.augmentation.flip != "none", config.evaluation.tta != "none"
-    if data.is_mirrorable or not (trains or tests):
-        return
-    result = measure_mirroring(data)
+    """Warn if mirrored images are trained or tested on, and the class depends on left and right in these data."""
+    mirrors = config.augmentation.flip != "none" or config.evaluation.tta != "none"
+    result = measure_mirroring(data) if mirrors and not data.is_mirrorable else None
     if result is not None and result.matters:
-        print(
+        print_message(
             "warning: left and right seem to matter in these data: the nearest training image is of the right class "
             f"for {result.plain:.0%} of the images and {result.mirrored:.0%} of their mirror images; train without "
-            "mirroring: augmentation.flip=none evaluation.tta=none",
-            file=sys.stderr,
+            "mirroring: augmentation.flip=none evaluation.tta=none"
         )
 
 
+def refuse_untrainable(network: nn.Module, config: Config, image_size: int, num_images: int) -> None:
+    """Refuse a network that does not fit into memory or cannot train on batches of one; warn if it trains badly.
+
+    Args:
+        network: The network to train: uint8 (B, 3, H, W) -> (B, K).
+        config: The run.
+        image_size: H = W in pixels.
+        num_images: Number of training images.
+
+    Raises:
+        UserError: Training cannot work.
+    """
+    num_bytes = sum(parameter.numel() * parameter.element_size() for parameter in network.parameters())
+    available = total_memory()
+    if _COPIES * num_bytes > available:
+        raise UserError(
+            f"the network's weights take {num_bytes / 1e9:,.1f} GB, in training at least {_COPIES} times that, and "
+            f"there are {available / 1e9:,.1f} GB here; lower {sizes_of('model', config.model)}"
+        )
+    if largest_batch(num_images, config.training.batch_size, _num_shares(config)) == _num_shares(config):
+        _refuse_single_images(network, config, image_size)
+
+
+def sizes_of(section: str, component: Component) -> str:
+    """Return the arguments of `component` that are whole numbers or lists of them, as overrides: `model.width=64`."""
+    sizes = [f"{section}.{name}={value}" for name, value in component.arguments.items() if _is_size(value)]
+    return ", ".join(sizes).replace("[", "'[").replace("]", "]'") or section
+
+
+def training_advice(config: Config) -> str:
+    """Return the settings to lower if memory runs out in training."""
+    training, data = config.training, config.data_loading.arguments
+    pixels = f"data_loading.image_size={data['image_size']}" if "image_size" in data else "the images' size"
+    return (
+        f"lower training.batch_size={training.batch_size} (or raise training.accumulate={training.accumulate}), "
+        f"{pixels} or {sizes_of('model', config.model)}"
+    )
+
+
+def _num_shares(config: Config) -> int:
+    """Return the number of micro-batches in one optimizer step, over all processes."""
+    return config.training.accumulate * config.training.num_processes
+
+
 def _build(role: Role, component: Component, num_classes: int, image_size: int) -> nn.Module:
-    """Build without memory for the parameters, or with it if a network looks at its own first weights."""
+    """Build without memory for the parameters, or with it if a network reads its own initial weights."""
+    sizes = {"num_classes": num_classes, "image_size": image_size}
     try:
         with torch.device("meta"):
-            made: nn.Module = build(role, component, num_classes=num_classes, image_size=image_size)
+            return build(role, component, **sizes)  # type: ignore[no-any-return]
     except NotImplementedError:
-        made = build(role, component, num_classes=num_classes, image_size=image_size)
-    return made
+        return build(role, component, **sizes)  # type: ignore[no-any-return]
 
 
 def _try_network(component: Component, data: ImageDataset, pixels: int) -> None:
-    """Let the network compute shapes for two images with sides of `pixels`.
-
-    Raises:
-        ValueError: It cannot, or its output is not one number for each class.
-    """
+    """Raise ValueError if the network cannot compute one number per class for images with sides of `pixels`."""
     network = _build(MODEL, component, data.num_classes, data.image_size).eval()
     if not callable(getattr(network, "calibrate", None)):
         raise UsageError(
@@ -125,3 +163,30 @@ def _try_network(component: Component, data: ImageDataset, pixels: int) -> None:
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, data.num_classes):
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ValueError(f"the output for two images is {shape}, and should be (2, {data.num_classes})")
+
+
+def _refuse_single_images(network: nn.Module, config: Config, image_size: int) -> None:
+    """Try one image of each size that training will use, on a copy."""
+    advice = "set training.batch_size=2 or more"
+    if _num_shares(config) > 1:
+        configured = config.training.batch_size
+        advice = f"training.batch_size={configured} is split into parts of one; raise it, or lower their number"
+    for pixels in {image_size, *(scaled(image_size, stage) for stage in config.training.resizing)}:
+        trial = copy.deepcopy(network).train()
+        try:
+            with torch.random.fork_rng(devices=[]), torch.no_grad():
+                trial(torch.zeros(1, 3, pixels, pixels, dtype=torch.uint8))
+        except ValueError as error:
+            if "Expected more than 1 value per channel" not in str(error):
+                raise
+            raise UserError(
+                f"this network normalises over the images of a batch, and cannot with one; {advice}"
+            ) from error
+    if any(hasattr(module, "running_var") for module in network.modules()):
+        log.warning("batches of one image: statistics of batch normalisation will be poor; %s", advice)
+
+
+def _is_size(value: Any) -> bool:
+    if isinstance(value, list):
+        return bool(value) and all(map(_is_size, value))
+    return isinstance(value, int) and not isinstance(value, bool)

@@ -3,15 +3,19 @@
 import sys
 import time
 from collections.abc import Sequence
-from typing import Any
+from functools import partial
+from typing import TYPE_CHECKING, Any
 
 import pytorch_lightning as pl
 from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
 from cifar10.model import Classifier
-from cifar10.training.resizing import Stage
+from cifar10.system.streams import print_message
 from cifar10.types import Metrics
+
+if TYPE_CHECKING:
+    from cifar10.config.schema import ResizingStage
 
 _REDRAW_SECONDS = 0.5
 _LINE_SECONDS = 30.0
@@ -23,29 +27,26 @@ class TrainingProgress(ProgressBar):
     """Loss, accuracy, images per second and time left, over the whole run.
 
     Args:
-        images_per_step: Of an optimizer step, over all processes.
-        steps_per_epoch: Optimizer steps.
-        num_epochs: Of the run.
-        resizing: Its stages of smaller images, which take less time.
+        images_per_step: Images per optimizer step, over all processes.
+        steps_per_epoch: Optimizer steps per epoch.
+        num_epochs: Epochs of the run.
+        resizing: Stages with smaller images, which take less time.
     """
 
     def __init__(
-        self, images_per_step: int, steps_per_epoch: int, num_epochs: int, resizing: Sequence[Stage] = ()
+        self, images_per_step: int, steps_per_epoch: int, num_epochs: int, resizing: "Sequence[ResizingStage]" = ()
     ) -> None:
         super().__init__()
-        self.resizing = resizing
-        self.images_per_step = images_per_step
+        self.resizing, self.images_per_step = resizing, images_per_step
         self.num_epochs = num_epochs
         self.num_images = num_epochs * steps_per_epoch * images_per_step
         self.validation = ""
         self._enabled = True
         self._bar: tqdm[Any] | None = None
-        self._shown_at = self._started_at = time.monotonic()
-        self._first_image = 0
         self._is_forecast = False
 
     def disable(self) -> None:
-        """Say nothing; Lightning calls this in all processes but the first."""
+        """Print nothing; Lightning calls this in all processes but the first."""
         self._enabled = False
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
@@ -72,7 +73,7 @@ class TrainingProgress(ProgressBar):
         text = f"loss {means['loss']:.3f}, accuracy {means['accuracy']:.1%}{self.validation}"
         epoch = f"epoch {trainer.current_epoch + 1}/{self.num_epochs}"
         if self._bar is None:
-            print(f"{epoch}, {text}, {self._pace(trainer)}", file=sys.stderr, flush=True)
+            self._print(f"{epoch}, {text}, {self._pace(trainer)}")
         else:
             self._bar.set_description(epoch, refresh=False)
             self._bar.set_postfix_str(text, refresh=False)
@@ -80,20 +81,16 @@ class TrainingProgress(ProgressBar):
             self._bar.refresh()
 
     def show_epoch(self, trainer: pl.Trainer, scores: Metrics) -> None:
-        """Leave one line about a finished epoch."""
+        """Print one line about a finished epoch."""
         self.validation = _validation(scores)
         if not self._enabled:
             return
-        line = (
+        self._shown_at = time.monotonic()
+        self._print(
             f"epoch {int(scores['epoch']) + 1}/{self.num_epochs}: loss {scores['train/loss']:.3f}, "
             f"accuracy {scores['train/accuracy']:.1%}{self.validation}, "
             f"{scores['seconds']:.1f} s, {self._pace(trainer)}"
         )
-        self._shown_at = time.monotonic()
-        if self._bar is None:
-            print(line, file=sys.stderr, flush=True)
-        else:
-            self._bar.write(line, file=sys.stderr)
 
     def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
         if self._bar is not None:
@@ -103,39 +100,37 @@ class TrainingProgress(ProgressBar):
     def _images_done(self, trainer: pl.Trainer) -> int:
         return trainer.global_step * self.images_per_step
 
+    def _print(self, line: str) -> None:
+        """Print `line` on stderr, above the bar if there is one."""
+        write = print_message if self._bar is None else partial(self._bar.write, file=sys.stderr)
+        write(line)
+
     def _forecast(self, trainer: pl.Trainer) -> None:
-        """Say once, when some steps have been measured, how long a long run will take."""
-        seconds = time.monotonic() - self._started_at
-        if self._is_forecast or seconds < _FORECAST_AFTER_SECONDS:
+        """Print once, when some steps have been measured, how long a long run will take."""
+        if self._is_forecast or time.monotonic() - self._started_at < _FORECAST_AFTER_SECONDS:
             return
         self._is_forecast = True
         left = self._seconds_left(trainer)
-        if not self._enabled or left is None or left < _LONG_SECONDS:
-            return
-        line = f"this will take about {_in_words(left)} on this machine; Ctrl-C saves, and train --resume goes on"
-        if self._bar is None:
-            print(line, file=sys.stderr, flush=True)
-        else:
-            self._bar.write(line, file=sys.stderr)
+        if self._enabled and left is not None and left >= _LONG_SECONDS:
+            time_left = _in_words(left)
+            self._print(f"this will take about {time_left} on this machine; Ctrl-C saves, and train --resume continues")
 
     def _pace(self, trainer: pl.Trainer) -> str:
         left = self._seconds_left(trainer)
-        if left is None:  # a run that was cut off between the last step of an epoch and its end
+        if left is None:  # the run was stopped between the last step of an epoch and its end
             return "no step since the resume"
         rate = (self._images_done(trainer) - self._first_image) / max(time.monotonic() - self._started_at, 1e-9)
         return f"{rate:,.0f} images/s, {_clock(left)} left"
 
     def _seconds_left(self, trainer: pl.Trainer) -> float | None:
-        """Return how long the rest will take, smaller images in proportion to their pixels; None: nothing measured."""
-        first, now = (
-            self._work(images / self.num_images) for images in (self._first_image, self._images_done(trainer))
-        )
+        """Return the time left, smaller images in proportion to their pixels; None: no step was measured."""
+        first, now = (self._work(done / self.num_images) for done in (self._first_image, self._images_done(trainer)))
         if now <= first:
             return None
         return (self._work(1.0) - now) / (now - first) * (time.monotonic() - self._started_at)
 
     def _work(self, progress: float) -> float:
-        """Return what is done at `progress` in [0, 1] of all steps, as a part of all steps with whole images."""
+        """Return the work done at `progress` in [0, 1] of all steps; 1 is all steps at full image size."""
         work = begin = 0.0
         for end, scale in [*((stage.until, stage.scale) for stage in self.resizing), (1.0, 1.0)]:
             work += max(0.0, min(progress, end) - begin) * scale**2
@@ -144,24 +139,24 @@ class TrainingProgress(ProgressBar):
 
 
 def _validation(scores: Metrics) -> str:
-    """Return the validation accuracy, and the values of other metrics, as the end of a line."""
-    if "val/accuracy" not in scores:
+    """Return validation accuracy and other metrics as the end of a line."""
+    values = {name.removeprefix("val/"): value for name, value in scores.items() if name.startswith("val/")}
+    if not values:
         return ""
-    others = [name for name in scores if name.startswith("val/") and name not in ("val/accuracy", "val/loss")]
-    values = [f", {name.removeprefix('val/')} {scores[name]:.3f}" for name in others]
-    return f", val {scores['val/accuracy']:.1%}{''.join(values)}"
+    others = [f", {name} {value:.3f}" for name, value in values.items() if name not in ("accuracy", "loss")]
+    return f", val {values['accuracy']:.1%}{''.join(others)}"
 
 
 def _clock(seconds: float) -> str:
-    """Return minutes and seconds, 9:05, or from an hour on hours as well, 10:00:54."""
+    """Return minutes and seconds, 9:05, or hours, minutes and seconds, 10:00:54."""
     minutes, rest = divmod(int(seconds), 60)
     return f"{minutes}:{rest:02d}" if minutes < 60 else f"{minutes // 60}:{minutes % 60:02d}:{rest:02d}"
 
 
 def _in_words(seconds: float) -> str:
-    """Return a time in two digits: 45 min, 1.5 h, 10 h, 3 days."""
-    for unit, length in (("days", 86_400), ("h", 3600)):
-        if seconds >= (2 if unit == "days" else 1) * length:
-            number = seconds / length
-            return f"{number:.0f} {unit}" if number >= 9.5 else f"{number:.1f} {unit}"
-    return f"{seconds / 60:.0f} min"
+    """Return a time in two digits: 45 min, 1.5 h, 10 h, 3.0 days."""
+    hours = seconds / 3600
+    if hours < 1:
+        return f"{seconds / 60:.0f} min"
+    number, unit = (hours, "h") if hours < 48 else (hours / 24, "days")
+    return f"{number:.0f} {unit}" if number >= 9.5 else f"{number:.1f} {unit}"

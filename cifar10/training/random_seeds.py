@@ -4,10 +4,10 @@ _MASK = 2**64 - 1
 
 
 def fold_in(*numbers: int) -> int:
-    """Return a seed below 2^63 in which every bit of every number counts, each in its place.
+    """Return a seed below 2^63 that depends on every bit of every number and on their order.
 
     The finalizer of SplitMix64 (Steele, Lea, Flood: "Fast splittable pseudorandom number generators", 2014). NumPy's
-    SeedSequence is as good and takes ten times as long, which counts at every step.
+    SeedSequence takes ten times as long, which matters at every step.
     """
     state = 0
     for number in numbers:

@@ -1,7 +1,6 @@
 """Resume a run: the configuration that applies, the settings that may change, and whether training is complete."""
 
 import json
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -15,28 +14,29 @@ from cifar10.runs.checkpoints import Checkpoint, load_checkpoint, require_traini
 from cifar10.runs.folder import SCORES, is_folder_of, lasting_settings
 from cifar10.runs.known_stores import unknown_settings
 from cifar10.runs.trained_data import without_sources
+from cifar10.system.streams import print_message
 from cifar10.types import Metrics
 from cifar10.wording import counted
 
 AUTO = "auto"
-"""`--resume=auto`: go on with the run of this name if there is one to go on with, else begin it."""
+"""`--resume=auto`: resume the run of this name if it exists, else start it."""
 
 
 def find_resumed(config: Config, resume: str | None, changes: Sequence[str]) -> tuple[Checkpoint | None, Config]:
-    """Return the checkpoint to go on from, None for a new run, and the configuration that holds.
+    """Return the checkpoint to resume, None for a new run, and the configuration of the run.
 
     Args:
-        config: What was typed, defaults filled in.
-        resume: None, `auto`, or anything `resolve_checkpoint` knows; of a run's folder, its `last.ckpt` is meant.
+        config: The configuration from the command line.
+        resume: None, `auto`, or any name that `resolve_checkpoint` accepts; for a run folder, its `last.ckpt`.
         changes: Overrides of the checkpoint's configuration.
 
     Raises:
-        UserError: There is no such checkpoint, its data are not there, or it cannot go on with these settings.
+        UserError: There is no such checkpoint, its data are missing, or it cannot be resumed with these settings.
     """
     if resume is None:
         return None, config
     if resume == AUTO:
-        assert config.run_name is not None, "the command line has seen to it"
+        assert config.run_name is not None, "the command line requires it"
         path = Path(config.models_dir) / config.run_name / LAST
         if not path.is_file():
             return None, config
@@ -46,32 +46,30 @@ def find_resumed(config: Config, resume: str | None, changes: Sequence[str]) -> 
         checkpoint = load_checkpoint(resolve_checkpoint(resume, config.models_dir, prefer=LAST))
         config = _resumed_config(checkpoint, config, changes)
     require_training_state(checkpoint.path)
-    _refuse_other_length(checkpoint, config)
-    _refuse_other_loop(checkpoint, config)
+    _refuse_other_steps(checkpoint, config)
     return checkpoint, config
 
 
 def finished_scores(checkpoint: Checkpoint, config: Config) -> Metrics | None:
-    """Return the metrics of a run that has nothing left to do, and say so; None if there is something left."""
+    """Return the metrics of a finished run, and print that it is finished; None if it is not."""
     folder = checkpoint.path.parent
     try:
         facts = json.loads((folder / SCORES).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     is_whole = isinstance(facts, dict) and facts.get("epochs") == len(checkpoint.history)
-    if not is_whole or config.training.epochs != checkpoint.config.training.epochs:
+    is_same_length = config.training.epochs == checkpoint.config.training.epochs
+    if not (is_whole and is_same_length and is_folder_of(config, folder, Path(config.models_dir))):
         return None
-    if not is_folder_of(config, folder, Path(config.models_dir)):
-        return None
-    print(f"{folder} is finished after {counted(facts['epochs'], 'epoch')}; nothing was changed", file=sys.stderr)
+    print_message(f"{folder} is finished after {counted(facts['epochs'], 'epoch')}; nothing was changed")
     return {name: value for name, value in facts.items() if isinstance(value, int | float)}
 
 
 def _resumed_config(checkpoint: Checkpoint, config: Config, changes: Sequence[str]) -> Config:
     """Return the checkpoint's configuration with `changes`.
 
-    A checkpoint outside of `config.models_dir` may be a stranger's: where to write and what to tell MLflow is then as
-    configured here, and its data are only looked for where they lie, not fetched from where it says.
+    A checkpoint outside of `config.models_dir` may be a stranger's: folder and tracking are then those of `config`. Its
+    data are not downloaded from the sources that it names.
     """
     base = checkpoint.config.model_copy(update={"models_dir": config.models_dir})
     if not is_folder_of(base, checkpoint.path.parent, Path(config.models_dir)):
@@ -83,25 +81,15 @@ def _resumed_config(checkpoint: Checkpoint, config: Config, changes: Sequence[st
 
 
 def _refuse_unknown_store(checkpoint: Checkpoint, tracking: TrackingConfig, typed: TrackingConfig) -> None:
-    """Refuse to record in a store that nothing but the run's files names: they may be a stranger's.
-
-    Args:
-        tracking: Where the run would be recorded.
-        typed: What is configured and typed here.
-    """
-    if tracking.backend == "none":
-        return
-    unknown = {
-        key: value
-        for key, value in unknown_settings(tracking).items()
-        if getattr(typed, key.removeprefix("tracking.")) != value
-    }
+    """Refuse to record in a store that is named by the run's files and not `typed` here: they may be a stranger's."""
+    unknown = {} if tracking.backend == "none" else unknown_settings(tracking)
+    unknown = {key: uri for key, uri in unknown.items() if getattr(typed, key.removeprefix("tracking.")) != uri}
     if unknown:
-        told = " and ".join(f"{key}={shown_uri(value)}" for key, value in unknown.items())
-        words = [setting(key, value) for key, value in unknown.items()]
+        named = " and ".join(f"{key}={shown_uri(uri)}" for key, uri in unknown.items())
+        words = [setting(key, uri) for key, uri in unknown.items()]
         again = command_line("train", *words, resume=str(checkpoint.path))
         raise UsageError(
-            f"{checkpoint.path.parent} says {told}, which is not configured here; if that store is yours: {again}\n"
+            f"{checkpoint.path.parent} says {named}, which is not configured here; if that store is yours: {again}\n"
             "else add where to record it: tracking=mlflow, tracking=server or tracking=none"
         )
 
@@ -116,33 +104,24 @@ def _refuse_other_settings(checkpoint: Checkpoint, config: Config) -> None:
             )
 
 
-def _refuse_other_loop(checkpoint: Checkpoint, config: Config) -> None:
-    """Refuse to go on in chunks with a run that was not trained so, or the other way round: steps are counted apart."""
-    before, now = checkpoint.config.training, config.training
-    if before.chunked != now.chunked:
-        settings = (f"training.devices={now.devices}", f"training.num_nodes={now.num_nodes}")
-        again = command_line("train", f"weights={checkpoint.path}", *settings)
+def _refuse_other_steps(checkpoint: Checkpoint, config: Config) -> None:
+    """Refuse settings that would change learning rate or image size of completed steps, or the counting of steps."""
+    folder, before, now = checkpoint.path.parent, checkpoint.config.training, config.training
+    is_constant = config.schedule.target.endswith(".Constant") and not config.schedule.arguments.get("warmup")
+    anew = f"weights={checkpoint.path}"
+    if now.epochs != before.epochs and (not is_constant or now.resizing):
+        again = command_line("train", anew, f"training.epochs={now.epochs}")
         raise UsageError(
-            f"{checkpoint.path.parent} cannot go on with {now.num_processes} processes: it was begun with "
+            f"{folder} cannot go on to {now.epochs} epochs: its learning rate and image sizes are laid out "
+            f"for {before.epochs}; start a new run from its weights: {again}"
+        )
+    num_done = len(checkpoint.history)
+    if now.epochs != before.epochs and now.epochs < num_done:
+        raise UsageError(f"training.epochs={now.epochs}: {checkpoint.path} has {counted(num_done, 'epoch')} behind it")
+    if before.chunked != now.chunked:
+        again = command_line("train", anew, f"training.devices={now.devices}", f"training.num_nodes={now.num_nodes}")
+        raise UsageError(
+            f"{folder} cannot resume with {now.num_processes} processes: it was begun with "
             f"{before.num_processes}, and one process alone makes many steps at a time; start a new run from its "
             f"weights: {again}"
-        )
-
-
-def _refuse_other_length(checkpoint: Checkpoint, config: Config) -> None:
-    """Refuse another number of epochs where schedule or image size at a step would then be another than it was."""
-    before, epochs = checkpoint.config.training.epochs, config.training.epochs
-    if epochs == before:
-        return
-    schedule = config.schedule
-    is_constant = schedule.target.endswith(".Constant") and not schedule.arguments.get("warmup")
-    if not is_constant or config.training.resizing:
-        again = command_line("train", f"weights={checkpoint.path}", f"training.epochs={epochs}")
-        raise UsageError(
-            f"{checkpoint.path.parent} cannot go on to {epochs} epochs: its learning rate and image sizes are laid out "
-            f"for {before}; start a new run from its weights: {again}"
-        )
-    if epochs < len(checkpoint.history):
-        raise UsageError(
-            f"training.epochs={epochs}: {checkpoint.path} has {counted(len(checkpoint.history), 'epoch')} behind it"
         )

@@ -1,12 +1,12 @@
 """One training step: resize, select examples, forward, loss; after the backward pass clip, optimizer and schedule.
 
-Imports torch only, so that a plain loop can train by it as well as the Lightning module does.
+Imports torch only, so that a plain training loop can use it as well as the Lightning module.
 Shapes: B images in a micro-batch, b of them selected, K classes.
 """
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -15,7 +15,10 @@ from torch.optim.lr_scheduler import LambdaLR
 
 from cifar10.training.batches import Batch
 from cifar10.training.hard_example_mining import ExampleSelection
-from cifar10.training.resizing import Stage, pixels_at, resize
+from cifar10.training.resizing import pixels_at, resize
+
+if TYPE_CHECKING:
+    from cifar10.config.schema import ResizingStage
 
 
 class Forward(NamedTuple):
@@ -35,14 +38,14 @@ class TrainingStep:
 
     Args:
         network: (B, 3, H, W) -> logits (B, K).
-        selection: Which images of a micro-batch to train on.
+        selection: Selects the images of a micro-batch to train on.
         resizing: Stages of training with smaller images.
         label_smoothing: In [0, 1].
     """
 
     network: Callable[[Tensor], Tensor]
     selection: ExampleSelection
-    resizing: Sequence[Stage]
+    resizing: "Sequence[ResizingStage]"
     label_smoothing: float
 
     def forward(self, batch: Batch, number: int, progress: float) -> Forward:
@@ -55,7 +58,7 @@ class TrainingStep:
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, schedule: Callable[[float], float], num_steps: int) -> LambdaLR:
-    """Return a scheduler that sets the learning rate of each of `num_steps` steps as `schedule` says."""
+    """Return a scheduler that multiplies the learning rate of each of `num_steps` steps by `schedule`."""
     return LambdaLR(optimizer, lambda step: schedule(min(step / num_steps, 1.0)))
 
 
@@ -63,9 +66,9 @@ def update(optimizer: torch.optim.Optimizer, scheduler: LambdaLR, gradient_clip:
     """Update the weights by the accumulated gradients: the second half of a training step.
 
     Args:
-        optimizer: Of the network.
-        scheduler: Of its learning rate.
-        gradient_clip: Largest 2-norm of the whole gradient; None: any.
+        optimizer: Optimizer of the network.
+        scheduler: Scheduler of its learning rate.
+        gradient_clip: Largest 2-norm of the whole gradient; None: no limit.
     """
     if gradient_clip is not None:
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], gradient_clip)
