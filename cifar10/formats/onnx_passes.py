@@ -71,7 +71,7 @@ def skip_dropped_rows(model: "ModelProto") -> None:
 
 
 def _pooled_convolutions(graph: "GraphProto") -> "Iterator[tuple[NodeProto, NodeProto, NodeProto | None]]":
-    """Yield each convolution that only a max pooling uses, the pooling, and the only user of its result, if it has one."""
+    """Yield each convolution that only a max pooling uses, the pooling, and the only user of its result, or None."""
     users: dict[str, list[Any]] = {}
     for node in graph.node:
         for name in node.input:
