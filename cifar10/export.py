@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 
 from cifar10.config.build import build
 from cifar10.config.conf_folder import content_of
@@ -16,13 +17,15 @@ from cifar10.config.schema import Component
 from cifar10.config.targets import EXPORT
 from cifar10.errors import CheckpointError, UserError
 from cifar10.files import sync_folder
-from cifar10.formats import ExportFormat
-from cifar10.formats.parity import Parity, compare
+from cifar10.formats import ExportFormat, Source
+from cifar10.formats.parity import compare
 from cifar10.inference.engines.pytorch import TorchEngine
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.trained_data import load_trained_data, moved_line, relocated
 from cifar10.system.memory import keep_memory_warm
+
+_MOST_CALIBRATION = 2000
 
 
 def export(
@@ -50,42 +53,39 @@ def export(
     _make_folder(folder)
     keep_memory_warm()
     data = load_trained_data(checkpoint, relocated(checkpoint.config, overrides), moved_line("export", checkpoint_name))
-    images = np.ascontiguousarray(data.test.images.permute(0, 2, 3, 1).numpy())
+    images, labels = _pixels(data.test.images), data.test.labels.numpy()
+    source = Source(checkpoint, _pixels(data.train.images[:_MOST_CALIBRATION]), _pixels(data.validation.images))
     batch_size = checkpoint.config.evaluation.images_at_once(checkpoint.image_size)
     reference = _probabilities(checkpoint, images, batch_size)
     refused = []
     for name, writer in writers.items():
-        found = _export(writer, checkpoint, folder, images, reference, batch_size)
-        verdict = _verdict(found)
-        if found.is_equal:
-            size = (folder / writer.file_name).stat().st_size / 1e6
-            print(f"{name:<12} {folder / writer.file_name}, {size:.1f} MB; {verdict}", flush=True)
-        else:
-            refused.append(f"{name}: {verdict}; {folder / writer.file_name} was not written")
+        path = folder / writer.file_name
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
+            new = Path(scratch) / writer.file_name
+            writer.write(source, new)
+            engine = writer.read(new, source)
+            found = compare(reference, engine, images, labels, batch_size)
+            reason = writer.refusal(found, engine, source)
+            if reason is None:
+                _move(new, path)
+                print(f"{name:<12} {path}, {path.stat().st_size / 1e6:.1f} MB; {found.describe()}", flush=True)
+            else:
+                refused.append(f"{name}: {path} was not written, since {reason}; {found.describe()}")
     if refused:
         raise CheckpointError("\n".join(refused))
     return [folder / writer.file_name for writer in writers.values()]
 
 
-def _export(
-    writer: ExportFormat,
-    checkpoint: Checkpoint,
-    folder: Path,
-    images: NDArray[np.uint8],
-    reference: NDArray[np.float32],
-    batch_size: int,
-) -> Parity:
-    """Write one file; give it its name if it computes what the checkpoint computes."""
-    with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
-        path = Path(scratch) / writer.file_name
-        writer.write(checkpoint, path)
-        found = compare(reference, writer.read(path, checkpoint), images, batch_size)
-        if found.is_equal:
-            with path.open("rb") as file:
-                os.fsync(file.fileno())
-            os.replace(path, folder / writer.file_name)
-            sync_folder(folder)
-    return found
+def _move(file: Path, path: Path) -> None:
+    with file.open("rb") as content:
+        os.fsync(content.fileno())
+    os.replace(file, path)
+    sync_folder(path.parent)
+
+
+def _pixels(images: Tensor) -> NDArray[np.uint8]:  # (N, 3, S, S) -> (N, S, S, 3)
+    pixels: NDArray[np.uint8] = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+    return pixels
 
 
 def _probabilities(checkpoint: Checkpoint, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
@@ -94,11 +94,6 @@ def _probabilities(checkpoint: Checkpoint, images: NDArray[np.uint8], batch_size
     print(f"computing {len(images):,} test images with {checkpoint.path}", file=sys.stderr, flush=True)
     parts = [engine.probabilities(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
     return np.concatenate(parts)
-
-
-def _verdict(found: Parity) -> str:
-    flips = "no answer differs" if not found.num_flipped else f"{found.num_flipped:,} answers differ"
-    return f"{found.num_images:,} test images: {flips}, probabilities by at most {found.largest_difference:.1e}"
 
 
 def _make_folder(folder: Path) -> None:

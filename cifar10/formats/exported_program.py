@@ -6,22 +6,22 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from cifar10.formats import ExactFormat, Source
 from cifar10.formats.probabilities import DYNAMIC, Probabilities, example
 from cifar10.inference.description import KEY, ModelDescription
-from cifar10.runs.checkpoints import Checkpoint
 
 
-class ExportedProgramFormat:
+class ExportedProgramFormat(ExactFormat):
     """uint8 (B, S, S, 3) -> probabilities (B, K)."""
 
     file_name = "model.pt2"
 
-    def write(self, checkpoint: Checkpoint, path: Path) -> None:
-        module = Probabilities(checkpoint.network())
-        program = torch.export.export(module, (example(checkpoint.image_size),), dynamic_shapes=DYNAMIC)
-        torch.export.save(program, path, extra_files={KEY: ModelDescription.of(checkpoint).model_dump_json()})
+    def write(self, source: Source, path: Path) -> None:
+        module = Probabilities(source.checkpoint.network())
+        program = torch.export.export(module, (example(source.checkpoint.image_size),), dynamic_shapes=DYNAMIC)
+        torch.export.save(program, path, extra_files={KEY: ModelDescription.of(source.checkpoint).model_dump_json()})
 
-    def read(self, path: Path, checkpoint: Checkpoint) -> "_Program":
+    def read(self, path: Path, source: Source) -> "_Program":
         return _Program(path)
 
 

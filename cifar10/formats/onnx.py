@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cifar10.errors import UserError
+from cifar10.formats import ExactFormat, Source
 from cifar10.formats.onnx_passes import simplify
 from cifar10.formats.probabilities import Probabilities
 from cifar10.inference.description import KEY, ModelDescription, golden
@@ -27,16 +28,16 @@ _OPSET = 20
 _NUM_GOLDEN = 4
 
 
-class OnnxFormat:
+class OnnxFormat(ExactFormat):
     """uint8 (B, H, W, 3) -> probabilities (B, K), in float32; images of another size than the network's are resized."""
 
     file_name = "model.onnx"
 
-    def write(self, checkpoint: Checkpoint, path: Path) -> None:
-        model = to_onnx(checkpoint)
+    def write(self, source: Source, path: Path) -> None:
+        model = to_onnx(source.checkpoint)
         path.write_bytes(model.SerializeToString())
 
-    def read(self, path: Path, checkpoint: Checkpoint) -> Engine:
+    def read(self, path: Path, source: Source) -> Engine:
         return load(path).engine
 
 

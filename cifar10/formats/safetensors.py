@@ -2,24 +2,26 @@
 
 from pathlib import Path
 
+from cifar10.formats import ExactFormat, Source
 from cifar10.formats.weights import engine_with_weights
 from cifar10.inference.description import KEY, ModelDescription
 from cifar10.inference.engines.pytorch import TorchEngine
-from cifar10.runs.checkpoints import Checkpoint
 
 
-class SafetensorsFormat:
+class SafetensorsFormat(ExactFormat):
     """Weights and buffers, by name."""
 
     file_name = "model.safetensors"
 
-    def write(self, checkpoint: Checkpoint, path: Path) -> None:
+    def write(self, source: Source, path: Path) -> None:
         from safetensors.torch import save_file
 
-        weights = {name: tensor.contiguous() for name, tensor in checkpoint.weights.items()}
-        save_file(weights, path, metadata={"format": "pt", KEY: ModelDescription.of(checkpoint).model_dump_json()})
+        weights = {name: tensor.contiguous() for name, tensor in source.checkpoint.weights.items()}
+        save_file(
+            weights, path, metadata={"format": "pt", KEY: ModelDescription.of(source.checkpoint).model_dump_json()}
+        )
 
-    def read(self, path: Path, checkpoint: Checkpoint) -> TorchEngine:
+    def read(self, path: Path, source: Source) -> TorchEngine:
         from safetensors.torch import load_file
 
-        return engine_with_weights(checkpoint, load_file(path))
+        return engine_with_weights(source.checkpoint, load_file(path))

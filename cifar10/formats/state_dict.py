@@ -4,18 +4,18 @@ from pathlib import Path
 
 import torch
 
+from cifar10.formats import ExactFormat, Source
 from cifar10.formats.weights import engine_with_weights
 from cifar10.inference.engines.pytorch import TorchEngine
-from cifar10.runs.checkpoints import Checkpoint
 
 
-class StateDictFormat:
+class StateDictFormat(ExactFormat):
     """Weights and buffers, by name."""
 
     file_name = "cifar_net.pth"
 
-    def write(self, checkpoint: Checkpoint, path: Path) -> None:
-        torch.save(checkpoint.weights, path)
+    def write(self, source: Source, path: Path) -> None:
+        torch.save(source.checkpoint.weights, path)
 
-    def read(self, path: Path, checkpoint: Checkpoint) -> TorchEngine:
-        return engine_with_weights(checkpoint, torch.load(path, weights_only=True))
+    def read(self, path: Path, source: Source) -> TorchEngine:
+        return engine_with_weights(source.checkpoint, torch.load(path, weights_only=True))

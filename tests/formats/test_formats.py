@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import numpy as np
@@ -14,12 +15,13 @@ from numpy.typing import NDArray
 import cifar10
 from cifar10.cli.command_line import main
 from cifar10.config.compose import load_config
-from cifar10.config.conf_folder import options
 from cifar10.data.export import export_images
 from cifar10.data.shapes import shapes
 from cifar10.errors import CheckpointError, UserError
 from cifar10.export import export
-from cifar10.formats.parity import TOLERANCE, compare
+from cifar10.formats import Source
+from cifar10.formats.onnx_int8 import Int8Format, _speed
+from cifar10.formats.parity import TOLERANCE, Parity, compare
 from cifar10.inference.description import KEY
 from cifar10.inference.predictor import Predictor
 from cifar10.runs.checkpoints import load_checkpoint
@@ -29,6 +31,7 @@ from tests.tiny_run import TINY
 
 ROOT = Path(__file__).resolve().parents[2]
 RUN = Path("models/run")
+EXACT = ["onnx", "pt2", "safetensors", "state_dict"]
 
 
 @pytest.fixture(scope="module", params=["speed", "simple_cnn"])
@@ -39,7 +42,7 @@ def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFac
     with pytest.MonkeyPatch.context() as patch:
         patch.chdir(folder)
         train(load_config([*TINY, f"model={request.param}", *size, "run_name=run", "training.precision=fp32"]))
-        export("run", options("export"))
+        export("run", EXACT)
     return folder
 
 
@@ -150,7 +153,7 @@ def test_an_export_that_computes_something_else_leaves_no_file_and_fails(
 @pytest.mark.parametrize("batch_size", [1, 4, 100])
 def test_parity_sees_a_fault_at_any_size_of_batch(batch_size: int) -> None:
     images = some_images(num_images=12)
-    reference = np.full((12, 3), 1 / 3, np.float32)
+    reference, labels = np.full((12, 3), 1 / 3, np.float32), np.zeros(12, np.int64)
 
     class Faulty:
         def __init__(self, size: int) -> None:
@@ -165,9 +168,9 @@ def test_parity_sees_a_fault_at_any_size_of_batch(batch_size: int) -> None:
         def describe(self) -> dict[str, str]:
             return {}
 
-    assert compare(reference, Faulty(0), images, batch_size).is_equal
+    assert compare(reference, Faulty(0), images, labels, batch_size).is_equal
     for size in {1, min(batch_size, 12), min(batch_size + 1, 12)}:
-        assert not compare(reference, Faulty(size), images, batch_size).is_equal
+        assert not compare(reference, Faulty(size), images, labels, batch_size).is_equal
 
 
 @pytest.mark.usefixtures("here")
@@ -209,3 +212,44 @@ def test_an_engine_refuses_what_it_cannot_compute() -> None:
         Predictor.from_checkpoint(RUN / "export/model.onnx", device="cuda:0")
     with pytest.raises(CheckpointError, match="not been exported"):
         Predictor.from_checkpoint(Path("models/other.ckpt"), engine="onnx")
+
+
+@pytest.mark.usefixtures("here")
+def test_integers_are_close_to_floats_and_name_their_precision(tmp_path: Path) -> None:
+    checkpoint = load_checkpoint(RUN / "best.ckpt")
+    source = Source(checkpoint, some_images(100), some_images(50))
+    writer = Int8Format(num_images=64, percentiles=[99.99])
+    writer.write(source, tmp_path / writer.file_name)
+    engine = writer.read(tmp_path / writer.file_name, source)
+    exact = cifar10.load("run", device="cpu").engine.probabilities(some_images(40))
+    found = engine.probabilities(some_images(40))
+    assert 0 < np.abs(found - exact).max() < 0.1
+    assert engine.describe()["precision"] == "int8"
+    kinds = {node.op_type for node in onnx.load(tmp_path / writer.file_name).graph.node}
+    assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
+
+
+@pytest.mark.usefixtures("here")
+def test_integers_that_lose_accuracy_or_are_not_faster_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    source = Source(load_checkpoint(RUN / "best.ckpt"), some_images(10), some_images(5))
+    engine = cifar10.load("run", engine="onnx").engine
+    assert "0.20 points" in str(Int8Format().refusal(Parity(1000, 3, 0.1, 0.2), engine, source))
+    harmless = Parity(1000, 3, 0.1, 0.1)
+    for ratio, refused in {0.9: True, 1.1: False}.items():
+        monkeypatch.setattr("cifar10.formats.onnx_int8._speed", lambda *_, ratio=ratio: ratio)
+        assert (Int8Format().refusal(harmless, engine, source) is not None) == refused
+
+
+def test_speed_is_the_ratio_of_the_seconds() -> None:
+    class Slow:
+        def __init__(self, seconds: float) -> None:
+            self.seconds = seconds
+
+        def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            time.sleep(self.seconds)
+            return np.zeros((len(pixels), 2), np.float32)
+
+        def describe(self) -> dict[str, str]:
+            return {}
+
+    assert 1.3 < _speed(Slow(0.02), Slow(0.04), some_images()) < 2.5

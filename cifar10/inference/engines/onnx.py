@@ -1,7 +1,7 @@
 """Probabilities by ONNX Runtime, from an exported file. Importing this imports no torch."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 from numpy.typing import NDArray
@@ -13,6 +13,10 @@ from cifar10.system.limits import num_cpus
 
 if TYPE_CHECKING:
     from onnxruntime import InferenceSession
+
+
+PRECISION = "precision"
+"""Key in the metadata of a file that computes in another precision than fp32."""
 
 
 class OnnxEngine:
@@ -58,15 +62,21 @@ def load(path: Path, device: str = "auto", file_name: str = "model.onnx") -> Loa
     if not file.is_file():
         export = command_line("export", checkpoint_name=str(path))
         raise CheckpointError(f"{path} has not been exported to ONNX, or elsewhere than to {file}: {export}")
-    session = _session(file)
+    session = open_session(file, file)
     properties = session.get_modelmeta().custom_metadata_map
     description = ModelDescription.parse(properties.get(KEY), file)
-    engine = OnnxEngine(session, properties.get("precision", "fp32"))
+    engine = OnnxEngine(session, properties.get(PRECISION, "fp32"))
     require_golden(description, engine, file)
     return LoadedModel(engine, description)
 
 
-def _session(file: Path) -> Any:
+def open_session(model: Path | bytes, name: object) -> "InferenceSession":
+    """Open a file or its content; `name` is for messages.
+
+    Raises:
+        CheckpointError: It is damaged.
+        UserError: ONNX Runtime is not installed.
+    """
     try:
         import onnxruntime
     except ModuleNotFoundError:
@@ -75,6 +85,6 @@ def _session(file: Path) -> Any:
     options.intra_op_num_threads = num_cpus()
     options.log_severity_level = 4  # errors are raised
     try:
-        return onnxruntime.InferenceSession(file, options, providers=["CPUExecutionProvider"])
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of many types, none of them public
-        raise CheckpointError(f"{file} cannot be read as an ONNX file: {first_line(error)}") from error
+        raise CheckpointError(f"{name} cannot be read as an ONNX file: {first_line(error)}") from error
