@@ -123,16 +123,12 @@ def _quantized(prepared: Path, folder: Path, images: NDArray[np.uint8], percenti
 
 def _describe(model: Any, source: Source) -> None:
     """Replace the description of the float32 model: golden probabilities are those of the integers."""
+    import onnx
 
-    description = ModelDescription.of(source.checkpoint)
     images = source.calibration[:4]
     known = golden(images, _probabilities(_engine(model), images))
-    for key, value in {
-        KEY: description.model_copy(update={"golden": known}).model_dump_json(),
-        PRECISION: "int8",
-    }.items():
-        entry = model.metadata_props.add()
-        entry.key, entry.value = key, value
+    description = ModelDescription.of(source.checkpoint).model_copy(update={"golden": known})
+    onnx.helper.set_model_props(model, {KEY: description.model_dump_json(), PRECISION: "int8"})
 
 
 def _engine(model: Any) -> OnnxEngine:

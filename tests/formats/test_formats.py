@@ -225,7 +225,9 @@ def test_integers_are_close_to_floats_and_name_their_precision(tmp_path: Path) -
     found = engine.probabilities(some_images(40))
     assert 0 < np.abs(found - exact).max() < 0.1
     assert engine.describe()["precision"] == "int8"
-    kinds = {node.op_type for node in onnx.load(tmp_path / writer.file_name).graph.node}
+    model = onnx.load(tmp_path / writer.file_name)
+    assert sorted(entry.key for entry in model.metadata_props) == [KEY, "precision"]
+    kinds = {node.op_type for node in model.graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
 
 
