@@ -15,6 +15,7 @@ from cifar10.cli.checks import (
     require_checkpoint,
     require_device,
     require_folder,
+    require_formats,
     require_images,
     require_place,
     require_resumable,
@@ -69,7 +70,7 @@ def infer(
     batch_size: int | None = None,
     tta: Literal["none", "mirror", "mirror_translate", "mirror_translate_selective"] | None = None,
     device: str = "auto",
-    engine: str = "torch",
+    engine: str | None = None,
 ) -> int:
     """Classify the images of a folder.
 
@@ -83,7 +84,7 @@ def infer(
     --tta=VIEWS              test-time augmentation: none, mirror or mirror_translate average over 1, 2 or 6 views;
                              mirror_translate_selective over 6 if the confidence is low  (the checkpoint's)
     --device=DEVICE          auto, cpu, cuda or cuda:N  (auto)
-    --engine=NAME            what computes: a file of conf/engine/  (torch)
+    --engine=NAME            what computes: a file of conf/engine/  (onnx for an ONNX file, else torch)
 
     A file that cannot be read gets a row with the reason; the exit code is then 3.
 
@@ -124,6 +125,27 @@ def evaluate(*overrides: str, checkpoint_name: str = "best", output: str | None 
         from cifar10.evaluate import evaluate
 
         evaluate(checkpoint_name, output=output, overrides=overrides)
+
+
+def export(*overrides: str, checkpoint_name: str = "best", formats: str = "onnx", output: str | None = None) -> None:
+    """Write the network of a checkpoint in other formats, each compared with it on the whole test split.
+
+    --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
+    --formats=A,B            files of conf/export/, or all  (onnx)
+    --output=DIR             the folder of the files  (export beside the checkpoint)
+    data_loading.root=DIR    where the data are today, if they have moved; likewise data_loading.sources=[...]
+
+    python commands.py export --checkpoint_name=first --formats=onnx,safetensors
+    """
+    note_place()
+    require_checkpoint(checkpoint_name)
+    refuse_other_settings(override.partition("=")[0] for override in overrides)
+    chosen = require_formats(formats)
+    checkpoint_name = pin_checkpoint(checkpoint_name)
+    with if_stopped("while files were exported; those that were named are complete"):
+        from cifar10.export import export
+
+        export(checkpoint_name, chosen, output=output, overrides=overrides)
 
 
 def sync(name: str | None = None, *, models_dir: str = "models", tracking_uri: str | None = None) -> None:
@@ -181,7 +203,7 @@ def demo() -> None:
     demo()
 
 
-COMMANDS = {command.__name__: command for command in (train, infer, evaluate, sync, data, config, demo)}
+COMMANDS = {command.__name__: command for command in (train, infer, evaluate, export, sync, data, config, demo)}
 
 if __name__ == "__main__":
     sys.exit(main(COMMANDS, description="Train an image classifier, evaluate it, and classify images with it."))

@@ -32,7 +32,7 @@ def load(
     batch_size: int | None = None,
     tta: str | None = None,
     models_dir: str = "models",
-    engine: str = "torch",
+    engine: str | None = None,
 ) -> "Predictor":
     """Return a predictor with the network of a checkpoint, which computes as the test pass of its training did.
 
@@ -43,15 +43,13 @@ def load(
         tta: Test-time augmentation: none, mirror, mirror_translate or mirror_translate_selective; None: the
             checkpoint's.
         models_dir: Folder in which names are looked up.
-        engine: What computes: the name of a file in `conf/engine/`.
+        engine: What computes: the name of a file in `conf/engine/`; None: onnx for an ONNX file, else torch.
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged.
         UsageError: A setting is not possible, or the device is not there.
     """
     import os
-
-    import torch
 
     from cifar10.inference.predictor import Predictor
 

@@ -44,7 +44,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(f"{package}.{name}.{name}", start)
 
-    for name in ("train", "evaluate", "sync", "prepare_data", "demo"):
+    for name in ("train", "evaluate", "export", "sync", "prepare_data", "demo"):
         stand_in(name, None)
     stand_in("explain", "", "cifar10.config")
     stand_in("infer", Summary(1, 0, None))

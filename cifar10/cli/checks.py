@@ -11,7 +11,7 @@ from pathlib import Path
 from cifar10.cli.flags import shortened
 from cifar10.config.advice import command_line
 from cifar10.config.changeable import is_resumable
-from cifar10.config.conf_folder import PROJECT, top_settings
+from cifar10.config.conf_folder import PROJECT, options, top_settings
 from cifar10.errors import CheckpointError, UsageError, UserError
 from cifar10.images.other_formats import kind_of_collection, kind_of_name
 from cifar10.images.search import ImageSearch, no_images
@@ -123,6 +123,17 @@ def require_place() -> Path:
         return Path.cwd()
     except OSError as error:
         raise UsageError(f"the current folder cannot be used ({error.strerror}); cd to one that is there") from None
+
+
+def require_formats(names: str) -> list[str]:
+    """Return the names of files in the folder of `conf/` export, from A,B or all; refuse those that are not there."""
+    known = options("export")
+    chosen = known if names == "all" else [name.strip() for name in names.strip("[]()").split(",") if name.strip()]
+    for name in chosen:
+        if name not in known:
+            advice = did_you_mean(name, known) or f"; choose {', '.join(known)} or all"
+            raise UsageError(f"--formats={shortened(names)}: there is no {shortened(name)}{advice}")
+    return list(dict.fromkeys(chosen))
 
 
 def require_device(device: str) -> None:

@@ -10,11 +10,35 @@ import json
 from collections.abc import Callable, Collection, Mapping
 from typing import Any, get_type_hints
 
+import yaml
 from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
+from cifar10.config import conf_folder
 from cifar10.config.schema import Component, Config
 from cifar10.config.targets import METRIC, ROLES, BuildError, Role, Target
 from cifar10.config.validation import Problem, problems_of, validate
+from cifar10.errors import UsageError, first_line
+
+
+def read_component(group: str, option: str) -> Component:
+    """Read a file of `conf/` that consists of one component.
+
+    Raises:
+        UsageError: It cannot be read or is not a component.
+    """
+    file = conf_folder.CONF / group / f"{option}.yaml"
+    try:
+        content = yaml.safe_load(file.read_text(encoding="utf-8"))
+        return Component.model_validate(content)
+    except OSError as error:
+        raise UsageError(f"{file} cannot be read: {error.strerror}") from None
+    except yaml.MarkedYAMLError as error:
+        line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
+        raise UsageError(f"{file}{line}: {error.problem}") from None
+    except ValidationError as error:
+        raise UsageError(f"{file} {error.errors()[0]['msg'].removeprefix('Value error, ')}") from None
+    except (ValueError, yaml.YAMLError) as error:
+        raise UsageError(f"{file} cannot be read: {first_line(error)}") from None
 
 
 def build(role: Role, component: Component, **provided: Any) -> Any:

@@ -179,11 +179,9 @@ def _choice_problem(override: Override) -> str | None:
         return "a group has one fixed place; leave out @ and what follows"
     if override.is_delete() or choice is None:
         return f"cannot be left out; {listed}" if is_single else None
-    if override.is_sweep_override() and not is_single and group in Config.model_fields:
-        written = override.input_line or ""
-        return f"a list is written '{group}=[{written.partition('=')[2]}]'"
     if override.is_sweep_override() or (isinstance(choice, list) and is_single):
-        return f"several are given, and a run has one; {listed}"
+        as_list = f"a list is written '{group}=[{(override.input_line or '').partition('=')[2]}]'"
+        return as_list if group == "metric" else f"several are given, and a run has one; {listed}"
     for option in choice if isinstance(choice, list) else [choice]:
         if isinstance(option, dict):
             return f"{listed}; a value in it is set as {group}.KEY=VALUE"

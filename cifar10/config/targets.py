@@ -155,8 +155,11 @@ def _is_metric(target: Target) -> bool:
 
 
 def _makes_engine(target: Target) -> bool:
-    returned = _return_type(target) if inspect.isfunction(target) else None
-    return "checkpoint" in _parameter_names(target) and hasattr(returned, "probabilities")
+    return inspect.isfunction(target) and getattr(_return_type(target), "__name__", "") == "LoadedModel"
+
+
+def _is_format(target: Target) -> bool:
+    return _is_concrete_class(target) and all(hasattr(target, name) for name in ("file_name", "write", "read"))
 
 
 def _is_concrete_class(target: Target) -> bool:
@@ -206,10 +209,16 @@ METRIC = Role(
 )
 ENGINE = Role(
     packages=("cifar10.inference.engines.",),
-    rule="a function of cifar10.inference.engines that takes a checkpoint and returns an engine",
+    rule="a function of cifar10.inference.engines that takes a path and returns a LoadedModel",
     fits=_makes_engine,
-    provided=("checkpoint", "device"),
+    provided=("path", "device"),
     group="engine",
+)
+EXPORT = Role(
+    packages=("cifar10.formats.",),
+    rule="a class of cifar10.formats that writes and reads files",
+    fits=_is_format,
+    group="export",
 )
 ROLES = {"data_loading": DATA, "model": MODEL, "selection": SELECTION, "optimizer": OPTIMIZER, "schedule": SCHEDULE}
 """Section of the configuration -> its role. Each section in `metric` has the role METRIC."""

@@ -12,13 +12,13 @@ from typing import TYPE_CHECKING, Any, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar10.config.conf_folder import content_of
-from cifar10.config.schema import Component, TTAMode
+from cifar10.config.schema import TTAMode
 from cifar10.data.class_names import ClassFolders
 from cifar10.errors import UsageError, UserError
 from cifar10.images.decode import ImageError, Pixels
 from cifar10.images.parallel import decode_batches
 from cifar10.images.search import ImageSearch, no_images
+from cifar10.inference.description import LoadedModel
 from cifar10.inference.engines import Engine, require_engine
 from cifar10.inference.image_inputs import ImageInMemory, ImageInput, square_pixels
 from cifar10.inference.prediction import ImageResult, most_probable
@@ -26,8 +26,6 @@ from cifar10.inference.tta import predict_probabilities
 
 if TYPE_CHECKING:
     import torch
-
-    from cifar10.runs.checkpoints import Checkpoint
 
 
 @dataclass(frozen=True, eq=False)
@@ -55,7 +53,7 @@ class Predictor:
         batch_size: int | None = None,
         tta: str | None = None,
         models_dir: str = "models",
-        engine: str = "torch",
+        engine: str | None = None,
     ) -> "Predictor":
         """Return a predictor that computes as in the test pass of the checkpoint's training.
 
@@ -65,34 +63,34 @@ class Predictor:
             batch_size: Most images per forward pass; None: as in the test pass.
             tta: Test-time augmentation; None: as in the test pass.
             models_dir: Folder in which names are looked up.
-            engine: The name of a file in `conf/engine/`.
+            engine: The name of a file in `conf/engine/`; None: onnx for an ONNX file, else torch.
 
         Raises:
             UserError: There is no such checkpoint or device.
             UsageError: `tta`, `batch_size` or `engine` is not possible.
         """
         checked = _checked_tta(tta)
-        require_engine(engine)
+        if engine is not None:
+            require_engine(engine)
         if batch_size is not None and batch_size < 1:
             raise UsageError(f"batch_size={batch_size} is not possible; it must be 1 or more")
         from cifar10.runs.checkpoint_names import resolve_checkpoint
-        from cifar10.runs.checkpoints import load_checkpoint
 
         file = checkpoint if isinstance(checkpoint, Path) else resolve_checkpoint(checkpoint, models_dir)
-        loaded = load_checkpoint(file)
-        evaluation = loaded.config.evaluation
+        model = _load(engine or ("onnx" if file.suffix == ".onnx" else "torch"), file, str(device))
+        description = model.description
         origin = {
-            "checkpoint": str(loaded.path),
-            "weights_digest": loaded.weights_digest,
-            "data_digest": loaded.data_digest,
+            "checkpoint": str(file),
+            "weights_digest": description.weights_digest,
+            "data_digest": description.data_digest,
         }
         return cls(
-            engine=_make_engine(engine, loaded, str(device)),
-            class_names=loaded.class_names,
-            image_size=loaded.image_size,
-            batch_size=batch_size or evaluation.images_at_once(loaded.image_size),
-            tta=checked or loaded.tta,
-            tta_confidence=evaluation.tta_confidence,
+            engine=model.engine,
+            class_names=tuple(description.class_names),
+            image_size=description.image_size,
+            batch_size=batch_size or description.batch_size,
+            tta=checked or description.tta,
+            tta_confidence=description.tta_confidence,
             origin=origin,
         )
 
@@ -211,17 +209,13 @@ def _decoded(image: Any, size: int, position: int | None = None) -> Pixels | Ima
         raise UsageError(f"{error}" if position is None else f"image {position} of the list: {error}") from None
 
 
-def _make_engine(name: str, checkpoint: "Checkpoint", device: str) -> Engine:
-    """Build the engine that `conf/engine/NAME.yaml` describes."""
-    from cifar10.config.build import build
+def _load(engine: str, file: Path, device: str) -> LoadedModel:
+    """Load `file` with the engine that `conf/engine/NAME.yaml` describes."""
+    from cifar10.config.build import build, read_component
     from cifar10.config.targets import ENGINE
 
-    try:
-        component = Component.model_validate(content_of("engine", name))
-    except ValueError as error:
-        raise UsageError(f"conf/engine/{name}.yaml describes no engine: {error}") from None
-    engine: Engine = build(ENGINE, component, checkpoint=checkpoint, device=device)
-    return engine
+    model: LoadedModel = build(ENGINE, read_component("engine", engine), path=file, device=device)
+    return model
 
 
 def _name(image: Any) -> str:

@@ -30,12 +30,13 @@ class InferenceRequest:
     """Images per forward pass; None: as in the test pass of the checkpoint's training."""
     tta: str | None = None
     """Test-time augmentation; None: as in that pass."""
-    engine: str = "torch"
-    """What computes: the name of a file in `conf/engine/`."""
+    engine: str | None = None
+    """What computes: the name of a file in `conf/engine/`; None: as the suffix of the checkpoint says."""
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise UsageError(f"top_k={self.top_k} is not possible; it must be 1 or more")
-        require_engine(self.engine)
+        if self.engine is not None:
+            require_engine(self.engine)
         if self.images.is_empty():
             raise UserError(no_images(self.images))

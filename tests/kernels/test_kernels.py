@@ -14,7 +14,7 @@ from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA
 from cifar10.evaluate import evaluate
-from cifar10.inference.engines.pytorch import from_checkpoint
+from cifar10.inference.engines.pytorch import TorchEngine, load
 from cifar10.kernels.jit import Kernel
 from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
 from cifar10.networks.resnet import ResNet
@@ -157,7 +157,9 @@ def test_a_run_is_trained_tested_and_used_with_kernels_if_its_configuration_says
     checkpoint = load_checkpoint(tmp_path / "models" / "run" / "best.ckpt")
     assert Conv3x3 in types(checkpoint.network())  # which export takes
     images = data.test.images.permute(0, 2, 3, 1).contiguous().numpy()
-    from_checkpoint(checkpoint, "cpu").network(torch.from_numpy(images).permute(0, 3, 1, 2))
+    engine = load(checkpoint.path, "cpu").engine
+    assert isinstance(engine, TorchEngine)
+    engine.network(torch.from_numpy(images).permute(0, 3, 1, 2))
     assert bool(calls) == switch
 
 

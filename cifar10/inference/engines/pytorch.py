@@ -4,6 +4,7 @@ Shapes: B images of H x W pixels, K classes.
 """
 
 from contextlib import AbstractContextManager, nullcontext
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,7 +13,8 @@ from numpy.typing import NDArray
 from torch import nn
 
 from cifar10.devices import choose_device, computes_bf16, limit_threads, prepare_network
-from cifar10.runs.checkpoints import Checkpoint
+from cifar10.inference.description import LoadedModel, ModelDescription
+from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
@@ -57,20 +59,23 @@ class TorchEngine:
         return torch.autocast(self.device.type, dtype=_HALVES[self.precision])
 
 
-def from_checkpoint(checkpoint: Checkpoint, device: str = "auto") -> TorchEngine:
-    """Return an engine that computes as in the test pass of the checkpoint's training.
+def load(path: Path, device: str = "auto") -> LoadedModel:
+    """Load a checkpoint; the engine computes as in the test pass of its training.
 
     Args:
-        checkpoint: Its network is used.
+        path: A checkpoint.
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
 
     Raises:
-        UserError: The device is not there, or the weights do not fit.
+        CheckpointError: The file is damaged or not a checkpoint, or the weights do not fit.
+        UsageError: The device is not there.
     """
     chosen = choose_device(device)
     limit_threads()
+    checkpoint = load_checkpoint(path)
     precision, training = usable_precision(checkpoint, chosen), checkpoint.config.training
-    return TorchEngine(checkpoint.network(), chosen, precision, training.channels_last, training.kernels)
+    engine = TorchEngine(checkpoint.network(), chosen, precision, training.channels_last, training.kernels)
+    return LoadedModel(engine, ModelDescription.of(checkpoint))
 
 
 def usable_precision(checkpoint: Checkpoint, device: torch.device) -> str:

@@ -1,0 +1,101 @@
+"""Entry point of `export`: checkpoint -> files for other programs, each compared with it on the whole test split."""
+
+import os
+import sys
+import tempfile
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from cifar10.config.build import build, read_component
+from cifar10.config.targets import EXPORT
+from cifar10.errors import CheckpointError, UserError
+from cifar10.files import sync_folder
+from cifar10.formats import ExportFormat, Source
+from cifar10.formats.parity import compare
+from cifar10.inference.engines.pytorch import TorchEngine
+from cifar10.runs.checkpoint_names import resolve_checkpoint
+from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
+from cifar10.runs.trained_data import load_trained_data, moved_line, relocated
+from cifar10.system.memory import keep_memory_warm
+
+_MOST_CALIBRATION = 2000
+
+
+def export(
+    checkpoint_name: str, formats: Sequence[str], output: str | None = None, overrides: Sequence[str] = ()
+) -> list[Path]:
+    """Write the network of a checkpoint in other formats, and return the files.
+
+    A file gets its name when everything that it computes for the test images is what the checkpoint computes.
+
+    Args:
+        checkpoint_name: Anything `resolve_checkpoint` knows.
+        formats: Names of files in `conf/export/`.
+        output: The folder of the files; None: `export` beside the checkpoint.
+        overrides: Where the data are today, as for `load_trained_data`.
+
+    Raises:
+        CheckpointError: A file computes something else.
+        UserError: The checkpoint, its data, a package or the folder is not as needed.
+    """
+    writers: dict[str, ExportFormat] = {name: build(EXPORT, read_component("export", name)) for name in formats}
+    checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
+    folder = Path(output) if output else checkpoint.path.parent / "export"
+    _make_folder(folder)
+    keep_memory_warm()
+    data = load_trained_data(checkpoint, relocated(checkpoint.config, overrides), moved_line("export", checkpoint_name))
+    images, labels = _pixels(data.test.images), data.test.labels.numpy()
+    source = Source(checkpoint, _pixels(data.train.images[:_MOST_CALIBRATION]), _pixels(data.validation.images))
+    batch_size = checkpoint.config.evaluation.images_at_once(checkpoint.image_size)
+    reference = _probabilities(checkpoint, images, batch_size)
+    refused = []
+    for name, writer in writers.items():
+        path = folder / writer.file_name
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
+            new = Path(scratch) / writer.file_name
+            writer.write(source, new)
+            engine = writer.read(new, source)
+            found = compare(reference, engine, images, labels, batch_size)
+            reason = writer.refusal(found, engine, source)
+            if reason is None:
+                _move(new, path)
+                print(f"{name:<12} {path}, {path.stat().st_size / 1e6:.1f} MB; {found.describe()}", flush=True)
+            else:
+                refused.append(f"{name}: {path} was not written, since {reason}; {found.describe()}")
+    if refused:
+        raise CheckpointError("\n".join(refused))
+    return [folder / writer.file_name for writer in writers.values()]
+
+
+def _move(file: Path, path: Path) -> None:
+    with file.open("rb") as content:
+        os.fsync(content.fileno())
+    os.replace(file, path)
+    sync_folder(path.parent)
+
+
+def _pixels(images: Tensor) -> NDArray[np.uint8]:  # (N, 3, S, S) -> (N, S, S, 3)
+    pixels: NDArray[np.uint8] = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+    return pixels
+
+
+def _probabilities(checkpoint: Checkpoint, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
+    """Return what the network computes in float32, without our kernels, (N, K)."""
+    engine = TorchEngine(checkpoint.network(), torch.device("cpu"))
+    print(f"computing {len(images):,} test images with {checkpoint.path}", file=sys.stderr, flush=True)
+    parts = [engine.probabilities(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
+    return np.concatenate(parts)
+
+
+def _make_folder(folder: Path) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: {folder} cannot be made: {error.strerror or error}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"--output: {folder} cannot be written; name another folder")

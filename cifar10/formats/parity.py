@@ -1,0 +1,72 @@
+"""Compare an exported file with its checkpoint, image by image."""
+
+import sys
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+from tqdm import tqdm
+
+from cifar10.inference.engines import Engine
+
+TOLERANCE = 1e-4
+"""Largest difference of a probability in float32."""
+
+
+@dataclass(frozen=True)
+class Parity:
+    """How far an export is from its checkpoint, over all images and sizes of batches."""
+
+    num_images: int
+    num_flipped: int
+    """Images whose most probable class differs."""
+    largest_difference: float
+    """Of a probability."""
+    lost_points: float
+    """Accuracy of the checkpoint less accuracy of the export, in percentage points; the largest of all batch sizes."""
+
+    @property
+    def is_equal(self) -> bool:
+        """Whether no class differs, and no probability by more than `TOLERANCE`."""
+        return self.num_flipped == 0 and self.largest_difference <= TOLERANCE
+
+    def describe(self) -> str:
+        """Return one line for people."""
+        flipped = f"the class of {self.num_flipped:,} differs" if self.num_flipped else "no class differs"
+        text = f"{self.num_images:,} test images: {flipped}, probabilities by at most {self.largest_difference:.1e}"
+        return text if self.num_flipped == 0 else f"{text}, accuracy {-self.lost_points:+.2f} points"
+
+
+def compare(
+    reference: NDArray[np.float32],
+    engine: Engine,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+    batch_size: int,
+) -> Parity:
+    """Compute `images` with `engine` one by one, in batches of `batch_size` and in batches of one more.
+
+    Args:
+        reference: Probabilities of the checkpoint, (N, K).
+        engine: Of the exported file.
+        images: uint8 (N, S, S, 3).
+        labels: Class ids, (N,).
+        batch_size: At least 1.
+    """
+    flipped, largest, lost = np.zeros(len(images), bool), 0.0, -np.inf
+    expected = reference.argmax(1)
+    sizes = sorted({1, batch_size, batch_size + 1})
+    with tqdm(total=len(sizes) * len(images), unit=" images", leave=False, disable=not sys.stderr.isatty()) as bar:
+        for size in sizes:
+            classes = np.empty(len(images), np.int64)
+            for start in range(0, len(images), size):
+                part = slice(start, start + size)
+                found = engine.probabilities(np.ascontiguousarray(images[part]))
+                if found.shape != reference[part].shape or not np.isfinite(found).all():
+                    return Parity(len(images), len(images), np.inf, 100.0)
+                largest = max(largest, float(np.abs(found - reference[part]).max()))
+                classes[part] = found.argmax(1)
+                bar.update(len(found))
+            flipped |= classes != expected
+            lost = max(lost, 100 * float(np.mean(expected == labels) - np.mean(classes == labels)))
+    return Parity(len(images), int(flipped.sum()), largest, lost)

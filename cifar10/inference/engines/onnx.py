@@ -1,0 +1,90 @@
+"""Probabilities by ONNX Runtime, from an exported file. Importing this imports no torch."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar10.config.advice import command_line
+from cifar10.errors import CheckpointError, UsageError, UserError, first_line
+from cifar10.inference.description import KEY, LoadedModel, ModelDescription, require_golden
+from cifar10.system.limits import num_cpus
+
+if TYPE_CHECKING:
+    from onnxruntime import InferenceSession
+
+
+PRECISION = "precision"
+"""Key in the metadata of a file that computes in another precision than fp32."""
+
+
+class OnnxEngine:
+    """A session of ONNX Runtime, on the CPU.
+
+    Args:
+        session: Takes `pixels`, uint8 (B, H, W, 3), and returns probabilities, float32 (B, K).
+        precision: Of its computation: fp32 or int8.
+    """
+
+    def __init__(self, session: "InferenceSession", precision: str = "fp32") -> None:
+        self.session = session
+        self.precision = precision
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return class probabilities, (B, K), of `pixels`, uint8 (B, H, W, 3), RGB."""
+        probabilities: NDArray[np.float32] = self.session.run(None, {"pixels": pixels})[0]
+        return probabilities
+
+    def describe(self) -> dict[str, str]:
+        """Return what probabilities depend on beside the weights."""
+        import onnxruntime
+
+        return {"engine": f"onnxruntime {onnxruntime.__version__}", "device": "cpu", "precision": self.precision}
+
+
+def load(path: Path, device: str = "auto", file_name: str = "model.onnx") -> LoadedModel:
+    """Load an exported ONNX file, and compare what it computes here with what it computed at its export.
+
+    Args:
+        path: The file, or a checkpoint that has been exported: then `file_name` in the folder `export` beside it.
+        device: auto or cpu.
+        file_name: Which of several exported files.
+
+    Raises:
+        CheckpointError: There is no such file; it is damaged, or computes other probabilities here.
+        UsageError: The device is not the CPU.
+        UserError: ONNX Runtime is not installed.
+    """
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"device={device}: ONNX files are computed on the CPU; choose auto or cpu")
+    file = path if path.suffix == ".onnx" else path.parent / "export" / file_name
+    if not file.is_file():
+        export = command_line("export", checkpoint_name=str(path))
+        raise CheckpointError(f"{path} has not been exported to ONNX, or elsewhere than to {file}: {export}")
+    session = open_session(file, file)
+    properties = session.get_modelmeta().custom_metadata_map
+    description = ModelDescription.parse(properties.get(KEY), file)
+    engine = OnnxEngine(session, properties.get(PRECISION, "fp32"))
+    require_golden(description, engine, file)
+    return LoadedModel(engine, description)
+
+
+def open_session(model: Path | bytes, name: object) -> "InferenceSession":
+    """Open a file or its content; `name` is for messages.
+
+    Raises:
+        CheckpointError: It is damaged.
+        UserError: ONNX Runtime is not installed.
+    """
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise UserError("ONNX files need a package: python -m pip install 'onnxruntime>=1.22'") from None
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = num_cpus()
+    options.log_severity_level = 4  # errors are raised
+    try:
+        return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # of many types, none of them public
+        raise CheckpointError(f"{name} cannot be read as an ONNX file: {first_line(error)}") from error
