@@ -101,7 +101,11 @@ def test_each_measured_number_stands_in_the_results_it_links() -> None:
 
 def skeleton(line: str) -> str:
     """Return a line of output without what differs between runs and machines: numbers, digests, precision, classes."""
-    for pattern, mark in ((r"\b[0-9a-f]{12}\b", "DIGEST"), (r"\b(?:bf16|fp32)\b", "PRECISION"), (r"\d[\d,.:]*", "N")):
+    for pattern, mark in (
+        (r"\b[0-9a-f]{12}\b", "DIGEST"),
+        (r"\b(?:bf16|fp32)\b", "PRECISION"),
+        (r"\d[\d,.:]*(?:\+cu\d+)?", "N"),
+    ):
         line = re.sub(pattern, mark, line)
     return " ".join(re.sub(r"\b(?:ring|rows)\b", "CLASS", line).split())
 

@@ -220,8 +220,12 @@ def facts_of(name: str) -> dict[str, Any]:
 @pytest.mark.parametrize(
     ("options", "epochs", "complaint"),
     [
-        ((), 5, r"cannot go on to 5 epochs.*train weights=models/a/last.ckpt training.epochs=5"),
-        (("schedule=constant", "schedule.warmup=0.1"), 5, r"cannot go on to 5 epochs"),
+        (
+            (),
+            5,
+            r"extended to 5 epochs.* weights=models/a/last.ckpt data_loading=shapes .*model=simple_cnn .*epochs=5",
+        ),
+        (("schedule=constant", "schedule.warmup=0.1"), 5, r"cannot be extended to 5 epochs"),
         (CONSTANT, 1, r"training.epochs=1: models/a/last.ckpt has 2 epochs behind it"),
     ],
 )

@@ -158,7 +158,8 @@ class _Reader:
         if not (self.takes_overrides and name in (setting.rpartition(".")[2] for setting in settings())):
             owners = [other for other, command in self.commands.items() if name in flags_of(command)]
             if owners:
-                return f"--{written} belongs to {' and '.join(owners)}, not to {self.name}"
+                listed = ", ".join(owners[:-1]) + " and " * (len(owners) > 1) + owners[-1]
+                return f"--{written} belongs to {listed}, not to {self.name}"
             if (alike := nearest(name, self.flags)) is not None:
                 return f"{refusal}; did you mean --{alike}?"
             if not self.takes_overrides:

@@ -113,7 +113,7 @@ def _refuse_other_steps(checkpoint: Checkpoint, config: Config) -> None:
     if now.epochs != before.epochs and (not is_constant or now.resizing):
         again = command_line("train", *anew, f"training.epochs={now.epochs}")
         raise UsageError(
-            f"{folder} cannot go on to {now.epochs} epochs: its learning rate and image sizes are laid out "
+            f"{folder} cannot be extended to {now.epochs} epochs: its learning rate and image sizes are laid out "
             f"for {before.epochs}; start a new run from its weights: {again}"
         )
     num_done = len(checkpoint.history)

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from cifar10.config import conf_folder
 from cifar10.config.compose import load_config
 from cifar10.config.schema import EvaluationConfig, TTAMode
 from cifar10.devices import choose_device
@@ -210,3 +211,30 @@ def test_a_device_that_is_not_there_is_an_error_that_says_so() -> None:
 def test_neither_predictor_nor_entry_point_needs_torch_before_an_engine_does() -> None:
     code = "import sys, cifar10.infer, cifar10.inference.predictor; sys.exit('torch' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        ("_target_: [", r"mine\.yaml, line \d+: "),
+        ("", r"mine\.yaml needs a _target_"),
+        ("_target_: cifar10.demo.demo", "may not be used here"),
+        ("_target_: cifar10.inference.engines.pytorch.load\nspeed: 3", "speed"),
+        ("_target_: caf\xe9", "cannot be read"),
+    ],
+)
+def test_an_engine_whose_file_is_malformed_is_refused_in_one_line(
+    content: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    write_checkpoint(tmp_path)
+    (tmp_path / "conf/engine").mkdir(parents=True)
+    (tmp_path / "conf/engine/mine.yaml").write_text(content, encoding="latin-1")
+    monkeypatch.setattr(conf_folder, "CONF", tmp_path / "conf")
+    with pytest.raises(UsageError, match=message) as refused:
+        Predictor.from_checkpoint("run", device="cpu", models_dir=str(tmp_path), engine="mine")
+    assert len(str(refused.value).splitlines()) == 1
+
+
+def test_a_device_of_pytorch_is_taken(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path)
+    assert Predictor.from_checkpoint("run", device=CPU, models_dir=str(tmp_path)).num_classes == len(NAMES)

@@ -22,7 +22,7 @@ from cifar10.config.schema import RENAMED_TARGETS, TrainingConfig
 from cifar10.config.targets import MODEL, SELECTION
 from cifar10.errors import CheckpointError
 from cifar10.networks.simple_cnn import SimpleCNN
-from cifar10.runs.checkpoints import _at_most_parameters, digest_of, load_checkpoint
+from cifar10.runs.checkpoints import _at_most_parameters, digest_of, load_checkpoint, read_checkpoint
 
 
 def make_raw(**changes: Any) -> dict[str, Any]:
@@ -435,6 +435,18 @@ def test_what_is_no_checkpoint_is_refused_in_one_line(kind: str, tmp_path: Path)
 def peak_memory() -> float:
     """Return the most bytes that this process has held so far."""
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024.0
+
+
+def test_one_bit_of_a_tensor_that_differs_is_noticed(tmp_path: Path) -> None:
+    path = save(tmp_path / "a.ckpt", make_raw())
+    content = bytearray(path.read_bytes())
+    with zipfile.ZipFile(path) as archive:
+        largest = max((archive.read(name) for name in archive.namelist() if "/data/" in name), key=len)
+    content[content.index(largest) + len(largest) // 2] ^= 4
+    path.write_bytes(content)
+    for read in (load_checkpoint, read_checkpoint):
+        with pytest.raises(CheckpointError, match=r"is damaged: the checksum of \S+ differs"):
+            read(path)
 
 
 def test_building_stops_once_there_are_more_parameters_than_the_file_can_have() -> None:
