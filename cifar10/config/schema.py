@@ -122,7 +122,7 @@ class TrainingConfig(Section):
     """Largest allowed 2-norm of the whole gradient."""
     ema_decay: Fraction | None
     """Decay per step of an exponential moving average of the weights, which is tested and saved."""
-    monitor: Annotated[str, Field(pattern=r"^val/\w+$")] | None
+    monitor: str | None
     """Metric of the best epoch: val/loss, val/accuracy or val/NAME of a metric in `metric`. null: the last is best."""
     early_stopping: PositiveInt | None
     """Stop after this many epochs without a better `monitor`."""
@@ -258,6 +258,10 @@ class Config(Section):
         if "loss" in self.metric:
             raise ValueError("metric.loss: the loss is always computed; give the metric another name")
         monitor = self.training.monitor
+        if f"val/{monitor}" in known:
+            raise ValueError(
+                f"training.monitor={monitor}: metrics are of the validation split; did you mean val/{monitor}?"
+            )
         if monitor is not None and monitor not in known:
             raise ValueError(
                 f"training.monitor={monitor} is not computed; choose one of {', '.join(known)}, or add it: "

@@ -90,6 +90,8 @@ def test_a_metric_that_does_not_say_what_is_better_is_not_monitored() -> None:
     [
         (["metric=[f1,f2]"], "metric: there is no f2 among accuracy, calibration_error, f1, precision, recall"),
         (["training.monitor=val/f1"], r"training.monitor=val/f1 is not computed; choose one of .* metric=\[f1\]"),
+        (["training.monitor=f1", "metric=f1"], r"did you mean val/f1\?"),
+        (["training.monitor=train/loss"], r"training.monitor=train/loss is not computed"),
         (["metric=f1", "metric.f1.averge=macro"], r"metric.f1.averge.*did you mean metric.f1.average"),
         (["metric=f1", "metric.f1.num_classes=3"], "metric.f1.num_classes: is set by the program"),
         (["metric.x={_target_:torch.nn.Linear}"], "must be a torchmetrics.Metric"),
