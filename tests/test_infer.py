@@ -266,7 +266,7 @@ def test_an_answer_that_is_not_a_number_is_a_failed_row(
     write(tmp_path / "in" / "1.png")
     monkeypatch.setattr(engine, "probabilities", lambda pixels: np.full((len(pixels), 3), np.nan, np.float32))
     [row] = rows_of(tmp_path / "in", tmp_path)
-    assert row["error"] == "the network's answer is not a number" and row["top"] == []
+    assert row["error"] == "the network's output is not a number" and row["top"] == []
 
 
 def test_parquet_says_which_weights_answered(tmp_path: Path, engine: StubEngine) -> None:

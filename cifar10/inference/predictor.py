@@ -190,7 +190,7 @@ class Predictor:
                 results.append(ImageResult(name, (), error=str(image), provenance=provenance))
                 continue
             top = most_probable(next(probabilities), self.class_names, top_k)
-            error = None if top else "the network's answer is not a number"
+            error = None if top else "the network's output is not a number"
             results.append(ImageResult(name, top, error=error, provenance=provenance))
         return results
 
