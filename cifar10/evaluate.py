@@ -3,7 +3,6 @@
 import csv
 import io
 import json
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,8 +12,7 @@ from cifar10.config.schema import TrainingConfig
 from cifar10.data.class_names import printable
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.devices import prepare_network
-from cifar10.errors import UserError
-from cifar10.files import write_text
+from cifar10.files import make_output_folder, write_text
 from cifar10.model import Classifier
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
@@ -42,7 +40,7 @@ def evaluate(checkpoint_name: str, output: str | None = None, overrides: Sequenc
     checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
     config = checkpoint.config.model_copy(update={"training": _here_and_alone(checkpoint.config.training)})
     if output:
-        _make_folder(Path(output))
+        make_output_folder(Path(output))
     keep_memory_warm()
     prepare_cpu(config.training)
     component = relocated(checkpoint.config, overrides)
@@ -77,16 +75,6 @@ def _here_and_alone(training: TrainingConfig) -> TrainingConfig:
     threads = None if training.threads is None else min(training.threads, num_cpus())
     one_process = {"devices": 1, "num_nodes": 1, "accumulate": 1}
     return training.model_copy(update={"accelerator": accelerator, "threads": threads, **one_process})
-
-
-def _make_folder(folder: Path) -> None:
-    """Make `folder`, or report that it is not writable, before minutes are spent on the scores."""
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output: {folder} cannot be made: {error.strerror or error}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"--output: {folder} cannot be written; name another folder")
 
 
 def _report(scores: Metrics, checkpoint: Checkpoint, data: ImageDataset) -> str:

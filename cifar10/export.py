@@ -13,8 +13,8 @@ from torch import Tensor
 
 from cifar10.config.build import build, read_component
 from cifar10.config.targets import EXPORT
-from cifar10.errors import CheckpointError, UserError
-from cifar10.files import sync_folder
+from cifar10.errors import CheckpointError
+from cifar10.files import make_output_folder, sync_folder
 from cifar10.formats import ExportFormat, Source
 from cifar10.formats.parity import compare
 from cifar10.inference.engines.pytorch import TorchEngine
@@ -46,7 +46,7 @@ def export(
     writers: dict[str, ExportFormat] = {name: build(EXPORT, read_component("export", name)) for name in formats}
     checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
     folder = Path(output) if output else checkpoint.path.parent / "export"
-    _make_folder(folder)
+    make_output_folder(folder)
     keep_memory_warm()
     data = load_trained_data(checkpoint, relocated(checkpoint.config, overrides), moved_line("export", checkpoint_name))
     images, labels = _pixels(data.test.images), data.test.labels.numpy()
@@ -90,12 +90,3 @@ def _probabilities(checkpoint: Checkpoint, images: NDArray[np.uint8], batch_size
     print(f"computing {len(images):,} test images with {checkpoint.path}", file=sys.stderr, flush=True)
     parts = [engine.probabilities(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
     return np.concatenate(parts)
-
-
-def _make_folder(folder: Path) -> None:
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-    except OSError as error:
-        raise UserError(f"--output: {folder} cannot be made: {error.strerror or error}") from None
-    if not os.access(folder, os.W_OK | os.X_OK):
-        raise UserError(f"--output: {folder} cannot be written; name another folder")

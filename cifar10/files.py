@@ -75,6 +75,20 @@ def temporary_path(path: Path) -> Path:
     return path.with_name(f".{path.name[:60]}.{uuid.uuid4().hex[:12]}.tmp")
 
 
+def make_output_folder(folder: Path) -> None:
+    """Make `folder`, or report that it is not writable, before minutes are spent on its content.
+
+    Raises:
+        UserError: It cannot be made or written.
+    """
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise UserError(f"--output: {folder} cannot be made: {error.strerror or error}") from None
+    if not os.access(folder, os.W_OK | os.X_OK):
+        raise UserError(f"--output: {folder} cannot be written; name another folder")
+
+
 def sync_folder(folder: Path) -> None:
     """Flush `folder` itself to disk, so that new names in it are kept after a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)
