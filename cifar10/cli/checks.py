@@ -104,7 +104,7 @@ def _data_and_network(name: str, settings: Mapping[str, str]) -> list[str]:
     try:
         file = find_locally(name, prefer=LAST)
         values = yaml.safe_load((file.parent / "config.yaml").read_text(encoding="utf-8")) if file else {}
-    except (CheckpointError, OSError, ValueError, yaml.YAMLError):
+    except (CheckpointError, OSError, ValueError, RecursionError, yaml.YAMLError):
         return []
     return same_data_and_network(values, settings) if isinstance(values, dict) else []
 

@@ -22,7 +22,9 @@ def same_data_and_network(values: Mapping[str, Any], taken: Mapping[str, Any] | 
     """
     words = []
     for group in _DEFAULTS:
-        section = dict(values.get(group) or {})
+        section = values.get(group)
+        if not isinstance(section, Mapping):
+            continue
         candidates = [_words_for(group, option, section) for option in options(group)]
         shortest = min((found for found in candidates if found is not None), key=len, default=[])
         words += [word for word in shortest if word.partition("=")[0] not in (taken or {})]

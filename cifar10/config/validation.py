@@ -26,7 +26,7 @@ _LONGEST_VALUE = 60  # characters of a wrong value in a message
 
 
 class Problem(NamedTuple):
-    """An error: a dotted key, empty for the whole configuration, and what it must be instead."""
+    """A validation error: the dotted key of a setting, empty for the whole configuration, and a message."""
 
     key: str
     message: str

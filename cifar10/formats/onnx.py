@@ -1,6 +1,7 @@
 """ONNX: normalisation, resizing, network and softmax in one graph, with everything that a `Predictor` needs."""
 
 import contextlib
+import functools
 import io
 import warnings
 from pathlib import Path
@@ -53,6 +54,7 @@ class _Resized(Probabilities):
         return interpolate(super().images(pixels), size=size, mode="bilinear", antialias=True)
 
 
+@functools.lru_cache(maxsize=1)  # several formats start from it
 def to_onnx(checkpoint: Checkpoint) -> "onnx.ModelProto":
     """Return the ONNX model of the network of `checkpoint`, with its description.
 
@@ -77,7 +79,7 @@ def _exported(module: _Resized) -> Any:
     try:
         import onnxscript  # noqa: F401 - torch.onnx needs it
     except ModuleNotFoundError:
-        raise UserError("--formats=onnx needs packages: python -m pip install 'onnx>=1.19' 'onnxscript>=0.7'") from None
+        raise UserError("--formats=onnx needs packages: python -m pip install 'onnx>=1.19' 'onnxscript>=0.6'") from None
     names = ("batch", "height", "width")
     dimensions = {axis: torch.export.Dim(name, min=1) for axis, name in enumerate(names)}
     other_size = (3, module.image_size + 3, module.image_size + 5, 3)  # no size may be taken for fixed

@@ -28,6 +28,7 @@ from cifar10.types import Length, PositiveInt, Range
 
 _QUANTIZED = ["Conv", "Gemm", "MatMul", "MaxPool", "Sigmoid", "Mul", "Relu", "Add", "GlobalAveragePool"]
 _ROUNDS = 7
+_MOST_HELD_OUT = 1000
 
 
 class Int8Format:
@@ -56,14 +57,13 @@ class Int8Format:
 
         model = to_onnx(source.checkpoint)
         images = source.calibration[: self.num_images]
-        judged_by = source.held_out if len(source.held_out) else source.calibration[self.num_images :]
-        exact = _probabilities(_engine(model), judged_by[:1000])
+        others = (source.held_out, source.calibration[self.num_images :], images)
+        held_out = next(each for each in others if len(each))[:_MOST_HELD_OUT]  # of few images, the same ones
+        exact = _probabilities(_engine(model), held_out)
         with tempfile.TemporaryDirectory(prefix="export-") as folder, _quiet():
             prepared = _prepared(model, Path(folder))
             candidates = [_quantized(prepared, Path(folder), images, percentile) for percentile in self.percentiles]
-            errors = [
-                float(np.square(_probabilities(_engine(each), judged_by[:1000]) - exact).mean()) for each in candidates
-            ]
+            errors = [float(np.square(_probabilities(_engine(each), held_out) - exact).mean()) for each in candidates]
         best = candidates[int(np.argmin(errors))]
         _describe(best, source)
         onnx.save(best, path)

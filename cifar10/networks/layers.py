@@ -53,7 +53,7 @@ class BatchNormSiLU(nn.Module):
             features,
             self.running_mean,
             self.running_var,
-            weight=self.ones,  # without it, PyTorch 2.11 to 2.15 returns no gradient of the bias on GPUs, channels last
+            weight=self.ones,  # without it, PyTorch 2.11 returns no gradient of the bias on GPUs, channels last
             bias=self.shift * self.shift_gain,
             training=self.training,
             momentum=self.momentum,

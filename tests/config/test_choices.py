@@ -26,6 +26,11 @@ def test_they_compose_the_same_data_and_network(words: str) -> None:
     assert (again.data_loading, again.model) == (config.data_loading, config.model)
 
 
+@pytest.mark.parametrize("section", [None, [], "shapes", {}, {"_target_": "os.system"}, {"_target_": 3}])
+def test_a_section_that_names_no_part_of_the_program_gives_no_overrides(section: object) -> None:
+    assert same_data_and_network({"data_loading": section, "model": section}) == []
+
+
 def test_defaults_need_none_and_typed_ones_are_not_repeated() -> None:
     assert same_data_and_network(load_config().plain()) == []
     values = load_config(["data_loading=shapes", "model=resnet18"]).plain()

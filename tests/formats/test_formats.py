@@ -215,6 +215,13 @@ def test_an_engine_refuses_what_it_cannot_compute() -> None:
 
 
 @pytest.mark.usefixtures("here")
+def test_few_images_are_enough_to_choose_ranges(tmp_path: Path) -> None:
+    source = Source(load_checkpoint(RUN / "best.ckpt"), some_images(5), some_images(0))
+    Int8Format(percentiles=[99.99]).write(source, tmp_path / "model_int8.onnx")
+    assert (tmp_path / "model_int8.onnx").exists()
+
+
+@pytest.mark.usefixtures("here")
 def test_integers_are_close_to_floats_and_name_their_precision(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(RUN / "best.ckpt")
     source = Source(checkpoint, some_images(100), some_images(50))
