@@ -127,17 +127,29 @@ def evaluate(*overrides: str, checkpoint_name: str = "best", output: str | None 
         evaluate(checkpoint_name, output=output, overrides=overrides)
 
 
-def export(*overrides: str, checkpoint_name: str = "best", formats: str = "onnx", output: str | None = None) -> None:
+def export(
+    *overrides: str,
+    checkpoint_name: str = "best",
+    formats: str = "onnx",
+    output: str | None = None,
+    register: str | None = None,
+) -> None:
     """Write the network of a checkpoint in other formats, each compared with it on the whole test split.
 
     --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
     --formats=A,B            files of conf/export/, or all  (onnx)
     --output=DIR             the folder of the files  (export beside the checkpoint)
+    --register=NAME[@ALIAS]  also log the model in MLflow, and register it: for mlflow models serve, and as
+                             --checkpoint_name=models:/NAME@ALIAS
     data_loading.root=DIR    where the data are today, if they have moved; likewise data_loading.sources=[...]
 
     python commands.py export --checkpoint_name=first --formats=onnx,safetensors
+    python commands.py export --checkpoint_name=first --register=cats@champion
     """
     note_place()
+    from cifar10.runs.registry import RegisteredName
+
+    registered = RegisteredName.parse(register) if register else None
     require_checkpoint(checkpoint_name)
     refuse_other_settings(override.partition("=")[0] for override in overrides)
     chosen = require_formats(formats)
@@ -145,7 +157,7 @@ def export(*overrides: str, checkpoint_name: str = "best", formats: str = "onnx"
     with if_stopped("while files were exported; those that were named are complete"):
         from cifar10.export import export
 
-        export(checkpoint_name, chosen, output=output, overrides=overrides)
+        export(checkpoint_name, chosen, output=output, overrides=overrides, registered=registered)
 
 
 def sync(name: str | None = None, *, models_dir: str = "models", tracking_uri: str | None = None) -> None:
