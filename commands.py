@@ -14,6 +14,7 @@ from cifar10.cli.checks import (
     pin_checkpoint,
     require_checkpoint,
     require_device,
+    require_file,
     require_folder,
     require_formats,
     require_images,
@@ -71,6 +72,7 @@ def infer(
     tta: Literal["none", "mirror", "mirror_translate", "mirror_translate_selective"] | None = None,
     device: str = "auto",
     engine: str | None = None,
+    receipts: bool = False,
 ) -> int:
     """Classify the images of a folder.
 
@@ -85,6 +87,8 @@ def infer(
                              mirror_translate_selective over 6 if the confidence is low  (the checkpoint's)
     --device=DEVICE          auto, cpu, cuda or cuda:N  (auto)
     --engine=NAME            what computes: a file of conf/engine/  (onnx for an ONNX file, else torch)
+    --receipts               add columns to csv, jsonl and parquet: SHA-256 of the image, digest of the weights, engine,
+                             settings and program version, for: python commands.py verify FILE
 
     A file that cannot be read gets a row with the reason; the exit code is then 3.
 
@@ -97,11 +101,34 @@ def infer(
     require_device(device)
     destination = choose_destination(output, format)
     network = checkpoint or checkpoint_name
-    request = InferenceRequest(images, network, destination, device, top_k, batch_size, tta, engine)
+    request = InferenceRequest(images, network, destination, device, top_k, batch_size, tta, engine, receipts)
     pin_checkpoint(checkpoint_name)
     from cifar10.infer import infer
 
     return 3 if infer(request).num_failed else 0
+
+
+def verify(file: str, *, checkpoint_name: str | None = None, test_dir: str | None = None, sample: int = 200) -> int:
+    """Compute a random sample of predictions again, and compare them with a file that infer --receipts has written.
+
+    --file=FILE              csv, jsonl or parquet
+    --checkpoint_name=NAME   the checkpoint  (the one in the receipts, else one in models/ with the same weights)
+    --test_dir=DIR           the folder of the images, if they have moved  (the one in the receipts)
+    --sample=N               number of rows; all if there are fewer  (200)
+
+    Counts rows whose image is missing or changed, whose model is missing or changed, or whose class or probability
+    changed. The exit code is 0 if all rows hold, else 1.
+
+    python commands.py infer --test_dir=photos --receipts --output=answers.csv
+    python commands.py verify answers.csv
+    """
+    require_file(file)
+    if checkpoint_name is not None:
+        require_checkpoint(checkpoint_name)
+    with if_stopped("while predictions were compared"):
+        from cifar10.verify import verify
+
+        return 0 if verify(Path(file), checkpoint_name, test_dir, sample) else 1
 
 
 def evaluate(*overrides: str, checkpoint_name: str = "best", output: str | None = None) -> None:
@@ -215,7 +242,7 @@ def demo() -> None:
     demo()
 
 
-COMMANDS = {command.__name__: command for command in (train, infer, evaluate, export, sync, data, config, demo)}
+COMMANDS = {command.__name__: command for command in (train, infer, verify, evaluate, export, sync, data, config, demo)}
 
 if __name__ == "__main__":
     sys.exit(main(COMMANDS, description="Train an image classifier, evaluate it, and classify images with it."))

@@ -18,6 +18,7 @@ from cifar10.errors import UsageError
 from cifar10.images.decode import silence_pillow
 from cifar10.images.search import ImageSearch, describe_skipped
 from cifar10.inference.predictor import Predictor
+from cifar10.inference.receipts import shared_columns
 from cifar10.inference.request import InferenceRequest
 from cifar10.inference.results import open_results
 from cifar10.system.memory import share_memory_between_threads
@@ -76,12 +77,13 @@ def _infer(request: InferenceRequest, predictor: Predictor) -> Summary:
     _say(_provenance_line(provenance))
     score, ids = Score(class_names), {name: class_id for class_id, name in enumerate(class_names)}
     num_images = num_failed = num_labelled = 0
+    receipt = shared_columns(provenance, request.images.root) if request.receipts else None
     folders: dict[str, None] = {}  # an ordered set, of as many folders as a warning can name and one more
     with (
         _progress_bar(request) as bar,
-        open_results(request.destination, class_names, request.top_k, provenance) as writer,
+        open_results(request.destination, class_names, request.top_k, provenance, receipt) as writer,
     ):
-        for rows in predictor.predict_files(request.images, request.top_k):
+        for rows in predictor.predict_files(request.images, request.top_k, request.receipts):
             writer.write(rows)
             for row in rows:
                 if row.label is not None and row.top:

@@ -137,7 +137,7 @@ def test_nothing_but_bad_files_streams_too(monkeypatch: pytest.MonkeyPatch) -> N
     def items() -> Iterator[Decoded]:
         for number in count():
             taken.append(number)
-            yield Path(str(number)), ImageError("bad")
+            yield Decoded(Path(str(number)), ImageError("bad"))
 
     monkeypatch.setattr(parallel, "decode_files", lambda *arguments, **options: items())
     parts = list(islice(decode_batches([], SIZE, batch_size=5), 3))
@@ -154,7 +154,7 @@ def test_decoding_runs_a_bounded_way_ahead_and_keeps_the_order(tmp_path: Path) -
             taken.append(path)
             yield path
 
-    for number, (path, pixels) in enumerate(decode_files(paths(), SIZE, look_ahead=6), 1):
+    for number, (path, pixels, _) in enumerate(decode_files(paths(), SIZE, look_ahead=6), 1):
         assert len(taken) <= number + 6
         assert path == taken[number - 1]
         np.testing.assert_array_equal(pixels, coloured(0, seed=number - 1))

@@ -40,6 +40,19 @@ def require_images(test_dir: str) -> ImageSearch:
     return search
 
 
+def require_file(name: str) -> None:
+    """Refuse what is not a file with content."""
+    try:
+        if not os.path.isfile(name):
+            there_is = "is a folder, a pipe or a device" if os.path.exists(name) else "is not there"
+            raise UsageError(f"--file: {name} {there_is}; name a file{did_you_mean_path(name)}")
+        with open(name, "rb") as file:
+            if not file.read(1):
+                raise UsageError(f"--file: {name} is empty")
+    except OSError as error:
+        raise UsageError(f"--file: {name} cannot be read: {error.strerror}") from None
+
+
 def require_folder(output: str) -> None:
     """Refuse `output` if it is a file, has no parent folder, or is the folder of a run, which has a confusion.png."""
     path = Path(output)

@@ -1,6 +1,7 @@
 """Decode many image files to pixels of one size, in order, with threads and bounded memory."""
 
 import contextlib
+import hashlib
 import threading
 import time
 from collections import deque
@@ -9,6 +10,7 @@ from concurrent.futures import Future, wait
 from itertools import islice
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
 from cifar10.images.decode import MAX_PIXELS, EncodedImage, ImageError, Pixels, read_image_file
 from cifar10.system.limits import num_cpus
@@ -25,32 +27,44 @@ _SMALL_IMAGE = 2**18
 """Pixels; smaller images are not counted."""
 _TICK = 1.0  # seconds between two checks of the threads
 
-Decoded = tuple[Path, Pixels | ImageError]
-"""A file, and its pixels, uint8 (S, S, 3), or the reason why it cannot be decoded."""
-_Result = Future[Pixels | ImageError]
+
+class Decoded(NamedTuple):
+    """A file, and its pixels, or the reason why it cannot be decoded."""
+
+    path: Path
+    pixels: Pixels | ImageError
+    """uint8 (S, S, 3)."""
+    sha256: str | None = None
+    """SHA-256 of its content, if that was requested and could be read."""
+
+
+class _Result(Future[Pixels | ImageError]):
+    sha256: str | None = None
 
 
 def decode_files(
-    paths: Iterable[Path], image_size: int, look_ahead: int, patience: float = PATIENCE
+    paths: Iterable[Path], image_size: int, look_ahead: int, patience: float = PATIENCE, with_sha256: bool = False
 ) -> Iterator[Decoded]:
     """Yield each path with its pixels, resized to S = `image_size`, or its reason; in the order of `paths`.
 
     At most `look_ahead` files after the current one are taken from `paths` and decoded ahead of time. A file that
     occupies a thread for longer than `patience` seconds, such as one on an unavailable server, is given up.
     """
-    threads = _Threads(image_size, patience)
+    threads = _Threads(image_size, patience, with_sha256)
     jobs = ((path, threads.submit(path)) for path in paths)
     try:
         pending = deque(islice(jobs, look_ahead + 1))
         while pending:
             path, future = pending.popleft()
-            yield path, threads.result(future)
+            yield Decoded(path, threads.result(future), future.sha256)
             pending.extend(islice(jobs, 1))
     finally:
         threads.close()
 
 
-def decode_batches(paths: Iterable[Path], image_size: int, batch_size: int) -> Iterator[list[Decoded]]:
+def decode_batches(
+    paths: Iterable[Path], image_size: int, batch_size: int, with_sha256: bool = False
+) -> Iterator[list[Decoded]]:
     """Yield the items of `decode_files` in lists with `batch_size` readable images each; the last may have fewer.
 
     Unreadable files are in the lists too, in order. A list also ends after four times as many files, so that a
@@ -58,9 +72,9 @@ def decode_batches(paths: Iterable[Path], image_size: int, batch_size: int) -> I
     """
     batch: list[Decoded] = []
     num_readable = 0
-    for item in decode_files(paths, image_size, look_ahead=batch_size):
+    for item in decode_files(paths, image_size, look_ahead=batch_size, with_sha256=with_sha256):
         batch.append(item)
-        num_readable += not isinstance(item[1], ImageError)
+        num_readable += not isinstance(item.pixels, ImageError)
         if num_readable == batch_size or len(batch) == 4 * batch_size:
             yield batch
             batch, num_readable = [], 0
@@ -71,9 +85,10 @@ def decode_batches(paths: Iterable[Path], image_size: int, batch_size: int) -> I
 class _Threads:
     """Threads that decode. One that takes too long for a file is abandoned and replaced."""
 
-    def __init__(self, image_size: int, patience: float) -> None:
+    def __init__(self, image_size: int, patience: float, with_sha256: bool) -> None:
         self.image_size = image_size
         self.patience = patience
+        self.with_sha256 = with_sha256
         self.jobs: SimpleQueue[tuple[Path, _Result] | None] = SimpleQueue()  # None ends the thread that takes it
         self.budget = _PixelBudget(_MOST_PIXELS)
         self._threads = [_DecodingThread(self) for _ in range(min(_MOST_THREADS, num_cpus()))]
@@ -118,7 +133,7 @@ class _DecodingThread(threading.Thread):
             with self._lock:
                 self._future, self._busy_since = future, time.monotonic()
             try:
-                result: Pixels | ImageError | BaseException = self._decode(path)
+                result: Pixels | ImageError | BaseException = self._decode(path, future)
             except BaseException as error:  # such as MemoryError: raised in the caller
                 result = error
             if not self._finish(result):
@@ -135,9 +150,12 @@ class _DecodingThread(threading.Thread):
                 return False
             return self._finish(ImageError(f"not read and decoded within {patience:g} s"))
 
-    def _decode(self, path: Path) -> Pixels | ImageError:
+    def _decode(self, path: Path, future: _Result) -> Pixels | ImageError:
         try:
-            image = EncodedImage(read_image_file(path, self._wait_to_read))
+            data = read_image_file(path, self._wait_to_read)
+            if self._pool.with_sha256:
+                future.sha256 = hashlib.sha256(data).hexdigest()
+            image = EncodedImage(data)
             if image.num_pixels > _SMALL_IMAGE and not self._held:
                 self._take(image.num_pixels)
             return image.decode_square(self._pool.image_size)

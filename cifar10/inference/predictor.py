@@ -144,19 +144,22 @@ class Predictor:
         result.raise_for_error()
         return result
 
-    def predict_files(self, search: ImageSearch, top_k: int = 5) -> Iterator[list[ImageResult]]:
+    def predict_files(
+        self, search: ImageSearch, top_k: int = 5, with_sha256: bool = False
+    ) -> Iterator[list[ImageResult]]:
         """Yield one result for each file that is found, in order, in lists of about `batch_size`.
 
-        Files are decoded by threads while the images before them are computed.
+        Files are decoded by threads while the images before them are computed. If `with_sha256`, results have the
+        SHA-256 of their files.
         """
         folders = ClassFolders(self.class_names)
-        for batch in decode_batches(search, self.image_size, self.batch_size):
-            names = [path.relative_to(search.root) for path, _ in batch]
+        for batch in decode_batches(search, self.image_size, self.batch_size, with_sha256):
+            names = [item.path.relative_to(search.root) for item in batch]
             labels = [folders.label(name) for name in names]
-            results = self._results([str(name) for name in names], [pixels for _, pixels in batch], top_k)
+            results = self._results([str(name) for name in names], [item.pixels for item in batch], top_k)
             yield [
-                result if label is None else replace(result, label=self.class_names[label])
-                for result, label in zip(results, labels, strict=True)
+                replace(result, label=None if label is None else self.class_names[label], sha256=item.sha256)
+                for result, label, item in zip(results, labels, batch, strict=True)
             ]
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:

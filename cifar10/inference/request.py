@@ -32,11 +32,15 @@ class InferenceRequest:
     """Test-time augmentation; None: as in that pass."""
     engine: str | None = None
     """What computes: the name of a file in `conf/engine/`; None: as the suffix of the checkpoint says."""
+    receipts: bool = False
+    """Whether rows carry what `verify` needs: see `receipts.py`."""
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise UsageError(f"top_k={self.top_k} is not possible; it must be 1 or more")
         if self.engine is not None:
             require_engine(self.engine)
+        if self.receipts and self.destination.format == "table":
+            raise UsageError("--receipts: a table has no columns for them; choose --format=csv, jsonl or parquet")
         if self.images.is_empty():
             raise UserError(no_images(self.images))

@@ -39,8 +39,8 @@ def test_a_file_that_takes_too_long_is_given_up_and_the_others_are_read(
         decoded = list(decode_files(paths, SIZE, look_ahead=6, patience=0.2))
     finally:
         goes_on.set()
-    assert [path for path, _ in decoded] == paths
-    late = {path.name for path, result in decoded if isinstance(result, ImageError)}
+    assert [item.path for item in decoded] == paths
+    late = {path.name for path, result, _ in decoded if isinstance(result, ImageError)}
     assert late >= {"0.png", "3.png", "4.png", "5.png", "6.png"}
     assert str(decoded[0][1]) == "not read and decoded within 0.2 s"
 
@@ -58,7 +58,7 @@ def test_a_file_that_waits_for_its_turn_is_not_given_up(tmp_path: Path, monkeypa
     monkeypatch.setattr(parallel, "_MOST_PIXELS", 24 * 24)  # one at a time: the last waits longer than it may take
     monkeypatch.setattr(parallel, "_TICK", 0.1)
     monkeypatch.setattr("cifar10.images.parallel.num_cpus", lambda: 4)
-    results = [result for _, result in decode_files(paths, SIZE, look_ahead=4, patience=1.6)]
+    results = [item.pixels for item in decode_files(paths, SIZE, look_ahead=4, patience=1.6)]
     assert not [result for result in results if isinstance(result, ImageError)]
 
 
@@ -85,7 +85,7 @@ def test_no_more_pixels_are_decoded_at_a_time_than_the_budget_has(
     monkeypatch.setattr(parallel, "_SMALL_IMAGE", 0)
     monkeypatch.setattr(parallel, "_MOST_PIXELS", at_a_time * 24 * 24)
     monkeypatch.setattr("cifar10.images.parallel.num_cpus", lambda: 4)
-    for path, pixels in decode_files(paths, SIZE, look_ahead=12):
+    for path, pixels, _ in decode_files(paths, SIZE, look_ahead=12):
         np.testing.assert_array_equal(pixels, resize_image(decode_image(path), SIZE))
     assert most[0] <= at_a_time
 
@@ -115,7 +115,7 @@ def test_a_large_file_is_read_while_no_other_picture_is_decoded(
 
 def test_a_reason_does_not_keep_the_pixels_of_its_picture(tmp_path: Path) -> None:
     (tmp_path / "1.png").write_bytes(b"no picture")
-    [(_, reason)] = decode_files([tmp_path / "1.png"], SIZE, look_ahead=1)
+    [(_, reason, _)] = decode_files([tmp_path / "1.png"], SIZE, look_ahead=1)
     assert isinstance(reason, ImageError)
     assert reason.__traceback__ is None and reason.__context__ is None
 
