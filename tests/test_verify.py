@@ -186,7 +186,7 @@ def damaged(intact: dict[str, bytes]) -> dict[str, bytes]:
     """Return name -> the content of a file that must be refused."""
     csv, jsonl, parquet = (intact[suffix] for suffix in FORMATS)
     row = json.loads(jsonl.splitlines()[0])
-    changed = {
+    changed: dict[str, dict[str, Any]] = {
         "digest": {"weights_digest": "../../etc/passwd"},
         "settings": {"settings": "[" * 100_000},
         "list": {"settings": '{"tta": [1]}'},

@@ -43,7 +43,8 @@ def sample_rows(file: Path, num_rows: int, seed: int = 0) -> tuple[list[Recorded
     Raises:
         UserError: The file cannot be read, is damaged, or its rows have no receipts.
     """
-    generator, sample, total = random.Random(seed), [], 0
+    generator, total = random.Random(seed), 0
+    sample: list[tuple[int, Mapping[str, Any]]] = []
     try:
         for total, values in enumerate(_rows(file), 1):  # reservoir sampling
             position = total - 1 if total <= num_rows else generator.randrange(total)
