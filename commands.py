@@ -12,6 +12,8 @@ from cifar10 import STARTED_AT
 from cifar10.cli.checks import (
     note_place,
     pin_checkpoint,
+    require_batch_destination,
+    require_batch_images,
     require_checkpoint,
     require_device,
     require_file,
@@ -19,6 +21,7 @@ from cifar10.cli.checks import (
     require_formats,
     require_images,
     require_place,
+    require_ray,
     require_resumable,
 )
 from cifar10.cli.command_line import main
@@ -106,6 +109,50 @@ def infer(
     from cifar10.infer import infer
 
     return 3 if infer(request).num_failed else 0
+
+
+def batch(
+    test_dir: str,
+    output: str,
+    *,
+    checkpoint_name: str = "best",
+    format: Literal["parquet", "csv", "jsonl"] | None = None,
+    address: str | None = None,
+    workers: int | None = None,
+    top_k: int = 1,
+    batch_size: int | None = None,
+    tta: Literal["none", "mirror", "mirror_translate", "mirror_translate_selective"] | None = None,
+    device: str = "auto",
+    engine: str | None = None,
+) -> int:
+    """Classify the images of a folder or of Parquet files with Ray Data, here or on a cluster.
+
+    --test_dir=DIR           images as for infer; or a Parquet file, or a folder of them, with a column bytes of encoded
+                             images, a column path, or both
+    --output=PATH            a file for the rows, or a new folder for several files of up to 100,000 rows
+    --format=FORMAT          parquet, csv or jsonl  (by the suffix of PATH; parquet for a folder)
+    --address=ADDRESS        a Ray cluster: ray://HOST:10001, HOST:6379, or auto  (Ray is started on this machine)
+    --workers=N              processes that compute  (one for each machine, or for each GPU)
+    --checkpoint_name=NAME, --top_k=N, --batch_size=N, --tta=VIEWS, --device=DEVICE, --engine=NAME: as for infer
+
+    The rows are those of infer, in the same order. A file that cannot be read gets a row with the reason; the exit code
+    is then 3. On a cluster, images are read by the machines of the cluster, from the same paths.
+
+    python commands.py batch --test_dir=photos --output=answers.parquet
+    python commands.py batch --test_dir=shards --output=answers --address=ray://head:10001
+    """
+    note_place()
+    images = require_batch_images(test_dir)
+    checkpoint = require_checkpoint(checkpoint_name)
+    require_device(device)
+    destination = require_batch_destination(output, format)
+    require_ray(address)
+    checkpoint_name = pin_checkpoint(checkpoint_name)
+    from cifar10.batch import BatchRequest, batch
+
+    network = checkpoint or checkpoint_name
+    request = BatchRequest(images, network, destination, address, workers, device, top_k, batch_size, tta, engine)
+    return 3 if batch(request) else 0
 
 
 def verify(file: str, *, checkpoint_name: str | None = None, test_dir: str | None = None, sample: int = 200) -> int:
@@ -242,7 +289,9 @@ def demo() -> None:
     demo()
 
 
-COMMANDS = {command.__name__: command for command in (train, infer, verify, evaluate, export, sync, data, config, demo)}
+COMMANDS = {
+    command.__name__: command for command in (train, infer, batch, verify, evaluate, export, sync, data, config, demo)
+}
 
 if __name__ == "__main__":
     sys.exit(main(COMMANDS, description="Train an image classifier, evaluate it, and classify images with it."))

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cifar10.cli.flags import shortened
 from cifar10.config.advice import command_line
@@ -17,6 +18,11 @@ from cifar10.images.other_formats import kind_of_collection, kind_of_name
 from cifar10.images.search import ImageSearch, no_images
 from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, which_run
 from cifar10.suggest import did_you_mean, did_you_mean_path
+
+if TYPE_CHECKING:
+    from cifar10.images.parquet_images import ParquetImages
+    from cifar10.inference.destination import Destination
+    from cifar10.inference.result_parts import PartFolder
 
 
 def require_images(test_dir: str) -> ImageSearch:
@@ -38,6 +44,40 @@ def require_images(test_dir: str) -> ImageSearch:
         nothing = f"nothing matches {test_dir}" if is_glob and not search.skipped else no_images(search)
         raise UsageError(f"--test_dir: {nothing}")
     return search
+
+
+def require_batch_images(test_dir: str) -> "ImageSearch | ParquetImages":
+    """Return the Parquet files or the search for images that `test_dir` names; raise UsageError if there are none."""
+    from cifar10.images.parquet_images import find_parquet
+
+    try:
+        return find_parquet(test_dir) or require_images(test_dir)
+    except UsageError:
+        raise
+    except UserError as error:
+        raise UsageError(f"--test_dir: {error}") from None
+
+
+def require_batch_destination(output: str, output_format: str | None) -> "Destination | PartFolder":
+    """Return the file or the new folder that `output` names; raise UsageError if it cannot be written."""
+    from cifar10.inference.destination import choose_destination, format_of
+    from cifar10.inference.result_parts import PartFolder
+
+    if os.path.isdir(output) or (format_of(output) is None and not os.path.lexists(output)):
+        return PartFolder(Path(output), output_format or "parquet")  # type: ignore[arg-type]
+    return choose_destination(output, output_format)
+
+
+def require_ray(address: str | None) -> None:
+    """Refuse to go on without Ray, or if no cluster listens at `address`."""
+    from importlib.util import find_spec
+
+    from cifar10.inference.ray_session import missing_ray, require_address
+
+    if find_spec("ray") is None:
+        raise missing_ray()
+    if address is not None:
+        require_address(address)
 
 
 def require_file(name: str) -> None:
