@@ -28,7 +28,11 @@ HOLDS = "holds"
 _TOLERANCES = {"fp32": 1e-4, "fp16": 1e-2, "bf16": 5e-2, "int8": 5e-2}
 """Largest difference of a probability, between machines and versions: as between engines in float32; elsewhere what
 rounding changes in a logit, about 1 %, changes in a probability, with room for several layers."""
-_ENGINES = {"onnxruntime": "onnx"}  # the program in a receipt -> the name in conf/engine, where they differ
+_ENGINES = {  # program and precision in a receipt -> names in conf/engine to try, where they differ from the program
+    ("onnxruntime", "fp32"): ("onnx",),
+    ("onnxruntime", "int8"): ("onnx_int8",),
+    ("native", "bf16"): ("native", "torch"),
+}
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
 
 
@@ -80,18 +84,19 @@ def _predictor(row: RecordedRow, checkpoint_name: str | None) -> Predictor:
         UserError: There is none, or the receipt has settings that are not possible here.
     """
     program = row.engine.partition(" ")[0]
-    engine = _ENGINES.get(program, program)
-    if engine not in options("engine"):
+    engines = _ENGINES.get((program, row.settings.get("precision", "")), (program,))
+    if not set(engines) <= set(options("engine")):
         raise UserError(f"the engine of the receipts, {row.engine[:80]!r}, is not known here")
     batch_size = row.settings.get("batch_size", "")
     if not re.fullmatch("[1-9][0-9]{0,5}", batch_size):
         raise UserError(f"the receipts have no batch_size from 1 to 999999, but {batch_size[:80]!r}")
     device = "cpu" if row.settings.get("device") == "cpu" else "auto"
     tta, problem = row.settings.get("tta"), ""
-    for file in [resolve_checkpoint(checkpoint_name)] if checkpoint_name else _candidates(row):
+    files = [resolve_checkpoint(checkpoint_name)] if checkpoint_name else _candidates(row)
+    for file, engine in itertools.product(files, engines):
         try:
             predictor = Predictor.from_checkpoint(file, device, int(batch_size), tta, engine=engine)
-        except CheckpointError as error:
+        except UserError as error:  # such as an engine for other processors
             problem = f"; {error}"
             continue
         if predictor.origin["weights_digest"] == row.weights_digest:

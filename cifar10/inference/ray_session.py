@@ -94,7 +94,8 @@ class RaySession:
 
         tables = _mapped(self, images, classifier, work, batch_images)
         if self.address is not None and self.address.startswith("ray://"):
-            driver = ray.remote(num_cpus=0)(_RemoteDriver).remote(self, images, classifier, work, batch_images)
+            remote_driver: Any = ray.remote(num_cpus=0)(_RemoteDriver)
+            driver = remote_driver.remote(self, images, classifier, work, batch_images)
             tables = iter(lambda: ray.get(driver.next.remote()), None)
         waits = threading.Timer(_PATIENCE, _say_waiting)
         waits.daemon = True
@@ -251,7 +252,8 @@ def _planned(address: str | None, workers: int | None, device: str) -> RaySessio
     """Return the session with processors and GPUs divided among the workers."""
     import ray
 
-    alive = [node["Resources"] for node in ray.nodes() if node["Alive"]]
+    untyped: Any = ray
+    alive = [node["Resources"] for node in untyped.nodes() if node["Alive"]]
     machines = [resources for resources in alive if resources.get("CPU")] or alive
     num_gpus = int(sum(resources.get("GPU", 0) for resources in machines))
     uses_gpus = device.startswith("cuda") or (device == "auto" and num_gpus > 0)
