@@ -3,8 +3,10 @@
 Everything is streamed: two batches of images are in memory at a time, one being computed and one being decoded.
 """
 
+import contextlib
 import os
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -16,7 +18,7 @@ from cifar10.analysis.classification_report import Score
 from cifar10.data.class_names import printable
 from cifar10.errors import UsageError
 from cifar10.images.decode import silence_pillow
-from cifar10.images.search import ImageSearch, describe_skipped
+from cifar10.images.search import describe_skipped
 from cifar10.inference.predictor import Predictor
 from cifar10.inference.request import InferenceRequest
 from cifar10.inference.results import open_results
@@ -56,6 +58,7 @@ def infer(request: InferenceRequest) -> Summary:
         batch_size=request.batch_size,
         tta=request.tta,
         engine=request.engine,
+        full_jpeg=request.full_jpeg,
     )
     if request.top_k > predictor.num_classes:
         raise UsageError(
@@ -81,7 +84,7 @@ def _infer(request: InferenceRequest, predictor: Predictor) -> Summary:
         _progress_bar(request) as bar,
         open_results(request.destination, class_names, request.top_k, provenance) as writer,
     ):
-        for rows in predictor.predict_files(request.images, request.top_k):
+        for rows in predictor.predict_source(request.images, request.top_k):
             writer.write(rows)
             for row in rows:
                 if row.label is not None and row.top:
@@ -110,10 +113,20 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _progress_bar(request: InferenceRequest) -> "tqdm[Any]":
-    """Return a progress bar; it is shown if stderr is a terminal and the rows are not printed on one."""
+    """Return a progress bar; it is shown if stderr is a terminal and the rows are not printed on one.
+
+    Its total appears when another thread has counted the images, which takes a few seconds a million.
+    """
     is_shown = sys.stderr.isatty() and not request.destination.is_terminal()
-    total = sum(1 for _ in ImageSearch(request.images.given)) if is_shown else None  # takes a few seconds a million
-    return tqdm(total=total, unit=" images", disable=not is_shown, dynamic_ncols=True, leave=False)
+    bar: "tqdm[Any]" = tqdm(unit=" images", disable=not is_shown, dynamic_ncols=True, leave=False)
+
+    def count() -> None:
+        with contextlib.suppress(Exception):  # then there is no total
+            bar.total = request.images.count()
+
+    if is_shown:
+        threading.Thread(target=count, name="count", daemon=True).start()
+    return bar
 
 
 def _provenance_line(provenance: Mapping[str, str]) -> str:
