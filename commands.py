@@ -103,9 +103,7 @@ def infer(
     require_device(device)
     destination = choose_destination(output, format)
     network = checkpoint or checkpoint_name
-    request = InferenceRequest(
-        images, network, destination, device, top_k, batch_size, tta, engine, resume, full_jpeg
-    )
+    request = InferenceRequest(images, network, destination, device, top_k, batch_size, tta, engine, resume, full_jpeg)
     pin_checkpoint(checkpoint_name)
     from cifar10.infer import infer
 

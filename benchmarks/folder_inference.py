@@ -17,12 +17,12 @@ import csv
 import os
 import pickle
 import re
-import statistics
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import NamedTuple
 
@@ -72,32 +72,20 @@ def race(arguments: argparse.Namespace, scratch: Path) -> None:
         folders[f"{arguments.num_photos} JPEG photos of 12 megapixels"] = folder
     rows, raw = [], {}
     for title, folder in folders.items():
-        runs: dict[str, list[Run]] = {_LOOP: [], **{f"infer --engine={name}": [] for name in arguments.engines}}
-        commands = {
-            _LOOP: [sys.executable, __file__, f"--loop={folder}", f"--checkpoint={arguments.checkpoint}"],
-            **{
-                f"infer --engine={name}": infer_command(arguments.checkpoint, folder, name, scratch / "rows.csv")
-                for name in arguments.engines
-            },
-        }
-        ways: dict[str, Callable[[], float]] = {
-            name: lambda name=name: note(runs[name], run(commands[name])) for name in commands  # type: ignore[misc]
-        }
-        in_turn(ways, arguments.rounds)
+        commands = {_LOOP: [sys.executable, __file__, f"--loop={folder}", f"--checkpoint={arguments.checkpoint}"]}
+        for name in arguments.engines:
+            command = infer_command(arguments.checkpoint, folder, name, scratch / "rows.csv")
+            commands[f"`infer --engine={name}`"] = command
+        runs: dict[str, list[Run]] = {name: [] for name in commands}
+        in_turn({name: partial(measured, command, runs[name]) for name, command in commands.items()}, arguments.rounds)
         base = [one.images_per_second for one in runs[_LOOP]]
         for name, found in runs.items():
             rates = [one.images_per_second for one in found]
-            rows.append(
-                [
-                    title,
-                    f"`{name}`" if name != _LOOP else name,
-                    spread(rates, 1 if rates[0] < 100 else 0),
-                    ratio(rates, base),
-                    spread([one.megabytes for one in found], 0),
-                    spread([one.wall_seconds for one in found], 1),
-                    spread([one.cpu_seconds for one in found], 1),
-                ]
+            memory, wall, cpu = (
+                spread([getattr(one, key) for one in found], digits)
+                for key, digits in (("megabytes", 0), ("wall_seconds", 1), ("cpu_seconds", 1))
             )
+            rows.append([title, name, spread(rates, 0), ratio(rates, base), memory, wall, cpu])
         raw[title] = {name: [one._asdict() for one in found] for name, found in runs.items()}
     head = ["files", "way", "images/s", "over the loop", "peak MB", "wall s, whole process", "cpu s, whole process"]
     body = [f"Medians of {arguments.rounds} rounds, in brackets the range. One view.", "", *table(head, rows)]
@@ -123,8 +111,8 @@ def measure_scale(arguments: argparse.Namespace, scratch: Path) -> None:
         for name, found in runs.items()
     ]
     body = [
-        f"`infer --engine={engine} --tta=none --format=csv`, {arguments.rounds} runs, medians and ranges. The files are "
-        "PNG images of 32 x 32 in folders of 1,000; the time to the first row includes all imports.",
+        f"`infer --engine={engine} --tta=none --format=csv`, {arguments.rounds} runs, medians and ranges. The files "
+        "are PNG images of 32 x 32 in folders of 1,000; the time to the first row includes all imports.",
         "",
         *table(["files", "peak MB", "s to the first row", "images/s"], rows),
     ]
@@ -159,9 +147,10 @@ def run(command: Sequence[str]) -> Run:
     return Run(rate, usage.ru_maxrss / 1024, wall, usage.ru_utime + usage.ru_stime, first_row)
 
 
-def note(runs: list[Run], one: Run) -> float:
-    runs.append(one)
-    return one.images_per_second
+def measured(command: Sequence[str], runs: list[Run]) -> float:
+    """Run `command`, add the run to `runs`, and return its images per second."""
+    runs.append(run(command))
+    return runs[-1].images_per_second
 
 
 def loop(folder: Path, checkpoint: Path) -> None:
@@ -180,7 +169,7 @@ def loop(folder: Path, checkpoint: Path) -> None:
         for path in paths:
             picture = ImageOps.exif_transpose(Image.open(path)).convert("RGB")
             picture = ImageOps.fit(picture, (size, size), Image.Resampling.BICUBIC)
-            image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None]
+            image = torch.from_numpy(np.array(picture)).permute(2, 0, 1)[None].contiguous()
             probability, class_id = network(image).softmax(dim=1)[0].max(dim=0)
             rows.writerow([path, found.class_names[int(class_id)], int(class_id), float(probability)])
             seconds.append(time.perf_counter())

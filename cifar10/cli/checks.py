@@ -17,7 +17,7 @@ from cifar10.images.named_image import ImageSource
 from cifar10.images.search import no_images
 from cifar10.images.sources import open_source
 from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, which_run
-from cifar10.suggest import did_you_mean, did_you_mean_path
+from cifar10.suggest import did_you_mean
 
 
 def require_images(test_dir: str) -> ImageSource:

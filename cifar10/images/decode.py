@@ -48,7 +48,7 @@ _LIMIT = f"{MAX_PIXELS // 10**6} megapixels"
 REDUCED_SIDE = 8
 """Size of the short side of a JPEG that is decoded at reduced scale, over that of the square that it is resized to, at
 least. Measured: benchmarks/results/reduced_jpeg_*.md."""
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM", "AVIF")  # without this list Pillow may start Ghostscript
+_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")  # else Pillow may start Ghostscript
 _SIGNATURES = {
     b"\x89PNG": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -221,7 +221,7 @@ def _image_errors(data: bytes) -> Iterator[None]:
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow's own limit
         raise ImageError(f"too large: the limit is {_LIMIT}") from None
     except ModuleNotFoundError as error:  # pi_heif
-        package = str(error.name).replace("_", "-")
+        package = str(error.name).partition(".")[0].replace("_", "-")
         raise ImageError(f"reading it needs a package: python -m pip install {package}") from None
     except MemoryError:
         raise ImageError("too large for the memory that is left") from None
@@ -257,7 +257,7 @@ def _open(data: bytes) -> Image.Image:
 
 
 def _reduce(image: Image.Image, size: int) -> int:
-    """Let libjpeg decode `image` at the returned fraction of its size, 1/2, 1/4 or 1/8, if it is large enough; else 1."""
+    """Let libjpeg divide the size of `image` by the number that is returned: 8, 4 or 2, or 1 if it is too small."""
     most = min(image.size) // (REDUCED_SIDE * size)
     scale = next((scale for scale in (8, 4, 2) if scale <= most), 1)
     if scale == 1 or not isinstance(image, JpegImageFile) or image.draft(None, _divided(image, scale)) is None:

@@ -1,6 +1,6 @@
 """HEIC photos, as iPhones make them, by libheif.
 
-The package pi-heif holds libheif and its decoder (LGPL 3; the Python part is BSD) and no encoder: that of pillow-heif is
+The package pi-heif holds libheif and a decoder (LGPL 3; the Python part is BSD), and no encoder: that of pillow-heif is
 under the GPL. It applies the rotation that the file states.
 """
 

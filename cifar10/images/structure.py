@@ -133,8 +133,8 @@ def _ends_flat(image: Image.Image, block: int) -> bool:
     """
     width, height = image.size
     if block == 1:
-        last = image.getpixel((width - 1, height - 1))
-        return all(abs(level - 128) <= 2 for level in (last if isinstance(last, tuple) else (last,)) if level is not None)
+        last = image.crop((width - 1, height - 1, width, height))
+        return all(abs(level - 128) <= 2 for level in last.tobytes())
     left, top = max(width - 4, (width - 1) // block * block), max(height - 4, (height - 1) // block * block)
     corner = image.im.crop((left, top, width, height))
     if image.mode == "L":  # getcolors supports four bytes a pixel only

@@ -86,7 +86,7 @@ def most_probable(
     else:
         order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
     values = np.take_along_axis(probabilities, order, axis=1).tolist()
-    finite = np.isfinite(probabilities).all(axis=1).tolist()
+    finite: list[bool] = np.asarray(np.isfinite(probabilities).all(axis=1)).tolist()
     return [
         tuple(Prediction(class_names[class_id], class_id, value) for class_id, value in zip(ids, row, strict=True))
         if is_finite

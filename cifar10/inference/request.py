@@ -8,6 +8,7 @@ from cifar10.images.named_image import ImageSource
 from cifar10.images.search import no_images
 from cifar10.inference.destination import Destination
 from cifar10.inference.engines import require_engine
+from cifar10.inference.journal import refuse_unfinished
 
 
 @dataclass(frozen=True)
@@ -43,5 +44,10 @@ class InferenceRequest:
             raise UsageError(f"top_k={self.top_k} is not possible; it must be 1 or more")
         if self.engine is not None:
             require_engine(self.engine)
+        path = self.destination.path
+        if path is not None and not self.destination.is_stream:
+            refuse_unfinished(path, self.resume)
+        elif self.resume:
+            raise UsageError("--resume continues a result file; name it with --output=FILE")
         if self.images.is_empty():
             raise UserError(no_images(self.images.given, self.images.skipped, self.images.root))

@@ -8,6 +8,7 @@ from pathlib import Path
 from cifar10.errors import UserError
 from cifar10.images.named_image import ImageSource
 from cifar10.images.other_formats import kind_of_collection, kind_of_name
+from cifar10.images.search import SUFFIXES
 from cifar10.images.sources import addresses, folder, path_list, tar_archive, zip_archive
 
 STANDARD_INPUT = "-"
@@ -29,8 +30,10 @@ def open_source(given: str) -> ImageSource:
     skipped: Counter[str] = Counter()
     if addresses.is_address(given):
         return ImageSource(given, addresses.find(given), skipped)
-    if not os.path.isfile(given):
-        return folder.search(given)
+    return _open_file(given, skipped) if os.path.isfile(given) else folder.search(given)
+
+
+def _open_file(given: str, skipped: Counter[str]) -> ImageSource:
     if kind_of_name(given) == "raw photo":  # only its thumbnail could be read
         raise UserError(f"{given} is a raw photo, which is not read; convert it to JPEG or PNG")
     path, start = Path(given), _first_bytes(given)
@@ -40,9 +43,9 @@ def open_source(given: str) -> ImageSource:
     if tar_archive.may_be_tar(start):
         return ImageSource(given, tar_archive.find(path, skipped), skipped, root=path)
     kind = kind_of_collection(start)
-    if kind == "text":
+    if kind == "text" and not _is_named_as_image(given):
         return path_list.in_file(path)
-    if kind is not None:
+    if kind is not None and kind != "text":
         raise UserError(f"{given} is {kind}")
     return folder.search(given)
 
@@ -52,7 +55,13 @@ def is_collection(path: str) -> bool:
     if addresses.is_address(path) or not os.path.lexists(path) or os.path.isdir(path):
         return True
     start = _first_bytes(path) if os.path.isfile(path) else b""
-    return zip_archive.is_zip(start) or tar_archive.may_be_tar(start) or kind_of_collection(start) is not None
+    if zip_archive.is_zip(start) or tar_archive.may_be_tar(start):
+        return True
+    return kind_of_collection(start) is not None and not _is_named_as_image(path)
+
+
+def _is_named_as_image(path: str) -> bool:
+    return os.path.splitext(path)[1].lower() in SUFFIXES
 
 
 def _first_bytes(path: str) -> bytes:

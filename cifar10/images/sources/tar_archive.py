@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from cifar10.errors import first_line
-from cifar10.images.decode import MAX_BYTES, ImageError, refuse_size
+from cifar10.images.decode import ImageError, refuse_size
 from cifar10.images.named_image import BeforeReading, NamedImage, unreadable
 from cifar10.images.search import reason_against_member
 
@@ -88,15 +88,15 @@ def _open(path: Path) -> IO[bytes]:
     if start.startswith(_GZIP):
         import gzip
 
-        opened = gzip.open(path)
+        opened = gzip.open(path)  # noqa: SIM115 - returned open
     elif start.startswith(_BZIP2):
         import bz2
 
-        opened = bz2.open(path)
+        opened = bz2.open(path)  # noqa: SIM115
     elif start.startswith(_XZ):
         import lzma
 
-        opened = lzma.open(path)
+        opened = lzma.open(path)  # noqa: SIM115
     elif start.startswith(_ZSTD):
         import pyarrow as pa
 

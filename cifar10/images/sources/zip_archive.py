@@ -98,7 +98,7 @@ def _directory_size(path: Path) -> int:
     found = tail.rfind(_END)
     if found < 0 or found + 16 > len(tail):
         return 0  # damaged: zipfile says so
-    (directory,) = struct.unpack_from("<I", tail, found + 12)
+    directory: int = struct.unpack_from("<I", tail, found + 12)[0]
     found_64 = tail.rfind(_END_64, 0, found)
     if found_64 >= 0 and found_64 + 48 <= len(tail):
         directory = max(directory if directory != 0xFFFFFFFF else 0, *struct.unpack_from("<Q", tail, found_64 + 40))
