@@ -20,8 +20,8 @@ from torch import Tensor
 
 from cifar10.errors import UsageError, UserError
 from cifar10.images import parallel
-from cifar10.images.named_image import NamedImage, unreadable
 from cifar10.images.decode import ImageError
+from cifar10.images.named_image import NamedImage, unreadable
 from cifar10.images.parallel import DecodedImage, decode_batches, decode_files
 from cifar10.images.sources import open_source
 from cifar10.infer import Summary, infer
@@ -281,7 +281,9 @@ def test_parquet_says_which_weights_answered(tmp_path: Path, engine: StubEngine)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupted_run_leaves_its_rows_and_no_output(tmp_path: Path, engine: StubEngine, error: type[BaseException]) -> None:
+def test_an_interrupted_run_leaves_its_rows_and_no_output(
+    tmp_path: Path, engine: StubEngine, error: type[BaseException]
+) -> None:
     for number in range(20):
         write(tmp_path / "in" / f"{number}.png")
 
