@@ -1,16 +1,15 @@
 """How much do pixels and predictions change if a JPEG is decoded at reduced size, and how much time does that save?
 
-    python benchmarks/reduced_jpeg.py --photos FOLDER --checkpoint models/NAME/best.ckpt [--squeezenet WEIGHTS]
+    python benchmarks/reduced_jpeg.py --photos FOLDER --checkpoint models/NAME/best.ckpt --squeezenet WEIGHTS
 
-libjpeg decodes at 1/2, 1/4 or 1/8 of the size for less work. A reduced image is then resized to S x S, as a full one is.
-The table states, by the least size of the short side over S at which that is done, how far pixels are from those of
+libjpeg decodes at 1/2, 1/4 or 1/8 of the size for less work. A reduced image is then resized to S x S, as a full one
+is. The table states, by the least size of the short side over S at which that is done, how far pixels are from those of
 the full image, in levels of 0 to 255. Photos are enlarged to 12 megapixels; "as they are" are those of FOLDER, of about
-500 pixels. Probabilities are those of a checkpoint, and of torchvision's squeezenet1_1 if its weights are given.
+500 pixels. Probabilities are those of a checkpoint, and of torchvision's squeezenet1_1.
 """
 
 import argparse
 import statistics
-import sys
 import tempfile
 import time
 from collections.abc import Callable
@@ -36,7 +35,8 @@ def main() -> None:
     parser.add_argument("--squeezenet", type=Path)
     arguments = parser.parse_args()
     networks: dict[int, Probabilities] = {32: of_checkpoint(arguments.checkpoint)}
-    networks[224] = of_squeezenet(arguments.squeezenet) if arguments.squeezenet else lambda pixels: np.zeros((1, 1))
+    if arguments.squeezenet:
+        networks[224] = of_squeezenet(arguments.squeezenet)
     rows = []
     with tempfile.TemporaryDirectory(prefix="reduced_jpeg_") as scratch:
         large = sorted(write_photos(arguments.photos, Path(scratch) / "large", 10).iterdir())
@@ -111,4 +111,4 @@ def of_squeezenet(weights: Path) -> Probabilities:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

@@ -1,4 +1,4 @@
-"""Archives, lists and addresses are read as folders are: every image once, in order, and nothing else of the machine."""
+"""Archives, lists and addresses are read as folders are: every image once, in order, and no other file."""
 
 import bz2
 import gzip
@@ -260,7 +260,7 @@ def test_a_list_is_read_in_bounded_memory(tmp_path: Path) -> None:
 
 def test_another_text_is_not_taken_for_a_list(tmp_path: Path) -> None:
     (tmp_path / "README").write_text("A folder of photos.\n\nTaken in spring.\n")
-    with pytest.raises(UserError, match="is a text file, and its first line is no file in .*: 'A folder of photos.'"):
+    with pytest.raises(UserError, match=r"is a text file, and its first line is no file in .*: 'A folder of photos.'"):
         open_source(str(tmp_path / "README"))
 
 

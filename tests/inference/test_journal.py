@@ -1,5 +1,6 @@
 """An interrupted run continues with every image exactly once, whatever has stopped it and wherever it was."""
 
+import contextlib
 import csv
 import json
 import os
@@ -39,7 +40,7 @@ def images(names: list[str]) -> Iterator[NamedImage]:
 
 def interrupted(path: Path, kept: list[ImageResult]) -> Path:
     """Write the journal of a run that has been stopped; return its path."""
-    with pytest.raises(KeyboardInterrupt), open_journal(path, CLASSES, FINGERPRINT, resume=False) as journal:
+    with contextlib.suppress(KeyboardInterrupt), open_journal(path, CLASSES, FINGERPRINT, resume=False) as journal:
         journal.write(kept)
         raise KeyboardInterrupt
     return partial_path(path)
@@ -58,7 +59,7 @@ def test_rows_are_kept_and_read_back_as_they_were(tmp_path: Path) -> None:
 def test_whatever_is_torn_off_the_end_whole_rows_are_kept(tmp_path: Path) -> None:
     whole = interrupted(tmp_path / "r.csv", rows()).read_bytes()
     ends = [position + 1 for position, byte in enumerate(whole) if byte == ord("\n")]
-    for length in random.Random(0).sample(range(len(whole)), 60) + [0, ends[0], len(whole) - 1]:
+    for length in [*random.Random(0).sample(range(len(whole)), 60), 0, ends[0], len(whole) - 1]:
         for garbage in (b"", b"\0" * 700, b"[1, 2\n"):
             partial_path(tmp_path / "r.csv").write_bytes(whole[:length] + garbage)
             num_kept = max(sum(end <= length for end in ends) - 1, 0)
