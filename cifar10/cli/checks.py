@@ -15,13 +15,16 @@ from cifar10.config.conf_folder import PROJECT, options, top_settings
 from cifar10.errors import CheckpointError, UsageError, UserError
 from cifar10.images.named_image import ImageSource
 from cifar10.images.search import no_images
-from cifar10.images.sources import open_source
+from cifar10.images.sources import STANDARD_INPUT, is_address, open_source
 from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, which_run
-from cifar10.suggest import did_you_mean
+from cifar10.suggest import did_you_mean, did_you_mean_path
 
 
 def require_images(test_dir: str) -> ImageSource:
     """Return the images of a folder, file, glob, archive, list or address; raise UsageError if there are none."""
+    is_file = test_dir == STANDARD_INPUT or is_address(test_dir) or os.path.lexists(test_dir)
+    if not is_file and not has_magic(test_dir):
+        raise UsageError(f"--test_dir: there is no folder or file {test_dir}{did_you_mean_path(test_dir)}")
     try:
         source = open_source(test_dir)
     except UserError as error:

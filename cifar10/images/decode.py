@@ -14,8 +14,6 @@ Known limit: JPEG has no checksums. A file that lacks pixels is refused, but cha
 
 import contextlib
 import io
-import os
-import stat
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -27,10 +25,11 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
-from cifar10.errors import UserError
 from cifar10.images.heic import read_heic
 from cifar10.images.other_formats import is_heic, kind_of_photo
 from cifar10.images.plain_png import read_plain_png
+from cifar10.images.reading import ImageError as ImageError  # noqa: PLC0414 - part of this interface
+from cifar10.images.reading import read_image_file
 from cifar10.images.structure import lacks_pixels, png_lacks_pixels, unbounded_header, unfit_layout
 
 Pixels = NDArray[np.uint8]
@@ -39,8 +38,6 @@ Box = tuple[int, int, int, int]
 
 MAX_PIXELS = 52_000_000
 """Largest width x height that is decoded: enough for photographs of 50 megapixels (8192 x 6144)."""
-MAX_BYTES = 128 * 2**20
-"""Size of the largest file that is read."""
 
 _BAND_PIXELS = 2**20
 """Pixels that are converted and resized at a time: a copy of 50 megapixels would take 200 MB."""
@@ -71,10 +68,6 @@ _TURNS = {
 """EXIF orientation -> the transposition that makes the image upright."""
 _SIDEWAYS = frozenset([5, 6, 7, 8])  # orientations whose transposition swaps rows and columns
 _EIGHT_BIT_MODES = frozenset(["1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "RGBX", "LA", "PA", "RGBA", "RGBa"])
-
-
-class ImageError(UserError):
-    """This file or these bytes cannot be used as an image; the message is a short reason."""
 
 
 class EncodedImage:
@@ -174,39 +167,6 @@ def silence_pillow() -> None:
     """
     warnings.filterwarnings("ignore", module=r"PIL\.")
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
-
-
-def read_image_file(path: Path, before_reading: Callable[[int], None] | None = None) -> bytes:
-    """Return the content of the file; its size in bytes is passed to `before_reading`, which may wait.
-
-    Raises:
-        ImageError: The file cannot be read, is not a regular file, or is too large.
-    """
-    try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            os.scandir(path).close()  # raises the reason if it cannot be listed
-            raise ImageError("a folder")
-        if not stat.S_ISREG(mode):
-            raise ImageError("not a regular file")
-        no_wait = getattr(os, "O_NONBLOCK", 0)  # a pipe that has replaced the file since `stat` must not block
-        flags = os.O_RDONLY | os.O_CLOEXEC | no_wait
-        with open(os.open(path, flags), "rb") as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError("not a regular file")
-            refuse_size(status.st_size)
-            if before_reading is not None:
-                before_reading(status.st_size)
-            return file.read(status.st_size)
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or error}") from None
-
-
-def refuse_size(num_bytes: int) -> None:
-    """Raise an ImageError if an encoded image of `num_bytes` is not read."""
-    if num_bytes > MAX_BYTES:
-        raise ImageError(f"too large: {num_bytes / 2**20:.0f} MiB, the limit is {MAX_BYTES // 2**20} MiB")
 
 
 @contextmanager

@@ -7,7 +7,7 @@ from functools import partial
 from itertools import chain
 from pathlib import Path
 
-from cifar10.images.decode import ImageError, read_image_file
+from cifar10.images.reading import ImageError, read_image_file
 
 BeforeReading = Callable[[int], None]
 """Called with a size in bytes before so many are read into memory; may wait."""

@@ -220,9 +220,8 @@ def _reason_against_file(entry: "os.DirEntry[str]", real_root: str | None) -> st
             return "link that loops"
     if reason := _reason_against_name(entry.name):
         return reason
-    if entry.is_file(follow_symlinks=False):  # known without another look at the disk
-        return None
-    return "not a regular file" if os.path.exists(entry.path) and not os.path.isfile(entry.path) else None
+    is_file = entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)  # the first is known already
+    return "not a regular file" if not is_file and os.path.exists(entry.path) else None
 
 
 def _reason_against_name(name: str) -> str | None:

@@ -14,7 +14,8 @@ import numpy as np
 from PIL import Image
 
 from cifar10.errors import UsageError
-from cifar10.images.decode import EncodedImage, Pixels, read_image_file, resize_image, resize_picture
+from cifar10.images.decode import EncodedImage, Pixels, resize_image, resize_picture
+from cifar10.images.reading import read_image_file
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -9,9 +9,7 @@ one row.
 import dataclasses
 import errno
 import fcntl
-import hashlib
 import json
-import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -19,36 +17,17 @@ from pathlib import Path
 from typing import Any, BinaryIO
 
 from cifar10.data.class_names import printable
-from cifar10.errors import UsageError, UserError
+from cifar10.errors import UserError
 from cifar10.files import DISK_ERRORS, sync_folder
 from cifar10.images.named_image import NamedImage
+from cifar10.inference.destination import partial_path, refuse_unfinished
 from cifar10.inference.prediction import ImageResult, Prediction
 
-_SUFFIX = ".partial"
-_LONGEST_NAME = 255  # bytes, of most file systems
 _FORMAT = {"format": "1"}
 _ROWS_AT_ONCE = 1000
 _OWN = ("path", "top", "provenance")
 _OTHERS = tuple(field.name for field in dataclasses.fields(ImageResult) if field.name not in _OWN)
 """Fields of a row that are stored as they are."""
-
-
-def partial_path(path: Path) -> Path:
-    """Return where the rows of the result file `path` are kept until it is complete."""
-    name = f"{path.name}{_SUFFIX}"
-    if len(os.fsencode(name)) > _LONGEST_NAME:
-        name = f"{path.name[:50]}-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}{_SUFFIX}"
-    return path.with_name(name)
-
-
-def refuse_unfinished(path: Path, resume: bool) -> None:
-    """Raise a UsageError if there are rows of an interrupted run for `path`, unless they are to be continued."""
-    partial = partial_path(path)
-    if not resume and partial.exists():
-        raise UsageError(
-            f"--output={path}: an interrupted run has kept its rows in {partial}; continue it with --resume, or delete "
-            "that file to start again"
-        )
 
 
 @contextmanager

@@ -6,9 +6,8 @@ from pathlib import Path
 from cifar10.errors import UsageError, UserError
 from cifar10.images.named_image import ImageSource
 from cifar10.images.search import no_images
-from cifar10.inference.destination import Destination
+from cifar10.inference.destination import Destination, refuse_unfinished
 from cifar10.inference.engines import require_engine
-from cifar10.inference.journal import refuse_unfinished
 
 
 @dataclass(frozen=True)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from cifar10.images import named_image, parallel
-from cifar10.images.decode import EncodedImage, ImageError, Pixels, decode_image, read_image_file, resize_image
+from cifar10.images.decode import EncodedImage, ImageError, Pixels, decode_image, resize_image
 from cifar10.images.parallel import decode_files
+from cifar10.images.reading import read_image_file
 from tests.malformed import encode, picture
 
 SIZE = 16

@@ -18,8 +18,8 @@ import pytest
 
 from cifar10.errors import UsageError, UserError
 from cifar10.images.named_image import NamedImage, unreadable
-from cifar10.inference.destination import choose_destination
-from cifar10.inference.journal import open_journal, partial_path
+from cifar10.inference.destination import choose_destination, partial_path
+from cifar10.inference.journal import open_journal
 from cifar10.inference.prediction import ImageResult, Prediction
 from tests.malformed import encode, picture
 

@@ -9,9 +9,10 @@ from cifar10.errors import UserError
 from cifar10.images.named_image import ImageSource
 from cifar10.images.other_formats import kind_of_collection, kind_of_name
 from cifar10.images.search import SUFFIXES
-from cifar10.images.sources import addresses, folder, path_list, tar_archive, zip_archive
+from cifar10.images.sources import addresses, folder, path_list
 
 STANDARD_INPUT = "-"
+is_address = addresses.is_address
 _START = 4096  # bytes that tell the kind of a file
 
 
@@ -36,6 +37,8 @@ def open_source(given: str) -> ImageSource:
 def _open_file(given: str, skipped: Counter[str]) -> ImageSource:
     if kind_of_name(given) == "raw photo":  # only its thumbnail could be read
         raise UserError(f"{given} is a raw photo, which is not read; convert it to JPEG or PNG")
+    from cifar10.images.sources import tar_archive, zip_archive
+
     path, start = Path(given), _first_bytes(given)
     if zip_archive.is_zip(start):
         archive = zip_archive.open_zip(path)
@@ -54,6 +57,8 @@ def is_collection(path: str) -> bool:
     """Return whether `open_source` finds any number of images at `path`: not if it is the file of an image."""
     if addresses.is_address(path) or not os.path.lexists(path) or os.path.isdir(path):
         return True
+    from cifar10.images.sources import tar_archive, zip_archive
+
     start = _first_bytes(path) if os.path.isfile(path) else b""
     if zip_archive.is_zip(start) or tar_archive.may_be_tar(start):
         return True

@@ -12,9 +12,9 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit
 
-from cifar10.images.decode import MAX_BYTES, ImageError, refuse_size
 from cifar10.images.named_image import BeforeReading, NamedImage, unreadable
 from cifar10.images.other_formats import kind_of_collection
+from cifar10.images.reading import MAX_BYTES, ImageError, refuse_size
 
 if TYPE_CHECKING:
     import requests

@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import IO, Any, cast
 
 from cifar10.errors import first_line
-from cifar10.images.decode import ImageError, refuse_size
 from cifar10.images.named_image import BeforeReading, NamedImage, unreadable
+from cifar10.images.reading import ImageError, refuse_size
 from cifar10.images.search import reason_against_member
 
 _GZIP, _BZIP2, _XZ, _ZSTD = b"\x1f\x8b", b"BZh", b"\xfd7zXZ\0", b"\x28\xb5\x2f\xfd"

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar10.errors import UserError, first_line
-from cifar10.images.decode import ImageError, refuse_size
 from cifar10.images.named_image import BeforeReading, NamedImage, unreadable
+from cifar10.images.reading import ImageError, refuse_size
 from cifar10.images.search import reason_against_member
 
 if TYPE_CHECKING:
