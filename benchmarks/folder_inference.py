@@ -1,6 +1,6 @@
 """How fast is `infer` on a folder, from a file to a written row, and how much memory does it take?
 
-    python benchmarks/folder_inference.py --checkpoint models/NAME/best.ckpt --root data [--photos FOLDER]
+    python benchmarks/folder_inference.py --checkpoint models/NAME/best.ckpt [--root data] [--photos FOLDER]
     python benchmarks/folder_inference.py --checkpoint models/NAME/best.ckpt --scale 1000 100000
 
 The first form compares `infer --tta=none` with a loop of Pillow and PyTorch: the same network, one image at a time, one
@@ -49,7 +49,7 @@ class Run(NamedTuple):
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--checkpoint", required=True)
-    parser.add_argument("--root", default="data", help="folder of cifar-10-batches-py")
+    parser.add_argument("--root", type=Path, help="folder of cifar-10-batches-py")
     parser.add_argument("--photos", type=Path, help="folder of JPEG photos")
     parser.add_argument("--engines", nargs="+", default=["torch", "onnx"])
     parser.add_argument("--rounds", type=int, default=3)
@@ -67,7 +67,9 @@ def main() -> None:
 
 def race(arguments: argparse.Namespace, scratch: Path) -> None:
     """Compare `infer` with the loop on each folder."""
-    folders = {"10,000 PNG files of 32 x 32": write_test_images(Path(arguments.root), scratch / "png")}
+    folders: dict[str, Path] = {}
+    if arguments.root:
+        folders["10,000 PNG files of 32 x 32"] = write_test_images(arguments.root, scratch / "png")
     if arguments.photos:
         folder = write_photos(arguments.photos, scratch / "jpeg", arguments.num_photos)
         folders[f"{arguments.num_photos} JPEG photos of 12 megapixels"] = folder

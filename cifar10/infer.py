@@ -21,6 +21,7 @@ from cifar10.data.class_names import printable
 from cifar10.errors import UsageError
 from cifar10.images.decode import silence_pillow
 from cifar10.images.search import describe_skipped
+from cifar10.images.sources import is_address
 from cifar10.inference.journal import open_journal
 from cifar10.inference.prediction import ImageResult
 from cifar10.inference.predictor import Predictor
@@ -68,10 +69,9 @@ def infer(request: InferenceRequest) -> Summary:
         raise UsageError(
             f"top_k={request.top_k} is more than the {predictor.num_classes} classes of {request.checkpoint}"
         )
-    path = request.destination.path
-    kept = "the rows above are complete"
-    if path:
-        kept = f"{path} was not written; its rows are kept, and the same command with --resume continues"
+    destination, kept = request.destination, "the rows above are complete"
+    if destination.path and not destination.is_stream:
+        kept = f"{destination.path} was not written; its rows are kept, and the same command with --resume continues"
     with (
         listening(),
         if_stopped(f"while images were classified; {kept}"),
@@ -119,7 +119,8 @@ class _Tally:
         for row in rows:
             if row.label is not None and row.top:
                 self.score.add(self._ids[row.label], row.class_id)
-            if len(self.folders) <= _MOST_NAMED and (folder := os.path.basename(os.path.dirname(row.path))):
+            folder = os.path.basename(os.path.dirname(row.path)) if len(self.folders) <= _MOST_NAMED else ""
+            if folder and not is_address(row.path):
                 self.folders[folder] = None
         self.num_images += len(rows)
         self.num_failed += sum(row.error is not None for row in rows)
