@@ -75,12 +75,15 @@ def infer(
     tta: Literal["none", "mirror", "mirror_translate", "mirror_translate_selective"] | None = None,
     device: str = "auto",
     engine: str | None = None,
+    full_jpeg: bool = False,
+    resume: bool = False,
     receipts: bool = False,
 ) -> int:
     """Classify the images of a folder.
 
-    --test_dir=DIR           a folder with all its sub-folders, an image file, or a glob in quotes. If the sub-folders
-                             are named after classes, accuracy is reported too.
+    --test_dir=DIR           a folder with all its sub-folders, an image file, a glob in quotes, a zip or tar archive, a
+                             text file of paths, - for such a list on standard input, or the http(s) address of an image
+                             or a list. If the sub-folders are named after classes, accuracy is reported too.
     --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
     --output=FILE            file for the results  (stdout)
     --format=FORMAT          table, csv, jsonl or parquet  (by the suffix of FILE, else table)
@@ -90,6 +93,8 @@ def infer(
                              mirror_translate_selective over 6 if the confidence is low  (the checkpoint's)
     --device=DEVICE          auto, cpu, cuda or cuda:N  (auto)
     --engine=NAME            what computes: a file of conf/engine/  (onnx for an ONNX file, else torch)
+    --full_jpeg              decode photos at full size; by default JPEG is decoded at a size near the network's
+    --resume                 continue an interrupted run with --output=FILE
     --receipts               add columns to csv, jsonl and parquet: SHA-256 of the image, digest of the weights, engine,
                              settings and program version, for: python commands.py verify FILE
 
@@ -97,6 +102,7 @@ def infer(
 
     python commands.py infer --test_dir=photos
     python commands.py infer --test_dir='photos/*.png' --top_k=3 --output=answers.csv
+    find photos -newer answers.csv -name '*.jpg' | python commands.py infer --test_dir=-
     """
     note_place()
     images = require_images(test_dir)
@@ -104,7 +110,9 @@ def infer(
     require_device(device)
     destination = choose_destination(output, format)
     network = checkpoint or checkpoint_name
-    request = InferenceRequest(images, network, destination, device, top_k, batch_size, tta, engine, receipts)
+    request = InferenceRequest(
+        images, network, destination, device, top_k, batch_size, tta, engine, resume, full_jpeg, receipts
+    )
     pin_checkpoint(checkpoint_name)
     from cifar10.infer import infer
 

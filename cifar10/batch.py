@@ -18,8 +18,9 @@ from tqdm import tqdm
 
 from cifar10.analysis.classification_report import Score
 from cifar10.errors import CheckpointError
+from cifar10.images.named_image import ImageSource
 from cifar10.images.parquet_images import ParquetImages
-from cifar10.images.search import ImageSearch, describe_skipped
+from cifar10.images.search import describe_skipped
 from cifar10.inference.destination import Destination
 from cifar10.inference.engines import require_engine
 from cifar10.inference.prediction import ImageResult
@@ -50,7 +51,7 @@ class BatchRequest:
         UsageError: `engine` is not possible.
     """
 
-    images: ImageSearch | ParquetImages
+    images: ImageSource | ParquetImages
     checkpoint: Path | str
     """A file, or a name that only MLflow knows; see `resolve_checkpoint`."""
     destination: Destination | PartFolder
@@ -105,7 +106,7 @@ def _files_of(checkpoint: Path, engine: str | None) -> dict[str, bytes]:
         raise CheckpointError(f"{error.filename} cannot be read: {error.strerror}") from None
 
 
-def _images(images: ImageSearch | ParquetImages) -> Images:
+def _images(images: ImageSource | ParquetImages) -> Images:
     """Return the names of the images in a folder, or the columns of Parquet files."""
     import pyarrow as pa
 
@@ -113,7 +114,7 @@ def _images(images: ImageSearch | ParquetImages) -> Images:
         num_blocks = max(len(images.files), -(-images.num_rows // _BLOCK_IMAGES))
         files = [os.path.abspath(file) for file in images.files]
         return ParquetFiles(files, list(images.columns), min(num_blocks, _MOST_BLOCKS))
-    names = (os.fsencode(path.relative_to(images.root)) for path in images)
+    names = (os.fsencode(image.name) for image in images)
     blocks = []
     while block := list(islice(names, _BLOCK_IMAGES)):
         blocks.append(pa.table({NAME: pa.array(block, pa.binary())}))
@@ -141,7 +142,7 @@ def _write(tables: "Iterator[pa.Table]", request: BatchRequest) -> int:
         _say(score.report())
     took = f"{time.monotonic() - started:,.0f} s"
     parts = [counted(num_images, "image"), f"{num_failed:,} could not be read", took]
-    if isinstance(request.images, ImageSearch) and request.images.skipped:
+    if isinstance(request.images, ImageSource) and request.images.skipped:
         parts.append(describe_skipped(request.images.skipped))
     _say(f"{', '.join(parts)}; written to {request.destination.path}")
     return num_failed
@@ -165,7 +166,7 @@ def _writer(
     return open_results(request.destination, facts.class_names, request.top_k, facts.provenance)
 
 
-def _total(images: ImageSearch | ParquetImages) -> int | None:
+def _total(images: ImageSource | ParquetImages) -> int | None:
     return images.num_rows if isinstance(images, ParquetImages) else None
 
 

@@ -4,6 +4,7 @@ A row holds if its image is there and has the SHA-256 of the receipt, a checkpoi
 it computes the same class and probability, within a tolerance that depends on the precision.
 """
 
+import contextlib
 import hashlib
 import itertools
 import json
@@ -11,13 +12,15 @@ import os
 import re
 import sys
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
 from cifar10.config.conf_folder import options
 from cifar10.data.class_names import few, printable
 from cifar10.errors import CheckpointError, UserError
-from cifar10.images.decode import ImageError, read_image_file, silence_pillow
+from cifar10.images.decode import silence_pillow
+from cifar10.images.reading import ImageError, read_image_file
+from cifar10.images.sources import open_source
 from cifar10.inference.prediction import ImageResult
 from cifar10.inference.predictor import Predictor
 from cifar10.inference.receipt_files import RecordedRow, sample_rows
@@ -42,7 +45,7 @@ def verify(file: Path, checkpoint_name: str | None = None, test_dir: str | None 
     Args:
         file: Written by `infer --receipts`, as csv, jsonl or parquet.
         checkpoint_name: The checkpoint; None: the one in the receipt, or one in `models/` with the same weights.
-        test_dir: Folder of the images; None: the one in the receipt.
+        test_dir: Folder, archive or list of the images; None: the one in the receipt.
         sample: Number of rows; all, if there are fewer.
 
     Raises:
@@ -131,7 +134,7 @@ def _note_versions(row: RecordedRow, predictor: Predictor) -> None:
 
 def _verdicts(rows: Sequence[RecordedRow], predictor: Predictor, test_dir: str | None) -> list[str]:
     """Return for each row whether it holds, or what is different."""
-    images = [_content(row, test_dir) for row in rows]
+    images = _contents(rows, test_dir)
     encoded = [image for image in images if image is not None]
     results = iter(predictor.predict(encoded, top_k=predictor.num_classes) if encoded else [])
     precision = {
@@ -157,16 +160,45 @@ def _compare(row: RecordedRow, image: bytes | None, result: ImageResult | None, 
     return HOLDS if is_same else "prediction changed"
 
 
-def _content(row: RecordedRow, test_dir: str | None) -> bytes | None:
-    """Return the encoded image of a row, None if it cannot be read."""
-    folder = Path(row.settings.get(TEST_DIR, os.curdir) if test_dir is None else test_dir)
-    original = _ESCAPED.sub(lambda found: os.fsdecode(bytes.fromhex(found[1])), row.path)  # not UTF-8
-    for path in dict.fromkeys([row.path, original]):
+def _contents(rows: Sequence[RecordedRow], test_dir: str | None) -> list[bytes | None]:
+    """Return the encoded image of each row, None if it cannot be read."""
+    contents: dict[str, dict[str, bytes]] = {}
+    for place, members in itertools.groupby(rows, key=lambda row: test_dir or row.settings.get(TEST_DIR, os.curdir)):
+        if os.path.isfile(place):  # an archive or a list
+            contents[place] = _in_collection(place, {name for row in members for name in _names(row)})
+    return [_content(row, test_dir or row.settings.get(TEST_DIR, os.curdir), contents) for row in rows]
+
+
+def _content(row: RecordedRow, place: str, contents: Mapping[str, Mapping[str, bytes]]) -> bytes | None:
+    for name in _names(row):
+        if place in contents:
+            if name in contents[place]:
+                return contents[place][name]
+            continue
         try:
-            return read_image_file(folder / path)
+            return read_image_file(Path(place, name))
         except ImageError:
             continue
     return None
+
+
+def _names(row: RecordedRow) -> list[str]:
+    """Return the names of files that may have been written as the row's path."""
+    original = _ESCAPED.sub(lambda found: os.fsdecode(bytes.fromhex(found[1])), row.path)  # not UTF-8
+    return list(dict.fromkeys([row.path, original, row.path.removeprefix("./")]))  # no formula of a spreadsheet
+
+
+def _in_collection(place: str, names: Collection[str]) -> dict[str, bytes]:
+    """Return name -> encoded image, for those of `names` that are in an archive or list; no address is fetched."""
+    found: dict[str, bytes] = {}
+    try:
+        for image in open_source(place):
+            if image.name in names and not image.is_remote and image.name not in found:
+                with contextlib.suppress(ImageError):
+                    found[image.name] = image.read(lambda size: None)
+    except UserError as error:
+        _say(str(error))
+    return found
 
 
 def _say(text: str) -> None:

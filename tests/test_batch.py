@@ -1,6 +1,7 @@
 """`batch` writes the rows of `infer`, whatever holds the images and wherever Ray runs."""
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -159,6 +160,11 @@ def test_other_parquet_files_are_refused_before_any_work(
         (["--output=out", "--address=127.0.0.1:9"], 1, "no Ray cluster listens at 127.0.0.1:9"),
         (["--output=out", "--workers=0"], 2, "1 or more"),
         (["--output=out", "--format=table"], 2, "must be one of parquet, csv, jsonl"),
+        (
+            ["--output=out", "--test_dir=images.zip"],
+            2,
+            "batch reads folders and Parquet files; for images.zip, use infer",
+        ),
         ([], 2, "batch needs OUTPUT"),
     ],
 )
@@ -174,7 +180,9 @@ def test_mistakes_are_told(
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / "full")
     (tmp_path / "net.ckpt").touch()
-    assert main(COMMANDS, "", ["batch", "full", "--checkpoint_name=net.ckpt", *words]) == exit_code
+    shutil.make_archive("images", "zip", "full")
+    images = [] if any(word.startswith("--test_dir") for word in words) else ["full"]
+    assert main(COMMANDS, "", ["batch", *images, "--checkpoint_name=net.ckpt", *words]) == exit_code
     assert message in capsys.readouterr().err
 
 

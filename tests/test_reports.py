@@ -252,7 +252,7 @@ def test_odd_pictures_are_the_same_pixels_in_training_as_in_inference() -> None:
         save(Image.fromarray(picture(7, 24)).crop((0, 0, 24, 16)), Path("set/train/odd", name))
     data = folder("set", 16, None, validation_fraction=0.0, test_fraction=0.0, seed=0)
     learnt = data.train.images[data.train.labels == data.class_names.index("odd")].permute(0, 2, 3, 1).numpy()
-    asked = [item.pixels for item in decode_files(ImageSearch("set/train/odd"), 16, look_ahead=4)]
+    asked = [pixels for _, pixels in decode_files(ImageSearch("set/train/odd"), 16, look_ahead=4)]
     assert len(asked) == len(PICTURES)
     np.testing.assert_array_equal(learnt, np.stack(asked))  # type: ignore[arg-type]
     assert len({pixels.tobytes() for pixels in learnt}) == len(PICTURES)

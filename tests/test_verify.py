@@ -2,6 +2,7 @@
 
 import json
 import shutil
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +16,7 @@ from cifar10.cli.command_line import main
 from cifar10.config.compose import load_config
 from cifar10.errors import UserError
 from cifar10.export import export
-from cifar10.images.search import ImageSearch
+from cifar10.images.sources import open_source
 from cifar10.infer import infer
 from cifar10.inference.destination import choose_destination
 from cifar10.inference.predictor import Predictor
@@ -79,9 +80,9 @@ def write_images(folder: Path, count: int = 6) -> None:
     (folder / "bad.png").write_bytes(b"no image")
 
 
-def infer_with_receipts(output: str, top_k: int = 1) -> Path:
+def infer_with_receipts(output: str, top_k: int = 1, source: str = "photos") -> Path:
     destination = choose_destination(output, None)
-    infer(InferenceRequest(ImageSearch("photos"), Path("net.ckpt"), destination, top_k=top_k, receipts=True))
+    infer(InferenceRequest(open_source(source), Path("net.ckpt"), destination, top_k=top_k, receipts=True))
     return Path(output)
 
 
@@ -149,6 +150,22 @@ def test_moved_images_are_found_where_they_are_said_to_be(tmp_path: Path, capsys
     Path("photos").rename("elsewhere")
     assert result(capsys, file) == {"image missing": 7}
     assert result(capsys, file, test_dir="elsewhere") == {"holds": 7}
+
+
+@pytest.mark.usefixtures("engine")
+def test_images_of_an_archive_and_of_a_list_are_read_again(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_images(tmp_path / "photos")
+    with zipfile.ZipFile("photos.zip", "w") as archive:
+        for file in sorted(Path("photos").iterdir()):
+            archive.write(file, f"in/{file.name}")
+    Path("list.txt").write_text("\n".join(f"photos/{number}.png" for number in (3, 1, 2)))
+    for source, count in {"photos.zip": 7, "list.txt": 3}.items():
+        assert result(capsys, infer_with_receipts(f"{source}.csv", source=source)) == {"holds": count}
+    Path("photos/1.png").unlink()
+    assert result(capsys, Path("list.txt.csv")) == {"holds": 2, "image missing": 1}
+    with zipfile.ZipFile("photos.zip", "w") as archive:
+        archive.write("photos/0.png", "in/1.png")
+    assert result(capsys, Path("photos.zip.csv")) == {"image changed": 1, "image missing": 6}
 
 
 @pytest.mark.usefixtures("engine")

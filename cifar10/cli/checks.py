@@ -1,11 +1,11 @@
 """Checks of arguments that need no heavy imports, such as files that do not exist."""
 
-import contextlib
 import os
 import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,8 +14,9 @@ from cifar10.config.advice import command_line
 from cifar10.config.changeable import is_resumable
 from cifar10.config.conf_folder import PROJECT, options, top_settings
 from cifar10.errors import CheckpointError, UsageError, UserError
-from cifar10.images.other_formats import kind_of_collection, kind_of_name
-from cifar10.images.search import ImageSearch, no_images
+from cifar10.images.named_image import ImageSource
+from cifar10.images.search import no_images
+from cifar10.images.sources import STANDARD_INPUT, is_address, open_source
 from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, which_run
 from cifar10.suggest import did_you_mean, did_you_mean_path
 
@@ -25,37 +26,39 @@ if TYPE_CHECKING:
     from cifar10.inference.result_parts import PartFolder
 
 
-def require_images(test_dir: str) -> ImageSearch:
-    """Return the search for the images of a folder, file or glob; raise UsageError if there is none."""
-    is_glob = any(magic in test_dir for magic in "*?[")
-    if not os.path.lexists(test_dir) and not is_glob:
+def require_images(test_dir: str) -> ImageSource:
+    """Return the images of a folder, file, glob, archive, list or address; raise UsageError if there are none."""
+    is_file = test_dir == STANDARD_INPUT or is_address(test_dir) or os.path.lexists(test_dir)
+    if not is_file and not has_magic(test_dir):
         raise UsageError(f"--test_dir: there is no folder or file {test_dir}{did_you_mean_path(test_dir)}")
-    if os.path.isfile(test_dir):
-        if kind_of_name(test_dir) == "raw photo":  # only its thumbnail could be read
-            raise UsageError(f"--test_dir: {test_dir} is a raw photo, which is not read; convert it to JPEG or PNG")
-        with contextlib.suppress(OSError), open(test_dir, "rb") as file:  # the decoder reports an unreadable file
-            if (kind := kind_of_collection(file.read(4096))) is not None:
-                raise UsageError(f"--test_dir: {test_dir} is {kind}")
     try:
-        search = ImageSearch(test_dir)
+        source = open_source(test_dir)
     except UserError as error:
         raise UsageError(f"--test_dir: {error}") from None
-    if search.is_empty():
-        nothing = f"nothing matches {test_dir}" if is_glob and not search.skipped else no_images(search)
+    if source.is_empty():
+        nothing = f"nothing matches {test_dir}" if has_magic(test_dir) and not source.skipped else _nothing(source)
         raise UsageError(f"--test_dir: {nothing}")
-    return search
+    return source
 
 
-def require_batch_images(test_dir: str) -> "ImageSearch | ParquetImages":
-    """Return the Parquet files or the search for images that `test_dir` names; raise UsageError if there are none."""
+def _nothing(source: ImageSource) -> str:
+    return no_images(source.given, source.skipped, source.root)
+
+
+def require_batch_images(test_dir: str) -> "ImageSource | ParquetImages":
+    """Return the Parquet files or the images of a folder that `test_dir` names; raise UsageError if there are none."""
     from cifar10.images.parquet_images import find_parquet
 
     try:
-        return find_parquet(test_dir) or require_images(test_dir)
-    except UsageError:
-        raise
+        parquet = find_parquet(test_dir)
     except UserError as error:
         raise UsageError(f"--test_dir: {error}") from None
+    if parquet is not None:
+        return parquet
+    source = require_images(test_dir)
+    if test_dir == STANDARD_INPUT or is_address(test_dir) or not os.path.isdir(source.root):
+        raise UsageError(f"--test_dir: batch reads folders and Parquet files; for {test_dir}, use infer")
+    return source
 
 
 def require_batch_destination(output: str, output_format: str | None) -> "Destination | PartFolder":

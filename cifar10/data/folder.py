@@ -84,7 +84,7 @@ def _load(files: Sequence[LabelledFile], image_size: int, split_folder: Path) ->
     unreadable: list[str] = []
     decoded = decode_files((path for path, _ in files), image_size, _LOOK_AHEAD)
     progress = tqdm(decoded, str(split_folder), total=len(files), unit=" images", disable=None, leave=False)
-    for (path, label), (_, pixels, _) in zip(files, progress, strict=True):
+    for (path, label), (_, pixels) in zip(files, progress, strict=True):
         if isinstance(pixels, ImageError):
             unreadable.append(f"{str(path.relative_to(split_folder))!r} ({pixels})")
             continue

@@ -5,6 +5,7 @@ Checked before any work begins.
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import sys
@@ -28,6 +29,8 @@ _FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
+_UNFINISHED = ".partial"
+_LONGEST_NAME = 255  # bytes, of most file systems
 _OWN_STREAMS = {"stdin": 0, "stdout": 1, "stderr": 2}
 _OWN_STREAM = re.compile(r"/dev/(stdin|stdout|stderr)|(?:/dev|/proc/self)/fd/(\d+)")
 
@@ -109,6 +112,24 @@ def open_destination(destination: Destination) -> Iterator[BinaryIO]:
         if error.errno not in (*DISK_ERRORS, errno.EPIPE):
             raise
         raise UserError(f"{destination.path} could not be written: {error.strerror}") from error
+
+
+def partial_path(path: Path) -> Path:
+    """Return where the rows of the result file `path` are kept until it is complete."""
+    name = f"{path.name}{_UNFINISHED}"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = f"{path.name[:50]}-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}{_UNFINISHED}"
+    return path.with_name(name)
+
+
+def refuse_unfinished(path: Path, resume: bool) -> None:
+    """Raise a UsageError if there are rows of an interrupted run for `path`, unless they are to be continued."""
+    partial = partial_path(path)
+    if not resume and partial.exists():
+        raise UsageError(
+            f"--output={path}: an interrupted run has kept its rows in {partial}; continue it with --resume, or delete "
+            "that file to start again"
+        )
 
 
 def _standard_output(chosen: Format | None) -> Destination:

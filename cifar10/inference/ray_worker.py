@@ -6,16 +6,16 @@ Importing this imports neither Ray nor torch. Batches are tables of Arrow, in wh
 import json
 import os
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
-from pathlib import Path, PurePath
+from pathlib import Path
 from typing import Any
 
 import pyarrow as pa
 
-from cifar10.data.class_names import ClassFolders
 from cifar10.errors import UsageError, UserError
 from cifar10.images.decode import silence_pillow
+from cifar10.images.named_image import NamedImage, image_file, unreadable
 from cifar10.inference.prediction import ImageResult, Prediction
 from cifar10.inference.predictor import Predictor
 from cifar10.system.limits import CPUS
@@ -73,35 +73,29 @@ class ImageClassifier:
             self.predictor = _loaded(work)
         except UserError as error:
             self.failure = error
-            return
-        self._folders = ClassFolders(self.predictor.class_names)
 
     def __call__(self, batch: pa.Table) -> pa.Table:
         """Return one row for each image of `batch`, in order."""
         if self.failure is not None:
             failure = {"failure": str(self.failure), "is_usage": isinstance(self.failure, UsageError)}
             return pa.Table.from_pylist([{"model": json.dumps(failure)}], schema=_SCHEMA)
-        names, images = self._images(batch)
-        rows = [_row(name, result) for name, result in zip(names, self._results(images), strict=True)]
-        for row in rows:
-            if (label := self._folders.label(PurePath(os.fsdecode(row["name"])))) is not None:
-                row["label"] = self.predictor.class_names[label]
+        rows = [_row(result) for results in self._results(batch) for result in results]
         if rows:
             facts = {"class_names": self.predictor.class_names, "provenance": self.predictor.provenance}
             rows[0]["model"] = json.dumps(facts)
         return pa.Table.from_pylist(rows, schema=_SCHEMA)
 
-    def _images(self, batch: pa.Table) -> tuple[list[bytes], list[Any]]:
-        """Return the names of images, and the images: encoded, or paths."""
+    def _results(self, batch: pa.Table) -> Iterator[list[ImageResult]]:
         nothing = [None] * batch.num_rows
-        given = batch[NAME].to_pylist() if NAME in batch.column_names else nothing
-        names = [os.fsencode(name or b"") for name in given]
+        names = batch[NAME].to_pylist() if NAME in batch.column_names else nothing
         data = batch[DATA].to_pylist() if DATA in batch.column_names else nothing
-        paths = [Path(self.work.root, os.fsdecode(name)) if name else b"" for name in names]
-        return names, [path if encoded is None else encoded for encoded, path in zip(data, paths, strict=True)]
+        images = (self._image(os.fsdecode(name or b""), encoded) for name, encoded in zip(names, data, strict=True))
+        return self.predictor.predict_source(images, self.work.top_k)
 
-    def _results(self, images: Sequence[Any]) -> list[ImageResult]:
-        return self.predictor.predict(list(images), self.work.top_k) if images else []
+    def _image(self, name: str, encoded: bytes | None) -> NamedImage:
+        if encoded is not None:
+            return NamedImage(name, lambda before_reading: encoded)
+        return image_file(Path(self.work.root, name), name) if name else unreadable(name, "neither path nor bytes")
 
 
 def results_of(table: pa.Table, facts: ModelFacts) -> list[ImageResult]:
@@ -147,10 +141,11 @@ def _loaded(work: Work) -> Predictor:
     return replace(predictor, origin={**predictor.origin, "checkpoint": work.checkpoint})
 
 
-def _row(name: bytes, result: ImageResult) -> dict[str, Any]:
+def _row(result: ImageResult) -> dict[str, Any]:
     return {
-        "name": name,
+        "name": os.fsencode(result.path),
         "class_ids": [one.class_id for one in result.top],
         "probabilities": [one.probability for one in result.top],
+        "label": result.label,
         "error": result.error,
     }

@@ -4,8 +4,9 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from cifar10.errors import UsageError, UserError
-from cifar10.images.search import ImageSearch, no_images
-from cifar10.inference.destination import Destination
+from cifar10.images.named_image import ImageSource
+from cifar10.images.search import no_images
+from cifar10.inference.destination import Destination, refuse_unfinished
 from cifar10.inference.engines import require_engine
 
 
@@ -18,7 +19,7 @@ class InferenceRequest:
         UserError: There are no images.
     """
 
-    images: ImageSearch
+    images: ImageSource
     checkpoint: Path | str
     """A file, or a name that only MLflow knows; see `resolve_checkpoint`."""
     destination: Destination
@@ -32,6 +33,10 @@ class InferenceRequest:
     """Test-time augmentation; None: as in that pass."""
     engine: str | None = None
     """What computes: the name of a file in `conf/engine/`; None: as the suffix of the checkpoint says."""
+    resume: bool = False
+    """Continue with the rows that an interrupted run has kept."""
+    full_jpeg: bool = False
+    """Decode large JPEG images at full size, as in training."""
     receipts: bool = False
     """Whether rows carry what `verify` needs: see `receipts.py`."""
 
@@ -42,5 +47,10 @@ class InferenceRequest:
             require_engine(self.engine)
         if self.receipts and self.destination.format == "table":
             raise UsageError("--receipts: a table has no columns for them; choose --format=csv, jsonl or parquet")
+        path = self.destination.path
+        if path is not None and not self.destination.is_stream:
+            refuse_unfinished(path, self.resume)
+        elif self.resume:
+            raise UsageError("--resume continues a result file; name it with --output=FILE")
         if self.images.is_empty():
-            raise UserError(no_images(self.images))
+            raise UserError(no_images(self.images.given, self.images.skipped, self.images.root))
