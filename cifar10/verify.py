@@ -98,7 +98,9 @@ def _predictor(row: RecordedRow, checkpoint_name: str | None) -> Predictor:
     files = [resolve_checkpoint(checkpoint_name)] if checkpoint_name else _candidates(row)
     for file, engine in itertools.product(files, engines):
         try:
-            predictor = Predictor.from_checkpoint(file, device, int(batch_size), tta, engine=engine)
+            predictor = Predictor.from_checkpoint(
+                file, device, int(batch_size), tta, engine=engine, full_jpeg=row.settings.get("jpeg") == "full"
+            )
         except UserError as error:  # such as an engine for other processors
             problem = f"; {error}"
             continue
