@@ -15,8 +15,8 @@ from cifar10.cli.checks import (
     require_checkpoint,
     require_device,
     require_folder,
-    require_formats,
     require_images,
+    require_options,
     require_place,
     require_resumable,
 )
@@ -146,12 +146,35 @@ def export(*overrides: str, checkpoint_name: str = "best", formats: str = "onnx"
     note_place()
     require_checkpoint(checkpoint_name)
     refuse_other_settings(override.partition("=")[0] for override in overrides)
-    chosen = require_formats(formats)
+    chosen = require_options("formats", "export", formats)
     checkpoint_name = pin_checkpoint(checkpoint_name)
     with if_stopped("while files were exported; those that were named are complete"):
         from cifar10.export import export
 
         export(checkpoint_name, chosen, output=output, overrides=overrides)
+
+
+def benchmark(*overrides: str, checkpoint_name: str = "best", engines: str = "all", output: str | None = None) -> None:
+    """Compare the inference engines on this machine: speed, size, accuracy, and answers that differ.
+
+    --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
+    --engines=A,B            files of conf/engine/, or all  (all)
+    --output=DIR             the folder of the table and the picture  (benchmark beside the checkpoint)
+    data_loading.root=DIR    where the data are today, if they have moved; likewise data_loading.sources=[...]
+
+    All images of the test split are computed by each engine. --engine=auto uses what was measured.
+
+    python commands.py benchmark --checkpoint_name=first
+    """
+    note_place()
+    require_checkpoint(checkpoint_name)
+    refuse_other_settings(override.partition("=")[0] for override in overrides)
+    chosen = require_options("engines", "engine", engines)
+    checkpoint_name = pin_checkpoint(checkpoint_name)
+    with if_stopped("while engines were measured; nothing was written"):
+        from cifar10.benchmark import benchmark
+
+        benchmark(checkpoint_name, chosen, output=output, overrides=overrides)
 
 
 def sync(name: str | None = None, *, models_dir: str = "models", tracking_uri: str | None = None) -> None:
@@ -209,7 +232,9 @@ def demo() -> None:
     demo()
 
 
-COMMANDS = {command.__name__: command for command in (train, infer, evaluate, export, sync, data, config, demo)}
+COMMANDS = {
+    command.__name__: command for command in (train, infer, evaluate, export, benchmark, sync, data, config, demo)
+}
 
 if __name__ == "__main__":
     sys.exit(main(COMMANDS, description="Train an image classifier, evaluate it, and classify images with it."))

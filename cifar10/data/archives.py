@@ -25,6 +25,7 @@ from cifar10.config.advice import setting
 from cifar10.constants import Archive
 from cifar10.data.download import Patience, SourceFailed, download
 from cifar10.data.image_dataset import DataError, MissingDataError
+from cifar10.files import file_sha256
 
 PATIENT = Patience()
 _may_fetch = ContextVar("may_fetch", default=True)
@@ -124,7 +125,7 @@ def _take_path(archive: Archive, root: Path, path: Path) -> None:
 def _unpack(archive: Archive, root: Path, path: Path) -> None:
     if not _is_readable(path):
         raise SourceFailed("there is no such file, or it is not readable")
-    if (found := _sha256(path)) != archive.sha256:
+    if (found := file_sha256(path)) != archive.sha256:
         raise SourceFailed(f"not the published archive: its SHA-256 is {found[:12]}..., not {archive.sha256[:12]}...")
     wanted = {f"{archive.folder}/{name}": name for name, _ in archive.members}
     try:
@@ -148,7 +149,7 @@ def _fetch_url(archive: Archive, root: Path, url: str, patience: Patience, is_la
     part = root / f"{archive.name}.part"
     for is_mixed in (part.exists(), False):
         download(url, part, archive.size, patience, is_last)
-        if _sha256(part) == archive.sha256:
+        if file_sha256(part) == archive.sha256:
             break
         part.unlink()
         if not is_mixed:
@@ -230,11 +231,6 @@ def _host(url: str) -> str:
 
 def _report(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _has_md5(path: Path, md5: str) -> bool:
