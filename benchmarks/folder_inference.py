@@ -31,7 +31,7 @@ from measuring import REPOSITORY, in_turn, ratio, spread, table, write_results
 from PIL import Image
 
 _LOOP = "loop of Pillow and PyTorch"
-_RATE = re.compile(rb"([\d,]+) images/s")
+_RATE = re.compile(rb"([\d,.]+) images/s")
 
 
 class Run(NamedTuple):
@@ -93,8 +93,8 @@ def race(arguments: argparse.Namespace, scratch: Path) -> None:
         raw[title] = {name: [one._asdict() for one in found] for name, found in runs.items()}
     head = ["files", "way", "images/s", "over the loop", "peak MB", "wall s, whole process", "cpu s, whole process"]
     body = [
-        f"Medians of {arguments.rounds} rounds, in brackets the range. One view. The loop takes "
-        f"{arguments.loop_images:,} of the PNG files, evenly spread, the others all.",
+        f"Medians of {arguments.rounds} rounds, in brackets the range. One view. The loop takes at most "
+        f"{arguments.loop_images:,} of the files, evenly spread, the others all.",
         "",
         *table(head, rows),
     ]
@@ -184,7 +184,7 @@ def loop(folder: Path, checkpoint: Path, num_images: int) -> None:
             probability, class_id = network(image).softmax(dim=1)[0].max(dim=0)
             rows.writerow([path, found.class_names[int(class_id)], int(class_id), float(probability)])
             seconds.append(time.perf_counter())
-    print(f"{len(paths) / (seconds[-1] - started):,.0f} images/s", file=sys.stderr)
+    print(f"{len(paths) / (seconds[-1] - started):,.2f} images/s", file=sys.stderr)
 
 
 def write_test_images(root: Path, folder: Path) -> Path:

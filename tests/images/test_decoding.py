@@ -10,7 +10,8 @@ import pytest
 
 from cifar10.images import named_image, parallel
 from cifar10.images.decode import EncodedImage, ImageError, Pixels, decode_image, resize_image
-from cifar10.images.parallel import decode_files
+from cifar10.images.named_image import image_file
+from cifar10.images.parallel import decode_batches, decode_files
 from cifar10.images.reading import read_image_file
 from tests.malformed import encode, picture
 
@@ -128,3 +129,12 @@ def test_an_error_that_is_no_reason_reaches_the_caller(tmp_path: Path, monkeypat
     monkeypatch.setattr(named_image, "read_image_file", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         list(decode_files(write(tmp_path, ["1.png"]), SIZE, look_ahead=1))
+
+
+def test_a_list_ends_after_so_many_pixels_that_rows_of_photos_come_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [image_file(path) for path in write(tmp_path, [f"{number:02}.png" for number in range(11)], size=32)]
+    monkeypatch.setattr(parallel, "_BATCH_PIXELS", 4 * 32 * 32)
+    assert [len(part) for part in decode_batches(images, SIZE, batch_size=1000)] == [4, 4, 3]
+    assert [len(part) for part in decode_batches(images, SIZE, batch_size=3)] == [3, 3, 3, 2]
