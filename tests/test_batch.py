@@ -180,7 +180,7 @@ def test_mistakes_are_told(
     monkeypatch.chdir(tmp_path)
     write_images(tmp_path / "full")
     (tmp_path / "net.ckpt").touch()
-    shutil.make_archive("images", "zip", "full")
+    shutil.make_archive("images", "zip", "full", "red")
     images = [] if any(word.startswith("--test_dir") for word in words) else ["full"]
     assert main(COMMANDS, "", ["batch", *images, "--checkpoint_name=net.ckpt", *words]) == exit_code
     assert message in capsys.readouterr().err
