@@ -1,7 +1,7 @@
 """Kernels for layers that PyTorch computes slowly on a CPU in float32. `convert` puts them into a finished network.
 
 The network itself is built of plain PyTorch layers and does not know this package. `FusedNetwork` is a copy of it for
-inference on CPUs with AMX.
+inference on CPUs with AMX, or with integer vectors.
 """
 
 from collections.abc import Mapping
@@ -10,12 +10,22 @@ from typing import TypeVar
 from torch import nn
 
 from cifar10.kernels.convolution import WinogradConv3x3, WinogradConvPool
-from cifar10.kernels.fused_network import FusedNetwork
+from cifar10.kernels.fused_network import FusedNetwork, integer_arithmetic, obstacle
 from cifar10.kernels.jit import is_available
 from cifar10.kernels.normalization import FusedBatchNormSiLU
+from cifar10.kernels.quantization import InputRange, input_ranges
 from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
 
-__all__ = ["FusedNetwork", "convert", "is_available", "revert"]
+__all__ = [
+    "FusedNetwork",
+    "InputRange",
+    "convert",
+    "input_ranges",
+    "integer_arithmetic",
+    "is_available",
+    "obstacle",
+    "revert",
+]
 
 _CONVERTED: dict[type[nn.Module], type[nn.Module]] = {
     Conv3x3: WinogradConv3x3,

@@ -1,4 +1,4 @@
-"""Arrays in memory, as kernels read and write them: float32 and uint8, a vector at a time."""
+"""Arrays in memory, as kernels read and write them: float32, int32 and uint8, a vector at a time."""
 
 from typing import Any
 
@@ -9,7 +9,7 @@ try:
 except ImportError:  # then `jit.is_available` is false, and no code is generated
     ir = None
 
-_FLOAT_ALIGNMENT = 4  # bytes; PyTorch aligns tensors, but not the rows in them
+_ALIGNMENT = 4  # bytes of float32 and int32; PyTorch aligns tensors, but not the rows in them
 
 
 class FloatArray:
@@ -22,7 +22,7 @@ class FloatArray:
     def load(self, offset: Integer | int) -> Vector:
         """Return the vector that begins at `offset`."""
         value = self.builder.llvm.load(self._address(offset))
-        value.align = _FLOAT_ALIGNMENT
+        value.align = _ALIGNMENT
         return Vector(self.builder, value)
 
     def broadcast(self, offset: Integer | int) -> Vector:
@@ -43,7 +43,7 @@ class FloatArray:
 
     def store(self, vector: Vector, offset: Integer | int) -> None:
         """Write a vector to `offset` and after."""
-        self.builder.llvm.store(vector.value, self._address(offset)).align = _FLOAT_ALIGNMENT
+        self.builder.llvm.store(vector.value, self._address(offset)).align = _ALIGNMENT
 
     def store_nontemporal(self, vector: Vector, offset: Integer | int) -> None:
         """Write a vector of one cache line past the caches, without reading the line first, as `store` does.
@@ -62,6 +62,37 @@ class FloatArray:
         return llvm.bitcast(address, self.builder.vector_type.as_pointer())
 
 
+class IntArray:
+    """int32 numbers in memory; offsets count numbers."""
+
+    def __init__(self, builder: "KernelBuilder", pointer: Any) -> None:
+        self.builder = builder
+        self._pointer = pointer
+
+    def load(self, offset: Integer | int) -> IntVector:
+        """Return the vector that begins at `offset`."""
+        value = self.builder.llvm.load(self._address(offset))
+        value.align = _ALIGNMENT
+        return IntVector(self.builder, value)
+
+    def broadcast(self, offset: Integer | int) -> IntVector:
+        """Return a vector with the number at `offset` in all lanes."""
+        llvm, builder = self.builder.llvm, self.builder
+        number = llvm.load(llvm.gep(self._pointer, [builder.integer(offset).value]))
+        undefined = ir.Constant(builder.int_vector_type, ir.Undefined)
+        first = llvm.insert_element(undefined, number, ir.IntType(32)(0))
+        return IntVector(builder, llvm.shuffle_vector(first, undefined, ir.Constant(builder.int_vector_type, None)))
+
+    def store(self, vector: IntVector, offset: Integer | int) -> None:
+        """Write a vector to `offset` and after."""
+        self.builder.llvm.store(vector.value, self._address(offset)).align = _ALIGNMENT
+
+    def _address(self, offset: Integer | int) -> Any:
+        llvm = self.builder.llvm
+        address = llvm.gep(self._pointer, [self.builder.integer(offset).value])
+        return llvm.bitcast(address, self.builder.int_vector_type.as_pointer())
+
+
 class ByteArray:
     """uint8 numbers in memory; vectors of them are widened to int32."""
 
@@ -69,13 +100,13 @@ class ByteArray:
         self.builder = builder
         self._pointer = pointer
 
-    def load(self, offset: Integer) -> IntVector:
+    def load(self, offset: Integer | int) -> IntVector:
         """Return the vector that begins at `offset`."""
         value = self.builder.llvm.load(self._address(offset))
         value.align = 1
         return IntVector(self.builder, self.builder.llvm.zext(value, self.builder.int_vector_type))
 
-    def store(self, vector: IntVector, offset: Integer) -> None:
+    def store(self, vector: IntVector, offset: Integer | int) -> None:
         """Write the low byte of each element."""
         low = self.builder.llvm.trunc(vector.value, self._byte_vector_type)
         self.builder.llvm.store(low, self._address(offset)).align = 1
@@ -84,14 +115,19 @@ class ByteArray:
     def _byte_vector_type(self) -> Any:
         return ir.VectorType(ir.IntType(8), self.builder.num_lanes)
 
-    def _address(self, offset: Integer) -> Any:
-        address = self.builder.llvm.gep(self._pointer, [offset.value])
+    def _address(self, offset: Integer | int) -> Any:
+        address = self.builder.llvm.gep(self._pointer, [self.builder.integer(offset).value])
         return self.builder.llvm.bitcast(address, self._byte_vector_type.as_pointer())
 
 
 def float_array(builder: "KernelBuilder", address: Integer) -> FloatArray:
     """Return the float32 array at `address`, to be accessed with vectors of the builder's number of lanes."""
     return FloatArray(builder, builder.llvm.inttoptr(address.value, ir.FloatType().as_pointer()))
+
+
+def int_array(builder: "KernelBuilder", address: Integer) -> IntArray:
+    """Return the int32 array at `address`, to be accessed with vectors of the builder's number of lanes."""
+    return IntArray(builder, builder.llvm.inttoptr(address.value, ir.IntType(32).as_pointer()))
 
 
 def byte_array(builder: "KernelBuilder", address: Integer) -> ByteArray:

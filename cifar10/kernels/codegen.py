@@ -77,6 +77,10 @@ class IntVector:
         self.builder = builder
         self.value = value
 
+    def greater(self, other: "IntVector") -> Any:
+        """Return a mask for `KernelBuilder.select`: where self > other."""
+        return self.builder.llvm.icmp_signed(">", self.value, other.value)
+
     def equals(self, number: int) -> Any:
         """Return a mask for `KernelBuilder.select`: where elements are `number`."""
         return self.builder.llvm.icmp_signed("==", self.value, self.builder.int_constant(number).value)
@@ -156,10 +160,10 @@ class KernelBuilder:
         self,
         start: Integer | int,
         end: Integer | int,
-        initial: Sequence[Vector],
-        body: Callable[[Integer, list[Vector]], list[Vector]],
+        initial: Sequence[AnyVector],
+        body: Callable[[Integer, list[AnyVector]], list[AnyVector]],
         step: int = 1,
-    ) -> list[Vector]:
+    ) -> list[AnyVector]:
         """Loop with vectors carried from one iteration to the next, in registers.
 
         Args:
@@ -178,8 +182,8 @@ class KernelBuilder:
 
     @contextmanager
     def _repeat(
-        self, start: Integer | int, end: Integer | int, step: int, initial: Sequence[Vector]
-    ) -> Iterator[tuple[Integer, list[Vector], list[Vector]]]:
+        self, start: Integer | int, end: Integer | int, step: int, initial: Sequence[AnyVector]
+    ) -> Iterator[tuple[Integer, list[AnyVector], list[AnyVector]]]:
         """Yield counter, carried vectors, and a list to be filled with what the next iteration gets."""
         llvm, before = self.llvm, self.llvm.block
         head, body, after = (llvm.append_basic_block(name) for name in ("head", "body", "after"))
@@ -187,10 +191,10 @@ class KernelBuilder:
         llvm.position_at_end(head)
         counter = llvm.phi(ir.IntType(64))
         counter.add_incoming(self.integer(start).value, before)
-        carried = [Vector(self, llvm.phi(self.vector_type)) for _ in initial]
+        carried = [type(vector)(self, llvm.phi(vector.value.type)) for vector in initial]
         llvm.cbranch(llvm.icmp_signed("<", counter, self.integer(end).value), body, after)
         llvm.position_at_end(body)
-        results: list[Vector] = []
+        results: list[AnyVector] = []
         yield Integer(self, counter), carried, results
         for vector, first, following in zip(carried, initial, results, strict=True):
             vector.value.add_incoming(first.value, before)

@@ -1,14 +1,12 @@
-"""Feature maps in memory as matrix tiles read them: bfloat16, channels last, with borders of zeros."""
+"""Feature maps in memory as fused layers read them: channels last, with borders of zeros."""
 
 from dataclasses import dataclass
 
 import torch
 from torch import Tensor
 
-from cifar10.kernels import amx
+from cifar10.kernels.arithmetic import Arithmetic
 from cifar10.kernels.codegen import Integer
-
-_BYTES = 2  # of a bfloat16
 
 
 @dataclass(frozen=True)
@@ -24,11 +22,12 @@ class FeatureMaps:
     """H in pixels."""
     num_channels: int
     """Without those that are added to fill a tile."""
+    arithmetic: Arithmetic
 
     @property
     def channels(self) -> int:
-        """C: a multiple of 32."""
-        return -(-self.num_channels // amx.DEPTH) * amx.DEPTH
+        """C: a multiple of the arithmetic's depth."""
+        return -(-self.num_channels // self.arithmetic.depth) * self.arithmetic.depth
 
     @property
     def pitch(self) -> int:
@@ -42,17 +41,23 @@ class FeatureMaps:
 
     @property
     def position_bytes(self) -> int:
-        return _BYTES * self.channels
+        return self.arithmetic.bytes * self.channels
 
     @property
     def _border(self) -> int:
         """Positions before the first image."""
         return self.pitch + 1
 
-    def allocate(self, num_images: int, overhang: int) -> Tensor:
-        """Return memory for `num_images` images, and for `overhang` positions that may be read after the last."""
+    def allocate(self, num_images: int, overhang: int, zero: int = 0) -> Tensor:
+        """Return memory for `num_images` images, and for `overhang` positions that may be read after the last.
+
+        Args:
+            num_images: B.
+            overhang: Positions.
+            zero: The number that stands for 0, and fills the memory.
+        """
         positions = 2 * self._border + num_images * self.image_positions + overhang
-        return torch.zeros(positions * self.channels, dtype=torch.bfloat16)
+        return torch.full((positions * self.channels,), zero, dtype=self.arithmetic.map_type)
 
     def offset(self, image: Integer, row: Integer, column: Integer | int) -> Integer:
         """Return the bytes from the beginning of the memory to a position."""

@@ -40,6 +40,11 @@ def has_avx512() -> bool:
     return binding is not None and bool(binding.get_host_cpu_features().get("avx512f"))
 
 
+def has_capability(name: str) -> bool:
+    """Whether PyTorch says that this CPU has `name`, such as avx512_vnni."""
+    return hasattr(torch.cpu, "get_capabilities") and bool(torch.cpu.get_capabilities().get(name))
+
+
 Emit = Callable[[KernelBuilder, Integer, Integer, Sequence[Integer]], None]
 """Writes the code of one thread: builder, first item, end of its items, the arguments of the call."""
 
