@@ -219,7 +219,7 @@ def export(
     """Write the network of a checkpoint in other formats, each compared with it on the whole test split.
 
     --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
-    --formats=A,B            files of conf/export/, or all  (onnx)
+    --formats=A,B            files of conf/export/, or all that this network and CPU can have  (onnx)
     --output=DIR             the folder of the files  (export beside the checkpoint)
     --register=NAME[@ALIAS]  also log the model in MLflow, and register it: for mlflow models serve, and as
                              --checkpoint_name=models:/NAME@ALIAS
@@ -239,7 +239,14 @@ def export(
     with if_stopped("while files were exported; those that were named are complete"):
         from cifar10.export import export
 
-        export(checkpoint_name, chosen, output=output, overrides=overrides, registered=registered)
+        export(
+            checkpoint_name,
+            chosen,
+            output=output,
+            overrides=overrides,
+            registered=registered,
+            leave_out_impossible=formats == "all",
+        )
 
 
 def benchmark(*overrides: str, checkpoint_name: str = "best", engines: str = "all", output: str | None = None) -> None:

@@ -1,10 +1,10 @@
 """Choose a device, query its capabilities, and prepare a network for it."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
 from cifar10 import kernels
 from cifar10.errors import UsageError
@@ -77,13 +77,43 @@ def prepare_network(network: nn.Module, channels_last: bool, with_kernels: bool)
     return kernels.convert(network) if with_kernels else network
 
 
-def fuse(network: nn.Module, image_size: int) -> kernels.FusedNetwork:
-    """Return a copy of `network` that is computed in bfloat16 by our own kernels, for inference on this CPU.
+def fuse(
+    network: nn.Module, image_size: int, ranges: Sequence[tuple[float, int]] | None = None
+) -> kernels.FusedNetwork:
+    """Return a copy of `network` that is computed by our own kernels, for inference on this CPU.
+
+    Args:
+        network: The default network.
+        image_size: S of the images.
+        ranges: As from `integer_ranges`, to compute in 8-bit integers; None: in bfloat16.
 
     Raises:
-        UsageError: There are no kernels for this network or this CPU.
+        UsageError: There are no kernels for this network or this CPU, or another number of ranges is needed.
     """
     try:
-        return kernels.FusedNetwork(network, image_size)
+        if ranges is None:
+            return kernels.FusedNetwork(network, image_size)
+        of_layers = [kernels.InputRange(*each) for each in ranges]
+        return kernels.FusedNetwork(network, image_size, kernels.integer_arithmetic(), of_layers)
     except ValueError as error:
-        raise UsageError(f"engine=native is not possible: {error}; choose torch or onnx") from None
+        name = "native" if ranges is None else "native_int8"
+        raise UsageError(f"engine={name} is not possible: {error}; choose torch or onnx") from None
+
+
+def integer_obstacle(network: nn.Module) -> str | None:
+    """Return why our kernels cannot compute `network` in 8-bit integers on this CPU; None if they can."""
+    return kernels.obstacle(network, kernels.integer_arithmetic())
+
+
+def integer_ranges(network: nn.Module, images: Tensor, percentiles: Sequence[float]) -> list[list[tuple[float, int]]]:
+    """Return for each of `percentiles` how 8-bit integers represent the inputs of each 3 x 3 convolution.
+
+    Args:
+        network: In evaluation mode.
+        images: To observe, uint8 (N, 3, S, S).
+        percentiles: Parts of all values, in percent, that the ranges contain.
+
+    Returns:
+        Size of a step, and the number, 0 .. 255, that stands for 0, for each convolution.
+    """
+    return [list(ranges) for ranges in kernels.input_ranges(network, images, percentiles)]

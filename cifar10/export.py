@@ -3,7 +3,7 @@
 import os
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from cifar10.config.build import build, read_component
 from cifar10.config.targets import EXPORT
-from cifar10.errors import CheckpointError
+from cifar10.errors import CheckpointError, UsageError
 from cifar10.files import make_output_folder, sync_folder
 from cifar10.formats import ExportFormat, Source
 from cifar10.formats.parity import all_probabilities, compare
@@ -32,6 +32,7 @@ def export(
     output: str | None = None,
     overrides: Sequence[str] = (),
     registered: RegisteredName | None = None,
+    leave_out_impossible: bool = False,
 ) -> list[Path]:
     """Write the network of a checkpoint in other formats, and return the files.
 
@@ -43,8 +44,10 @@ def export(
         output: The folder of the files; None: `export` beside the checkpoint.
         overrides: Where the data are today, as for `load_trained_data`.
         registered: Also register the checkpoint under this name, with its first ONNX file, as a model of MLflow.
+        leave_out_impossible: Leave out formats that this network or CPU cannot have, with a message.
 
     Raises:
+        UsageError: This network or CPU cannot have a format.
         CheckpointError: A file computes something else.
         UserError: The checkpoint, its data, a package, the folder or MLflow's store is not as needed.
     """
@@ -52,6 +55,7 @@ def export(
         require_registry()
     writers: dict[str, ExportFormat] = {name: build(EXPORT, read_component("export", name)) for name in formats}
     checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
+    writers = _possible(writers, checkpoint, leave_out_impossible)
     folder = Path(output) if output else checkpoint.path.parent / "export"
     make_output_folder(folder)
     keep_memory_warm()
@@ -80,6 +84,22 @@ def export(
     if registered is not None:
         _register(checkpoint, files, registered)
     return files
+
+
+def _possible(
+    writers: Mapping[str, ExportFormat], checkpoint: Checkpoint, leave_out_impossible: bool
+) -> dict[str, ExportFormat]:
+    """Return the formats that this network can have on this CPU."""
+    possible = {}
+    for name, writer in writers.items():
+        obstacle = writer.obstacle(checkpoint)
+        if obstacle is None:
+            possible[name] = writer
+        elif leave_out_impossible:
+            print(f"{name} is left out: {obstacle}", file=sys.stderr, flush=True)
+        else:
+            raise UsageError(f"--formats={name} is not possible: {obstacle}; choose other formats, or all")
+    return possible
 
 
 def _register(checkpoint: Checkpoint, files: Sequence[Path], name: RegisteredName) -> None:

@@ -35,6 +35,7 @@ _ENGINES = {  # program and precision in a receipt -> names in conf/engine to tr
     ("onnxruntime", "fp32"): ("onnx",),
     ("onnxruntime", "int8"): ("onnx_int8",),
     ("native", "bf16"): ("native", "torch"),
+    ("native", "int8"): ("native_int8",),
 }
 _ESCAPED = re.compile(r"\\x([0-9a-f]{2})")
 

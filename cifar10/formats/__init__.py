@@ -29,6 +29,9 @@ class ExportFormat(Protocol):
     file_name: str
     """Of the file that is written."""
 
+    def obstacle(self, checkpoint: Checkpoint) -> str | None:
+        """Return why this network cannot have the format, or not on this CPU; None if it can."""
+
     def write(self, source: Source, path: Path) -> None:
         """Write the network of `source` to `path`, which does not exist."""
 
@@ -40,7 +43,10 @@ class ExportFormat(Protocol):
 
 
 class ExactFormat:
-    """A format whose files compute the probabilities of the checkpoint."""
+    """A format for any network, whose files compute the probabilities of the checkpoint."""
+
+    def obstacle(self, checkpoint: Checkpoint) -> str | None:
+        return None
 
     def refusal(self, found: Parity, engine: Engine, source: Source) -> str | None:
         return None if found.is_equal else "it computes something else"

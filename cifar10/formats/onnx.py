@@ -81,7 +81,7 @@ def _exported(module: _Resized) -> Any:
     try:
         import onnxscript  # noqa: F401 - torch.onnx needs it
     except ModuleNotFoundError:
-        raise UserError("--formats=onnx needs packages: python -m pip install 'onnx>=1.19' 'onnxscript>=0.6'") from None
+        raise UserError("ONNX files need packages: python -m pip install 'onnx>=1.19' 'onnxscript>=0.6'") from None
     names = ("batch", "height", "width")
     dimensions = {axis: torch.export.Dim(name, min=1) for axis, name in enumerate(names)}
     other_size = (3, module.image_size + 3, module.image_size + 5, 3)  # no size may be taken for fixed

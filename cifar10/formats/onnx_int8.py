@@ -1,16 +1,13 @@
 """ONNX in 8-bit integers: quantised convolutions with scales per channel, calibrated on training images.
 
 Activations are unsigned, since ONNX Runtime computes unsigned with signed weights several times as fast as signed with
-signed on x86. Their ranges are percentiles, since single outliers would make the steps of all other values coarse; of
-several percentiles, the one is taken whose probabilities are closest to those in float32 on held-out images.
+signed on x86.
 """
 
 import contextlib
 import io
 import logging
-import statistics
 import tempfile
-import time
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any
@@ -20,16 +17,16 @@ from numpy.typing import NDArray
 
 from cifar10.files import file_sha256
 from cifar10.formats import Source
+from cifar10.formats.calibration import closest, engine_of, golden_of, refusal
 from cifar10.formats.onnx import to_onnx
 from cifar10.formats.parity import Parity
-from cifar10.inference.description import KEY, ModelDescription, golden
+from cifar10.inference.description import KEY, ModelDescription
 from cifar10.inference.engines import Engine
-from cifar10.inference.engines.onnx import PRECISION, OnnxEngine, load, open_session
+from cifar10.inference.engines.onnx import PRECISION, load
+from cifar10.runs.checkpoints import Checkpoint
 from cifar10.types import Length, PositiveInt, Range
 
 _QUANTIZED = ["Conv", "Gemm", "MatMul", "MaxPool", "Sigmoid", "Mul", "Relu", "Add", "GlobalAveragePool"]
-_ROUNDS = 7
-_MOST_HELD_OUT = 1000
 
 
 class Int8Format:
@@ -53,19 +50,18 @@ class Int8Format:
         self.percentiles = percentiles
         self.points = points
 
+    def obstacle(self, checkpoint: Checkpoint) -> str | None:
+        return None
+
     def write(self, source: Source, path: Path) -> None:
         import onnx
 
         model = to_onnx(source.checkpoint)
         images = source.calibration[: self.num_images]
-        others = (source.held_out, source.calibration[self.num_images :], images)
-        held_out = next(each for each in others if len(each))[:_MOST_HELD_OUT]  # of few images, the same ones
-        exact = _probabilities(_engine(model), held_out)
         with tempfile.TemporaryDirectory(prefix="export-") as folder, _quiet():
             prepared = _prepared(model, Path(folder))
             candidates = [_quantized(prepared, Path(folder), images, percentile) for percentile in self.percentiles]
-            errors = [float(np.square(_probabilities(_engine(each), held_out) - exact).mean()) for each in candidates]
-        best = candidates[int(np.argmin(errors))]
+            best = candidates[closest(map(engine_of, candidates), source, self.num_images)]
         _describe(best, source)
         onnx.save(best, path)
 
@@ -73,10 +69,7 @@ class Int8Format:
         return load(path).engine
 
     def refusal(self, found: Parity, engine: Engine, source: Source) -> str | None:
-        if found.lost_points > self.points:
-            return f"it loses {found.lost_points:.2f} points of accuracy, more than {self.points}"
-        ratio = _speed(engine, _engine(to_onnx(source.checkpoint)), source.calibration[:256])
-        return None if ratio > 1 else f"it is not faster than float32 here ({ratio:.2f} times)"
+        return refusal(found, engine, source, self.points)
 
 
 def _prepared(model: Any, folder: Path) -> Path:
@@ -126,32 +119,10 @@ def _describe(model: Any, source: Source) -> None:
     """Replace the description of the float32 model: golden probabilities are those of the integers."""
     import onnx
 
-    images = source.calibration[:4]
-    known = golden(images, _probabilities(_engine(model), images))
+    known = golden_of(engine_of(model), source)
     digest = file_sha256(source.checkpoint.path)
     description = ModelDescription.of(source.checkpoint).model_copy(update={"golden": known, "file_digest": digest})
     onnx.helper.set_model_props(model, {KEY: description.model_dump_json(), PRECISION: "int8"})
-
-
-def _engine(model: Any) -> OnnxEngine:
-    return OnnxEngine(open_session(model.SerializeToString(), "the network"), "int8")
-
-
-def _probabilities(engine: Engine, images: NDArray[np.uint8]) -> NDArray[np.float32]:
-    return np.concatenate([engine.probabilities(images[start : start + 250]) for start in range(0, len(images), 250)])
-
-
-def _speed(engine: Engine, reference: Engine, images: NDArray[np.uint8]) -> float:
-    """Return how many times as fast as `reference` `engine` is: the median of measurements in turn."""
-    ratios = []
-    for number in range(_ROUNDS + 1):  # the first warms up
-        seconds = []
-        for each in (engine, reference):
-            started = time.perf_counter()
-            each.probabilities(images)
-            seconds.append(time.perf_counter() - started)
-        ratios += [seconds[1] / seconds[0]] if number else []
-    return statistics.median(ratios)
 
 
 @contextlib.contextmanager

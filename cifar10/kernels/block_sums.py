@@ -17,7 +17,7 @@ except ImportError:  # then `jit.is_available` is false, and no code is generate
 _SUM_BYTES = 4
 _SLAB_BYTES = _SUM_BYTES * SLAB
 _POSITIONS = 12  # of 32 registers, 24 hold sums and 2 filters
-_UNROLLED = 4  # groups of channels
+_UNROLLED = 2  # groups of channels; of more, LLVM keeps inputs on the stack
 
 
 def multiply_tiles(

@@ -10,13 +10,14 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cifar10.kernels import FusedNetwork, amx
+from cifar10.kernels.arithmetic import BF16_AMX, INT8_AMX, INT8_VNNI, Arithmetic
 from cifar10.kernels.feature_maps import FeatureMaps
-from cifar10.kernels.fused_convolution import FusedConvolution
+from cifar10.kernels.fused_layer import FusedConvolution
 from cifar10.networks.layers import BatchNormSiLU, Conv3x3
 from cifar10.networks.simple_cnn import SimpleCNN
 from cifar10.networks.speed import SpeedNet
 
-needs_amx = pytest.mark.skipif(not amx.is_available(), reason="needs a CPU with AMX, and llvmlite")
+needs_amx = pytest.mark.skipif(BF16_AMX.missing() is not None, reason="needs a CPU with AMX, and llvmlite")
 
 
 @pytest.fixture
@@ -112,7 +113,7 @@ def test_what_has_no_kernels_is_refused(network: nn.Module, reason: str) -> None
 
 
 def test_without_matrix_units_every_network_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(amx, "is_available", lambda: False)
+    monkeypatch.setattr(amx, "is_available", lambda capability: False)
     with pytest.raises(ValueError, match="no matrix units"):
         FusedNetwork(make_network(), 32)
 
@@ -121,22 +122,34 @@ def test_without_matrix_units_every_network_is_refused(monkeypatch: pytest.Monke
     ("size", "pooling"), [(31, "pairs"), (15, "none"), (7, "none"), (7, "pairs"), (3, "global"), (23, "pairs")]
 )
 def test_blocks_cover_all_rows_in_whole_tiles(size: int, pooling: str) -> None:
-    layer = FusedConvolution(size, 24, 64, pooling)  # type: ignore[arg-type]
+    layer = FusedConvolution(size, 24, 64, pooling, False, BF16_AMX)  # type: ignore[arg-type]
     assert layer.block_tiles * amx.ROWS >= layer.block_rows * layer.source.pitch
     assert layer.rows_needed == (size - size % 2 if pooling == "pairs" else size)
     assert pooling != "pairs" or layer.block_rows % 2 == 0
 
 
-def test_packed_filters_hold_each_weight_once() -> None:
-    layer = FusedConvolution(8, 24, 64, "none")
-    weight = torch.arange(64 * 24 * 9, dtype=torch.float32).reshape(64, 24, 3, 3) % 256  # exact in bfloat16
+@pytest.mark.parametrize(
+    ("arithmetic", "shape", "place"),  # slab, depth, tap, half, group of channels, output, of the group
+    [
+        (BF16_AMX, (2, 3, 9, 2, 16, 16, 2), (1, 1, 5, 1, 3, 9, 1)),
+        (INT8_AMX, (2, 2, 9, 2, 16, 16, 4), (1, 0, 5, 1, 9, 9, 3)),
+        (INT8_VNNI, (2, 3, 9, 2, 8, 16, 4), (1, 1, 5, 1, 1, 9, 3)),
+    ],
+)
+def test_packed_filters_hold_each_weight_once(
+    arithmetic: Arithmetic, shape: tuple[int, ...], place: tuple[int, ...]
+) -> None:
+    layer = FusedConvolution(8, 72, 64, "none", False, arithmetic)
+    weight = (torch.arange(64 * 72 * 9, dtype=torch.float32) % 251 - 125).reshape(64, 72, 3, 3)  # exact in each type
     packed = layer.pack(weight).float()
-    assert packed.shape == (2, 1, 9, 2, 16, 16, 2)  # slab, depth, tap, half, pair of channels, output, of the pair
-    assert packed[1, 0, 5, 1, 3, 9, 1] == weight[32 + 16 + 9, 7, 1, 2]
-    assert packed.sum() == weight.sum()
+    assert packed.shape == shape
+    assert packed[place] == weight[32 + 16 + 9, 39, 1, 2]
+    assert packed.sum() == weight.sum() and packed.abs().sum() == weight.abs().sum()
 
 
-def test_maps_share_their_borders() -> None:
-    maps = FeatureMaps(7, 24)
-    assert (maps.channels, maps.pitch, maps.image_positions, maps.position_bytes) == (32, 8, 64, 64)
-    assert maps.allocate(2, overhang=0).numel() == (2 * 9 + 2 * 64) * 32
+@pytest.mark.parametrize(("arithmetic", "channels", "num_bytes"), [(BF16_AMX, 32, 64), (INT8_AMX, 64, 64)])
+def test_maps_share_their_borders(arithmetic: Arithmetic, channels: int, num_bytes: int) -> None:
+    maps = FeatureMaps(7, 24, arithmetic)
+    assert (maps.channels, maps.pitch, maps.image_positions, maps.position_bytes) == (channels, 8, 64, num_bytes)
+    memory = maps.allocate(2, overhang=0, zero=9)
+    assert memory.numel() == (2 * 9 + 2 * 64) * channels and (memory == 9).all()

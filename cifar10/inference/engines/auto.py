@@ -35,7 +35,7 @@ def load(
     path: Path,
     device: str = "auto",
     batch_size: int | None = None,
-    candidates: Annotated[list[str], Length(1, 20)] = ["torch", "onnx", "native", "onnx_int8"],  # noqa: B006
+    candidates: Annotated[list[str], Length(1, 20)] = ["torch", "onnx", "native", "onnx_int8", "native_int8"],  # noqa: B006
 ) -> LoadedModel:
     """Load a model with the fastest engine.
 
@@ -139,7 +139,8 @@ def _refusals(measured: Mapping[str, Measured]) -> list[str]:
 def _verdict_file(path: Path, candidates: list[str]) -> Path:
     """Return a file named by all that the result depends on: model, exported files, engines, machine, versions."""
     folder = path.parent / "export"
-    exported = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in sorted(folder.glob("*.onnx"))}
+    files = sorted([*folder.glob("*.onnx"), *folder.glob("*.json")])
+    exported = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
     facts = {"model": file_sha256(path), "exported": exported, "candidates": candidates, "machine": _machine()}
     return cache_folder() / f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]}.json"
 

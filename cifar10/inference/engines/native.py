@@ -1,9 +1,10 @@
-"""Probabilities by our own kernels in bfloat16: the default network, on a CPU with matrix units (AMX).
+"""Probabilities by our own kernels, of the default network; by `load` in bfloat16, on a CPU with matrix units (AMX).
 
-Several times as fast as PyTorch and ONNX Runtime (benchmarks/results/engines_*.md). Probabilities differ by some
-thousandths from those in float32.
+Several times as fast as PyTorch and ONNX Runtime (benchmarks/results/engines_*.md). Probabilities in bfloat16 differ by
+some thousandths from those in float32.
 """
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -23,22 +24,16 @@ _NUM_COMPARED = 8
 class NativeEngine:
     """The network of `checkpoint`, compiled for this CPU.
 
+    Args:
+        checkpoint: Of the default network.
+        ranges: To compute in 8-bit integers, as from `integer_ranges`; None: in bfloat16.
+
     Raises:
-        UsageError: There are no kernels for the network or the CPU.
-        CheckpointError: They compute something else than PyTorch.
+        UsageError: There are no kernels for the network or the CPU, or another number of ranges is needed.
     """
 
-    def __init__(self, checkpoint: Checkpoint) -> None:
-        network, size = checkpoint.network(), checkpoint.image_size
-        self._network = fuse(network, size)
-        images = np.random.default_rng(0).integers(0, 256, (_NUM_COMPARED, size, size, 3), np.uint8)
-        expected = TorchEngine(network, torch.device("cpu")).probabilities(images)
-        difference = float(np.abs(self.probabilities(images) - expected).max())
-        if not difference <= _TOLERANCE:
-            raise CheckpointError(
-                f"{checkpoint.path}: engine=native computes other probabilities than PyTorch (by up to "
-                f"{difference:.2g}); choose torch or onnx"
-            )
+    def __init__(self, checkpoint: Checkpoint, ranges: Sequence[tuple[float, int]] | None = None) -> None:
+        self._network = fuse(checkpoint.network(), checkpoint.image_size, ranges)
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return class probabilities, (B, K), of `pixels`, uint8 (B, S, S, 3), RGB, C-contiguous."""
@@ -46,7 +41,8 @@ class NativeEngine:
 
     def describe(self) -> dict[str, str]:
         """Return what probabilities depend on beside the weights."""
-        return {"engine": "native (AMX)", "device": "cpu", "precision": "bf16"}
+        arithmetic = self._network.arithmetic
+        return {"engine": f"native ({arithmetic.unit})", "device": "cpu", "precision": arithmetic.precision}
 
 
 def load(path: Path, device: str = "auto") -> LoadedModel:
@@ -60,8 +56,32 @@ def load(path: Path, device: str = "auto") -> LoadedModel:
         CheckpointError: The file is damaged or not a checkpoint, or the compiled network computes something else.
         UsageError: There are no kernels for the network or the CPU, or the device is another one.
     """
-    if device not in ("auto", "cpu"):
-        raise UsageError(f"device={device}: engine=native computes on the CPU; choose auto or cpu")
+    require_cpu(device)
     limit_threads()
     checkpoint = load_checkpoint(path)
-    return LoadedModel(NativeEngine(checkpoint), ModelDescription.of(checkpoint))
+    engine = NativeEngine(checkpoint)
+    _require_same(engine, checkpoint)
+    return LoadedModel(engine, ModelDescription.of(checkpoint))
+
+
+def require_cpu(device: str) -> None:
+    """Raise unless `device` is auto or cpu.
+
+    Raises:
+        UsageError: It is another one.
+    """
+    if device not in ("auto", "cpu"):
+        raise UsageError(f"device={device}: our own kernels compute on the CPU; choose auto or cpu")
+
+
+def _require_same(engine: NativeEngine, checkpoint: Checkpoint) -> None:
+    """Compare probabilities with those of PyTorch."""
+    size = checkpoint.image_size
+    images = np.random.default_rng(0).integers(0, 256, (_NUM_COMPARED, size, size, 3), np.uint8)
+    expected = TorchEngine(checkpoint.network(), torch.device("cpu")).probabilities(images)
+    difference = float(np.abs(engine.probabilities(images) - expected).max())
+    if not difference <= _TOLERANCE:
+        raise CheckpointError(
+            f"{checkpoint.path}: engine=native computes other probabilities than PyTorch (by up to {difference:.2g}); "
+            "choose torch or onnx"
+        )
