@@ -20,7 +20,8 @@ from cifar10.data.shapes import shapes
 from cifar10.errors import CheckpointError, UserError
 from cifar10.export import export
 from cifar10.formats import Source
-from cifar10.formats.onnx_int8 import Int8Format, _speed
+from cifar10.formats.calibration import speed
+from cifar10.formats.onnx_int8 import Int8Format
 from cifar10.formats.parity import TOLERANCE, Parity, compare
 from cifar10.inference.description import KEY
 from cifar10.inference.predictor import Predictor
@@ -245,7 +246,7 @@ def test_integers_that_lose_accuracy_or_are_not_faster_are_refused(monkeypatch: 
     assert "0.20 points" in str(Int8Format().refusal(Parity(1000, 3, 0.1, 0.2), engine, source))
     harmless = Parity(1000, 3, 0.1, 0.1)
     for ratio, refused in {0.9: True, 1.1: False}.items():
-        monkeypatch.setattr("cifar10.formats.onnx_int8._speed", lambda *_, ratio=ratio: ratio)
+        monkeypatch.setattr("cifar10.formats.calibration.speed", lambda *_, ratio=ratio: ratio)
         assert (Int8Format().refusal(harmless, engine, source) is not None) == refused
 
 
@@ -261,4 +262,4 @@ def test_speed_is_the_ratio_of_the_seconds() -> None:
         def describe(self) -> dict[str, str]:
             return {}
 
-    assert 1.3 < _speed(Slow(0.02), Slow(0.04), some_images()) < 2.5
+    assert 1.3 < speed(Slow(0.02), Slow(0.04), some_images()) < 2.5

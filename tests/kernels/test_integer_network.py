@@ -192,7 +192,7 @@ def test_probabilities_are_those_of_rounded_numbers_in_exact_arithmetic(
     arithmetic: Arithmetic, size: int, widths: tuple[int, ...], side: int, depth: int
 ) -> None:
     network, images = make_network(size, widths, side, depth), make_images(size)
-    [ranges] = input_ranges(network, images, [99.9])
+    [ranges] = input_ranges(network, images, [100.0])
     found = torch.from_numpy(FusedNetwork(network, size, arithmetic, ranges).probabilities(pixels_of(images)))
     with torch.inference_mode():
         precise = network(images).softmax(dim=1)
