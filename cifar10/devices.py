@@ -88,16 +88,14 @@ def fuse(
         ranges: As from `integer_ranges`, to compute in 8-bit integers; None: in bfloat16.
 
     Raises:
-        UsageError: There are no kernels for this network or this CPU, or another number of ranges is needed.
+        UsageError: There are no kernels for this network or this CPU.
+        ValueError: Another number of ranges is needed.
     """
-    try:
-        if ranges is None:
-            return kernels.FusedNetwork(network, image_size)
-        of_layers = [kernels.InputRange(*each) for each in ranges]
-        return kernels.FusedNetwork(network, image_size, kernels.integer_arithmetic(), of_layers)
-    except ValueError as error:
-        name = "native" if ranges is None else "native_int8"
-        raise UsageError(f"engine={name} is not possible: {error}; choose torch or onnx") from None
+    name, arithmetic = ("native", kernels.BF16_AMX) if ranges is None else ("native_int8", kernels.integer_arithmetic())
+    problem = kernels.obstacle(network, arithmetic)
+    if problem is not None:
+        raise UsageError(f"engine={name} is not possible: {problem}; choose torch or onnx")
+    return kernels.FusedNetwork(network, image_size, arithmetic, [kernels.InputRange(*each) for each in ranges or ()])
 
 
 def integer_obstacle(network: nn.Module) -> str | None:

@@ -9,6 +9,7 @@ from typing import TypeVar
 
 from torch import nn
 
+from cifar10.kernels.arithmetic import BF16_AMX
 from cifar10.kernels.convolution import WinogradConv3x3, WinogradConvPool
 from cifar10.kernels.fused_network import FusedNetwork, integer_arithmetic, obstacle
 from cifar10.kernels.jit import is_available
@@ -17,6 +18,7 @@ from cifar10.kernels.quantization import InputRange, input_ranges
 from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
 
 __all__ = [
+    "BF16_AMX",
     "FusedNetwork",
     "InputRange",
     "convert",

@@ -120,6 +120,12 @@ def test_a_damaged_or_stale_file_is_refused_in_one_line_with_the_command(
     assert "python commands.py export" in str(refused.value) and "native_int8" in str(refused.value)
 
 
+def test_without_kernels_no_export_is_advised(run: Path) -> None:
+    with pytest.raises(UsageError, match=r"not possible: .*; choose torch or onnx"):
+        load_model("native_int8", run.parent / "other/best.ckpt", "cpu")
+
+
+@needs_kernels
 def test_without_an_export_the_command_is_given(run: Path) -> None:
     (run / FILE).unlink(missing_ok=True)
     with pytest.raises(CheckpointError, match=r"has not been exported .*--formats=native_int8"):

@@ -29,7 +29,8 @@ class NativeEngine:
         ranges: To compute in 8-bit integers, as from `integer_ranges`; None: in bfloat16.
 
     Raises:
-        UsageError: There are no kernels for the network or the CPU, or another number of ranges is needed.
+        UsageError: There are no kernels for the network or the CPU.
+        ValueError: Another number of ranges is needed.
     """
 
     def __init__(self, checkpoint: Checkpoint, ranges: Sequence[tuple[float, int]] | None = None) -> None:

@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cifar10.config.advice import command_line
-from cifar10.devices import limit_threads
+from cifar10.devices import integer_obstacle, limit_threads
 from cifar10.errors import CheckpointError, first_line
 from cifar10.files import file_sha256
 from cifar10.inference.description import Golden, LoadedModel, ModelDescription, require_golden
@@ -57,11 +57,17 @@ def load(path: Path, device: str = "auto") -> LoadedModel:
 
 def load_ranges(file: Path, checkpoint: Checkpoint) -> NativeEngine:
     """Return an engine for `checkpoint` with the ranges in `file`; errors are those of `load`."""
+    problem = integer_obstacle(checkpoint.network())
+    if problem is not None:
+        raise UsageError(f"engine=native_int8 is not possible: {problem}; choose torch or onnx")
     export = command_line("export", checkpoint_name=str(checkpoint.path), formats="native_int8")
     calibrated = _read(file, checkpoint.path, export)
     if calibrated.file_digest != file_sha256(checkpoint.path):
         raise CheckpointError(f"{file} was exported from an earlier {checkpoint.path.name}: {export}")
-    engine = NativeEngine(checkpoint, calibrated.ranges)
+    try:
+        engine = NativeEngine(checkpoint, calibrated.ranges)
+    except ValueError as error:  # kernels there are
+        raise CheckpointError(f"{file} is damaged ({error}): {export}") from None
     try:
         require_golden(ModelDescription.of(checkpoint).model_copy(update={"golden": calibrated.golden}), engine, file)
     except CheckpointError as error:
