@@ -10,7 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from cifar10.config.advice import command_line
 from cifar10.devices import integer_obstacle, limit_threads
-from cifar10.errors import CheckpointError, first_line
+from cifar10.errors import CheckpointError, UsageError, first_line
 from cifar10.files import file_sha256
 from cifar10.inference.description import Golden, LoadedModel, ModelDescription, require_golden
 from cifar10.inference.engines.native import NativeEngine, require_cpu
