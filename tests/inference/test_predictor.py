@@ -286,6 +286,6 @@ def test_an_onnx_session_gets_few_images_at_a_time() -> None:
     for side, count, expected in ((32, 300, [128, 128, 44]), (512, 3, [1, 1, 1]), (32, 0, [0])):
         sizes.clear()
         images = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
-        answers = OnnxEngine(Session()).probabilities(images)  # type: ignore[arg-type]
+        answers = OnnxEngine(Session()).probabilities(images)
         np.testing.assert_array_equal(answers, images[:, 0, 0])
         assert sizes == expected
