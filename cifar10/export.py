@@ -19,6 +19,7 @@ from cifar10.formats.parity import all_probabilities, compare
 from cifar10.inference.engines.pytorch import TorchEngine
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
+from cifar10.runs.registry import RegisteredName, register, require_registry, serving_line
 from cifar10.runs.trained_data import load_trained_data, moved_line, relocated
 from cifar10.system.memory import keep_memory_warm
 
@@ -26,7 +27,11 @@ _MOST_CALIBRATION = 2000
 
 
 def export(
-    checkpoint_name: str, formats: Sequence[str], output: str | None = None, overrides: Sequence[str] = ()
+    checkpoint_name: str,
+    formats: Sequence[str],
+    output: str | None = None,
+    overrides: Sequence[str] = (),
+    registered: RegisteredName | None = None,
 ) -> list[Path]:
     """Write the network of a checkpoint in other formats, and return the files.
 
@@ -37,11 +42,14 @@ def export(
         formats: Names of files in `conf/export/`.
         output: The folder of the files; None: `export` beside the checkpoint.
         overrides: Where the data are today, as for `load_trained_data`.
+        registered: Also register the checkpoint under this name, with its first ONNX file, as a model of MLflow.
 
     Raises:
         CheckpointError: A file computes something else.
-        UserError: The checkpoint, its data, a package or the folder is not as needed.
+        UserError: The checkpoint, its data, a package, the folder or MLflow's store is not as needed.
     """
+    if registered is not None:
+        require_registry()
     writers: dict[str, ExportFormat] = {name: build(EXPORT, read_component("export", name)) for name in formats}
     checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
     folder = Path(output) if output else checkpoint.path.parent / "export"
@@ -68,7 +76,18 @@ def export(
                 refused.append(f"{name}: {path} was not written, since {reason}; {found.describe()}")
     if refused:
         raise CheckpointError("\n".join(refused))
-    return [folder / writer.file_name for writer in writers.values()]
+    files = [folder / writer.file_name for writer in writers.values()]
+    if registered is not None:
+        _register(checkpoint, files, registered)
+    return files
+
+
+def _register(checkpoint: Checkpoint, files: Sequence[Path], name: RegisteredName) -> None:
+    exported = next((file for file in files if file.suffix == ".onnx"), None)
+    address = register(checkpoint, exported, name)
+    computes = f"{exported.name} computes" if exported else "PyTorch computes"
+    print(f"{'registered':<12} {address}; {computes}, weights {checkpoint.weights_digest[:12]}", flush=True)
+    print(f"to serve it: {serving_line(address)}", file=sys.stderr, flush=True)
 
 
 def _move(file: Path, path: Path) -> None:

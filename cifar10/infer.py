@@ -25,6 +25,7 @@ from cifar10.images.sources import is_address
 from cifar10.inference.journal import open_journal
 from cifar10.inference.prediction import ImageResult
 from cifar10.inference.predictor import Predictor
+from cifar10.inference.receipts import shared_columns
 from cifar10.inference.request import InferenceRequest
 from cifar10.inference.results import open_results
 from cifar10.system.memory import share_memory_between_threads
@@ -90,7 +91,7 @@ def _infer(request: InferenceRequest, predictor: Predictor) -> Summary:
             bar.update(len(rows))
         if num_kept := tally.num_images:
             _say(f"{counted(num_kept, 'image')} of the interrupted run are kept")
-        for rows in predictor.predict_source(request.images, request.top_k):
+        for rows in predictor.predict_source(request.images, request.top_k, request.receipts):
             write(rows)
             tally.add(rows)
             bar.update(len(rows))
@@ -139,7 +140,8 @@ def _open_rows(
     A result file is made from its journal at the end of the block.
     """
     destination, class_names = request.destination, predictor.class_names
-    results = partial(open_results, destination, class_names, request.top_k, predictor.provenance)
+    receipt = shared_columns(predictor.provenance, request.images) if request.receipts else None
+    results = partial(open_results, destination, class_names, request.top_k, predictor.provenance, receipt)
     if destination.path is None or destination.is_stream:
         with results() as writer:
             yield iter(()), writer.write
@@ -157,7 +159,8 @@ def _fingerprint(request: InferenceRequest, predictor: Predictor) -> dict[str, s
     given = request.images.given
     place = os.path.abspath(given) if os.path.lexists(given) else given
     settings = {key: value for key, value in predictor.provenance.items() if key not in ("checkpoint", "batch_size")}
-    return {"test_dir": place, "top_k": str(request.top_k), **settings}
+    receipts = {"receipts": "true"} if request.receipts else {}
+    return {"test_dir": place, "top_k": str(request.top_k), **receipts, **settings}
 
 
 def _first(names: Sequence[str]) -> str:

@@ -7,6 +7,7 @@ import sys
 from collections.abc import Mapping, Sequence
 from glob import has_magic
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cifar10.cli.flags import shortened
 from cifar10.config.advice import command_line
@@ -18,6 +19,11 @@ from cifar10.images.search import no_images
 from cifar10.images.sources import STANDARD_INPUT, is_address, open_source
 from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, which_run
 from cifar10.suggest import did_you_mean, did_you_mean_path
+
+if TYPE_CHECKING:
+    from cifar10.images.parquet_images import ParquetImages
+    from cifar10.inference.destination import Destination
+    from cifar10.inference.result_parts import PartFolder
 
 
 def require_images(test_dir: str) -> ImageSource:
@@ -37,6 +43,57 @@ def require_images(test_dir: str) -> ImageSource:
 
 def _nothing(source: ImageSource) -> str:
     return no_images(source.given, source.skipped, source.root)
+
+
+def require_batch_images(test_dir: str) -> "ImageSource | ParquetImages":
+    """Return the Parquet files or the images of a folder that `test_dir` names; raise UsageError if there are none."""
+    from cifar10.images.parquet_images import find_parquet
+
+    try:
+        parquet = find_parquet(test_dir)
+    except UserError as error:
+        raise UsageError(f"--test_dir: {error}") from None
+    if parquet is not None:
+        return parquet
+    source = require_images(test_dir)
+    if test_dir == STANDARD_INPUT or is_address(test_dir) or not os.path.isdir(source.root):
+        raise UsageError(f"--test_dir: batch reads folders and Parquet files; for {test_dir}, use infer")
+    return source
+
+
+def require_batch_destination(output: str, output_format: str | None) -> "Destination | PartFolder":
+    """Return the file or the new folder that `output` names; raise UsageError if it cannot be written."""
+    from cifar10.inference.destination import choose_destination, format_of
+    from cifar10.inference.result_parts import PartFolder
+
+    if os.path.isdir(output) or (format_of(output) is None and not os.path.lexists(output)):
+        return PartFolder(Path(output), output_format or "parquet")  # type: ignore[arg-type]
+    return choose_destination(output, output_format)
+
+
+def require_ray(address: str | None) -> None:
+    """Refuse to go on without Ray, or if no cluster listens at `address`."""
+    from importlib.util import find_spec
+
+    from cifar10.inference.ray_session import missing_ray, require_address
+
+    if find_spec("ray") is None:
+        raise missing_ray()
+    if address is not None:
+        require_address(address)
+
+
+def require_file(name: str) -> None:
+    """Refuse what is not a file with content."""
+    try:
+        if not os.path.isfile(name):
+            there_is = "is a folder, a pipe or a device" if os.path.exists(name) else "is not there"
+            raise UsageError(f"--file: {name} {there_is}; name a file{did_you_mean_path(name)}")
+        with open(name, "rb") as file:
+            if not file.read(1):
+                raise UsageError(f"--file: {name} is empty")
+    except OSError as error:
+        raise UsageError(f"--file: {name} cannot be read: {error.strerror}") from None
 
 
 def require_folder(output: str) -> None:

@@ -1,6 +1,7 @@
 """Decode many images to pixels of one size, in order, with threads and bounded memory."""
 
 import contextlib
+import hashlib
 import threading
 import time
 from collections import deque
@@ -45,9 +46,12 @@ class DecodedImage(NamedTuple):
     """uint8 (S, S, 3), or the reason why there are none."""
     num_pixels: int
     """Of the encoded image; 0 if they are not known."""
+    sha256: str | None = None
+    """SHA-256 of the encoded image, if that was requested and it could be read."""
 
 
-_Result = Future[tuple[Pixels | ImageError, int]]
+class _Result(Future[tuple[Pixels | ImageError, int]]):
+    sha256: str | None = None
 
 
 def decode_files(
@@ -55,12 +59,17 @@ def decode_files(
 ) -> Iterator[Decoded]:
     """Yield each path with its pixels, resized to S = `image_size`, or its reason; see `decode_images`."""
     images = (image_file(path) for path in paths)
-    for source, pixels, _ in decode_images(images, image_size, look_ahead, patience):
-        yield Path(source.name), pixels
+    for image in decode_images(images, image_size, look_ahead, patience):
+        yield Path(image.source.name), image.pixels
 
 
 def decode_images(
-    images: Iterable[NamedImage], image_size: int, look_ahead: int, patience: float = PATIENCE, reduced: bool = False
+    images: Iterable[NamedImage],
+    image_size: int,
+    look_ahead: int,
+    patience: float = PATIENCE,
+    reduced: bool = False,
+    with_sha256: bool = False,
 ) -> Iterator[DecodedImage]:
     """Yield each image with its pixels, resized to S = `image_size`, or its reason; in the order of `images`.
 
@@ -68,7 +77,7 @@ def decode_images(
     occupies a thread for longer than `patience` seconds, such as a file on an unavailable server, is given up.
     `reduced` is that of `EncodedImage.decode_square`.
     """
-    threads = _Threads(image_size, patience, reduced)
+    threads = _Threads(image_size, patience, reduced, with_sha256)
     pending: deque[tuple[NamedImage, _Result]] = deque()
     num_held = 0
     try:
@@ -79,15 +88,19 @@ def decode_images(
             while len(pending) > look_ahead or num_held > _MOST_HELD:
                 first, future = pending.popleft()
                 num_held -= first.num_bytes
-                yield DecodedImage(first, *threads.result(future))
+                yield DecodedImage(first, *threads.result(future), future.sha256)
         for first, future in pending:
-            yield DecodedImage(first, *threads.result(future))
+            yield DecodedImage(first, *threads.result(future), future.sha256)
     finally:
         threads.close()
 
 
 def decode_batches(
-    images: Iterable[NamedImage], image_size: int, batch_size: int, reduced: bool = False
+    images: Iterable[NamedImage],
+    image_size: int,
+    batch_size: int,
+    reduced: bool = False,
+    with_sha256: bool = False,
 ) -> Iterator[list[DecodedImage]]:
     """Yield the items of `decode_images` in lists with `batch_size` readable images each; the last may have fewer.
 
@@ -97,7 +110,7 @@ def decode_batches(
     """
     batch: list[DecodedImage] = []
     num_readable = num_pixels = 0
-    for item in decode_images(images, image_size, look_ahead=batch_size, reduced=reduced):
+    for item in decode_images(images, image_size, batch_size, reduced=reduced, with_sha256=with_sha256):
         batch.append(item)
         num_readable += not isinstance(item.pixels, ImageError)
         num_pixels += max(item.num_pixels, _REMOTE_PIXELS if item.source.is_remote else 0)
@@ -115,10 +128,11 @@ def _was_read(before_reading: BeforeReading) -> bytes:
 class _Threads:
     """Threads that decode. One that takes too long for a file is abandoned and replaced."""
 
-    def __init__(self, image_size: int, patience: float, reduced: bool) -> None:
+    def __init__(self, image_size: int, patience: float, reduced: bool, with_sha256: bool) -> None:
         self.image_size = image_size
         self.patience = patience
         self.reduced = reduced
+        self.with_sha256 = with_sha256
         self.jobs: SimpleQueue[tuple[NamedImage, _Result] | None] = SimpleQueue()  # None ends the thread that takes it
         self.budget = _PixelBudget(_MOST_PIXELS)
         self._threads = [_DecodingThread(self) for _ in range(min(_MOST_THREADS, num_cpus()))]
@@ -163,7 +177,7 @@ class _DecodingThread(threading.Thread):
             with self._lock:
                 self._future, self._busy_since = future, time.monotonic()
             try:
-                result: tuple[Pixels | ImageError, int] | BaseException = self._decode(image)
+                result: tuple[Pixels | ImageError, int] | BaseException = self._decode(image, future)
             except BaseException as error:  # such as MemoryError: raised in the caller
                 result = error
             del image, job  # they may hold the encoded bytes
@@ -181,10 +195,13 @@ class _DecodingThread(threading.Thread):
                 return False
             return self._finish((ImageError(f"not read and decoded within {patience:g} s"), 0))
 
-    def _decode(self, image: NamedImage) -> tuple[Pixels | ImageError, int]:
+    def _decode(self, image: NamedImage, future: _Result) -> tuple[Pixels | ImageError, int]:
         num_pixels = 0
         try:
-            encoded = EncodedImage(image.read(self._wait_to_read))
+            data = image.read(self._wait_to_read)
+            if self._pool.with_sha256:
+                future.sha256 = hashlib.sha256(data).hexdigest()
+            encoded = EncodedImage(data)
             num_pixels = encoded.num_pixels
             if num_pixels > _SMALL_IMAGE and not self._held:
                 self._take(num_pixels)

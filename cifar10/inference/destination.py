@@ -73,7 +73,7 @@ def choose_destination(output: str | None, output_format: str | None) -> Destina
     if (descriptor := _own_stream(output)) is not None:
         return _stream_of_this_process(output, descriptor, chosen)
     path = Path(os.path.realpath(output))  # a link is kept, and its target replaced
-    format_of_suffix = chosen or _FORMAT_OF_SUFFIX.get(path.suffix.lower())
+    format_of_suffix = chosen or format_of(str(path))
     if os.path.exists(path) and (path.is_fifo() or path.is_char_device()):
         if not os.access(path, os.W_OK):
             raise UsageError(f"--output={output} cannot be written: {os.strerror(errno.EACCES)}")
@@ -85,6 +85,11 @@ def choose_destination(output: str | None, output_format: str | None) -> Destina
         raise UsageError(f"--output={output} exists already, and its suffix is not that of a result; name another file")
     _refuse_unwritable(path, output)
     return Destination(path, format_of_suffix)
+
+
+def format_of(name: str) -> Format | None:
+    """Return the format that the suffix of a file's name stands for, if any."""
+    return _FORMAT_OF_SUFFIX.get(os.path.splitext(name)[1].lower())
 
 
 @contextmanager

@@ -32,6 +32,8 @@ class ImageResult:
     """The class that the image's folder is named for, if a folder was searched; None if there is none."""
     error: str | None = None
     """Why the image could not be read, or None."""
+    sha256: str | None = None
+    """SHA-256 of the encoded image, if it was requested and the image could be read."""
     provenance: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Everything that the prediction depends on besides the pixels: checkpoint, digests, engine, device, settings."""
 

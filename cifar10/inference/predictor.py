@@ -5,7 +5,7 @@ Shapes: B images of S x S pixels, K classes.
 
 import os
 from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, get_args, overload
@@ -154,10 +154,13 @@ class Predictor:
         result.raise_for_error()
         return result
 
-    def predict_source(self, source: Iterable[NamedImage], top_k: int = 5) -> Iterator[list[ImageResult]]:
+    def predict_source(
+        self, source: Iterable[NamedImage], top_k: int = 5, with_sha256: bool = False
+    ) -> Iterator[list[ImageResult]]:
         """Yield one result for each image, in order, in lists of about `batch_size`.
 
-        Images are decoded by threads while those before them are computed.
+        Images are decoded by threads while those before them are computed. If `with_sha256`, results have the SHA-256
+        of their encoded images.
         """
         folders = ClassFolders(self.class_names)
 
@@ -166,10 +169,13 @@ class Predictor:
             class_id = folders.label(PurePath(folder, "image"))
             return None if class_id is None else self.class_names[class_id]
 
-        for batch in decode_batches(source, self.image_size, self.batch_size, self.reduced):
+        for batch in decode_batches(source, self.image_size, self.batch_size, self.reduced, with_sha256):
             images = [item.source for item in batch]
             labels = [label(os.path.dirname(image.folders or image.name)) for image in images]
-            yield self._results([image.name for image in images], [item.pixels for item in batch], labels, top_k)
+            results = self._results([image.name for image in images], [item.pixels for item in batch], labels, top_k)
+            if with_sha256:
+                results = [replace(row, sha256=item.sha256) for row, item in zip(results, batch, strict=True)]
+            yield results
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return class probabilities, (B, K), of `pixels`, uint8 (B, S, S, 3), RGB. B may be 0."""
@@ -203,7 +209,7 @@ class Predictor:
             top, error = ((), str(image)) if isinstance(image, ImageError) else (next(tops), None)
             if not top and error is None:
                 error = "the network's output is not a number"
-            results.append(ImageResult(name, top, label, error, provenance))
+            results.append(ImageResult(name, top, label, error, provenance=provenance))
         return results
 
     def _decoded(self, image: Any, position: int | None = None) -> Pixels | ImageError:

@@ -37,12 +37,16 @@ class InferenceRequest:
     """Continue with the rows that an interrupted run has kept."""
     full_jpeg: bool = False
     """Decode large JPEG images at full size, as in training."""
+    receipts: bool = False
+    """Whether rows carry what `verify` needs: see `receipts.py`."""
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise UsageError(f"top_k={self.top_k} is not possible; it must be 1 or more")
         if self.engine is not None:
             require_engine(self.engine)
+        if self.receipts and self.destination.format == "table":
+            raise UsageError("--receipts: a table has no columns for them; choose --format=csv, jsonl or parquet")
         path = self.destination.path
         if path is not None and not self.destination.is_stream:
             refuse_unfinished(path, self.resume)

@@ -69,7 +69,7 @@ def read(given: Path | str) -> dict[str, str]:
     """Return each image of a source with the reason for its refusal, after a check of the pixels of the others."""
     expected = {name: picture(seed, SIZE) for seed, name in enumerate(NAMES)}
     found: dict[str, str] = {}
-    for source, pixels, _ in decode_images(open_source(str(given)), SIZE, look_ahead=3):
+    for source, pixels, _, _ in decode_images(open_source(str(given)), SIZE, look_ahead=3):
         assert source.name not in found
         found[source.name] = str(pixels) if isinstance(pixels, ImageError) else ""
         if source.name in expected and not isinstance(pixels, ImageError):
