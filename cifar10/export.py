@@ -131,6 +131,6 @@ def _pixels(images: Tensor) -> NDArray[np.uint8]:  # (N, 3, S, S) -> (N, S, S, 3
 def _probabilities(checkpoint: Checkpoint, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
     """Return what the network computes in float32, without our kernels, (N, K)."""
     engine = TorchEngine(checkpoint.network(), torch.device("cpu"))
-    print(f"computing {len(images):,} test images with {checkpoint.path}", file=sys.stderr, flush=True)
+    print(f"computing {len(images):,} images with {checkpoint.path}", file=sys.stderr, flush=True)
     parts = [engine.probabilities(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
     return np.concatenate(parts)
