@@ -8,7 +8,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar10.data.class_names import few, is_utf8
@@ -47,6 +49,11 @@ class Split:
     def take(self, indices: Tensor) -> "Split":
         """Return the images at `indices`, int64 (M,), in that order."""
         return Split(self.images[indices], self.labels[indices])
+
+    def arrays(self, most: int | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the first `most` images, uint8 (N, H, W, 3), C-contiguous, and labels, (N,); None: all."""
+        pixels = np.ascontiguousarray(self.images[:most].permute(0, 2, 3, 1).numpy())
+        return pixels, self.labels[:most].numpy()
 
 
 @dataclass(frozen=True, eq=False)
