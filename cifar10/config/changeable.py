@@ -10,6 +10,8 @@ RESUMABLE = (
 )
 """Settings, and sections of them, that may change when a run is resumed: its length, hardware and locations."""
 DATA_LOCATION = ("data_loading.root", "data_loading.sources")
+NETWORK_SETTINGS = ("model", "grouping")
+"""Settings, and sections of them, that `infer` takes."""
 
 
 def is_resumable(key: str) -> bool:
@@ -20,6 +22,17 @@ def is_resumable(key: str) -> bool:
 def placement_settings(overrides: Sequence[str]) -> list[str]:
     """Return the overrides of locations, which do not change the checkpoint's configuration."""
     return [override for override in overrides if override.lstrip("+~").startswith(("models_dir=", "tracking"))]
+
+
+def require_network_settings(overrides: Sequence[str]) -> None:
+    """Raise UsageError if `overrides` contain a setting that `infer` does not take."""
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    others = [key for key in keys if key.partition(".")[0] not in NETWORK_SETTINGS]
+    if others:
+        raise UsageError(
+            f"{', '.join(others)}: infer takes no settings but model=NAME_imagenet, model.KEY=VALUE and grouping=NAME; "
+            "the others come from the checkpoint"
+        )
 
 
 def refuse_other_settings(keys: Iterable[str]) -> None:
