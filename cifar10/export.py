@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from cifar10.config.build import build, read_component
 from cifar10.config.targets import EXPORT
+from cifar10.data.stored_images import Images
 from cifar10.errors import CheckpointError
 from cifar10.files import make_output_folder, sync_folder
 from cifar10.formats import ExportFormat, Source
@@ -79,8 +79,8 @@ def _move(file: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
-def _pixels(images: Tensor) -> NDArray[np.uint8]:  # (N, 3, S, S) -> (N, S, S, 3)
-    pixels: NDArray[np.uint8] = np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
+def _pixels(images: Images) -> NDArray[np.uint8]:  # (N, 3, S, S) -> (N, S, S, 3)
+    pixels: NDArray[np.uint8] = np.ascontiguousarray(images[:].permute(0, 2, 3, 1).numpy())
     return pixels
 
 

@@ -19,6 +19,7 @@ from cifar10.config.schema import Config
 from cifar10.config.targets import METRIC, MODEL, OPTIMIZER, SCHEDULE, SELECTION
 from cifar10.data.class_names import few
 from cifar10.data.image_dataset import ImageDataset
+from cifar10.data.stored_images import sample_of
 from cifar10.devices import prepare_network
 from cifar10.errors import CheckpointError, UsageError, UserError, first_line
 from cifar10.model import Classifier, Recipe
@@ -73,7 +74,7 @@ def make_metrics(config: Config, num_classes: int) -> dict[str, Metric]:
 
 
 def _calibrate(network: nn.Module, config: Config, data: ImageDataset) -> None:
-    network.calibrate(data.train.images)  # type: ignore[operator]
+    network.calibrate(sample_of(data.train.images))  # type: ignore[operator]
     prepare_network(network, config.training.channels_last, config.training.kernels)
 
 
