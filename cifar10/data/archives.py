@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from cifar10.config.advice import setting
 from cifar10.constants import Archive
-from cifar10.data.download import Patience, SourceFailed, download
+from cifar10.data.download import Patience, SourceFailed, download_verified, sha256_of
 from cifar10.data.image_dataset import DataError, MissingDataError
 
 PATIENT = Patience()
@@ -124,7 +124,7 @@ def _take_path(archive: Archive, root: Path, path: Path) -> None:
 def _unpack(archive: Archive, root: Path, path: Path) -> None:
     if not _is_readable(path):
         raise SourceFailed("there is no such file, or it is not readable")
-    if (found := _sha256(path)) != archive.sha256:
+    if (found := sha256_of(path)) != archive.sha256:
         raise SourceFailed(f"not the published archive: its SHA-256 is {found[:12]}..., not {archive.sha256[:12]}...")
     wanted = {f"{archive.folder}/{name}": name for name, _ in archive.members}
     try:
@@ -144,16 +144,9 @@ def _pull_with_dvc(archive: Archive, root: Path) -> None:
 
 
 def _fetch_url(archive: Archive, root: Path, url: str, patience: Patience, is_last: bool) -> None:
-    """Download, check, unpack. If the first bytes were from another source, a wrong result is downloaded once more."""
+    """Download, check, unpack."""
     part = root / f"{archive.name}.part"
-    for is_mixed in (part.exists(), False):
-        download(url, part, archive.size, patience, is_last)
-        if _sha256(part) == archive.sha256:
-            break
-        part.unlink()
-        if not is_mixed:
-            raise SourceFailed("sends other data: the SHA-256 is wrong, so the download was deleted")
-        _report(f"{archive.name}: the parts do not belong to the same file (SHA-256); downloading all of it again")
+    download_verified(url, part, archive.size, archive.sha256, patience, is_last)
     _report(f"{archive.name}: {archive.size / 1e6:.0f} MB from {_host(url)}, SHA-256 as published; unpacking")
     part.replace(root / archive.name)
     _unpack(archive, root, root / archive.name)
@@ -230,11 +223,6 @@ def _host(url: str) -> str:
 
 def _report(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
-
-
-def _sha256(path: Path) -> str:
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _has_md5(path: Path, md5: str) -> bool:

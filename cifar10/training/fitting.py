@@ -26,6 +26,7 @@ from cifar10.model import Classifier, Recipe
 from cifar10.optimizers.schedules import Schedule
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
+from cifar10.runs.pretrained_weights import load_pretrained_weights
 from cifar10.runs.run import Run
 from cifar10.runs.stopwatch import Stopwatch
 from cifar10.system.shortage import told_if_short
@@ -158,11 +159,15 @@ def test(  # a step of the program, no test of pytest
 def start_from(config: Config, network: nn.Module, data: ImageDataset) -> str | None:
     """Load the weights of the checkpoint `config.weights`, if set, into `network`, and return their digest.
 
+    Otherwise a pretrained network gets its published weights.
+
     Raises:
         UsageError: The checkpoint has other classes.
         UserError: The checkpoint has another network.
     """
     if config.weights is None:
+        if (file := load_pretrained_weights(network)) is not None:
+            print_message(f"starts from {file}")
         return None
     initial = load_checkpoint(resolve_checkpoint(config.weights, config.models_dir))
     if initial.class_names != data.class_names:

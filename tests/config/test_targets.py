@@ -27,6 +27,7 @@ MEANT = {
         "cifar10.data.shapes.shapes",
     },
     "model": {
+        "cifar10.networks.pretrained.TorchvisionNetwork",
         "cifar10.networks.resnet.ResNet",
         "cifar10.networks.simple_cnn.SimpleCNN",
         "cifar10.networks.speed.SpeedNet",
