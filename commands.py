@@ -54,9 +54,15 @@ def train(*overrides: str, resume: str | None = None) -> None:
         require_checkpoint(config.weights, config.models_dir)
     with if_stopped("before training began; nothing was trained"):
         from cifar10.runs.stopwatch import Stopwatch
-        from cifar10.train import train
 
         since_start = Stopwatch(wall_started=STARTED_AT, cpu_started=0.0)
+        if config.probe is not None:
+            from cifar10.probe import probe
+
+            probe(config, since_start)
+            return
+        from cifar10.train import train
+
         train(config, resume=resume, changes=changes, stopwatch=since_start)
 
 

@@ -44,7 +44,7 @@ class StoredImages:
     def __getitem__(self, key: "int | slice | Tensor | NDArray[np.int64]") -> Tensor:
         """Return images as uint8 (B, 3, S, S), or one as (3, S, S)."""
         rows = self._rows[key.numpy() if isinstance(key, Tensor) else key]
-        return torch.from_numpy(np.array(self._pixels[rows]))
+        return torch.from_numpy(np.take(self._pixels, rows, axis=0))
 
     def select(self, indices: Tensor) -> "StoredImages":
         """Return the images at `indices`, int64 (B,), without reading them."""

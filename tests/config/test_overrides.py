@@ -15,8 +15,14 @@ def told(*lines: str) -> list[str]:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("model=resnet", "model: there is no resnet among imagenet, resnet18, resnet34, resnet50, simple_cnn, speed"),
-        ("model=resnt18", "among imagenet, resnet18, resnet34, resnet50, simple_cnn, speed, torchvision; did you mean resnet18?"),
+        (
+            "model=resnet",
+            "model: there is no resnet among imagenet, resnet18, resnet18_imagenet, resnet34, resnet50, simple_cnn, speed",
+        ),
+        (
+            "model=resnt18",
+            "among imagenet, resnet18, resnet18_imagenet, resnet34, resnet50, simple_cnn, speed, torchvision; did you mean resnet18?",
+        ),
         ("model=[resnet18,speed]", "model: several are given, and a run has one"),
         ("model=null", "model: cannot be left out; choose one of"),
         ("model=5", "model: there is no 5 among"),
