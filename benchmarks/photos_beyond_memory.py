@@ -2,9 +2,9 @@
 
     python benchmarks/photos_beyond_memory.py --originals PHOTOS [--images 4000] [--limit 1.5]
 
-Runs `python commands.py train data_loading=folder`, on images of 448 x 448 pixels and a small network, in a process whose
-private memory is limited (`ulimit -d`), and measures the largest anonymous memory that it has: what is not a copy of a
-file. Then the same without the file of decoded images, which must be refused.
+Runs `python commands.py train data_loading=folder`, on images of 448 x 448 pixels and a small network, in a process
+whose private memory is limited (`ulimit -d`), and measures the largest anonymous memory that it has: what is not a copy
+of a file. Then the same without the file of decoded images, which must be refused.
 """
 
 import argparse
@@ -22,7 +22,7 @@ _SIZE = 448
 _SETTINGS = (
     *("model=simple_cnn", "optimizer=adamw", "optimizer.lr=0.01", "schedule=one_cycle", "tracking=none"),
     *("training.epochs=2", "training.batch_size=50", "training.resizing=[{until: 0.99, scale: 0.125}]"),
-    *("evaluation.tta=none", "evaluation.batch_size=50", "training.threads=2"),
+    *("evaluation.tta=none", "evaluation.batch_size=5", "training.threads=2"),
 )
 
 

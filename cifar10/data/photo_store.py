@@ -39,7 +39,7 @@ RECORD = np.dtype(
 _MISSING, _DECODED, _UNREADABLE = range(3)
 
 _VERSION = 1  # raise it if the decoder returns other pixels for the same file
-_LOOK_AHEAD = 256  # files
+_BYTES_AHEAD = 2**25  # of images that are decoded ahead of time
 _AT_ONCE = 256  # files between two points from which an interrupted store is continued
 _PIXELS, _RECORDS = "pixels.npy", "records.npy"
 _LOGGER = logging.getLogger(__name__)
@@ -183,7 +183,8 @@ def _copy_known_rows(store: PhotoStore, folder: Path) -> None:
 
 def _decode(files: Sequence[Path], missing: NDArray[np.int64], store: PhotoStore, image_size: int) -> None:
     """Decode the files at the positions `missing`. A row counts as decoded when its pixels are in the file."""
-    decoded = decode_files((files[position] for position in missing), image_size, _LOOK_AHEAD)
+    look_ahead = max(8, min(256, _BYTES_AHEAD // (3 * image_size**2)))
+    decoded = decode_files((files[position] for position in missing), image_size, look_ahead)
     progress = tqdm(decoded, "decoding", total=len(missing), unit=" images", disable=None, leave=False)
     waiting: dict[int, NDArray[Any]] = {}
     for position, (_, pixels) in zip(missing.tolist(), progress, strict=True):

@@ -11,7 +11,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-_AT_ONCE = 256  # images; 38 MB at 224 pixels
+_BYTES_AT_ONCE = 2**25
 
 
 class StoredImages:
@@ -51,9 +51,10 @@ class StoredImages:
         return StoredImages(self._pixels, self._fingerprints, self._rows[indices.numpy()])
 
     def parts(self) -> Iterator[Tensor]:
-        """Yield all images in order, some hundred at a time."""
-        for start in range(0, len(self), _AT_ONCE):
-            yield self[start : start + _AT_ONCE]
+        """Yield all images in order, in parts of 32 MB."""
+        step = max(1, _BYTES_AT_ONCE // (3 * self.shape[-1] ** 2))
+        for start in range(0, len(self), step):
+            yield self[start : start + step]
 
 
 Images = Tensor | StoredImages
@@ -61,7 +62,7 @@ Images = Tensor | StoredImages
 
 
 def parts_of(images: Images) -> Iterator[Tensor]:
-    """Yield `images` in order: as they are if they are in memory, else some hundred at a time."""
+    """Yield `images` in order: as they are if they are in memory, else in parts of 32 MB."""
     if isinstance(images, Tensor):
         yield images
     else:

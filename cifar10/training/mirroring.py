@@ -15,7 +15,7 @@ from cifar10.data.stored_images import Images
 
 _QUERIES, _REFERENCES = 1000, 10_000  # most images to compare: a tenth of a second
 _SIDE = 16  # pixels of the images that are compared
-_AT_ONCE = 256  # images in float; 150 MB at 224 pixels
+_PIXELS_AT_ONCE = 2**22  # 50 MB in float
 _LEAST_DIFFERENCE = 0.05
 
 
@@ -68,7 +68,8 @@ def _spread(split: Split, most: int) -> Split:
 
 def _features(images: Images, is_mirrored: bool = False) -> Tensor:  # uint8 (N, 3, H, W) -> float (N, 3*16*16)
     """Return small images without their mean brightness, which has little information about the class."""
-    parts = [images[start : start + _AT_ONCE] for start in range(0, len(images), _AT_ONCE)]
+    step = max(1, _PIXELS_AT_ONCE // images.shape[-1] ** 2)
+    parts = (images[start : start + step] for start in range(0, len(images), step))
     return torch.cat([_small(part.flip(dims=(3,)) if is_mirrored else part) for part in parts])
 
 
