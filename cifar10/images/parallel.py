@@ -11,6 +11,7 @@ from pathlib import Path
 from queue import Empty, SimpleQueue
 
 from cifar10.images.decode import MAX_PIXELS, EncodedImage, ImageError, Pixels, read_image_file
+from cifar10.images.preprocessing import Size
 from cifar10.system.limits import num_cpus
 
 PATIENCE = 120.0
@@ -31,9 +32,9 @@ _Result = Future[Pixels | ImageError]
 
 
 def decode_files(
-    paths: Iterable[Path], image_size: int, look_ahead: int, patience: float = PATIENCE
+    paths: Iterable[Path], image_size: Size, look_ahead: int, patience: float = PATIENCE
 ) -> Iterator[Decoded]:
-    """Yield each path with its pixels, resized to S = `image_size`, or its reason; in the order of `paths`.
+    """Yield each path with its pixels, cropped and resized to `image_size`, or its reason; in the order of `paths`.
 
     At most `look_ahead` files after the current one are taken from `paths` and decoded ahead of time. A file that
     occupies a thread for longer than `patience` seconds, such as one on an unavailable server, is given up.
@@ -50,7 +51,7 @@ def decode_files(
         threads.close()
 
 
-def decode_batches(paths: Iterable[Path], image_size: int, batch_size: int) -> Iterator[list[Decoded]]:
+def decode_batches(paths: Iterable[Path], image_size: Size, batch_size: int) -> Iterator[list[Decoded]]:
     """Yield the items of `decode_files` in lists with `batch_size` readable images each; the last may have fewer.
 
     Unreadable files are in the lists too, in order. A list also ends after four times as many files, so that a
@@ -71,7 +72,7 @@ def decode_batches(paths: Iterable[Path], image_size: int, batch_size: int) -> I
 class _Threads:
     """Threads that decode. One that takes too long for a file is abandoned and replaced."""
 
-    def __init__(self, image_size: int, patience: float) -> None:
+    def __init__(self, image_size: Size, patience: float) -> None:
         self.image_size = image_size
         self.patience = patience
         self.jobs: SimpleQueue[tuple[Path, _Result] | None] = SimpleQueue()  # None ends the thread that takes it

@@ -17,6 +17,7 @@ from cifar10.data.class_names import ClassFolders
 from cifar10.errors import UsageError, UserError
 from cifar10.images.decode import ImageError, Pixels
 from cifar10.images.parallel import decode_batches
+from cifar10.images.preprocessing import Preprocessing
 from cifar10.images.search import ImageSearch, no_images
 from cifar10.inference.description import LoadedModel
 from cifar10.inference.engines import Engine, require_engine
@@ -34,8 +35,8 @@ class Predictor:
 
     engine: Engine
     class_names: tuple[str, ...]
-    image_size: int
-    """S: height and width of the network's input, in pixels."""
+    preprocessing: Preprocessing
+    """How images of any size become the network's input."""
     batch_size: int
     """Most images per forward pass."""
     tta: TTAMode
@@ -87,12 +88,17 @@ class Predictor:
         return cls(
             engine=model.engine,
             class_names=tuple(description.class_names),
-            image_size=description.image_size,
+            preprocessing=description.preprocessing,
             batch_size=batch_size or description.batch_size,
             tta=checked or description.tta,
             tta_confidence=description.tta_confidence,
             origin=origin,
         )
+
+    @property
+    def image_size(self) -> int:
+        """S: height and width of the network's input, in pixels."""
+        return self.preprocessing.image_size
 
     @property
     def num_classes(self) -> int:
@@ -140,7 +146,7 @@ class Predictor:
             if search.is_empty():
                 raise UserError(no_images(search))
             return (result for batch in self.predict_files(search, top_k) for result in batch)
-        [result] = self._results([_name(images)], [_decoded(images, self.image_size)], top_k)
+        [result] = self._results([_name(images)], [_decoded(images, self.preprocessing)], top_k)
         result.raise_for_error()
         return result
 
@@ -150,7 +156,7 @@ class Predictor:
         Files are decoded by threads while the images before them are computed.
         """
         folders = ClassFolders(self.class_names)
-        for batch in decode_batches(search, self.image_size, self.batch_size):
+        for batch in decode_batches(search, self.preprocessing, self.batch_size):
             names = [path.relative_to(search.root) for path, _ in batch]
             labels = [folders.label(name) for name in names]
             results = self._results([str(name) for name in names], [pixels for _, pixels in batch], top_k)
@@ -176,7 +182,7 @@ class Predictor:
         results: list[ImageResult] = []
         for start in range(0, len(images), self.batch_size):  # so that not all are in memory at once
             part = images[start : start + self.batch_size]
-            pixels = [_decoded(image, self.image_size, start + offset) for offset, image in enumerate(part)]
+            pixels = [_decoded(image, self.preprocessing, start + offset) for offset, image in enumerate(part)]
             results += self._results([_name(image) for image in part], pixels, top_k)
         return results
 
@@ -195,8 +201,8 @@ class Predictor:
         return results
 
 
-def _decoded(image: Any, size: int, position: int | None = None) -> Pixels | ImageError:
-    """Return the pixels of an image, (size, size, 3), or the reason why it cannot be read.
+def _decoded(image: Any, size: Preprocessing, position: int | None = None) -> Pixels | ImageError:
+    """Return the pixels of an image, (S, S, 3), or the reason why it cannot be read.
 
     Raises:
         UsageError: It is no image; the message names its position in the list, if it has one.

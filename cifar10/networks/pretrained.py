@@ -21,9 +21,9 @@ from torchvision.models import WeightsEnum
 from torchvision.models.squeezenet import SqueezeNet
 from torchvision.models.vision_transformer import VisionTransformer, interpolate_embeddings
 
+from cifar10.classifier_names import ClassifierOf
 from cifar10.networks.heads import find_head
 from cifar10.networks.published import PixelNetwork, with_pixel_input
-from cifar10.types import Length
 
 NO_WEIGHTS = "none"
 """Value of `weights` for a network with random weights."""
@@ -40,6 +40,8 @@ class PublishedWeights:
     name: str
     """For messages: architecture and version."""
     url: str
+    file_name: str
+    """Under which it is kept."""
     sha256: str
     """The SHA-256 of the file, or its first digits; empty if it is not known."""
     class_names: tuple[str, ...]
@@ -54,10 +56,6 @@ class PublishedWeights:
     mean: tuple[float, ...]
     """Of each channel, for pixels in [0, 1]."""
     std: tuple[float, ...]
-
-    @property
-    def file_name(self) -> str:
-        return PurePath(urlsplit(self.url).path).name
 
 
 class PretrainedNetwork(PixelNetwork):
@@ -107,7 +105,7 @@ class TorchvisionNetwork(PretrainedNetwork):
         self,
         num_classes: int,
         image_size: int,
-        name: Annotated[str, Length(1)],
+        name: Annotated[str, ClassifierOf("torchvision")],
         weights: str | None = None,
         version: str | None = None,
     ) -> None:
@@ -175,6 +173,7 @@ def _published(name: str, weights: WeightsEnum) -> PublishedWeights:
     return PublishedWeights(
         name=f"{name} {weights.name}",
         url=weights.url,
+        file_name=PurePath(urlsplit(weights.url).path).name,
         sha256=digits[1] if digits else "",
         class_names=names,
         num_classes=len(names),

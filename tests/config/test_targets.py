@@ -28,6 +28,7 @@ MEANT = {
     },
     "model": {
         "cifar10.networks.pretrained.TorchvisionNetwork",
+        "cifar10.networks.timm_model.TimmNetwork",
         "cifar10.networks.resnet.ResNet",
         "cifar10.networks.simple_cnn.SimpleCNN",
         "cifar10.networks.speed.SpeedNet",
