@@ -17,11 +17,13 @@ from cifar10.cli.checks import (
     require_folder,
     require_formats,
     require_images,
+    require_photo,
     require_place,
     require_resumable,
 )
 from cifar10.cli.command_line import main
-from cifar10.config.changeable import placement_settings, refuse_other_settings
+from cifar10.config.changeable import placement_settings, refuse_all_but_model, refuse_other_settings
+from cifar10.errors import UsageError
 from cifar10.inference.destination import choose_destination
 from cifar10.inference.request import InferenceRequest
 from cifar10.system.signals import if_stopped
@@ -39,6 +41,7 @@ def train(*overrides: str, resume: str | None = None) -> None:
     python commands.py train
     python commands.py train model=resnet18 training=long optimizer=sgd
     python commands.py train data_loading=shapes training.epochs=2
+    python commands.py train experiment=probe data_loading.root=photos
     """
     note_place()
     if resume is not None:
@@ -110,12 +113,63 @@ def infer(
     return 3 if infer(request).num_failed else 0
 
 
+def similar(
+    *overrides: str,
+    photo: str,
+    test_dir: str,
+    checkpoint_name: str | None = None,
+    top_k: int = 10,
+    output: str | None = None,
+    format: Literal["table", "csv", "jsonl"] | None = None,
+    device: str = "auto",
+) -> int:
+    """Find the images of a folder that are most similar to a photo.
+
+    --photo=FILE             an image
+    --test_dir=DIR           where to look: a folder with all its sub-folders, or a glob in quotes
+    --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
+    model=NAME_imagenet      a pretrained network instead of a checkpoint; model.KEY=VALUE sets a value of it
+    --top_k=N                number of images to list  (10)
+    --output=FILE            file for the results  (stdout)
+    --format=FORMAT          table, csv or jsonl  (by the suffix of FILE, else table)
+    --device=DEVICE          auto, cpu, cuda or cuda:N  (auto)
+
+    Similarity is the cosine of the angle between what the network says of two images before it decides on a class: 1 for
+    copies. These embeddings are kept in data/cache.
+
+    python commands.py similar photo.jpg --test_dir=photos model=resnet18_imagenet
+    """
+    note_place()
+    require_photo(photo)
+    images = require_images(test_dir)
+    require_device(device)
+    destination = choose_destination(output, format)
+    if destination.format == "parquet":
+        raise UsageError("similar writes table, csv or jsonl; name another file or --format")
+    if top_k < 1:
+        raise UsageError(f"--top_k={top_k} is not possible; it must be 1 or more")
+    pretrained = checkpoint = None
+    if overrides:
+        refuse_all_but_model(overrides, checkpoint_name)
+        from cifar10.config.compose import load_config
+
+        pretrained = load_config(overrides)
+    else:
+        checkpoint_name = checkpoint_name or "best"
+        checkpoint = require_checkpoint(checkpoint_name) or checkpoint_name
+        pin_checkpoint(checkpoint_name)
+    with if_stopped("while images were compared; embeddings so far are kept"):
+        from cifar10.similar import similar
+
+        return 3 if similar(photo, images, destination, checkpoint, pretrained, top_k, device) else 0
+
+
 def evaluate(*overrides: str, checkpoint_name: str = "best", output: str | None = None) -> None:
     """Evaluate a checkpoint on the test images of the data set it was trained on.
 
     --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
     --output=DIR             also write scores and the confusion matrix, with a figure, into this folder
-    data_loading.root=DIR    the folder of the data, if they have moved; likewise data_loading.sources=[...].
+    data_loading.root=DIR    the folder of the data, if they have moved; likewise data_loading.sources=[...] and cache.
                              All other settings come from the checkpoint.
 
     python commands.py evaluate --checkpoint_name=last --output=measured
@@ -209,7 +263,9 @@ def demo() -> None:
     demo()
 
 
-COMMANDS = {command.__name__: command for command in (train, infer, evaluate, export, sync, data, config, demo)}
+COMMANDS = {
+    command.__name__: command for command in (train, infer, similar, evaluate, export, sync, data, config, demo)
+}
 
 if __name__ == "__main__":
     sys.exit(main(COMMANDS, description="Train an image classifier, evaluate it, and classify images with it."))

@@ -16,7 +16,8 @@ from cifar10.errors import UsageError
 from cifar10.suggest import nearest
 
 _LONGEST_WORD = 4096  # characters, as for a path; overrides have their own limit
-_CHECKPOINT = "checkpoint_name"  # the flag that may be given without its name next to overrides
+_PHOTO, _CHECKPOINT = "photo", "checkpoint_name"
+"""The first of these flags that a command has may be given without its name next to overrides."""
 _HYDRA_FLAGS = ("m", "multirun", "cfg", "config-name", "config-path", "config-dir", "cn", "cp", "cd", "info", "run")
 _DASHES = "-\u2012\u2013\u2014\u2212"  # word processors turn two hyphens into one of the long ones
 
@@ -38,6 +39,7 @@ class _Reader:
         self.commands = commands
         self.flags = flags_of(commands[name])
         self.takes_overrides = takes_overrides(commands[name])
+        self.bare = next((flag for flag in (_PHOTO, _CHECKPOINT) if flag in self.flags and self.takes_overrides), None)
         self.waiting = list(words)
         self.overrides: list[str] = []
         self.values: dict[str, str] = {}
@@ -50,13 +52,13 @@ class _Reader:
                 raise UsageError(f"{shortened(word)}: a word of {len(word):,} characters means nothing here")
             key, equals, value = word.partition("=")
             is_setting = equals and not os.path.lexists(word)
-            lacks_checkpoint = self.takes_overrides and _CHECKPOINT in self.flags and _CHECKPOINT not in self.values
+            is_bare = not is_setting or (self.bare == _CHECKPOINT and word.endswith(".ckpt"))
             if word == "--" and flags_may_follow:
                 flags_may_follow = False
             elif flags_may_follow and word.startswith(tuple(_DASHES)):
                 self._read_flag(word)
-            elif lacks_checkpoint and (not is_setting or word.endswith(".ckpt")):
-                self._keep(self.flags[_CHECKPOINT], word)
+            elif self.bare and self.bare not in self.values and is_bare:
+                self._keep(self.flags[self.bare], word)
             elif is_setting and (flag := self._find(key)[0]):
                 raise UsageError(f"{word}: did you mean {shlex.quote(f'--{flag.name}={value}')}?")
             elif self.takes_overrides:

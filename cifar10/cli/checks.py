@@ -40,6 +40,12 @@ def require_images(test_dir: str) -> ImageSearch:
     return search
 
 
+def require_photo(photo: str) -> None:
+    """Raise UsageError if `photo` is not a file."""
+    if not os.path.isfile(photo):
+        raise UsageError(f"--photo: there is no file {photo}{did_you_mean_path(photo)}")
+
+
 def require_folder(output: str) -> None:
     """Refuse `output` if it is a file, has no parent folder, or is the folder of a run, which has a confusion.png."""
     path = Path(output)

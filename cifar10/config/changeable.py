@@ -22,6 +22,15 @@ def placement_settings(overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if override.lstrip("+~").startswith(("models_dir=", "tracking"))]
 
 
+def refuse_all_but_model(overrides: Sequence[str], checkpoint_name: str | None) -> None:
+    """Raise UsageError if `overrides` set more than `model`, or if a checkpoint is named as well."""
+    others = [o for o in overrides if o.partition("=")[0] != "model" and not o.startswith("model.")]
+    if others:
+        raise UsageError(f"{' '.join(others)}: only model=NAME_imagenet and model.KEY=VALUE may be set here")
+    if checkpoint_name is not None:
+        raise UsageError(f"{overrides[0]} and --checkpoint_name={checkpoint_name} both name a network; choose one")
+
+
 def refuse_other_settings(keys: Iterable[str]) -> None:
     """Raise UsageError if `keys`, dotted, contain a setting other than the location of a checkpoint's data."""
     others = [key for key in keys if key not in DATA_LOCATION]
