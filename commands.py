@@ -134,8 +134,8 @@ def similar(
     --format=FORMAT          table, csv or jsonl  (by the suffix of FILE, else table)
     --device=DEVICE          auto, cpu, cuda or cuda:N  (auto)
 
-    Similarity is the cosine of the angle between what the network says of two images before it decides on a class: 1 for
-    copies. These embeddings are kept in data/cache.
+    Similarity is the cosine of the angle between two embeddings, which are the input of the network's last layer: 1 for
+    copies. Embeddings are kept in data/cache.
 
     python commands.py similar photo.jpg --test_dir=photos model=resnet18_imagenet
     """

@@ -1,11 +1,11 @@
-"""What are pretrained weights worth with few photos: linear probe and fine-tuning against the same network from scratch?
+"""What are pretrained weights worth with few photos: probe and fine-tuning against the same network from scratch?
 
     python benchmarks/few_photos.py --weights squeezenet1_1.pth [--root data] [--per-class 20 100] [--seeds 0 1 2]
 
 Takes some images of each class from the training split of CIFAR-10, other ones for each seed, and enlarges them to the
-size of the photos that the network was made for, or less. Each way trains on the same images, without validation images,
-and is tested on the same images of the test split. Ways: `experiment=probe`, `experiment=finetune`, and the latter from
-random weights, without freezing, all layers at the rate of the head.
+size of the photos that the network was made for, or less. Each way trains on the same images, without validation
+images, and is tested on the same images of the test split. Ways: `experiment=probe`, `experiment=finetune`, and the
+latter from random weights, without freezing, all layers at the rate of the head.
 """
 
 import argparse
@@ -27,9 +27,9 @@ from cifar10.train import train
 
 _WAYS = {
     "linear probe": ("experiment=probe",),
-    "fine-tuning": ("experiment=finetune", "training.monitor=null"),
+    "fine-tuning": ("experiment=finetune",),
     "from scratch": (
-        *("experiment=finetune", "training.monitor=null", "model.weights=none"),
+        *("experiment=finetune", "model.weights=none"),
         *("training.freeze_until=0", "optimizer.body_lr=null"),
     ),
 }

@@ -35,7 +35,7 @@ from tests.documented import DOCS, ROOT, file_blocks, named_paths, program_lines
 
 PAGES = sorted(DOCS.glob("*.md"))
 ADD_A_PART = (DOCS / "add_a_part.md").read_text()
-ENTRY_POINTS = {"train", "infer", "evaluate", "sync", "prepare_data", "config.explain", "demo"}
+ENTRY_POINTS = {"train", "probe", "infer", "similar", "evaluate", "sync", "prepare_data", "config.explain", "demo"}
 SMALL = ["training.epochs=1", "training.batch_size=20", "tracking=none"]
 SMALL_SHAPES = [
     "data_loading.image_size=16",

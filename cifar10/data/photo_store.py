@@ -9,6 +9,7 @@ complete. An interrupted one (`.partial`) is continued, and rows of unchanged fi
 Shapes: M files, S x S pixels.
 """
 
+import glob
 import hashlib
 import logging
 import os
@@ -166,7 +167,7 @@ def _begun(partial: Path, keys: NDArray[np.uint64], image_size: int) -> PhotoSto
 
 def _copy_known_rows(store: PhotoStore, folder: Path) -> None:
     """Copy the rows of files that older stores of the same folder and image size have."""
-    pattern = f"{folder.name.rpartition('-')[0]}-*"
+    pattern = f"{glob.escape(folder.name.rpartition('-')[0])}-*"
     for older in sorted(folder.parent.glob(pattern)):
         try:
             pixels, records = (np.load(older / name, mmap_mode="r") for name in (_PIXELS, _RECORDS))
