@@ -17,6 +17,7 @@ from cifar10.inference.predictor import Predictor
 from cifar10.probe import probe
 from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.train import train
+from tests.data.test_folder import fill
 from tests.tiny_run import TINY
 
 PROBE = (
@@ -62,8 +63,7 @@ def test_the_run_folder_is_that_of_a_training_run(probed: Path) -> None:
     names = {path.name for path in run.glob("[!.]*")}
     assert {"best.ckpt", "last.ckpt", "config.yaml", "scores.json", "history.csv", "confusion.png"} <= names
     scores = scores_of(run)
-    assert scores["test/accuracy"] > 0.2 and scores["val/accuracy"] > 0.2  # chance is 0.1
-    assert scores["train/accuracy"] >= scores["test/accuracy"]
+    assert scores["train/accuracy"] > 0.2 and 0 <= scores["val/accuracy"] <= 1  # features of random weights
 
 
 def test_its_checkpoint_is_evaluated_and_used_as_any(probed: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -108,13 +108,17 @@ def test_without_a_cache_nothing_is_kept(tmp_path: Path, num_embedded: list[int]
 
 
 def test_a_network_of_your_own_is_probed_on_other_classes(tmp_path: Path) -> None:
-    train(load_config([*TINY, f"models_dir={tmp_path}/models", "run_name=own", "data_loading.image_size=32"]))
-    words = ["model=simple_cnn", f"weights={tmp_path}/models/own/best.ckpt", "run_name=probed"]
-    plain = [word for word in PROBE if not word.startswith("model")]
-    scores = probe(
-        load_config([*plain, "data_loading.seed=3", *words, f"models_dir={tmp_path}/models", "probe.cache=null"])
-    )
-    assert scores["test/accuracy"] > 0.2
+    train(load_config([*TINY, f"models_dir={tmp_path}/models", "run_name=own"]))
+    fill(tmp_path / "photos", {"a": 20, "b": 20, "c": 20})
+    weights = f"weights={tmp_path}/models/own/best.ckpt"
+    words = ["data_loading=folder", f"data_loading.root={tmp_path}/photos", "data_loading.image_size=16", weights]
+    words += ["model=simple_cnn", f"models_dir={tmp_path}/models", "tracking=none", "run_name=probed"]
+    probe(load_config(["experiment=probe", "probe.cache=null", *words]))
+    own, probed = (load_checkpoint(tmp_path / "models" / name / "best.ckpt") for name in ("own", "probed"))
+    changed = {name for name, x in own.weights.items() if not torch.equal(x, probed.weights[name])}
+    assert probed.class_names == ("a", "b", "c") and changed == {"head.weight", "head.bias"}
+    with pytest.raises(UsageError, match=r"to replace its last layer: training.freeze_until=0.2, or experiment=probe"):
+        train(load_config(["experiment=demo", *words[:-1], "run_name=refused"]))
 
 
 def test_a_probe_cannot_be_resumed(probed: Path) -> None:

@@ -3,7 +3,7 @@
 import torch
 from torch import Tensor, nn
 
-_AT_ONCE = 4096  # images; bincount converts them to int64
+_PIXELS_AT_ONCE = 2**22  # bincount converts them to int64: 32 MB
 _LARGE = 2**15
 """Pixels, 182 x 182: from there on a CPU normalises a few images at a time, whose floats its cache holds."""
 _FEW = 4  # images; smaller parts would leave less work than handing it to threads takes
@@ -58,9 +58,10 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     They are exact: computed from a histogram with one bin per pixel value.
     """
     values = torch.arange(256, dtype=torch.float64)
+    at_once = max(1, _PIXELS_AT_ONCE // images[0, 0].numel())
     means, deviations = [], []
     for channel in range(3):
-        parts = [torch.bincount(part[:, channel].flatten(), minlength=256) for part in images.split(_AT_ONCE)]
+        parts = [torch.bincount(part[:, channel].flatten(), minlength=256) for part in images.split(at_once)]
         counts = torch.stack(parts).sum(dim=0).double().cpu()
         mean = (counts @ values) / counts.sum()
         means.append(mean)
