@@ -16,13 +16,15 @@ from cifar10.cli.checks import (
     require_device,
     require_folder,
     require_formats,
+    require_grouping,
     require_images,
     require_photo,
     require_place,
+    require_pretrained,
     require_resumable,
 )
 from cifar10.cli.command_line import main
-from cifar10.config.changeable import placement_settings, refuse_all_but_model, refuse_other_settings
+from cifar10.config.changeable import placement_settings, refuse_other_settings, require_network_settings
 from cifar10.errors import UsageError
 from cifar10.inference.destination import choose_destination
 from cifar10.inference.request import InferenceRequest
@@ -70,9 +72,9 @@ def train(*overrides: str, resume: str | None = None) -> None:
 
 
 def infer(
+    *overrides: str,
     test_dir: str,
-    *,
-    checkpoint_name: str = "best",
+    checkpoint_name: str | None = None,
     output: str | None = None,
     format: Literal["table", "csv", "jsonl", "parquet"] | None = None,
     top_k: int = 1,
@@ -81,7 +83,7 @@ def infer(
     device: str = "auto",
     engine: str | None = None,
 ) -> int:
-    """Classify the images of a folder.
+    """Classify the images of a folder, with a checkpoint or a pretrained network.
 
     --test_dir=DIR           a folder with all its sub-folders, an image file, or a glob in quotes. If the sub-folders
                              are named after classes, accuracy is reported too.
@@ -94,20 +96,27 @@ def infer(
                              mirror_translate_selective over 6 if the confidence is low  (the checkpoint's)
     --device=DEVICE          auto, cpu, cuda or cuda:N  (auto)
     --engine=NAME            what computes: a file of conf/engine/  (onnx for an ONNX file, else torch)
+    model=NAME_imagenet      instead of a checkpoint, a network of torchvision or timm, with its published weights;
+                             model.weights=FILE takes them from a file
+    grouping=NAME            also sum the probabilities of groups of classes: a file of conf/grouping/, or FILE.yaml
 
     A file that cannot be read gets a row with the reason; the exit code is then 3.
 
     python commands.py infer --test_dir=photos
     python commands.py infer --test_dir='photos/*.png' --top_k=3 --output=answers.csv
+    python commands.py infer model=resnet152_imagenet grouping=cats_vs_dogs --test_dir=photos
     """
     note_place()
     images = require_images(test_dir)
-    checkpoint = require_checkpoint(checkpoint_name)
+    require_network_settings(overrides)
+    grouping, pretrained = require_grouping(overrides), require_pretrained(overrides, checkpoint_name)
+    name = checkpoint_name or "best"
+    network = pretrained or require_checkpoint(name) or name
     require_device(device)
     destination = choose_destination(output, format)
-    network = checkpoint or checkpoint_name
-    request = InferenceRequest(images, network, destination, device, top_k, batch_size, tta, engine)
-    pin_checkpoint(checkpoint_name)
+    request = InferenceRequest(images, network, destination, device, top_k, batch_size, tta, engine, grouping)
+    if pretrained is None:
+        pin_checkpoint(name)
     from cifar10.infer import infer
 
     return 3 if infer(request).num_failed else 0
@@ -148,13 +157,10 @@ def similar(
         raise UsageError("similar writes table, csv or jsonl; name another file or --format")
     if top_k < 1:
         raise UsageError(f"--top_k={top_k} is not possible; it must be 1 or more")
-    pretrained = checkpoint = None
-    if overrides:
-        refuse_all_but_model(overrides, checkpoint_name)
-        from cifar10.config.compose import load_config
-
-        pretrained = load_config(overrides)
-    else:
+    if others := [override for override in overrides if not override.startswith(("model=", "model."))]:
+        raise UsageError(f"{' '.join(others)}: similar takes no settings but model=NAME_imagenet and model.KEY=VALUE")
+    pretrained, checkpoint = require_pretrained(overrides, checkpoint_name), None
+    if pretrained is None:
         checkpoint_name = checkpoint_name or "best"
         checkpoint = require_checkpoint(checkpoint_name) or checkpoint_name
         pin_checkpoint(checkpoint_name)

@@ -75,3 +75,15 @@ def prepare_network(network: nn.Module, channels_last: bool, with_kernels: bool)
     """
     network = network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     return kernels.convert(network) if with_kernels else network
+
+
+def fuse(network: nn.Module, image_size: int) -> kernels.FusedNetwork:
+    """Return a copy of `network` that is computed in bfloat16 by our own kernels, for inference on this CPU.
+
+    Raises:
+        UsageError: There are no kernels for this network or this CPU.
+    """
+    try:
+        return kernels.FusedNetwork(network, image_size)
+    except ValueError as error:
+        raise UsageError(f"engine=native is not possible: {error}; choose torch or onnx") from None

@@ -6,13 +6,15 @@ Everything is streamed: two batches of images are in memory at a time, one being
 import os
 import sys
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from tqdm import tqdm
 
 from cifar10.analysis.classification_report import Score
+from cifar10.config.schema import Component
 from cifar10.data.class_names import printable
 from cifar10.errors import UsageError
 from cifar10.images.decode import silence_pillow
@@ -50,17 +52,10 @@ def infer(request: InferenceRequest) -> Summary:
     """
     silence_pillow()
     share_memory_between_threads()
-    predictor = Predictor.from_checkpoint(
-        request.checkpoint,
-        device=request.device,
-        batch_size=request.batch_size,
-        tta=request.tta,
-        engine=request.engine,
-    )
+    predictor = load_predictor(request)
     if request.top_k > predictor.num_classes:
-        raise UsageError(
-            f"top_k={request.top_k} is more than the {predictor.num_classes} classes of {request.checkpoint}"
-        )
+        network = predictor.origin.get("checkpoint", "the network")
+        raise UsageError(f"top_k={request.top_k} is more than the {predictor.num_classes} classes of {network}")
     path = request.destination.path
     kept = f"; {path} was not written" if path else "; the rows above are complete"
     with (
@@ -71,21 +66,44 @@ def infer(request: InferenceRequest) -> Summary:
         return _infer(request, predictor)
 
 
+def load_predictor(request: InferenceRequest) -> Predictor:
+    """Return the predictor that `request` names; errors as in `infer`."""
+    if isinstance(request.checkpoint, Component):
+        predictor = Predictor.from_pretrained(request.checkpoint, request.device, request.batch_size, request.tta)
+    else:
+        predictor = Predictor.from_checkpoint(
+            request.checkpoint,
+            device=request.device,
+            batch_size=request.batch_size,
+            tta=request.tta,
+            engine=request.engine,
+        )
+    if request.grouping is None:
+        return predictor
+    return replace(predictor, groups=request.grouping.bind(predictor.class_names))
+
+
 def _infer(request: InferenceRequest, predictor: Predictor) -> Summary:
     started, class_names, provenance = time.monotonic(), predictor.class_names, predictor.provenance
     _say(_provenance_line(provenance))
     score, ids = Score(class_names), {name: class_id for class_id, name in enumerate(class_names)}
     num_images = num_failed = num_labelled = 0
+    groups = predictor.groups
+    totals: Counter[str] = Counter()
     folders: dict[str, None] = {}  # an ordered set, of as many folders as a warning can name and one more
     with (
         _progress_bar(request) as bar,
-        open_results(request.destination, class_names, request.top_k, provenance) as writer,
+        open_results(
+            request.destination, class_names, request.top_k, provenance, groups.names if groups else ()
+        ) as writer,
     ):
         for rows in predictor.predict_files(request.images, request.top_k):
             writer.write(rows)
             for row in rows:
                 if row.label is not None and row.top:
                     score.add(ids[row.label], row.class_id)
+                if row.group is not None:
+                    totals[row.group.name] += 1
                 if len(folders) <= _MOST_NAMED and (folder := os.path.basename(os.path.dirname(row.path))):
                     folders[folder] = None
             num_images += len(rows)
@@ -94,11 +112,13 @@ def _infer(request: InferenceRequest, predictor: Predictor) -> Summary:
             bar.update(len(rows))
     if score.total:
         _say(score.report())
-    if folders and not num_labelled:
+    if folders and not num_labelled and groups is None:
         _say(
             f"warning: none of the sub-folders ({_first(list(folders))}) is a class of this checkpoint "
             f"({_first(class_names)}); was another checkpoint meant?"
         )
+    if groups is not None:
+        _say(groups.totals_line(totals))
     summary = Summary(num_images, num_failed, score.accuracy)
     _say(_summary_line(summary, score, request, time.monotonic() - started))
     return summary

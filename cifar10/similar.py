@@ -15,11 +15,10 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import nn
 
 from cifar10.analysis.embeddings import Embedder
-from cifar10.config.build import build
-from cifar10.config.schema import Config
-from cifar10.config.targets import MODEL
+from cifar10.config.schema import Component
 from cifar10.data.class_names import printable
 from cifar10.devices import choose_device, limit_threads, prepare_network
 from cifar10.errors import UserError
@@ -30,10 +29,9 @@ from cifar10.images.search import ImageSearch, no_images
 from cifar10.inference.destination import Destination, open_destination
 from cifar10.inference.engines.pytorch import usable_precision
 from cifar10.inference.image_inputs import square_pixels
-from cifar10.networks.pretrained import PretrainedNetwork
+from cifar10.inference.pretrained import build_pretrained
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import load_checkpoint
-from cifar10.runs.pretrained_weights import load_pretrained_weights
 from cifar10.wording import counted
 
 _AT_ONCE = 256  # images in memory
@@ -53,7 +51,7 @@ def similar(
     images: ImageSearch,
     destination: Destination,
     checkpoint: Path | str | None = None,
-    pretrained: Config | None = None,
+    pretrained: Component | None = None,
     top_k: int = 10,
     device: str = "auto",
     cache: str | None = "data/cache",
@@ -65,7 +63,7 @@ def similar(
         images: Where to look.
         destination: Where the rows go.
         checkpoint: The network; None if `pretrained` names it.
-        pretrained: A configuration, whose `model` has published weights.
+        pretrained: The section `model` of a network with published weights.
         top_k: Number of images.
         device: auto, cpu, cuda or cuda:N.
         cache: Folder of the embeddings; None: they are not kept.
@@ -101,19 +99,15 @@ def similar(
 
 
 def _embedder(
-    checkpoint: Path | str | None, pretrained: Config | None, device: torch.device, cache: Path | None
+    checkpoint: Path | str | None, pretrained: Component | None, device: torch.device, cache: Path | None
 ) -> tuple[Embedder, Size]:
     """Return the embedder, and how images are cropped and resized for it."""
     if pretrained is not None:
-        published = build(MODEL, pretrained.model, num_classes=2, image_size=224)
-        if not isinstance(published, PretrainedNetwork):
-            raise UserError(f"{pretrained.model.target} has no published weights; use --checkpoint_name=NAME")
-        weights = published.published
-        num_classes, size = weights.num_classes, weights.image_size
-        network = build(MODEL, pretrained.model, num_classes=num_classes, image_size=size)
-        load_pretrained_weights(network)
-        model, precision, kernels, channels_last = pretrained.model, "fp32", False, True
-        rule: Size = Preprocessing(size, weights.resize_size, weights.interpolation)
+        network: nn.Module
+        network, published = build_pretrained(pretrained)
+        num_classes, size, model = published.num_classes, published.image_size, pretrained
+        precision, kernels, channels_last = "fp32", False, True
+        rule: Size = Preprocessing(size, published.resize_size, published.interpolation)
     else:
         assert checkpoint is not None
         loaded = load_checkpoint(checkpoint if isinstance(checkpoint, Path) else resolve_checkpoint(checkpoint))

@@ -7,6 +7,7 @@ import shlex
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cifar10.cli.flags import shortened
 from cifar10.config.advice import command_line
@@ -17,6 +18,10 @@ from cifar10.images.other_formats import kind_of_collection, kind_of_name
 from cifar10.images.search import ImageSearch, no_images
 from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, which_run
 from cifar10.suggest import did_you_mean, did_you_mean_path
+
+if TYPE_CHECKING:
+    from cifar10.config.schema import Component
+    from cifar10.inference.grouping import Grouping
 
 
 def require_images(test_dir: str) -> ImageSearch:
@@ -44,6 +49,54 @@ def require_photo(photo: str) -> None:
     """Raise UsageError if `photo` is not a file."""
     if not os.path.isfile(photo):
         raise UsageError(f"--photo: there is no file {photo}{did_you_mean_path(photo)}")
+
+
+def require_pretrained(overrides: Sequence[str], checkpoint_name: str | None) -> "Component | None":
+    """Return the pretrained network that the overrides `model=` and `model.KEY=` choose; None if there are none.
+
+    Raises:
+        UsageError: It is not pretrained, its file of weights does not exist, or a checkpoint is given as well.
+    """
+    overrides = [override for override in overrides if not _is_of_grouping(override)]
+    if not overrides:
+        return None
+    if checkpoint_name is not None:
+        given = f"{shlex.join(overrides)} and --checkpoint_name={checkpoint_name}"
+        raise UsageError(f"{given} are two networks; leave out one of them")
+    from cifar10.config.compose import load_component
+
+    component = load_component("model", overrides)
+    weights = component.arguments.get("weights", "none")
+    if weights == "none":
+        raise UsageError(
+            f"{shlex.join(overrides)} has no trained weights; choose model=NAME_imagenet, such as "
+            "model=resnet152_imagenet, or a checkpoint: --checkpoint_name=NAME"
+        )
+    if weights is not None and not os.path.isfile(weights):
+        raise UsageError(f"model.weights: there is no file {weights}{did_you_mean_path(weights)}")
+    return component
+
+
+def require_grouping(overrides: Sequence[str]) -> "Grouping | None":
+    """Return the groups of classes that the overrides `grouping=` and `grouping.threshold=` choose, if any.
+
+    Raises:
+        UsageError: There is no such file, or it is not valid.
+    """
+    chosen = dict(override.split("=", 1) for override in overrides if _is_of_grouping(override))
+    if not chosen:
+        return None
+    unknown = sorted(chosen.keys() - {"grouping", "grouping.threshold"})
+    if unknown or "grouping" not in chosen:
+        advice = "choose a grouping with grouping=NAME or grouping=FILE.yaml; only grouping.threshold can be set in it"
+        raise UsageError(f"{unknown[0] if unknown else 'grouping.threshold'}: {advice}")
+    from cifar10.inference.grouping import read_grouping
+
+    return read_grouping(chosen["grouping"], chosen.get("grouping.threshold"))
+
+
+def _is_of_grouping(override: str) -> bool:
+    return override.partition("=")[0].partition(".")[0] == "grouping"
 
 
 def require_folder(output: str) -> None:

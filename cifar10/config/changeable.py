@@ -10,6 +10,8 @@ RESUMABLE = (
 )
 """Settings, and sections of them, that may change when a run is resumed: its length, hardware and locations."""
 DATA_LOCATION = ("data_loading.root", "data_loading.sources", "data_loading.cache")
+NETWORK_SETTINGS = ("model", "grouping")
+"""Settings, and sections of them, that `infer` takes."""
 
 
 def is_resumable(key: str) -> bool:
@@ -22,13 +24,15 @@ def placement_settings(overrides: Sequence[str]) -> list[str]:
     return [override for override in overrides if override.lstrip("+~").startswith(("models_dir=", "tracking"))]
 
 
-def refuse_all_but_model(overrides: Sequence[str], checkpoint_name: str | None) -> None:
-    """Raise UsageError if `overrides` set more than `model`, or if a checkpoint is named as well."""
-    others = [o for o in overrides if o.partition("=")[0] != "model" and not o.startswith("model.")]
+def require_network_settings(overrides: Sequence[str]) -> None:
+    """Raise UsageError if `overrides` contain a setting that `infer` does not take."""
+    keys = [override.lstrip("+~").partition("=")[0] for override in overrides]
+    others = [key for key in keys if key.partition(".")[0] not in NETWORK_SETTINGS]
     if others:
-        raise UsageError(f"{' '.join(others)}: only model=NAME_imagenet and model.KEY=VALUE may be set here")
-    if checkpoint_name is not None:
-        raise UsageError(f"{overrides[0]} and --checkpoint_name={checkpoint_name} both name a network; choose one")
+        raise UsageError(
+            f"{', '.join(others)}: infer takes no settings but model=NAME_imagenet, model.KEY=VALUE and grouping=NAME; "
+            "the others come from the checkpoint"
+        )
 
 
 def refuse_other_settings(keys: Iterable[str]) -> None:

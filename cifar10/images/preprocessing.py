@@ -35,6 +35,12 @@ class Preprocessing:
     def resampling(self) -> Image.Resampling:
         return _RESAMPLING[self.interpolation]
 
+    def describe(self) -> str:
+        """Return it in words."""
+        if self.resize_size is None:
+            return f"central square to {self.image_size} pixels, {self.interpolation}"
+        return f"short side to {self.resize_size} pixels, {self.interpolation}, centre {self.image_size}"
+
     def apply(self, image: Image.Image) -> Image.Image:
         """Return the S x S pixels of `image`, which is upright and in RGB."""
         if self.resize_size is None:

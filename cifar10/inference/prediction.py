@@ -20,6 +20,16 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupResult:
+    """The probabilities of groups of classes."""
+
+    name: str
+    """The most probable group; `unsure` if it is not probable enough."""
+    probabilities: Mapping[str, float]
+    """Group -> sum over its classes. The rest has a name of its own, if it is reported."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageResult:
     """The prediction for one image."""
 
@@ -32,6 +42,8 @@ class ImageResult:
     """The class that the image's folder is named for, if a folder was searched; None if there is none."""
     error: str | None = None
     """Why the image could not be read, or None."""
+    group: GroupResult | None = None
+    """The groups of its classes, if the predictor has groups."""
     provenance: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Everything that the prediction depends on besides the pixels: checkpoint, digests, engine, device, settings."""
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar10.config.schema import TTAMode
+from cifar10.config.schema import Component, TTAMode
 from cifar10.data.class_names import ClassFolders
 from cifar10.errors import UsageError, UserError
 from cifar10.images.decode import ImageError, Pixels
@@ -21,6 +21,7 @@ from cifar10.images.preprocessing import Preprocessing
 from cifar10.images.search import ImageSearch, no_images
 from cifar10.inference.description import LoadedModel
 from cifar10.inference.engines import Engine, require_engine
+from cifar10.inference.grouping import ClassGroups
 from cifar10.inference.image_inputs import ImageInMemory, ImageInput, square_pixels
 from cifar10.inference.prediction import ImageResult, most_probable
 from cifar10.inference.tta import predict_probabilities
@@ -45,6 +46,8 @@ class Predictor:
     """Where the weights come from: checkpoint path, weights_digest, data_digest."""
     tta_confidence: float = 0.0
     """mirror_translate_selective: images whose largest probability is below it get all six views."""
+    groups: ClassGroups | None = None
+    """Groups of classes whose probabilities are in the results too."""
 
     @classmethod
     def from_checkpoint(
@@ -70,27 +73,48 @@ class Predictor:
             UserError: There is no such checkpoint or device.
             UsageError: `tta`, `batch_size` or `engine` is not possible.
         """
-        checked = _checked_tta(tta)
+        checked = _checked_settings(tta, batch_size)
         if engine is not None:
             require_engine(engine)
-        if batch_size is not None and batch_size < 1:
-            raise UsageError(f"batch_size={batch_size} is not possible; it must be 1 or more")
         from cifar10.runs.checkpoint_names import resolve_checkpoint
 
         file = checkpoint if isinstance(checkpoint, Path) else resolve_checkpoint(checkpoint, models_dir)
         model = _load(engine or ("onnx" if file.suffix == ".onnx" else "torch"), file, str(device))
+        return cls._of(model, str(file), batch_size, checked)
+
+    @classmethod
+    def from_pretrained(
+        cls, component: Component, device: str = "auto", batch_size: int | None = None, tta: str | None = None
+    ) -> "Predictor":
+        """Return a predictor with a pretrained network, which predicts the classes that it was trained on.
+
+        Args:
+            component: The section `model` of a configuration, as with `model=resnet152_imagenet`.
+            device: auto, cpu, cuda or cuda:N.
+            batch_size: Most images per forward pass; None: 32.
+            tta: Test-time augmentation; None: none.
+
+        Raises:
+            UserError: The weights cannot be read or downloaded, or there is no such device.
+            UsageError: The network has no published weights, or `tta` or `batch_size` is not possible.
+        """
+        checked = _checked_settings(tta, batch_size)
+        from cifar10.inference.pretrained import load_pretrained
+
+        return cls._of(*load_pretrained(component, device), batch_size, checked)
+
+    @classmethod
+    def _of(cls, model: LoadedModel, name: str, batch_size: int | None, tta: TTAMode | None) -> "Predictor":
+        """Return a predictor with a loaded model of this name; None: its own setting."""
         description = model.description
-        origin = {
-            "checkpoint": str(file),
-            "weights_digest": description.weights_digest,
-            "data_digest": description.data_digest,
-        }
+        digests = {"weights_digest": description.weights_digest, "data_digest": description.data_digest}
+        origin = {"checkpoint": name, **{key: digest for key, digest in digests.items() if digest}}
         return cls(
             engine=model.engine,
             class_names=tuple(description.class_names),
             preprocessing=description.preprocessing,
             batch_size=batch_size or description.batch_size,
-            tta=checked or description.tta,
+            tta=tta or description.tta,
             tta_confidence=description.tta_confidence,
             origin=origin,
         )
@@ -109,6 +133,8 @@ class Predictor:
         """Everything that a prediction depends on beside the pixels."""
         bound = {"tta_confidence": str(self.tta_confidence)} if self.tta == "mirror_translate_selective" else {}
         settings = {"tta": self.tta, **bound, "batch_size": str(self.batch_size)}
+        if self.preprocessing.resize_size is not None:
+            settings["preprocessing"] = self.preprocessing.describe()
         return {**self.origin, **self.engine.describe(), **settings}
 
     @overload
@@ -189,7 +215,8 @@ class Predictor:
     def _results(self, names: Sequence[str], images: Sequence[Pixels | ImageError], top_k: int) -> list[ImageResult]:
         """Return one result for each image, in order; an ImageError becomes the result's error."""
         readable = [image for image in images if not isinstance(image, ImageError)]
-        probabilities = iter(self.probabilities(np.stack(readable)) if readable else ())
+        rows = self.probabilities(np.stack(readable)) if readable else np.empty((0, self.num_classes), np.float32)
+        probabilities, groups = iter(rows), iter(() if self.groups is None else self.groups.results(rows))
         provenance, results = self.provenance, []
         for name, image in zip(names, images, strict=True):
             if isinstance(image, ImageError):
@@ -197,7 +224,8 @@ class Predictor:
                 continue
             top = most_probable(next(probabilities), self.class_names, top_k)
             error = None if top else "the network's output is not a number"
-            results.append(ImageResult(name, top, error=error, provenance=provenance))
+            group = next(groups, None)
+            results.append(ImageResult(name, top, error=error, group=group if top else None, provenance=provenance))
         return results
 
 
@@ -229,7 +257,14 @@ def _name(image: Any) -> str:
     return os.fspath(image) if isinstance(image, str | os.PathLike) else ""
 
 
-def _checked_tta(tta: str | None) -> TTAMode | None:
+def _checked_settings(tta: str | None, batch_size: int | None) -> TTAMode | None:
+    """Return `tta`, if it is known.
+
+    Raises:
+        UsageError: It is not, or `batch_size` is below 1.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"batch_size={batch_size} is not possible; it must be 1 or more")
     for known in get_args(TTAMode):
         if tta == known:
             return known  # type: ignore[no-any-return]

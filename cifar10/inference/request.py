@@ -2,11 +2,16 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cifar10.errors import UsageError, UserError
 from cifar10.images.search import ImageSearch, no_images
 from cifar10.inference.destination import Destination
 from cifar10.inference.engines import require_engine
+
+if TYPE_CHECKING:
+    from cifar10.config.schema import Component
+    from cifar10.inference.grouping import Grouping
 
 
 @dataclass(frozen=True)
@@ -19,8 +24,8 @@ class InferenceRequest:
     """
 
     images: ImageSearch
-    checkpoint: Path | str
-    """A file, or a name that only MLflow knows; see `resolve_checkpoint`."""
+    checkpoint: "Path | str | Component"
+    """A file, or a name that only MLflow knows; see `resolve_checkpoint`. Or a pretrained network."""
     destination: Destination
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -32,11 +37,15 @@ class InferenceRequest:
     """Test-time augmentation; None: as in that pass."""
     engine: str | None = None
     """What computes: the name of a file in `conf/engine/`; None: as the suffix of the checkpoint says."""
+    grouping: "Grouping | None" = None
+    """Groups of classes to report as well."""
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise UsageError(f"top_k={self.top_k} is not possible; it must be 1 or more")
         if self.engine is not None:
             require_engine(self.engine)
+            if not isinstance(self.checkpoint, Path | str) and self.engine != "torch":
+                raise UsageError(f"engine={self.engine}: a pretrained network is computed by torch; export it first")
         if self.images.is_empty():
             raise UserError(no_images(self.images))

@@ -17,16 +17,22 @@ from typing import Any, BinaryIO, TextIO
 
 from cifar10.data.class_names import printable
 from cifar10.inference.destination import Destination, open_destination
+from cifar10.inference.grouping import UNSURE
 from cifar10.inference.prediction import ImageResult
 
 _ROW_GROUP = 16_384  # rows that Parquet holds in memory before it writes them
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _CLASS_COLUMNS = ("class_name", "class_id", "probability")
+_GROUP = "group"
 
 
 @contextmanager
 def open_results(
-    destination: Destination, class_names: Sequence[str], top_k: int, provenance: Mapping[str, str]
+    destination: Destination,
+    class_names: Sequence[str],
+    top_k: int,
+    provenance: Mapping[str, str],
+    groups: Sequence[str] = (),
 ) -> Iterator["TextWriter | ParquetWriter"]:
     """Yield a writer for `destination`. A file appears at the end of the block, unless an exception was raised.
 
@@ -35,17 +41,18 @@ def open_results(
         class_names: All that may occur, for the width of a table's columns.
         top_k: Classes in a row without an error.
         provenance: What the predictions depend on, for the metadata of Parquet.
+        groups: Names of the groups of classes, each of which is a column.
     """
     if destination.path is None:
-        yield _text_writer(destination.format, sys.stdout, class_names, top_k)
+        yield _text_writer(destination.format, sys.stdout, class_names, top_k, groups)
         return
     with open_destination(destination) as file:
         if destination.format == "parquet":
-            with closing(ParquetWriter(file, provenance)) as writer:
+            with closing(ParquetWriter(file, provenance, groups)) as writer:
                 yield writer
             return
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-        yield _text_writer(destination.format, text, class_names, top_k)
+        yield _text_writer(destination.format, text, class_names, top_k, groups)
         text.detach()  # the file belongs to open_destination, which closes it
 
 
@@ -73,21 +80,23 @@ class TextWriter:
 class ParquetWriter:
     """Writes one row group at a time; the provenance is in the schema's metadata. The stream stays open."""
 
-    def __init__(self, file: BinaryIO, provenance: Mapping[str, str]) -> None:
+    def __init__(self, file: BinaryIO, provenance: Mapping[str, str], groups: Sequence[str] = ()) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         one_class = list(zip(_CLASS_COLUMNS, (pa.string(), pa.int32(), pa.float32()), strict=True))
         fields = [("path", pa.string()), *one_class, ("label", pa.string()), ("error", pa.string())]
+        fields += [(_GROUP, pa.string()), *((column, pa.float32()) for column in _columns(groups))] if groups else []
         metadata = {f"cifar10.{key}": _unicode(value) for key, value in provenance.items()}
         self._schema = pa.schema([*fields, ("top", pa.list_(pa.struct(one_class)))], metadata=metadata)
         self._table = pa.Table
         self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
+        self._groups = groups
         self._held: list[dict[str, Any]] = []
 
     def write(self, rows: Sequence[ImageResult]) -> None:
         """Write `rows` below the previous ones, when there are enough for a row group."""
-        self._held += [_record(row) for row in rows]
+        self._held += [_record(row, self._groups) | _flat_group(row) for row in rows]
         if len(self._held) >= _ROW_GROUP:
             self._write_group()
 
@@ -102,44 +111,78 @@ class ParquetWriter:
             self._held = []
 
 
-def _text_writer(format_name: str, stream: TextIO, class_names: Sequence[str], top_k: int) -> TextWriter:
+def _text_writer(
+    format_name: str, stream: TextIO, class_names: Sequence[str], top_k: int, groups: Sequence[str]
+) -> TextWriter:
     if format_name == "jsonl":  # null where a column does not apply
-        return TextWriter(stream, lambda row: json.dumps(_record(row, digits=6), ensure_ascii=False))
+        return TextWriter(stream, lambda row: json.dumps(_record(row, groups, digits=6), ensure_ascii=False))
     if format_name == "csv":
         further = [f"{name}_{n}" for n in range(2, top_k + 1) for name in _CLASS_COLUMNS]
-        header = ",".join(["path", *_CLASS_COLUMNS, "label", "error", *further])
-        return TextWriter(stream, lambda row: _csv_line(row, top_k), header)
+        columns = [_GROUP, *_columns(groups)] if groups else []
+        header = ",".join(["path", *_CLASS_COLUMNS, "label", "error", *further, *map(_csv_cell, columns)])
+        return TextWriter(stream, lambda row: _csv_line(row, top_k, groups), header)
     width = max(len("class"), *(len(printable(name)) for name in class_names))
-    header = "  ".join([f"{'class':{width}}   prob."] * top_k + ["path"])
-    return TextWriter(stream, lambda row: _table_line(row, top_k, width), header)
+    titles = [f"{_GROUP:{_group_width(groups)}}", *(f"{name:>6}" for name in groups)] if groups else []
+    header = "  ".join([*titles, *[f"{'class':{width}}   prob."] * top_k, "path"])
+    return TextWriter(stream, lambda row: _table_line(row, top_k, width, groups), header)
 
 
-def _table_line(row: ImageResult, top_k: int, width: int) -> str:
+def _table_line(row: ImageResult, top_k: int, width: int, groups: Sequence[str]) -> str:
     """Return a line with the path as the last column, so that the columns stay aligned while rows stream in."""
-    cells = [f"{printable(one.class_name):{width}}  {one.probability:6.4f}" for one in row.top]
-    cells += [f"{'-':{width}}  {'-':>6}"] * (top_k - len(cells))
+    cells = [f"{row.group.name if row.group else '-':{_group_width(groups)}}"] if groups else []
+    found = row.group.probabilities if row.group else {}
+    cells += [f"{f'{found[name]:.4f}' if found else '-':>{max(6, len(name))}}" for name in groups]
+    cells += [f"{printable(one.class_name):{width}}  {one.probability:6.4f}" for one in row.top]
+    cells += [f"{'-':{width}}  {'-':>6}"] * (top_k - len(row.top))
     reason = f"  ({row.error})" if row.error else ""
     return "  ".join([*cells, printable(row.path)]) + reason
 
 
-def _csv_line(row: ImageResult, top_k: int) -> str:
+def _csv_line(row: ImageResult, top_k: int, groups: Sequence[str]) -> str:
     """Return a line of RFC 4180, without its end. With lines that end in LF, `csv.writer` leaves a lone CR unquoted."""
     path = _unicode(row.path)
     classes = [[_inert(one.class_name), str(one.class_id), f"{one.probability:.6f}"] for one in row.top]
     first, *others = classes + [["", "", ""]] * (top_k - len(classes))
     cells = [f"./{path}" if path.startswith(_FORMULA) else path, *first, _inert(row.label or ""), row.error or ""]
     cells += [cell for one in others for cell in one]
-    return ",".join('"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\r\n') else cell for cell in cells)
+    if groups:
+        found = row.group.probabilities if row.group else {}
+        cells += [row.group.name if row.group else "", *(f"{found[name]:.6f}" if found else "" for name in groups)]
+    return ",".join(map(_csv_cell, cells))
 
 
-def _record(row: ImageResult, digits: int = 9) -> dict[str, Any]:
+def _csv_cell(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(character in text for character in ',"\r\n') else text
+
+
+def _record(row: ImageResult, groups: Sequence[str], digits: int = 9) -> dict[str, Any]:
     """Return `row` as plain values; nine digits hold any float32 exactly."""
     top = [
         {"class_name": g.class_name, "class_id": g.class_id, "probability": float(f"{g.probability:.{digits}g}")}
         for g in row.top
     ]
     first = top[0] if top else dict.fromkeys(_CLASS_COLUMNS)
-    return {"path": _unicode(row.path), **first, "label": row.label, "error": row.error, "top": top}
+    record = {"path": _unicode(row.path), **first, "label": row.label, "error": row.error, "top": top}
+    if groups:
+        found = row.group.probabilities if row.group else None
+        rounded = found and {name: float(f"{value:.{digits}g}") for name, value in found.items()}
+        record |= {_GROUP: row.group.name if row.group else None, "groups": rounded}
+    return record
+
+
+def _flat_group(row: ImageResult) -> dict[str, Any]:
+    """Return the columns of the groups; none where there are none."""
+    if row.group is None:
+        return {}
+    return dict(zip(_columns(list(row.group.probabilities)), row.group.probabilities.values(), strict=True))
+
+
+def _columns(groups: Sequence[str]) -> list[str]:
+    return [f"{_GROUP}_{name}" for name in groups]
+
+
+def _group_width(groups: Sequence[str]) -> int:
+    return max(len(name) for name in (*groups, UNSURE))
 
 
 def _unicode(name: str) -> str:

@@ -1,6 +1,7 @@
 """Kernels for layers that PyTorch computes slowly on a CPU in float32. `convert` puts them into a finished network.
 
-The network itself is built of plain PyTorch layers and does not know this package.
+The network itself is built of plain PyTorch layers and does not know this package. `FusedNetwork` is a copy of it for
+inference on CPUs with AMX.
 """
 
 from collections.abc import Mapping
@@ -9,11 +10,12 @@ from typing import TypeVar
 from torch import nn
 
 from cifar10.kernels.convolution import WinogradConv3x3, WinogradConvPool
+from cifar10.kernels.fused_network import FusedNetwork
 from cifar10.kernels.jit import is_available
 from cifar10.kernels.normalization import FusedBatchNormSiLU
 from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
 
-__all__ = ["convert", "is_available", "revert"]
+__all__ = ["FusedNetwork", "convert", "is_available", "revert"]
 
 _CONVERTED: dict[type[nn.Module], type[nn.Module]] = {
     Conv3x3: WinogradConv3x3,

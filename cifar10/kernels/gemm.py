@@ -5,7 +5,8 @@ PyTorch's matrix multiplication is as fast, but its operands and results would h
 
 from typing import NamedTuple
 
-from cifar10.kernels.codegen import Integer, KernelBuilder, Vector, float_array, lanes_for
+from cifar10.kernels.arrays import float_array
+from cifar10.kernels.codegen import Integer, KernelBuilder, Vector, lanes_for
 from cifar10.kernels.jit import has_avx512
 
 _PANEL_VECTORS = 2  # per row of a panel

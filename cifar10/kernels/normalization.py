@@ -12,7 +12,8 @@ from collections.abc import Callable, Sequence
 import torch
 from torch import Tensor
 
-from cifar10.kernels.codegen import Integer, KernelBuilder, Vector, float_array, lanes_for, stack_array
+from cifar10.kernels.arrays import float_array, stack_array
+from cifar10.kernels.codegen import Integer, KernelBuilder, Vector, lanes_for
 from cifar10.kernels.jit import MIN_IMAGES, Kernel
 from cifar10.networks.layers import BatchNormSiLU
 

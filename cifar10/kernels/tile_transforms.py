@@ -8,18 +8,8 @@ matrix multiplication. `Tiling` has m, n and t.
 from collections.abc import Iterator
 from typing import NamedTuple
 
-from cifar10.kernels.codegen import (
-    CACHE_LINE_BYTES,
-    ByteArray,
-    FloatArray,
-    Integer,
-    KernelBuilder,
-    Vector,
-    byte_array,
-    float_array,
-    lanes_for,
-    stack_array,
-)
+from cifar10.kernels.arrays import ByteArray, FloatArray, byte_array, float_array, stack_array
+from cifar10.kernels.codegen import CACHE_LINE_BYTES, Integer, KernelBuilder, Vector, lanes_for
 from cifar10.kernels.gemm import Matrix
 from cifar10.kernels.winograd import Matrix as Transform
 from cifar10.kernels.winograd import Tiling, transform_tile

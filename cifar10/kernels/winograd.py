@@ -19,7 +19,8 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar10.kernels.codegen import FloatArray, Integer, KernelBuilder, Vector
+from cifar10.kernels.arrays import FloatArray
+from cifar10.kernels.codegen import Integer, KernelBuilder, Vector
 
 Matrix = NDArray[np.float64]
 

@@ -130,7 +130,7 @@ class TorchvisionNetwork(PretrainedNetwork):
         chosen: Any = versions.DEFAULT
         if version is not None:
             if version not in versions.__members__:
-                raise ValueError(f"model.version={version}: {name} has {', '.join(versions.__members__)}")
+                raise ValueError(f"model.version={version}: {name} has {', '.join(one.name for one in versions)}")
             chosen = versions[version]
         elif weights is not None:
             chosen = next(

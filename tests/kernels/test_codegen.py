@@ -5,7 +5,8 @@ from collections.abc import Iterator, Sequence
 import pytest
 import torch
 
-from cifar10.kernels.codegen import Integer, KernelBuilder, Vector, byte_array, float_array
+from cifar10.kernels.arrays import byte_array, float_array
+from cifar10.kernels.codegen import Integer, KernelBuilder, Vector
 from cifar10.kernels.jit import Kernel, is_available
 from cifar10.kernels.normalization import sigmoid
 

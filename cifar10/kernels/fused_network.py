@@ -1,0 +1,151 @@
+"""The default network for inference on a CPU with AMX: a kernel a layer, in bfloat16.
+
+Normalisation of pixels and batch normalisation become part of the filters. Weights and feature maps are rounded to
+bfloat16, and sums are float32: probabilities differ by some thousandths from those in float32.
+
+Shapes: B images of S x S pixels, K classes.
+"""
+
+import threading
+from collections.abc import Iterator
+from typing import NamedTuple
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from cifar10.kernels import amx
+from cifar10.kernels.feature_maps import FeatureMaps
+from cifar10.kernels.fused_convolution import SLAB, FusedConvolution, Pooling, convolution_kernel, first_layer_kernel
+from cifar10.kernels.jit import PreparedCall
+from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
+from cifar10.networks.speed import ConvolutionGroup, SpeedNet
+
+_IMAGES_PER_THREAD = 32
+_MAP_BYTES_PER_THREAD = 4 * 2**20  # of the largest maps
+_GROUP = 8  # images that are computed with the same filters, while those are in the core's cache
+
+
+class FusedNetwork:
+    """uint8 (B, S, S, 3) -> probabilities (B, K).
+
+    Args:
+        network: Its weights are copied.
+        image_size: S.
+
+    Raises:
+        ValueError: There are no kernels for this network or this CPU.
+    """
+
+    def __init__(self, network: nn.Module, image_size: int) -> None:
+        if not amx.is_available():
+            raise ValueError("this CPU has no matrix units (AMX), or llvmlite is not installed")
+        if not isinstance(network, SpeedNet):
+            raise ValueError(f"there are no kernels for the network {type(network).__name__}")
+        widths = [layer.out_channels for layer in network.modules() if isinstance(layer, Conv3x3)]
+        if any(width % SLAB for width in widths):
+            raise ValueError(f"there are no kernels for {widths} channels, only for multiples of {SLAB}")
+        self._lock = threading.Lock()
+        with torch.inference_mode():
+            self._head = network.head.weight.float().T.contiguous().numpy()
+            self._calls = _Calls(network, image_size)
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return class probabilities, (B, K), of `pixels`, uint8 (B, S, S, 3), RGB, C-contiguous."""
+        most = self._calls.most_images
+        with self._lock:  # the feature maps are in use
+            parts = [self._calls.run(pixels[start : start + most]) for start in range(0, len(pixels), most)]
+            logits = np.concatenate(parts) @ self._head if parts else np.empty((0, self._head.shape[1]), np.float32)
+        exponentials = np.exp(logits - logits.max(axis=1, keepdims=True))
+        probabilities: NDArray[np.float32] = exponentials / exponentials.sum(axis=1, keepdims=True)
+        return probabilities
+
+
+class _Layer(NamedTuple):
+    convolution: FusedConvolution
+    filters: Tensor
+    shifts: Tensor
+
+
+class _Calls:
+    """The kernels of all layers, with memory for the maps between them."""
+
+    def __init__(self, network: SpeedNet, image_size: int) -> None:
+        num_threads = torch.get_num_threads()
+        side, width = network.whiten.kernel_size[0], network.whiten.out_channels
+        maps = FeatureMaps(image_size - side + 1, width)
+        layers = list(_layers(network, maps))
+        of_thread = max(1, min(_IMAGES_PER_THREAD, _MAP_BYTES_PER_THREAD // (maps.image_positions * 2 * maps.channels)))
+        self.most_images = of_thread * num_threads
+        self._group = min(_GROUP, of_thread)
+        self._first_rows = maps.size
+        overhang = 2 * max(layer.convolution.block_rows * layer.convolution.source.pitch for layer in layers)
+        buffers = [maps.allocate(self.most_images, overhang)]
+        first = first_layer_kernel(image_size, side, width)
+        kernels = [convolution_kernel(layer.convolution, self._group) for layer in layers]
+        workspaces = torch.empty(num_threads * max(kernel.workspace_size for kernel in (first, *kernels)))
+        self._first = PreparedCall(first, num_threads, [0, *_first_weights(network, maps), buffers[0]], workspaces)
+        self._further: list[tuple[PreparedCall, int]] = []
+        for layer, kernel in zip(layers, kernels, strict=True):
+            convolution = layer.convolution
+            is_last = convolution.pooling == "global"
+            results = (
+                torch.zeros(self.most_images, convolution.channels_out)
+                if is_last
+                else convolution.target.allocate(self.most_images, overhang)
+            )
+            shortcut = [buffers[-2]] if convolution.has_shortcut else []
+            arguments: list[Tensor | int] = [
+                buffers[-1],
+                layer.filters,
+                layer.shifts,
+                results,
+                amx.configuration(),
+                0,
+                *shortcut,
+            ]
+            self._further.append((PreparedCall(kernel, num_threads, arguments, workspaces), convolution.num_slabs))
+            buffers.append(results)
+        self._results = buffers[-1].numpy()
+
+    def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        """Return the features of the last layer for at most `most_images` images."""
+        num_images = len(pixels)
+        self._first.replace(0, pixels.ctypes.data)
+        self._first.run(num_images * self._first_rows)
+        for call, num_slabs in self._further:
+            call.replace(5, num_images)
+            call.run(-(-num_images // self._group) * num_slabs)
+        return self._results[:num_images].copy()
+
+
+def _first_weights(network: SpeedNet, maps: FeatureMaps) -> tuple[Tensor, Tensor]:
+    """Return filters for pixels in 0 .. 255, (side side 3, C), and shifts, (C,)."""
+    mean, std = network.normalize.mean.double(), network.normalize.std.double()
+    scaled = network.whiten.weight.double() / std  # (24, 3, side, side)
+    weights = torch.zeros(scaled[0].numel(), maps.channels)
+    weights[:, : maps.num_channels] = scaled.permute(2, 3, 1, 0).reshape(-1, maps.num_channels)
+    shifts = torch.zeros(maps.channels)
+    shifts[: maps.num_channels] = -(scaled * mean).sum(dim=(1, 2, 3))
+    return weights, shifts
+
+
+def _layers(network: SpeedNet, maps: FeatureMaps) -> Iterator[_Layer]:
+    """Yield the convolutions; the last one also computes the global maximum."""
+    pairs = [pair for group in network.groups if isinstance(group, ConvolutionGroup) for pair in _pairs(group)]
+    for number, (layer, norm, has_shortcut) in enumerate(pairs):
+        pooling: Pooling = "pairs" if isinstance(layer, ConvPool) else "global" if number == len(pairs) - 1 else "none"
+        convolution = FusedConvolution(maps.size, maps.num_channels, layer.out_channels, pooling, has_shortcut)
+        scale = (norm.running_var + norm.eps).rsqrt()
+        shifts = norm.shift * norm.shift_gain - norm.running_mean * scale
+        yield _Layer(convolution, convolution.pack(layer.weight * scale[:, None, None, None]), shifts.float())
+        maps = convolution.target
+
+
+def _pairs(group: ConvolutionGroup) -> Iterator[tuple[Conv3x3, BatchNormSiLU, bool]]:
+    """Yield each convolution, what follows it, and whether the first pair's output is added before the activation."""
+    yield group.convolve1, group.norm1, False
+    yield group.convolve2, group.norm2, False
+    if group.depth == 3:
+        yield group.convolve3, group.norm3, True
