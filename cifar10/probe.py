@@ -146,7 +146,7 @@ def _install(head: LinearHead, network: nn.Module, data: ImageDataset, device: t
         UsageError: It does not: something beside a linear layer is between embedding and logits.
     """
     name, layer = find_head(network, data.num_classes)
-    state = {"weight": torch.from_numpy(head.weight).reshape(layer.weight.shape)}  # type: ignore[union-attr, operator, arg-type]
+    state = {"weight": torch.from_numpy(head.weight).reshape(layer.weight.shape)}  # type: ignore[arg-type]
     if layer.bias is None:
         raise UsageError(f"the head {name} of this network has no bias, and cannot take a linear probe")
     layer.load_state_dict({**state, "bias": torch.from_numpy(head.bias)})

@@ -15,7 +15,6 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import nn
 
 from cifar10.analysis.embeddings import Embedder
 from cifar10.config.schema import Component
@@ -24,12 +23,12 @@ from cifar10.devices import choose_device, limit_threads, prepare_network
 from cifar10.errors import UserError
 from cifar10.images.decode import ImageError, silence_pillow
 from cifar10.images.parallel import decode_files
-from cifar10.images.preprocessing import Preprocessing, Size
+from cifar10.images.preprocessing import Size
 from cifar10.images.search import ImageSearch, no_images
 from cifar10.inference.destination import Destination, open_destination
 from cifar10.inference.engines.pytorch import usable_precision
 from cifar10.inference.image_inputs import square_pixels
-from cifar10.inference.pretrained import build_pretrained
+from cifar10.inference.pretrained import build_pretrained, describe
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.wording import counted
@@ -103,11 +102,10 @@ def _embedder(
 ) -> tuple[Embedder, Size]:
     """Return the embedder, and how images are cropped and resized for it."""
     if pretrained is not None:
-        network: nn.Module
         network, published = build_pretrained(pretrained)
         num_classes, size, model = published.num_classes, published.image_size, pretrained
         precision, kernels, channels_last = "fp32", False, True
-        rule: Size = Preprocessing(size, published.resize_size, published.interpolation)
+        rule: Size = describe(network, published).preprocessing
     else:
         assert checkpoint is not None
         loaded = load_checkpoint(checkpoint if isinstance(checkpoint, Path) else resolve_checkpoint(checkpoint))
@@ -124,7 +122,9 @@ def _stacked(pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:  # (S, S, 3) 
 
 
 def _unit(embeddings: NDArray[np.float32]) -> NDArray[np.float32]:  # (N, E)
-    return embeddings / np.maximum(np.linalg.norm(embeddings, axis=1, keepdims=True), 1e-12)
+    lengths = np.linalg.norm(embeddings, axis=1, keepdims=True)
+    unit: NDArray[np.float32] = embeddings / np.maximum(lengths, 1e-12)
+    return unit
 
 
 def _write(rows: Sequence[SimilarImage], destination: Destination) -> None:

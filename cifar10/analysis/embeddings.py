@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -88,7 +89,7 @@ class Embedder:
         facts = [digest_of(body), json.dumps(self.model.model_dump()), self.image_size, self.precision]
         return hashlib.sha256(repr(facts).encode()).hexdigest()[:16]
 
-    def _compute(self, images: Images, positions: list[int], bar: "tqdm[None]") -> NDArray[np.float32]:
+    def _compute(self, images: Images, positions: list[int], bar: "tqdm[Any]") -> NDArray[np.float32]:
         half = _HALVES.get(self.precision)
         rows: list[NDArray[np.float32]] = []
         for start in range(0, len(positions), self.batch_size):

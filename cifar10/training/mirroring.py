@@ -68,14 +68,13 @@ def _spread(split: Split, most: int) -> Split:
 
 def _features(images: Images, is_mirrored: bool = False) -> Tensor:  # uint8 (N, 3, H, W) -> float (N, 3*16*16)
     """Return small images without their mean brightness, which has little information about the class."""
-    step = max(1, _PIXELS_AT_ONCE // images.shape[-1] ** 2)
-    parts = (images[start : start + step] for start in range(0, len(images), step))
-    return torch.cat([_small(part.flip(dims=(3,)) if is_mirrored else part) for part in parts])
-
-
-def _small(images: Tensor) -> Tensor:
-    small = adaptive_avg_pool2d(images.float(), min(_SIDE, images.shape[-1])).flatten(1)
-    return small - small.mean(dim=1, keepdim=True)
+    side, step = min(_SIDE, images.shape[-1]), max(1, _PIXELS_AT_ONCE // images.shape[-1] ** 2)
+    features = torch.empty(len(images), 3 * side**2)  # one block: small ones would keep the large ones apart in memory
+    for start in range(0, len(images), step):
+        part = images[start : start + step]
+        small = adaptive_avg_pool2d((part.flip(dims=(3,)) if is_mirrored else part).float(), side).flatten(1)
+        features[start : start + step] = small - small.mean(dim=1, keepdim=True)
+    return features
 
 
 def _nearest(queries: Tensor, known: Tensor) -> Tensor:  # (Q, F), (N, F) -> int64 (Q,)
