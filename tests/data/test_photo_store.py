@@ -13,12 +13,14 @@ import numpy as np
 import pytest
 import torch
 
+from cifar10.config.schema import Component
 from cifar10.data import folder as folder_module
 from cifar10.data import photo_store
 from cifar10.data.folder import folder
 from cifar10.data.image_dataset import DataError, ImageDataset
 from cifar10.data.photo_store import open_store
 from cifar10.data.stored_images import StoredImages
+from cifar10.runs.trained_data import without_sources
 from tests.data.test_folder import fill
 
 
@@ -110,6 +112,12 @@ def test_a_folder_that_cannot_be_written_is_an_error_with_the_setting(tmp_path: 
         DataError, match=r"cannot be kept in .*file.* \(.*\); choose another folder: data_loading.cache=DIR"
     ):
         load(tmp_path / "photos", tmp_path / "file")
+
+
+@pytest.mark.parametrize(("cache", "kept"), [("/elsewhere", False), ("data/cache", True), (None, True)])
+def test_a_folder_that_only_a_checkpoint_names_is_not_written(cache: str | None, kept: bool) -> None:
+    component = Component.model_validate({"_target_": "cifar10.data.folder.folder", "root": "photos", "cache": cache})
+    assert ("cache" in without_sources(component).arguments) == kept
 
 
 _SLOWLY = """
