@@ -30,12 +30,11 @@ from cifar10.runs.checkpoints import digest_of
 from cifar10.runs.run import Run, open_run
 from cifar10.runs.stopwatch import Stopwatch
 from cifar10.system.memory import keep_memory_warm
-from cifar10.system.signals import if_stopped
+from cifar10.system.signals import Stopped, if_stopped
 from cifar10.system.streams import print_message
 from cifar10.trainer import make_trainer, prepare_cpu, resolve_accelerator, resolve_precision
 from cifar10.training.data_module import InMemoryDataModule
 from cifar10.training.fitting import make_metrics, make_network, start_from, test
-from cifar10.training.interruption import close_early
 from cifar10.training.preflight import refuse_headless, refuse_unfit
 from cifar10.types import Metrics
 
@@ -69,12 +68,14 @@ def probe(config: Config, stopwatch: Stopwatch | None = None) -> Metrics:
         with if_stopped("while the probe was fitted; embeddings so far are kept: type the same line again"):
             scores, digest = _fit_and_test(network, config, data, run, stopwatch)
     except BaseException as error:
-        close_early(run, config, error)
+        run.close("KILLED" if isinstance(error, Stopped | KeyboardInterrupt) else "FAILED")
         raise
     run.close("FINISHED")
+    tta = config.evaluation.tta
+    augmented = f"{scores['test/accuracy_tta']:.2%} with {tta}, " if tta != "none" else ""
     print(
-        f"test accuracy {scores['test/accuracy_tta']:.2%} with {config.evaluation.tta}, "
-        f"{scores['test/accuracy']:.2%} plain; {scores['wall_seconds']:.0f} s; weights {digest[:12]}",
+        f"test accuracy {augmented}{scores['test/accuracy']:.2%} plain; {scores['wall_seconds']:.0f} s, "
+        f"{scores['cpu_seconds']:.0f} s cpu; weights {digest[:12]}",
         flush=True,
     )
     print_message(f"saved    {run.folder}/")
