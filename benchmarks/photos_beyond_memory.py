@@ -21,7 +21,7 @@ from photos import make_photos
 _SIZE = 448
 _SETTINGS = (
     *("model=simple_cnn", "optimizer=adamw", "optimizer.lr=0.01", "schedule=one_cycle", "tracking=none"),
-    *("training.epochs=2", "training.batch_size=50", "training.resizing=[{until: 0.99, scale: 0.125}]"),
+    *("training.epochs=2", "training.batch_size=50", "training.resizing=[{until: 0.999, scale: 0.125}]"),
     *("evaluation.tta=none", "evaluation.batch_size=5", "training.threads=2"),
 )
 
