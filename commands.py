@@ -5,6 +5,7 @@ packages are imported in the command that needs them, so that help and error mes
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -193,17 +194,32 @@ def evaluate(*overrides: str, checkpoint_name: str = "best", output: str | None 
         evaluate(checkpoint_name, output=output, overrides=overrides)
 
 
-def export(*overrides: str, checkpoint_name: str = "best", formats: str = "onnx", output: str | None = None) -> None:
+def export(
+    *overrides: str,
+    checkpoint_name: str | None = None,
+    formats: str = "onnx",
+    output: str | None = None,
+    photos: str | None = None,
+) -> None:
     """Write the network of a checkpoint in other formats, each compared with it on the whole test split.
 
     --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
     --formats=A,B            files of conf/export/, or all  (onnx)
     --output=DIR             the folder of the files  (export beside the checkpoint)
     data_loading.root=DIR    where the data are today, if they have moved; likewise data_loading.sources=[...]
+    model=NAME_imagenet      instead of a checkpoint, a network of torchvision or timm, with its published weights
+    --photos=DIR             with model=: images to compare on  (random pixels)
 
     python commands.py export --checkpoint_name=first --formats=onnx,safetensors
+    python commands.py export model=resnet152_imagenet --output=resnet152
     """
     note_place()
+    if any(override.startswith("model") for override in overrides):
+        _export_pretrained(overrides, checkpoint_name, require_formats(formats), output, photos)
+        return
+    if photos is not None:
+        raise UsageError("--photos is for pretrained networks; a checkpoint is compared on its test split")
+    checkpoint_name = checkpoint_name or "best"
     require_checkpoint(checkpoint_name)
     refuse_other_settings(override.partition("=")[0] for override in overrides)
     chosen = require_formats(formats)
@@ -212,6 +228,28 @@ def export(*overrides: str, checkpoint_name: str = "best", formats: str = "onnx"
         from cifar10.export import export
 
         export(checkpoint_name, chosen, output=output, overrides=overrides)
+
+
+def _export_pretrained(
+    overrides: Sequence[str], checkpoint_name: str | None, formats: list[str], output: str | None, photos: str | None
+) -> None:
+    others = [word for word in overrides if not word.lstrip("+~").startswith(("model=", "model."))]
+    if others:
+        raise UsageError(f"{' '.join(others)}: beside model= only model.KEY=VALUE can be set")
+    component = require_pretrained(overrides, checkpoint_name)
+    assert component is not None
+    if output is None:
+        raise UsageError("a pretrained network has no folder of its own; name one for the files: --output=DIR")
+    unfit = [name for name in formats if "int8" in name]
+    if unfit:
+        raise UsageError(
+            f"--formats={','.join(unfit)} needs training images; choose onnx, pt2, safetensors or state_dict"
+        )
+    images = None if photos is None else require_images(photos, "--photos")
+    with if_stopped("while files were exported; those that were named are complete"):
+        from cifar10.export import export_pretrained
+
+        export_pretrained(component, formats, output, images)
 
 
 def sync(name: str | None = None, *, models_dir: str = "models", tracking_uri: str | None = None) -> None:

@@ -24,24 +24,24 @@ if TYPE_CHECKING:
     from cifar10.inference.grouping import Grouping
 
 
-def require_images(test_dir: str) -> ImageSearch:
+def require_images(test_dir: str, flag: str = "--test_dir") -> ImageSearch:
     """Return the search for the images of a folder, file or glob; raise UsageError if there is none."""
     is_glob = any(magic in test_dir for magic in "*?[")
     if not os.path.lexists(test_dir) and not is_glob:
-        raise UsageError(f"--test_dir: there is no folder or file {test_dir}{did_you_mean_path(test_dir)}")
+        raise UsageError(f"{flag}: there is no folder or file {test_dir}{did_you_mean_path(test_dir)}")
     if os.path.isfile(test_dir):
         if kind_of_name(test_dir) == "raw photo":  # only its thumbnail could be read
-            raise UsageError(f"--test_dir: {test_dir} is a raw photo, which is not read; convert it to JPEG or PNG")
+            raise UsageError(f"{flag}: {test_dir} is a raw photo, which is not read; convert it to JPEG or PNG")
         with contextlib.suppress(OSError), open(test_dir, "rb") as file:  # the decoder reports an unreadable file
             if (kind := kind_of_collection(file.read(4096))) is not None:
-                raise UsageError(f"--test_dir: {test_dir} is {kind}")
+                raise UsageError(f"{flag}: {test_dir} is {kind}")
     try:
         search = ImageSearch(test_dir)
     except UserError as error:
-        raise UsageError(f"--test_dir: {error}") from None
+        raise UsageError(f"{flag}: {error}") from None
     if search.is_empty():
         nothing = f"nothing matches {test_dir}" if is_glob and not search.skipped else no_images(search)
-        raise UsageError(f"--test_dir: {nothing}")
+        raise UsageError(f"{flag}: {nothing}")
     return search
 
 

@@ -70,6 +70,8 @@ class ModelDescription(BaseModel):
         return cls(
             class_names=list(checkpoint.class_names),
             image_size=checkpoint.image_size,
+            resize_size=checkpoint.preprocessing.resize_size,
+            interpolation=checkpoint.preprocessing.interpolation,
             batch_size=evaluation.images_at_once(checkpoint.image_size),
             tta=checkpoint.tta,
             tta_confidence=evaluation.tta_confidence,

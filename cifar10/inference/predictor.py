@@ -25,6 +25,7 @@ from cifar10.inference.grouping import ClassGroups
 from cifar10.inference.image_inputs import ImageInMemory, ImageInput, square_pixels
 from cifar10.inference.prediction import ImageResult, most_probable
 from cifar10.inference.tta import predict_probabilities
+from cifar10.runs.checkpoint_metadata import UNKNOWN_DATA
 
 if TYPE_CHECKING:
     import torch
@@ -107,8 +108,9 @@ class Predictor:
     def _of(cls, model: LoadedModel, name: str, batch_size: int | None, tta: TTAMode | None) -> "Predictor":
         """Return a predictor with a loaded model of this name; None: its own setting."""
         description = model.description
-        digests = {"weights_digest": description.weights_digest, "data_digest": description.data_digest}
-        origin = {"checkpoint": name, **{key: digest for key, digest in digests.items() if digest}}
+        origin = {"checkpoint": name, "weights_digest": description.weights_digest}
+        if description.data_digest != UNKNOWN_DATA:
+            origin["data_digest"] = description.data_digest
         return cls(
             engine=model.engine,
             class_names=tuple(description.class_names),

@@ -11,7 +11,7 @@ from collections import OrderedDict
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import PurePath
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 from urllib.parse import urlsplit
 
 import torch
@@ -51,8 +51,7 @@ class PublishedWeights:
     """S: height and width in pixels of the network's input."""
     resize_size: int
     """Pixels to which the short side of an image is resized, before its centre is cropped to S x S."""
-    interpolation: str
-    """bilinear or bicubic."""
+    interpolation: Literal["bicubic", "bilinear"]
     mean: tuple[float, ...]
     """Of each channel, for pixels in [0, 1]."""
     std: tuple[float, ...]
