@@ -23,14 +23,13 @@ from cifar10.devices import choose_device, limit_threads, prepare_network
 from cifar10.errors import UserError
 from cifar10.images.decode import ImageError, silence_pillow
 from cifar10.images.parallel import decode_files
-from cifar10.images.preprocessing import Size
 from cifar10.images.search import ImageSearch, no_images
 from cifar10.inference.destination import Destination, open_destination
 from cifar10.inference.engines.pytorch import usable_precision
 from cifar10.inference.image_inputs import square_pixels
-from cifar10.inference.pretrained import build_pretrained, describe
+from cifar10.inference.pretrained import pretrained_checkpoint
 from cifar10.runs.checkpoint_names import resolve_checkpoint
-from cifar10.runs.checkpoints import load_checkpoint
+from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.wording import counted
 
 _AT_ONCE = 256  # images in memory
@@ -73,7 +72,9 @@ def similar(
     """
     silence_pillow()
     limit_threads()
-    embedder, size = _embedder(checkpoint, pretrained, choose_device(device), None if cache is None else Path(cache))
+    chosen = choose_device(device)
+    loaded = _loaded(checkpoint, pretrained)
+    embedder, size = _embedder(loaded, chosen, None if cache is None else Path(cache)), loaded.preprocessing
     query = _unit(embedder.embeddings(_stacked([square_pixels(photo, size)]), "the photo"))[0]  # (E,)
     paths: list[Path] = []
     similarities: list[NDArray[np.float32]] = []
@@ -97,24 +98,27 @@ def similar(
     return len(failed)
 
 
-def _embedder(
-    checkpoint: Path | str | None, pretrained: Component | None, device: torch.device, cache: Path | None
-) -> tuple[Embedder, Size]:
-    """Return the embedder, and how images are cropped and resized for it."""
+def _embedder(checkpoint: Checkpoint, device: torch.device, cache: Path | None) -> Embedder:
+    """Return the embedder with the checkpoint's network."""
+    training, size = checkpoint.config.training, checkpoint.image_size
+    network = prepare_network(checkpoint.network().to(device), training.channels_last, training.kernels)
+    return Embedder(
+        network=network,
+        num_classes=checkpoint.num_classes,
+        model=checkpoint.config.model,
+        image_size=size,
+        device=device,
+        precision=usable_precision(checkpoint, device),
+        batch_size=max(1, _MOST_PIXELS // size**2),
+        cache=cache,
+    )
+
+
+def _loaded(checkpoint: Path | str | None, pretrained: Component | None) -> Checkpoint:
     if pretrained is not None:
-        network, published = build_pretrained(pretrained)
-        num_classes, size, model = published.num_classes, published.image_size, pretrained
-        precision, kernels, channels_last = "fp32", False, True
-        rule: Size = describe(network, published).preprocessing
-    else:
-        assert checkpoint is not None
-        loaded = load_checkpoint(checkpoint if isinstance(checkpoint, Path) else resolve_checkpoint(checkpoint))
-        network, num_classes, size, model = loaded.network(), loaded.num_classes, loaded.image_size, loaded.config.model
-        precision, rule = usable_precision(loaded, device), loaded.image_size
-        kernels, channels_last = loaded.config.training.kernels, loaded.config.training.channels_last
-    network = prepare_network(network.to(device).eval(), channels_last, kernels)
-    batch_size = max(1, _MOST_PIXELS // size**2)
-    return Embedder(network, num_classes, model, size, device, precision, batch_size, cache), rule
+        return pretrained_checkpoint(pretrained)
+    assert checkpoint is not None
+    return load_checkpoint(checkpoint if isinstance(checkpoint, Path) else resolve_checkpoint(checkpoint))
 
 
 def _stacked(pixels: Sequence[NDArray[np.uint8]]) -> torch.Tensor:  # (S, S, 3) each -> (B, 3, S, S)

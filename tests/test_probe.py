@@ -48,7 +48,8 @@ def num_embedded(monkeypatch: pytest.MonkeyPatch) -> list[int]:
 
     def counting(network: nn.Module, images: torch.Tensor, num_classes: int) -> torch.Tensor:
         sizes.append(len(images))
-        return original(network, images, num_classes)
+        vectors: torch.Tensor = original(network, images, num_classes)
+        return vectors
 
     monkeypatch.setattr(embeddings, "embed", counting)
     return sizes
