@@ -16,9 +16,9 @@ from cifar10.cli.checks import (
     require_checkpoint,
     require_device,
     require_folder,
-    require_formats,
     require_grouping,
     require_images,
+    require_options,
     require_photo,
     require_place,
     require_pretrained,
@@ -215,14 +215,14 @@ def export(
     """
     note_place()
     if any(override.startswith("model") for override in overrides):
-        _export_pretrained(overrides, checkpoint_name, require_formats(formats), output, photos)
+        _export_pretrained(overrides, checkpoint_name, formats, output, photos)
         return
     if photos is not None:
         raise UsageError("--photos is for pretrained networks; a checkpoint is compared on its test split")
     checkpoint_name = checkpoint_name or "best"
     require_checkpoint(checkpoint_name)
     refuse_other_settings(override.partition("=")[0] for override in overrides)
-    chosen = require_formats(formats)
+    chosen = require_options("formats", "export", formats)
     checkpoint_name = pin_checkpoint(checkpoint_name)
     with if_stopped("while files were exported; those that were named are complete"):
         from cifar10.export import export
@@ -231,7 +231,7 @@ def export(
 
 
 def _export_pretrained(
-    overrides: Sequence[str], checkpoint_name: str | None, formats: list[str], output: str | None, photos: str | None
+    overrides: Sequence[str], checkpoint_name: str | None, formats: str, output: str | None, photos: str | None
 ) -> None:
     others = [word for word in overrides if not word.lstrip("+~").startswith(("model=", "model."))]
     if others:
@@ -240,16 +240,38 @@ def _export_pretrained(
     assert component is not None
     if output is None:
         raise UsageError("a pretrained network has no folder of its own; name one for the files: --output=DIR")
-    unfit = [name for name in formats if "int8" in name]
-    if unfit:
-        raise UsageError(
-            f"--formats={','.join(unfit)} needs training images; choose onnx, pt2, safetensors or state_dict"
-        )
+    chosen = require_options("formats", "export", formats)
+    fit = [name for name in chosen if "int8" not in name]
+    if len(fit) < len(chosen) and formats != "all":
+        raise UsageError(f"--formats={formats}: 8-bit integers need training images; leave them out")
     images = None if photos is None else require_images(photos, "--photos")
     with if_stopped("while files were exported; those that were named are complete"):
         from cifar10.export import export_pretrained
 
-        export_pretrained(component, formats, output, images)
+        export_pretrained(component, fit, output, images)
+
+
+def benchmark(*overrides: str, checkpoint_name: str = "best", engines: str = "all", output: str | None = None) -> None:
+    """Compare the inference engines on this machine: speed, size, accuracy, and answers that differ.
+
+    --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
+    --engines=A,B            files of conf/engine/, or all  (all)
+    --output=DIR             the folder of the table and the picture  (benchmark beside the checkpoint)
+    data_loading.root=DIR    where the data are today, if they have moved; likewise data_loading.sources=[...]
+
+    All images of the test split are computed by each engine. --engine=auto uses what was measured.
+
+    python commands.py benchmark --checkpoint_name=first
+    """
+    note_place()
+    require_checkpoint(checkpoint_name)
+    refuse_other_settings(override.partition("=")[0] for override in overrides)
+    chosen = require_options("engines", "engine", engines)
+    checkpoint_name = pin_checkpoint(checkpoint_name)
+    with if_stopped("while engines were measured; nothing was written"):
+        from cifar10.benchmark import benchmark
+
+        benchmark(checkpoint_name, chosen, output=output, overrides=overrides)
 
 
 def sync(name: str | None = None, *, models_dir: str = "models", tracking_uri: str | None = None) -> None:
@@ -308,7 +330,8 @@ def demo() -> None:
 
 
 COMMANDS = {
-    command.__name__: command for command in (train, infer, similar, evaluate, export, sync, data, config, demo)
+    command.__name__: command
+    for command in (train, infer, similar, evaluate, export, benchmark, sync, data, config, demo)
 }
 
 if __name__ == "__main__":

@@ -13,11 +13,10 @@ from numpy.typing import NDArray
 from cifar10.config.build import build, read_component
 from cifar10.config.schema import Component
 from cifar10.config.targets import EXPORT
-from cifar10.data.stored_images import Images
 from cifar10.errors import CheckpointError
 from cifar10.files import make_output_folder, sync_folder
 from cifar10.formats import ExportFormat, Source
-from cifar10.formats.parity import compare
+from cifar10.formats.parity import all_probabilities, compare
 from cifar10.images.decode import ImageError
 from cifar10.images.parallel import decode_files
 from cifar10.images.search import ImageSearch
@@ -55,8 +54,8 @@ def export(
     make_output_folder(folder)
     keep_memory_warm()
     data = load_trained_data(checkpoint, relocated(checkpoint.config, overrides), moved_line("export", checkpoint_name))
-    images, labels = _pixels(data.test.images), data.test.labels.numpy()
-    source = Source(checkpoint, _pixels(data.train.images[:_MOST_CALIBRATION]), _pixels(data.validation.images))
+    images, labels = data.test.arrays()
+    source = Source(checkpoint, data.train.arrays(_MOST_CALIBRATION)[0], data.validation.arrays()[0])
     return _write_all(writers, source, folder, images, labels)
 
 
@@ -123,14 +122,8 @@ def _move(file: Path, path: Path) -> None:
     sync_folder(path.parent)
 
 
-def _pixels(images: Images) -> NDArray[np.uint8]:  # (N, 3, S, S) -> (N, S, S, 3)
-    pixels: NDArray[np.uint8] = np.ascontiguousarray(images[:].permute(0, 2, 3, 1).numpy())
-    return pixels
-
-
 def _probabilities(checkpoint: Checkpoint, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
     """Return what the network computes in float32, without our kernels, (N, K)."""
     engine = TorchEngine(checkpoint.network(), torch.device("cpu"))
-    print(f"computing {len(images):,} test images with {checkpoint.path}", file=sys.stderr, flush=True)
-    parts = [engine.probabilities(images[start : start + batch_size]) for start in range(0, len(images), batch_size)]
-    return np.concatenate(parts)
+    print(f"computing {len(images):,} images with {checkpoint.path}", file=sys.stderr, flush=True)
+    return all_probabilities(engine, images, batch_size)

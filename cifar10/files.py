@@ -1,6 +1,7 @@
 """Write files atomically: a file gets its final name when it is complete and on disk, or not at all."""
 
 import errno
+import hashlib
 import math
 import os
 import shutil
@@ -54,6 +55,12 @@ def write_text(path: Path, text: str) -> None:
     """Write `text` in UTF-8 to `path`, atomically."""
     with atomic_write(path) as file:
         file.write(text.encode())
+
+
+def file_sha256(path: Path) -> str:
+    """Return the SHA-256 of the content of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def link_or_copy(source: Path, path: Path) -> None:

@@ -184,14 +184,14 @@ def require_place() -> Path:
         raise UsageError(f"the current folder cannot be used ({error.strerror}); cd to one that is there") from None
 
 
-def require_formats(names: str) -> list[str]:
-    """Return the names of files in the folder of `conf/` export, from A,B or all; refuse those that are not there."""
-    known = options("export")
+def require_options(flag: str, group: str, names: str) -> list[str]:
+    """Return the names of files in the folder `group` of `conf/`, from A,B or all; refuse those that are not there."""
+    known = options(group)
     chosen = known if names == "all" else [name.strip() for name in names.strip("[]()").split(",") if name.strip()]
     for name in chosen:
         if name not in known:
             advice = did_you_mean(name, known) or f"; choose {', '.join(known)} or all"
-            raise UsageError(f"--formats={shortened(names)}: there is no {shortened(name)}{advice}")
+            raise UsageError(f"--{flag}={shortened(names)}: there is no {shortened(name)}{advice}")
     return list(dict.fromkeys(chosen))
 
 

@@ -211,7 +211,7 @@ ENGINE = Role(
     packages=("cifar10.inference.engines.",),
     rule="a function of cifar10.inference.engines that takes a path and returns a LoadedModel",
     fits=_makes_engine,
-    provided=("path", "device"),
+    provided=("path", "device", "batch_size"),
     group="engine",
 )
 EXPORT = Role(

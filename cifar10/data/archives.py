@@ -23,8 +23,9 @@ from filelock import FileLock, Timeout
 
 from cifar10.config.advice import setting
 from cifar10.constants import Archive
-from cifar10.data.download import Patience, SourceFailed, download_verified, sha256_of
+from cifar10.data.download import Patience, SourceFailed, download_verified
 from cifar10.data.image_dataset import DataError, MissingDataError
+from cifar10.files import file_sha256
 
 PATIENT = Patience()
 _may_fetch = ContextVar("may_fetch", default=True)
@@ -124,7 +125,7 @@ def _take_path(archive: Archive, root: Path, path: Path) -> None:
 def _unpack(archive: Archive, root: Path, path: Path) -> None:
     if not _is_readable(path):
         raise SourceFailed("there is no such file, or it is not readable")
-    if (found := sha256_of(path)) != archive.sha256:
+    if (found := file_sha256(path)) != archive.sha256:
         raise SourceFailed(f"not the published archive: its SHA-256 is {found[:12]}..., not {archive.sha256[:12]}...")
     wanted = {f"{archive.folder}/{name}": name for name, _ in archive.members}
     try:

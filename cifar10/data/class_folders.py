@@ -139,15 +139,11 @@ def labelled_files(split: Path, names: Sequence[str], present: Sequence[str]) ->
 
 def _has_classes(root: Path, names: Sequence[str]) -> bool:
     """Return whether `names`, folders in `root`, are classes, and not misnamed splits or data sets of their own."""
-    if root.name.casefold() in _SPLITS and any(name.casefold() in _SPLITS for name in _beside(root)):
+    if root.name.casefold() == "train":
         return False
     if any(name.casefold().startswith("train") or os.path.isdir(root / name / "train") for name in names):
         return False
     return sum(_has_image(root / name) for name in names) > 1
-
-
-def _beside(root: Path) -> list[str]:
-    return [name for name in _folders_in(root.absolute().parent)[0] if name != root.name]
 
 
 def _has_image(folder: Path) -> bool:
@@ -196,7 +192,7 @@ def _refuse_missing(root: Path, present: Sequence[str]) -> NoReturn:
         advice = f"rename {root / near[0]}"
     elif len(below) == 1:
         advice = f"it is in {root / below[0]}: data_loading.root={root / below[0]}"
-    elif len(classes) > 1 and root.name.casefold() in _SPLITS:
+    elif len(classes) > 1 and root.name.casefold() == "train":
         advice = f"name the folder that contains {root.name}: data_loading.root={root.parent}"
     else:
         advice = f"put one folder of images for each class there, such as {train / 'cat' / '1.png'}"

@@ -1,6 +1,5 @@
 """Download one file over HTTP and verify it: resumable, with progress, and with timeouts for slow servers."""
 
-import hashlib
 import sys
 import time
 from collections import deque
@@ -14,6 +13,8 @@ from urllib.parse import urlsplit
 import requests
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
+
+from cifar10.files import file_sha256
 
 CHUNK = 16_384  # bytes; small, so that a slow server is detected soon
 SECONDS_BETWEEN_LINES = 10
@@ -82,7 +83,7 @@ def download_verified(url: str, part: Path, size: int, sha256: str, patience: Pa
     """
     for is_mixed in (part.exists(), False):
         download(url, part, size, patience, is_last)
-        if sha256_of(part).startswith(sha256):
+        if file_sha256(part).startswith(sha256):
             return
         part.unlink()
         if not is_mixed:
@@ -91,12 +92,6 @@ def download_verified(url: str, part: Path, size: int, sha256: str, patience: Pa
         print(
             f"{name}: the parts do not belong to the same file (SHA-256); downloading all of it again", file=sys.stderr
         )
-
-
-def sha256_of(path: Path) -> str:
-    """Return the SHA-256 of a file, as 64 hexadecimal digits."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def download(url: str, part: Path, size: int, patience: Patience, is_last: bool) -> None:

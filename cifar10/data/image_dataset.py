@@ -8,7 +8,9 @@ from collections import Counter
 from dataclasses import dataclass, field
 from functools import cached_property
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar10.data.class_names import few, is_utf8
@@ -50,6 +52,11 @@ class Split:
         """Return the images at `indices`, int64 (M,), in that order; those in a file are not read."""
         images = self.images[indices] if isinstance(self.images, Tensor) else self.images.select(indices)
         return Split(images, self.labels[indices])
+
+    def arrays(self, most: int | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
+        """Return the first `most` images, uint8 (N, H, W, 3), C-contiguous, and labels, (N,); None: all."""
+        pixels = np.ascontiguousarray(self.images[:most].permute(0, 2, 3, 1).numpy())
+        return pixels, self.labels[:most].numpy()
 
 
 @dataclass(frozen=True, eq=False)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.nn.functional import interpolate
 
 from cifar10.errors import UserError
+from cifar10.files import file_sha256
 from cifar10.formats import ExactFormat, Source
 from cifar10.formats.onnx_passes import simplify
 from cifar10.formats.probabilities import Probabilities
@@ -69,7 +70,8 @@ def to_onnx(checkpoint: Checkpoint) -> "onnx.ModelProto":
     for node in model.graph.node:
         node.ClearField("metadata_props")  # file names and lines of this machine
         node.ClearField("doc_string")
-    description = ModelDescription.of(checkpoint).model_copy(update={"golden": known})
+    digest = file_sha256(checkpoint.path)
+    description = ModelDescription.of(checkpoint).model_copy(update={"golden": known, "file_digest": digest})
     entry = model.metadata_props.add()
     entry.key, entry.value = KEY, description.model_dump_json()
     return model

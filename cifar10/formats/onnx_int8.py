@@ -18,6 +18,7 @@ from typing import Annotated, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar10.files import file_sha256
 from cifar10.formats import Source
 from cifar10.formats.onnx import to_onnx
 from cifar10.formats.parity import Parity
@@ -127,7 +128,8 @@ def _describe(model: Any, source: Source) -> None:
 
     images = source.calibration[:4]
     known = golden(images, _probabilities(_engine(model), images))
-    description = ModelDescription.of(source.checkpoint).model_copy(update={"golden": known})
+    digest = file_sha256(source.checkpoint.path)
+    description = ModelDescription.of(source.checkpoint).model_copy(update={"golden": known, "file_digest": digest})
     onnx.helper.set_model_props(model, {KEY: description.model_dump_json(), PRECISION: "int8"})
 
 

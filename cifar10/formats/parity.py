@@ -70,3 +70,15 @@ def compare(
             flipped |= classes != expected
             lost = max(lost, 100 * float(np.mean(expected == labels) - np.mean(classes == labels)))
     return Parity(len(images), int(flipped.sum()), largest, lost)
+
+
+def all_probabilities(
+    engine: Engine, images: NDArray[np.uint8], batch_size: int, name: str = ""
+) -> NDArray[np.float32]:
+    """Return the probabilities of `images`, uint8 (N, S, S, 3), computed in batches: (N, K). N is at least 1."""
+    parts = []
+    with tqdm(total=len(images), desc=name, unit=" images", leave=False, disable=not sys.stderr.isatty()) as bar:
+        for start in range(0, len(images), batch_size):
+            parts.append(engine.probabilities(np.ascontiguousarray(images[start : start + batch_size])))
+            bar.update(len(parts[-1]))
+    return np.concatenate(parts)

@@ -52,6 +52,8 @@ class ModelDescription(BaseModel):
     git_commit: str | None = None
     code_digest: str | None = None
     golden: Golden | None = None
+    file_digest: str | None = None
+    """SHA-256 of the checkpoint file that was exported; older files lack it."""
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:

@@ -20,7 +20,7 @@ from cifar10.images.parallel import decode_batches
 from cifar10.images.preprocessing import Preprocessing
 from cifar10.images.search import ImageSearch, no_images
 from cifar10.inference.description import LoadedModel
-from cifar10.inference.engines import Engine, require_engine
+from cifar10.inference.engines import Engine, load_model, require_engine
 from cifar10.inference.grouping import ClassGroups
 from cifar10.inference.image_inputs import ImageInMemory, ImageInput, square_pixels
 from cifar10.inference.prediction import ImageResult, most_probable
@@ -68,7 +68,7 @@ class Predictor:
             batch_size: Most images per forward pass; None: as in the test pass.
             tta: Test-time augmentation; None: as in the test pass.
             models_dir: Folder in which names are looked up.
-            engine: The name of a file in `conf/engine/`; None: onnx for an ONNX file, else torch.
+            engine: The name of a file in `conf/engine/`; None: onnx for an ONNX file, else torch. auto: the fastest.
 
         Raises:
             UserError: There is no such checkpoint or device.
@@ -80,7 +80,8 @@ class Predictor:
         from cifar10.runs.checkpoint_names import resolve_checkpoint
 
         file = checkpoint if isinstance(checkpoint, Path) else resolve_checkpoint(checkpoint, models_dir)
-        model = _load(engine or ("onnx" if file.suffix == ".onnx" else "torch"), file, str(device))
+        chosen = engine or ("onnx" if file.suffix == ".onnx" else "torch")
+        model = load_model(chosen, file, str(device), batch_size)
         return cls._of(model, str(file), batch_size, checked)
 
     @classmethod
@@ -243,15 +244,6 @@ def _decoded(image: Any, size: Preprocessing, position: int | None = None) -> Pi
         return error
     except UsageError as error:
         raise UsageError(f"{error}" if position is None else f"image {position} of the list: {error}") from None
-
-
-def _load(engine: str, file: Path, device: str) -> LoadedModel:
-    """Load `file` with the engine that `conf/engine/NAME.yaml` describes."""
-    from cifar10.config.build import build, read_component
-    from cifar10.config.targets import ENGINE
-
-    model: LoadedModel = build(ENGINE, read_component("engine", engine), path=file, device=device)
-    return model
 
 
 def _name(image: Any) -> str:

@@ -45,7 +45,7 @@ class InferenceRequest:
             raise UsageError(f"top_k={self.top_k} is not possible; it must be 1 or more")
         if self.engine is not None:
             require_engine(self.engine)
-            if not isinstance(self.checkpoint, Path | str) and self.engine != "torch":
+            if not isinstance(self.checkpoint, Path | str) and self.engine not in ("torch", "auto"):
                 raise UsageError(f"engine={self.engine}: a pretrained network is computed by torch; export it first")
         if self.images.is_empty():
             raise UserError(no_images(self.images))

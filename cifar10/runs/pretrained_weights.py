@@ -12,8 +12,9 @@ from filelock import FileLock
 from torch import Tensor, nn
 
 from cifar10.config.advice import setting
-from cifar10.data.download import Patience, SourceFailed, download_verified, remote_size, sha256_of
+from cifar10.data.download import Patience, SourceFailed, download_verified, remote_size
 from cifar10.errors import UsageError, UserError, first_line
+from cifar10.files import file_sha256
 from cifar10.networks.pretrained import NO_WEIGHTS, PretrainedNetwork, PublishedWeights
 from cifar10.suggest import did_you_mean_path
 
@@ -100,7 +101,7 @@ def _fetch(published: PublishedWeights, path: Path, patience: Patience) -> None:
 
 
 def _require_published(path: Path, published: PublishedWeights) -> None:
-    if not (found := sha256_of(path)).startswith(published.sha256):
+    if not (found := file_sha256(path)).startswith(published.sha256):
         raise UserError(
             f"{path} is not the published file: its SHA-256 is {found[:12]}..., not {published.sha256}...; remove it"
         )

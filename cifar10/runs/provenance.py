@@ -45,13 +45,17 @@ def machine() -> dict[str, Any]:
     """Return the processor, its number of cores, its relevant instruction sets, and the GPU if there is one."""
     import torch
 
-    names, flags = _cpu_info()
     gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
+    return {**processor(), "gpu": gpu}
+
+
+def processor() -> dict[str, Any]:
+    """Return the processor, its number of cores and its relevant instruction sets; without importing PyTorch."""
+    name, flags = _cpu_info()
     return {
-        "cpu": names or platform.processor(),
+        "cpu": name or platform.processor(),
         "cores": os.cpu_count(),
         "flags": [flag for flag in _FLAGS if flag in flags],
-        "gpu": gpu,
     }
 
 

@@ -60,7 +60,7 @@ class Plan:
 
     order: NDArray[np.int64]  # (P,): index in the set; on the host
     images: Tensor  # int64 (P,): the same on the device
-    rows: Tensor  # (P, H): index of the first pixel of each row among the packed pixels of the image
+    rows: Tensor  # (P, H): index of the first pixel of each row, see `first_pixels` of the set
     columns: Tensor  # (P, W): source column of each pixel
     hole: Tensor  # (P, 2)
     colour: Tensor  # (P, 3)
@@ -73,22 +73,40 @@ class ResidentPixels:
 
     def __init__(self, images: Tensor, device: torch.device) -> None:
         self.packed = pack(images.to(device))  # (N, H, W)
+        self.size = images.shape[-1]
+        # 32 bits are enough to index most data sets, and halve the size of the index.
+        self.index_type = torch.int32 if self.packed.numel() < 2**31 else torch.int64
 
-    def fetch(self, order: NDArray[np.int64], images: Tensor) -> tuple[Tensor, Tensor]:
-        """Return packed images, and which of them are those at `order`, (b,); `images` is its copy on the device."""
-        return self.packed, images
+    def first_pixels(self, rows: Tensor, images: Tensor) -> Tensor:
+        """Return the index of the first pixel of each of `rows`, (P, H), of the images (P,)."""
+        return (images.to(self.index_type).unsqueeze(1) * self.size + rows) * self.size
+
+    def fetch(self, order: NDArray[np.int64], first: Tensor) -> tuple[Tensor, Tensor]:
+        """Return packed pixels with the images at `order`, (b,), and where in them the rows are, by `first`, (b, H)."""
+        return self.packed, first
 
 
 class StoredPixels:
     """A set in a file, of which images are read, packed and moved to the device when they are needed."""
 
+    index_type = torch.int32
+
     def __init__(self, images: StoredImages, device: torch.device) -> None:
         self.images = images
+        self.size = images.shape[-1]
         self.device = device
 
-    def fetch(self, order: NDArray[np.int64], images: Tensor) -> tuple[Tensor, Tensor]:
+    def first_pixels(self, rows: Tensor, images: Tensor) -> Tensor:
+        """Return the index of the first pixel of each of `rows`, (P, H), within its own image."""
+        return rows * self.size
+
+    def fetch(self, order: NDArray[np.int64], first: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same as `ResidentPixels.fetch`."""
-        return pack(self.images[order].to(self.device)), torch.arange(len(order), device=self.device)
+        positions = torch.arange(len(order), dtype=self.index_type, device=self.device)
+        return pack(self.images[order].to(self.device)), first + positions.unsqueeze(1) * self.size**2
+
+
+Pixels = ResidentPixels | StoredPixels
 
 
 class Augmentation:
@@ -138,19 +156,19 @@ class Augmentation:
             box=box,
         )
 
-    def plan(self, order: NDArray[np.int64], epoch: int, num_steps: int, device: torch.device) -> Plan:
-        """Draw for an epoch as `draw` does, and copy the choices to `device`."""
+    def plan(self, order: NDArray[np.int64], epoch: int, num_steps: int, pixels: Pixels, device: torch.device) -> Plan:
+        """Draw for an epoch of the set `pixels` as `draw` does, and copy the choices to `device`."""
         draws = self.draw(order, epoch, num_steps)
-        line = torch.arange(self.size, dtype=torch.int32, device=device)
+        line = torch.arange(self.size, dtype=pixels.index_type, device=device)
         images, shift, flip, hole, colour, partner = (
             _moved(array, device) for array in (order, draws.shift, draws.flip, draws.hole, draws.colour, draws.partner)
         )
-        rows = _reflect(line + shift[:, :1], self.size)
+        rows = pixels.first_pixels(_reflect(line + shift[:, :1], self.size), images)
         columns = _reflect(line + shift[:, 1:], self.size)
         columns = torch.where(flip.unsqueeze(1), columns.flip(1), columns)
-        return Plan(order, images, rows * self.size, columns, hole, colour, partner, draws)
+        return Plan(order, images, rows, columns, hole, colour, partner, draws)
 
-    def apply(self, pixels: ResidentPixels | StoredPixels, plan: Plan, step: int, part: slice) -> Tensor:
+    def apply(self, pixels: Pixels, plan: Plan, step: int, part: slice) -> Tensor:
         """Return the images at positions `part` of the epoch, changed as planned.
 
         Args:
@@ -175,16 +193,14 @@ class Augmentation:
 
     def _gather(
         self,
-        source: ResidentPixels | StoredPixels,
+        source: Pixels,
         plan: Plan,
         on_host: slice | NDArray[np.int64],
         positions: slice | Tensor,
     ) -> Tensor:
         """Return the images at `positions` of the epoch, `on_host` and on the device."""
-        packed, images = source.fetch(plan.order[on_host], plan.images[positions])
-        # 32 bits are enough to index most data sets, and halve the size of the index.
-        first = images.to(torch.int32 if packed.numel() < 2**31 else torch.int64).unsqueeze(1) * self.size**2  # (b, 1)
-        index = (first + plan.rows[positions]).unsqueeze(2) + plan.columns[positions].unsqueeze(1)  # (b, H, W)
+        packed, first_pixels = source.fetch(plan.order[on_host], plan.rows[positions])
+        index = first_pixels.unsqueeze(2) + plan.columns[positions].unsqueeze(1)  # (b, H, W)
         pixels = packed.view(-1).index_select(0, index.view(-1)).view(index.shape)
         if self.config.cutout:
             line, first = torch.arange(self.size, device=pixels.device), plan.hole[positions].unsqueeze(2)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from cifar10.data.image_dataset import Split
 from cifar10.data.stored_images import Images, sample_of
-from cifar10.training.augmentation import Augmentation, ResidentPixels, StoredPixels
+from cifar10.training.augmentation import Augmentation, Pixels, ResidentPixels, StoredPixels
 
 if TYPE_CHECKING:
     from cifar10.config.schema import AugmentationConfig
@@ -72,7 +72,7 @@ class TrainingBatches:
     ) -> None:
         images = split.images
         kind = ResidentPixels if isinstance(images, Tensor) else StoredPixels
-        self.pixels: ResidentPixels | StoredPixels = kind(images, device)  # type: ignore[arg-type]
+        self.pixels: Pixels = kind(images, device)  # type: ignore[arg-type]
         self.labels = split.labels.to(device)
         fill = _mean_colour(images) if augmentation.cutout else torch.zeros(3, dtype=torch.uint8)
         self.augmentation = Augmentation(augmentation, len(split), split.images.shape[-1], fill, seed)
@@ -107,7 +107,7 @@ class TrainingBatches:
         # The body runs at the first `next`: Lightning calls `iter` before it restores the position.
         epoch, first_batch = self.position()
         order = self.order(epoch)[: self.steps_per_epoch * self.batch_size]
-        plan = self.augmentation.plan(order, epoch, self.steps_per_epoch, self.labels.device)
+        plan = self.augmentation.plan(order, epoch, self.steps_per_epoch, self.pixels, self.labels.device)
         labels = self.labels[plan.images]
         length = self.batch_size // (self.micro_batches * self.world_size)
         for number in range(first_batch, len(self)):

@@ -151,7 +151,7 @@ def test_what_was_decoded_before_a_kill_is_kept(tmp_path: Path, decoded: list[st
     process.wait()
     assert not list((tmp_path / "cache").glob("photos-*[!l]"))  # nothing under the final name
     store = open_store(files, tmp_path / "photos", 16, tmp_path / "cache")
-    assert 0 < len(decoded) <= 48
+    assert 0 < len(decoded) <= 56  # of 60; at least one part of four was kept
     fresh = open_store(files, tmp_path / "photos", 16, tmp_path / "other")
     assert np.array_equal(store.pixels, fresh.pixels)
     assert np.array_equal(store.records, fresh.records)

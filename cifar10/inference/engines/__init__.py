@@ -1,5 +1,6 @@
 """Inference engines: pixels -> probabilities. One file each, and one in `conf/engine/`."""
 
+from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
 from cifar10.config.conf_folder import options
@@ -9,6 +10,8 @@ from cifar10.suggest import did_you_mean
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+    from cifar10.inference.description import LoadedModel
 
 
 class Engine(Protocol):
@@ -35,3 +38,23 @@ def require_engine(name: str) -> None:
     if name not in options("engine"):
         known = f"; choose {', '.join(options('engine'))}"
         raise UsageError(f"engine={name}: there is no such engine{did_you_mean(name, options('engine')) or known}")
+
+
+def load_model(engine: str, path: Path, device: str = "auto", batch_size: int | None = None) -> "LoadedModel":
+    """Load the checkpoint or exported file at `path` with the engine that `conf/engine/NAME.yaml` describes.
+
+    Args:
+        engine: NAME.
+        path: A checkpoint, or a file that `export` has written.
+        device: auto, cpu, cuda or cuda:N.
+        batch_size: How many images it will get at a time; None: many.
+
+    Raises:
+        UserError: The engine cannot compute this model here.
+    """
+    from cifar10.config.build import build, read_component
+    from cifar10.config.targets import ENGINE
+
+    component = read_component("engine", engine)
+    model: LoadedModel = build(ENGINE, component, path=path, device=device, batch_size=batch_size)
+    return model

@@ -8,6 +8,7 @@ from numpy.typing import NDArray
 
 from cifar10.config.advice import command_line
 from cifar10.errors import CheckpointError, UsageError, UserError, first_line
+from cifar10.files import file_sha256
 from cifar10.inference.description import KEY, LoadedModel, ModelDescription, require_golden
 from cifar10.system.limits import num_cpus
 
@@ -60,14 +61,21 @@ def load(path: Path, device: str = "auto", file_name: str = "model.onnx") -> Loa
         raise UsageError(f"device={device}: ONNX files are computed on the CPU; choose auto or cpu")
     file = path if path.suffix == ".onnx" else path.parent / "export" / file_name
     if not file.is_file():
-        export = command_line("export", checkpoint_name=str(path))
-        raise CheckpointError(f"{path} has not been exported to ONNX, or elsewhere than to {file}: {export}")
+        raise CheckpointError(f"{path} has not been exported to {file}: {_export_line(path, file)}")
     session = open_session(file, file)
     properties = session.get_modelmeta().custom_metadata_map
     description = ModelDescription.parse(properties.get(KEY), file)
+    if file != path and description.file_digest not in (None, file_sha256(path)):
+        raise CheckpointError(f"{file} was exported from an earlier {path.name}: {_export_line(path, file)}")
     engine = OnnxEngine(session, properties.get(PRECISION, "fp32"))
     require_golden(description, engine, file)
     return LoadedModel(engine, description)
+
+
+def _export_line(checkpoint: Path, file: Path) -> str:
+    """Return the command that writes `file`: model_int8.onnx has the format onnx_int8."""
+    formats = f"onnx{file.stem.removeprefix('model')}"
+    return command_line("export", checkpoint_name=str(checkpoint), formats=formats)
 
 
 def open_session(model: Path | bytes, name: object) -> "InferenceSession":

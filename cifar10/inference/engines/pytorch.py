@@ -59,12 +59,13 @@ class TorchEngine:
         return torch.autocast(self.device.type, dtype=_HALVES[self.precision])
 
 
-def load(path: Path, device: str = "auto") -> LoadedModel:
+def load(path: Path, device: str = "auto", plain: bool = False) -> LoadedModel:
     """Load a checkpoint; the engine computes as in the test pass of its training.
 
     Args:
         path: A checkpoint.
         device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+        plain: Compute with PyTorch's own operators in float32, to compare others with.
 
     Raises:
         CheckpointError: The file is damaged or not a checkpoint, or the weights do not fit.
@@ -73,6 +74,8 @@ def load(path: Path, device: str = "auto") -> LoadedModel:
     chosen = choose_device(device)
     limit_threads()
     checkpoint = load_checkpoint(path)
+    if plain:
+        return LoadedModel(TorchEngine(checkpoint.network(), chosen), ModelDescription.of(checkpoint))
     precision, training = usable_precision(checkpoint, chosen), checkpoint.config.training
     engine = TorchEngine(checkpoint.network(), chosen, precision, training.channels_last, training.kernels)
     return LoadedModel(engine, ModelDescription.of(checkpoint))
