@@ -24,7 +24,7 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.full((3, 1, 1), 64.0))
 
     def forward(self, images: Tensor) -> Tensor:  # uint8, or float in 0..255, (B, 3, H, W) -> float (B, 3, H, W)
-        is_large = images.dtype == torch.uint8 and images.device.type == "cpu" and images[0, 0].numel() >= _LARGE
+        is_large = images.dtype == torch.uint8 and images.device.type == "cpu" and images.shape[-2] * images.shape[-1] >= _LARGE
         if is_large and self.mean.device.type == "cpu" and not torch.compiler.is_compiling():
             return self._in_parts(images)
         return (images.to(self.mean.dtype) - self.mean) / self.std
@@ -58,7 +58,7 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     They are exact: computed from a histogram with one bin per pixel value.
     """
     values = torch.arange(256, dtype=torch.float64)
-    at_once = max(1, _PIXELS_AT_ONCE // images[0, 0].numel())
+    at_once = max(1, _PIXELS_AT_ONCE // (images.shape[-2] * images.shape[-1]))
     means, deviations = [], []
     for channel in range(3):
         parts = [torch.bincount(part[:, channel].flatten(), minlength=256) for part in images.split(at_once)]
