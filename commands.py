@@ -211,7 +211,7 @@ def export(
     --photos=DIR             with model=: images to compare on  (random pixels)
 
     python commands.py export --checkpoint_name=first --formats=onnx,safetensors
-    python commands.py export model=resnet152_imagenet --output=resnet152
+    python commands.py export model=resnet152_imagenet --output=exported
     """
     note_place()
     if any(override.startswith("model") for override in overrides):

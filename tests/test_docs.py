@@ -24,6 +24,7 @@ import cifar10.data
 import cifar10.inference.engines
 import cifar10.networks
 import cifar10.optimizers
+from cifar10.cli.checks import require_grouping
 from cifar10.cli.command_line import main, parse
 from cifar10.cli.flags import takes_overrides
 from cifar10.config import compose, conf_folder, explain
@@ -119,7 +120,8 @@ def test_each_command_of_a_page_is_understood(page: Path) -> None:
     for words in program_lines(page.read_text()):
         task = parse(COMMANDS, words)
         if takes_overrides(task.command):
-            load_config([str(override) for override in task.arguments])
+            require_grouping([str(override) for override in task.arguments])
+            load_config([str(override) for override in task.arguments if not str(override).startswith("grouping")])
 
 
 @pytest.mark.parametrize(("words", "shown"), transcripts((DOCS / "configuration.md").read_text()))

@@ -204,7 +204,7 @@ def test_nothing_is_fetched_into_a_folder_that_only_a_checkpoint_names(
     train(load_config([*TINY, "model.width=4", "run_name=a"]))
     raw = torch.load("models/a/best.ckpt", weights_only=True)
     own = load_config([f"data_loading={target}"]).data_loading
-    monkeypatch.setattr("cifar10.data.archives.download", lambda *arguments: pytest.fail("asked a mirror"))
+    monkeypatch.setattr("cifar10.data.archives.download_verified", lambda *arguments: pytest.fail("asked a mirror"))
     for name in ("private", "absent"):
         section = {"_target_": own.target, **own.arguments, "root": name}
         raw["cifar10"]["config"]["data_loading"] = section

@@ -1,5 +1,6 @@
 """The content of a checkpoint besides weights: metadata, and the state to resume training from."""
 
+import hashlib
 from collections import Counter
 from typing import Annotated, Any, Literal
 
@@ -8,7 +9,7 @@ from pydantic import AfterValidator, AliasPath, BaseModel, ConfigDict, Field, No
 from cifar10.config.schema import TTAMode
 from cifar10.images.preprocessing import Interpolation
 
-UNKNOWN_DATA = "0" * 64
+UNKNOWN_DATA = hashlib.sha256(b"").hexdigest()
 """In place of the digest of the data set, for weights that were trained by others."""
 FORMAT = 1
 """Version of the format; files of other versions are refused."""

@@ -108,6 +108,13 @@ def test_positions_of_a_transformer_are_interpolated_to_another_size() -> None:
     assert network.network.state_dict()["encoder.pos_embedding"].shape == (1, 10, 768)
 
 
+def test_weights_without_versions_of_layers_are_current_ones() -> None:
+    torch.manual_seed(0)
+    first, second = (TorchvisionNetwork(5, 64, "mnasnet0_5").eval() for _ in range(2))
+    second.load_state_dict(dict(first.state_dict()))
+    assert torch.equal(first(photos(64)), second(photos(64)))
+
+
 def test_the_name_of_a_file_decides_the_version() -> None:
     published = TorchvisionNetwork.published_weights
     assert published("resnet152").name == "resnet152 IMAGENET1K_V2"
