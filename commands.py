@@ -13,8 +13,11 @@ from cifar10 import STARTED_AT
 from cifar10.cli.checks import (
     note_place,
     pin_checkpoint,
+    require_batch_destination,
+    require_batch_images,
     require_checkpoint,
     require_device,
+    require_file,
     require_folder,
     require_grouping,
     require_images,
@@ -22,6 +25,7 @@ from cifar10.cli.checks import (
     require_photo,
     require_place,
     require_pretrained,
+    require_ray,
     require_resumable,
 )
 from cifar10.cli.command_line import main
@@ -83,11 +87,15 @@ def infer(
     tta: Literal["none", "mirror", "mirror_translate", "mirror_translate_selective"] | None = None,
     device: str = "auto",
     engine: str | None = None,
+    full_jpeg: bool = False,
+    resume: bool = False,
+    receipts: bool = False,
 ) -> int:
     """Classify the images of a folder, with a checkpoint or a pretrained network.
 
-    --test_dir=DIR           a folder with all its sub-folders, an image file, or a glob in quotes. If the sub-folders
-                             are named after classes, accuracy is reported too.
+    --test_dir=DIR           a folder with all its sub-folders, an image file, a glob in quotes, a zip or tar archive, a
+                             text file of paths, - for such a list on standard input, or the http(s) address of an image
+                             or a list. If the sub-folders are named after classes, accuracy is reported too.
     --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
     --output=FILE            file for the results  (stdout)
     --format=FORMAT          table, csv, jsonl or parquet  (by the suffix of FILE, else table)
@@ -97,6 +105,10 @@ def infer(
                              mirror_translate_selective over 6 if the confidence is low  (the checkpoint's)
     --device=DEVICE          auto, cpu, cuda or cuda:N  (auto)
     --engine=NAME            what computes: a file of conf/engine/  (onnx for an ONNX file, else torch)
+    --full_jpeg              decode photos at full size; by default JPEG is decoded at a size near the network's
+    --resume                 continue an interrupted run with --output=FILE
+    --receipts               add columns to csv, jsonl and parquet: SHA-256 of the image, digest of the weights, engine,
+                             settings and program version, for: python commands.py verify FILE
     model=NAME_imagenet      instead of a checkpoint, a network of torchvision or timm, with its published weights;
                              model.weights=FILE takes them from a file
     grouping=NAME            also sum the probabilities of groups of classes: a file of conf/grouping/, or FILE.yaml
@@ -106,6 +118,7 @@ def infer(
     python commands.py infer --test_dir=photos
     python commands.py infer --test_dir='photos/*.png' --top_k=3 --output=answers.csv
     python commands.py infer model=resnet152_imagenet grouping=cats_vs_dogs --test_dir=photos
+    find photos -newer answers.csv -name '*.jpg' | python commands.py infer --test_dir=-
     """
     note_place()
     images = require_images(test_dir)
@@ -115,7 +128,9 @@ def infer(
     network = pretrained or require_checkpoint(name) or name
     require_device(device)
     destination = choose_destination(output, format)
-    request = InferenceRequest(images, network, destination, device, top_k, batch_size, tta, engine, grouping)
+    request = InferenceRequest(
+        images, network, destination, device, top_k, batch_size, tta, engine, resume, full_jpeg, receipts, grouping
+    )
     if pretrained is None:
         pin_checkpoint(name)
     from cifar10.infer import infer
@@ -136,7 +151,7 @@ def similar(
     """Find the images of a folder that are most similar to a photo.
 
     --photo=FILE             an image
-    --test_dir=DIR           where to look: a folder with all its sub-folders, or a glob in quotes
+    --test_dir=DIR           where to look: a folder with all its sub-folders, or anything else that infer reads
     --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
     model=NAME_imagenet      a pretrained network instead of a checkpoint; model.KEY=VALUE sets a value of it
     --top_k=N                number of images to list  (10)
@@ -171,6 +186,73 @@ def similar(
         return 3 if similar(photo, images, destination, checkpoint, pretrained, top_k, device) else 0
 
 
+def batch(
+    test_dir: str,
+    output: str,
+    *,
+    checkpoint_name: str = "best",
+    format: Literal["parquet", "csv", "jsonl"] | None = None,
+    address: str | None = None,
+    workers: int | None = None,
+    top_k: int = 1,
+    batch_size: int | None = None,
+    tta: Literal["none", "mirror", "mirror_translate", "mirror_translate_selective"] | None = None,
+    device: str = "auto",
+    engine: str | None = None,
+) -> int:
+    """Classify the images of a folder or of Parquet files with Ray Data, here or on a cluster.
+
+    --test_dir=DIR           images as for infer; or a Parquet file, or a folder of them, with a column bytes of encoded
+                             images, a column path, or both
+    --output=PATH            a file for the rows, or a new folder for several files of up to 100,000 rows
+    --format=FORMAT          parquet, csv or jsonl  (by the suffix of PATH; parquet for a folder)
+    --address=ADDRESS        a Ray cluster: ray://HOST:10001, HOST:6379, or auto  (Ray is started on this machine)
+    --workers=N              processes that compute  (one for each machine, or for each GPU)
+    --checkpoint_name=NAME, --top_k=N, --batch_size=N, --tta=VIEWS, --device=DEVICE, --engine=NAME: as for infer
+
+    The rows are those of infer, in the same order. A file that cannot be read gets a row with the reason; the exit code
+    is then 3. On a cluster, images are read by the machines of the cluster, from the same paths.
+
+    python commands.py batch --test_dir=photos --output=answers.parquet
+    python commands.py batch --test_dir=shards --output=answers --address=ray://head:10001
+    """
+    note_place()
+    images = require_batch_images(test_dir)
+    checkpoint = require_checkpoint(checkpoint_name)
+    require_device(device)
+    destination = require_batch_destination(output, format)
+    require_ray(address)
+    checkpoint_name = pin_checkpoint(checkpoint_name)
+    from cifar10.batch import BatchRequest, batch
+
+    network = checkpoint or checkpoint_name
+    request = BatchRequest(images, network, destination, address, workers, device, top_k, batch_size, tta, engine)
+    return 3 if batch(request) else 0
+
+
+def verify(file: str, *, checkpoint_name: str | None = None, test_dir: str | None = None, sample: int = 200) -> int:
+    """Compute a random sample of predictions again, and compare them with a file that infer --receipts has written.
+
+    --file=FILE              csv, jsonl or parquet
+    --checkpoint_name=NAME   the checkpoint  (the one in the receipts, else one in models/ with the same weights)
+    --test_dir=DIR           the folder of the images, if they have moved  (the one in the receipts)
+    --sample=N               number of rows; all if there are fewer  (200)
+
+    Counts rows whose image is missing or changed, whose model is missing or changed, or whose class or probability
+    changed. The exit code is 0 if all rows hold, else 1.
+
+    python commands.py infer --test_dir=photos --receipts --output=answers.csv
+    python commands.py verify answers.csv
+    """
+    require_file(file)
+    if checkpoint_name is not None:
+        require_checkpoint(checkpoint_name)
+    with if_stopped("while predictions were compared"):
+        from cifar10.verify import verify
+
+        return 0 if verify(Path(file), checkpoint_name, test_dir, sample) else 1
+
+
 def evaluate(*overrides: str, checkpoint_name: str = "best", output: str | None = None) -> None:
     """Evaluate a checkpoint on the test images of the data set it was trained on.
 
@@ -199,6 +281,7 @@ def export(
     checkpoint_name: str | None = None,
     formats: str = "onnx",
     output: str | None = None,
+    register: str | None = None,
     photos: str | None = None,
 ) -> None:
     """Write the network of a checkpoint in other formats, each compared with it on the whole test split.
@@ -206,19 +289,27 @@ def export(
     --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
     --formats=A,B            files of conf/export/, or all  (onnx)
     --output=DIR             the folder of the files  (export beside the checkpoint)
+    --register=NAME[@ALIAS]  also log the model in MLflow, and register it: for mlflow models serve, and as
+                             --checkpoint_name=models:/NAME@ALIAS
     data_loading.root=DIR    where the data are today, if they have moved; likewise data_loading.sources=[...]
     model=NAME_imagenet      instead of a checkpoint, a network of torchvision or timm, with its published weights
     --photos=DIR             with model=: images to compare on  (random pixels)
 
     python commands.py export --checkpoint_name=first --formats=onnx,safetensors
+    python commands.py export --checkpoint_name=first --register=cats@champion
     python commands.py export model=resnet152_imagenet --output=exported
     """
     note_place()
     if any(override.startswith("model") for override in overrides):
+        if register is not None:
+            raise UsageError("--register: only checkpoints are registered; fine-tune the pretrained network first")
         _export_pretrained(overrides, checkpoint_name, formats, output, photos)
         return
     if photos is not None:
         raise UsageError("--photos is for pretrained networks; a checkpoint is compared on its test split")
+    from cifar10.runs.registry import RegisteredName
+
+    registered = RegisteredName.parse(register) if register else None
     checkpoint_name = checkpoint_name or "best"
     require_checkpoint(checkpoint_name)
     refuse_other_settings(override.partition("=")[0] for override in overrides)
@@ -227,7 +318,7 @@ def export(
     with if_stopped("while files were exported; those that were named are complete"):
         from cifar10.export import export
 
-        export(checkpoint_name, chosen, output=output, overrides=overrides)
+        export(checkpoint_name, chosen, output=output, overrides=overrides, registered=registered)
 
 
 def _export_pretrained(
@@ -331,7 +422,7 @@ def demo() -> None:
 
 COMMANDS = {
     command.__name__: command
-    for command in (train, infer, similar, evaluate, export, benchmark, sync, data, config, demo)
+    for command in (train, infer, batch, verify, similar, evaluate, export, benchmark, sync, data, config, demo)
 }
 
 if __name__ == "__main__":

@@ -33,6 +33,7 @@ def load(
     tta: str | None = None,
     models_dir: str = "models",
     engine: str | None = None,
+    full_jpeg: bool = False,
 ) -> "Predictor":
     """Return a predictor with the network of a checkpoint, which computes as the test pass of its training did.
 
@@ -44,6 +45,7 @@ def load(
             checkpoint's.
         models_dir: Folder in which names are looked up.
         engine: What computes: the name of a file in `conf/engine/`; None: onnx for an ONNX file, else torch.
+        full_jpeg: Decode large JPEG images at full size, as in training, which takes three times as long.
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged.
@@ -54,4 +56,4 @@ def load(
     from cifar10.inference.predictor import Predictor
 
     name = os.fspath(checkpoint)
-    return Predictor.from_checkpoint(name, device, batch_size, tta, models_dir, engine)
+    return Predictor.from_checkpoint(name, device, batch_size, tta, models_dir, engine, full_jpeg)

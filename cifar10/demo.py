@@ -16,7 +16,7 @@ from cifar10.config.targets import DATA
 from cifar10.constants import CIFAR10_ARCHIVE
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.errors import UserError
-from cifar10.images.search import ImageSearch
+from cifar10.images.sources import open_source
 from cifar10.infer import infer
 from cifar10.inference.destination import choose_destination
 from cifar10.inference.request import InferenceRequest
@@ -46,7 +46,7 @@ def demo() -> None:
         f"3/3  classify them: {PROGRAM} infer --test_dir={images} --checkpoint_name={name} --output={predictions}"
     )
     destination = choose_destination(str(predictions), None)
-    summary = infer(InferenceRequest(ImageSearch(str(images)), folder / "best.ckpt", destination, top_k=3))
+    summary = infer(InferenceRequest(open_source(str(images)), folder / "best.ckpt", destination, top_k=3))
     correct = "" if summary.accuracy is None else f", {summary.accuracy:.0%} of them correctly"
     print(f"""
 It works. A small network was trained on ten drawn shapes (test accuracy {scores["test/accuracy_tta"]:.1%})

@@ -18,12 +18,13 @@ from cifar10.files import make_output_folder, sync_folder
 from cifar10.formats import ExportFormat, Source
 from cifar10.formats.parity import all_probabilities, compare
 from cifar10.images.decode import ImageError
-from cifar10.images.parallel import decode_files
-from cifar10.images.search import ImageSearch
+from cifar10.images.named_image import ImageSource
+from cifar10.images.parallel import decode_images
 from cifar10.inference.engines.pytorch import TorchEngine
 from cifar10.inference.pretrained import pretrained_checkpoint
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
+from cifar10.runs.registry import RegisteredName, register, require_registry, serving_line
 from cifar10.runs.trained_data import load_trained_data, moved_line, relocated
 from cifar10.system.memory import keep_memory_warm
 
@@ -32,7 +33,11 @@ _NUM_RANDOM = 16
 
 
 def export(
-    checkpoint_name: str, formats: Sequence[str], output: str | None = None, overrides: Sequence[str] = ()
+    checkpoint_name: str,
+    formats: Sequence[str],
+    output: str | None = None,
+    overrides: Sequence[str] = (),
+    registered: RegisteredName | None = None,
 ) -> list[Path]:
     """Write the network of a checkpoint in other formats, and return the files.
 
@@ -43,11 +48,14 @@ def export(
         formats: Names of files in `conf/export/`.
         output: The folder of the files; None: `export` beside the checkpoint.
         overrides: Where the data are today, as for `load_trained_data`.
+        registered: Also register the checkpoint under this name, with its first ONNX file, as a model of MLflow.
 
     Raises:
         CheckpointError: A file computes something else.
-        UserError: The checkpoint, its data, a package or the folder is not as needed.
+        UserError: The checkpoint, its data, a package, the folder or MLflow's store is not as needed.
     """
+    if registered is not None:
+        require_registry()
     writers: dict[str, ExportFormat] = {name: build(EXPORT, read_component("export", name)) for name in formats}
     checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
     folder = Path(output) if output else checkpoint.path.parent / "export"
@@ -56,11 +64,14 @@ def export(
     data = load_trained_data(checkpoint, relocated(checkpoint.config, overrides), moved_line("export", checkpoint_name))
     images, labels = data.test.arrays()
     source = Source(checkpoint, data.train.arrays(_MOST_CALIBRATION)[0], data.validation.arrays()[0])
-    return _write_all(writers, source, folder, images, labels)
+    files = _write_all(writers, source, folder, images, labels)
+    if registered is not None:
+        _register(checkpoint, files, registered)
+    return files
 
 
 def export_pretrained(
-    component: Component, formats: Sequence[str], output: str, photos: ImageSearch | None = None
+    component: Component, formats: Sequence[str], output: str, photos: ImageSource | None = None
 ) -> list[Path]:
     """Write a pretrained network in other formats, and return the files; see `export` for the other arguments.
 
@@ -77,7 +88,7 @@ def export_pretrained(
     size = checkpoint.image_size
     images = np.random.default_rng(0).integers(0, 256, (_NUM_RANDOM, size, size, 3), np.uint8)
     if photos is not None:
-        decoded = (pixels for _, pixels in decode_files(photos, checkpoint.preprocessing, look_ahead=_NUM_RANDOM))
+        decoded = (image.pixels for image in decode_images(photos, checkpoint.preprocessing, look_ahead=_NUM_RANDOM))
         images = np.stack([pixels for pixels in decoded if not isinstance(pixels, ImageError)] or [*images])
     print(f"{'random' if photos is None else 'given'} images in place of a test split", file=sys.stderr)
     source = Source(checkpoint, images[:0], images[:0])
@@ -113,6 +124,14 @@ def _write_all(
     if refused:
         raise CheckpointError("\n".join(refused))
     return [folder / writer.file_name for writer in writers.values()]
+
+
+def _register(checkpoint: Checkpoint, files: Sequence[Path], name: RegisteredName) -> None:
+    exported = next((file for file in files if file.suffix == ".onnx"), None)
+    address = register(checkpoint, exported, name)
+    computes = f"{exported.name} computes" if exported else "PyTorch computes"
+    print(f"{'registered':<12} {address}; {computes}, weights {checkpoint.weights_digest[:12]}", flush=True)
+    print(f"to serve it: {serving_line(address)}", file=sys.stderr, flush=True)
 
 
 def _move(file: Path, path: Path) -> None:

@@ -3,12 +3,16 @@
 Everything is streamed: two batches of images are in memory at a time, one being computed and one being decoded.
 """
 
+import contextlib
 import os
 import sys
+import threading
 import time
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import Any
 
 from tqdm import tqdm
@@ -18,8 +22,12 @@ from cifar10.config.schema import Component
 from cifar10.data.class_names import printable
 from cifar10.errors import UsageError
 from cifar10.images.decode import silence_pillow
-from cifar10.images.search import ImageSearch, describe_skipped
+from cifar10.images.search import describe_skipped
+from cifar10.images.sources import is_address
+from cifar10.inference.journal import open_journal
+from cifar10.inference.prediction import ImageResult
 from cifar10.inference.predictor import Predictor
+from cifar10.inference.receipts import shared_columns
 from cifar10.inference.request import InferenceRequest
 from cifar10.inference.results import open_results
 from cifar10.system.memory import share_memory_between_threads
@@ -56,11 +64,12 @@ def infer(request: InferenceRequest) -> Summary:
     if request.top_k > predictor.num_classes:
         network = predictor.origin.get("checkpoint", "the network")
         raise UsageError(f"top_k={request.top_k} is more than the {predictor.num_classes} classes of {network}")
-    path = request.destination.path
-    kept = f"; {path} was not written" if path else "; the rows above are complete"
+    destination, kept = request.destination, "the rows above are complete"
+    if destination.path and not destination.is_stream:
+        kept = f"{destination.path} was not written; its rows are kept, and the same command with --resume continues"
     with (
         listening(),
-        if_stopped(f"while images were classified{kept}"),
+        if_stopped(f"while images were classified; {kept}"),
         told_if_short(f"compute fewer images at once: --batch_size below {predictor.batch_size}"),
     ):
         return _infer(request, predictor)
@@ -77,6 +86,7 @@ def load_predictor(request: InferenceRequest) -> Predictor:
             batch_size=request.batch_size,
             tta=request.tta,
             engine=request.engine,
+            full_jpeg=request.full_jpeg,
         )
     if request.grouping is None:
         return predictor
@@ -84,44 +94,93 @@ def load_predictor(request: InferenceRequest) -> Predictor:
 
 
 def _infer(request: InferenceRequest, predictor: Predictor) -> Summary:
-    started, class_names, provenance = time.monotonic(), predictor.class_names, predictor.provenance
-    _say(_provenance_line(provenance))
-    score, ids = Score(class_names), {name: class_id for class_id, name in enumerate(class_names)}
-    num_images = num_failed = num_labelled = 0
-    groups = predictor.groups
-    totals: Counter[str] = Counter()
-    folders: dict[str, None] = {}  # an ordered set, of as many folders as a warning can name and one more
-    with (
-        _progress_bar(request) as bar,
-        open_results(
-            request.destination, class_names, request.top_k, provenance, groups.names if groups else ()
-        ) as writer,
-    ):
-        for rows in predictor.predict_files(request.images, request.top_k):
-            writer.write(rows)
-            for row in rows:
-                if row.label is not None and row.top:
-                    score.add(ids[row.label], row.class_id)
-                if row.group is not None:
-                    totals[row.group.name] += 1
-                if len(folders) <= _MOST_NAMED and (folder := os.path.basename(os.path.dirname(row.path))):
-                    folders[folder] = None
-            num_images += len(rows)
-            num_failed += sum(row.error is not None for row in rows)
-            num_labelled += sum(row.label is not None for row in rows)
+    started = time.monotonic()
+    _say(_provenance_line(predictor.provenance))
+    tally = _Tally(predictor.class_names)
+    with _progress_bar(request) as bar, _open_rows(request, predictor) as (kept, write):
+        for rows in kept:
+            tally.add(rows)
             bar.update(len(rows))
-    if score.total:
-        _say(score.report())
-    if folders and not num_labelled and groups is None:
+        if num_kept := tally.num_images:
+            _say(f"{counted(num_kept, 'image')} of the interrupted run are kept")
+        for rows in predictor.predict_source(request.images, request.top_k, request.receipts):
+            write(rows)
+            tally.add(rows)
+            bar.update(len(rows))
+    if tally.score.total:
+        _say(tally.score.report())
+    if tally.folders and not tally.num_labelled and predictor.groups is None:
         _say(
-            f"warning: none of the sub-folders ({_first(list(folders))}) is a class of this checkpoint "
-            f"({_first(class_names)}); was another checkpoint meant?"
+            f"warning: none of the sub-folders ({_first(list(tally.folders))}) is a class of this checkpoint "
+            f"({_first(predictor.class_names)}); was another checkpoint meant?"
         )
-    if groups is not None:
-        _say(groups.totals_line(totals))
-    summary = Summary(num_images, num_failed, score.accuracy)
-    _say(_summary_line(summary, score, request, time.monotonic() - started))
-    return summary
+    if predictor.groups is not None:
+        _say(predictor.groups.totals_line(tally.groups))
+    rate = (tally.num_images - num_kept) / max(time.monotonic() - started, 1e-9)
+    _say(_summary_line(tally, request, rate))
+    return Summary(tally.num_images, tally.num_failed, tally.score.accuracy)
+
+
+class _Tally:
+    """Counts rows, and scores those whose folder is a class."""
+
+    def __init__(self, class_names: Sequence[str]) -> None:
+        self.score = Score(class_names)
+        self.num_images = self.num_failed = self.num_labelled = 0
+        self.folders: dict[str, None] = {}  # an ordered set, of as many as a warning can name and one more
+        self.groups: Counter[str] = Counter()
+        self._ids = {name: class_id for class_id, name in enumerate(class_names)}
+
+    def add(self, rows: Sequence[ImageResult]) -> None:
+        for row in rows:
+            if row.label is not None and row.top:
+                self.score.add(self._ids[row.label], row.class_id)
+            if row.group is not None:
+                self.groups[row.group.name] += 1
+            folder = os.path.basename(os.path.dirname(row.path)) if len(self.folders) <= _MOST_NAMED else ""
+            if folder and not is_address(row.path):
+                self.folders[folder] = None
+        self.num_images += len(rows)
+        self.num_failed += sum(row.error is not None for row in rows)
+        self.num_labelled += sum(row.label is not None for row in rows)
+
+
+Rows = Sequence[ImageResult]
+
+
+@contextmanager
+def _open_rows(
+    request: InferenceRequest, predictor: Predictor
+) -> Iterator[tuple[Iterator[Rows], Callable[[Rows], None]]]:
+    """Yield the rows that an interrupted run has kept, and the function that writes further ones.
+
+    A result file is made from its journal at the end of the block.
+    """
+    destination, class_names = request.destination, predictor.class_names
+    receipt = shared_columns(predictor.provenance, request.images) if request.receipts else None
+    groups = predictor.groups.names if predictor.groups else ()
+    results = partial(open_results, destination, class_names, request.top_k, predictor.provenance, receipt, groups)
+    if destination.path is None or destination.is_stream:
+        with results() as writer:
+            yield iter(()), writer.write
+        return
+    with open_journal(destination.path, class_names, _fingerprint(request, predictor), request.resume) as journal:
+        yield journal.resumed(request.images), journal.write
+        with results() as writer:
+            for rows in journal.rows():
+                writer.write(rows)
+        journal.remove()
+
+
+def _fingerprint(request: InferenceRequest, predictor: Predictor) -> dict[str, str]:
+    """Return what the rows depend on; the size of batches and the place of the checkpoint do not count."""
+    given = request.images.given
+    place = os.path.abspath(given) if os.path.lexists(given) else given
+    settings = {key: value for key, value in predictor.provenance.items() if key not in ("checkpoint", "batch_size")}
+    options = {"receipts": "true"} if request.receipts else {}
+    if predictor.groups is not None:
+        options["grouping"] = repr(predictor.groups)
+    return {"test_dir": place, "top_k": str(request.top_k), **options, **settings}
 
 
 def _first(names: Sequence[str]) -> str:
@@ -130,10 +189,20 @@ def _first(names: Sequence[str]) -> str:
 
 
 def _progress_bar(request: InferenceRequest) -> "tqdm[Any]":
-    """Return a progress bar; it is shown if stderr is a terminal and the rows are not printed on one."""
+    """Return a progress bar; it is shown if stderr is a terminal and the rows are not printed on one.
+
+    Its total appears when another thread has counted the images, which takes a few seconds a million.
+    """
     is_shown = sys.stderr.isatty() and not request.destination.is_terminal()
-    total = sum(1 for _ in ImageSearch(request.images.given)) if is_shown else None  # takes a few seconds a million
-    return tqdm(total=total, unit=" images", disable=not is_shown, dynamic_ncols=True, leave=False)
+    bar: tqdm[Any] = tqdm(unit=" images", disable=not is_shown, dynamic_ncols=True, leave=False)
+
+    def count() -> None:
+        with contextlib.suppress(Exception):  # then there is no total
+            bar.total = request.images.count()
+
+    if is_shown:
+        threading.Thread(target=count, name="count", daemon=True).start()
+    return bar
 
 
 def _provenance_line(provenance: Mapping[str, str]) -> str:
@@ -142,11 +211,11 @@ def _provenance_line(provenance: Mapping[str, str]) -> str:
     return f"{provenance.get('checkpoint', 'network')}: {', '.join(details)}"
 
 
-def _summary_line(summary: Summary, score: Score, request: InferenceRequest, seconds: float) -> str:
-    parts = [counted(summary.num_images, "image"), f"{summary.num_failed:,} could not be read"]
-    if summary.accuracy is not None:
-        parts.append(f"accuracy {summary.accuracy:.2%} ({score.correct:,} of {score.total:,} whose folder is a class)")
-    parts.append(f"{summary.num_images / max(seconds, 1e-9):,.0f} images/s")
+def _summary_line(tally: _Tally, request: InferenceRequest, rate: float) -> str:
+    parts, score = [counted(tally.num_images, "image"), f"{tally.num_failed:,} could not be read"], tally.score
+    if score.accuracy is not None:
+        parts.append(f"accuracy {score.accuracy:.2%} ({score.correct:,} of {score.total:,} whose folder is a class)")
+    parts.append(f"{rate:,.0f} images/s")
     if request.images.skipped:
         parts.append(describe_skipped(request.images.skipped))
     destination = request.destination

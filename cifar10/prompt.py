@@ -8,7 +8,7 @@ from cifar10.cli.checks import require_images
 from cifar10.config.schema import Component
 from cifar10.errors import UsageError
 from cifar10.images.decode import silence_pillow
-from cifar10.images.search import ImageSearch
+from cifar10.images.named_image import ImageSource
 from cifar10.inference.destination import Destination
 from cifar10.inference.grouping import Grouping
 from cifar10.inference.predictor import Predictor
@@ -43,13 +43,13 @@ def _typed() -> str:
     return line[1:-1] if is_quoted else line
 
 
-def _classify(images: ImageSearch, predictor: Predictor) -> None:
+def _classify(images: ImageSource, predictor: Predictor) -> None:
     """Print a table with one row for each image, and the totals if there are several."""
     totals: Counter[str] = Counter()
     groups = predictor.groups
     assert groups is not None
-    with open_results(Destination(None, "table"), predictor.class_names, 1, {}, groups.names) as writer:
-        for rows in predictor.predict_files(images, top_k=1):
+    with open_results(Destination(None, "table"), predictor.class_names, 1, {}, groups=groups.names) as writer:
+        for rows in predictor.predict_source(images, top_k=1):
             writer.write(rows)
             totals.update(row.group.name for row in rows if row.group is not None)
     if totals.total() > 1:

@@ -22,8 +22,8 @@ from cifar10.data.class_names import printable
 from cifar10.devices import choose_device, limit_threads, prepare_network
 from cifar10.errors import UserError
 from cifar10.images.decode import ImageError, silence_pillow
-from cifar10.images.parallel import decode_files
-from cifar10.images.search import ImageSearch, no_images
+from cifar10.images.named_image import ImageSource
+from cifar10.images.parallel import decode_images
 from cifar10.inference.destination import Destination, open_destination
 from cifar10.inference.engines.pytorch import usable_precision
 from cifar10.inference.image_inputs import square_pixels
@@ -46,7 +46,7 @@ class SimilarImage:
 
 def similar(
     photo: str,
-    images: ImageSearch,
+    images: ImageSource,
     destination: Destination,
     checkpoint: Path | str | None = None,
     pretrained: Component | None = None,
@@ -76,24 +76,24 @@ def similar(
     loaded = _loaded(checkpoint, pretrained)
     embedder, size = _embedder(loaded, chosen, None if cache is None else Path(cache)), loaded.preprocessing
     query = _unit(embedder.embeddings(_stacked([square_pixels(photo, size)]), "the photo"))[0]  # (E,)
-    paths: list[Path] = []
+    paths: list[str] = []
     similarities: list[NDArray[np.float32]] = []
-    failed: list[tuple[Path, ImageError]] = []
-    decoded = decode_files(images, size, look_ahead=_AT_ONCE)
+    failed: list[tuple[str, ImageError]] = []
+    decoded = decode_images(images, size, look_ahead=_AT_ONCE)
     while part := list(islice(decoded, _AT_ONCE)):
-        readable = [(path, pixels) for path, pixels in part if not isinstance(pixels, ImageError)]
-        failed += [(path, pixels) for path, pixels in part if isinstance(pixels, ImageError)]
+        readable = [(image.source.name, image.pixels) for image in part if not isinstance(image.pixels, ImageError)]
+        failed += [(image.source.name, image.pixels) for image in part if isinstance(image.pixels, ImageError)]
         if readable:
             found = embedder.embeddings(_stacked([pixels for _, pixels in readable]), "images")
-            paths += [path for path, _ in readable]
+            paths += [name for name, _ in readable]
             similarities.append(_unit(found) @ query)
     if not paths:
-        raise UserError(no_images(images) if not failed else f"none of the {len(failed)} images can be read")
+        raise UserError(f"{images.given}: none of the images ({len(failed):,}) can be read")
     order = np.argsort(-np.concatenate(similarities), kind="stable")[:top_k]
-    rows = [SimilarImage(str(paths[place]), float(np.concatenate(similarities)[place])) for place in order.tolist()]
+    rows = [SimilarImage(paths[place], float(np.concatenate(similarities)[place])) for place in order.tolist()]
     _write(rows, destination)
     for path, error in failed[:3]:
-        print(f"not read: {printable(str(path))}: {error}", file=sys.stderr)
+        print(f"not read: {printable(path)}: {error}", file=sys.stderr)
     print(f"{counted(len(paths), 'image')} compared with {photo}, {len(failed):,} could not be read", file=sys.stderr)
     return len(failed)
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
-NOT_AN_IMAGE = "^not a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM image$"
+NOT_AN_IMAGE = "^not a PNG, JPEG, WebP, AVIF, HEIC, BMP, GIF, TIFF or PPM image$"
 DAMAGED = "^damaged: "
 CHECKSUM = "^damaged: a checksum is wrong or the end is missing$"
 CUT_OFF = "^damaged: .*truncated"
@@ -146,10 +146,8 @@ def _not_images() -> list[Malformed]:
         Malformed("zipped.png", gzip.compress(encode(picture(), "PNG")), NOT_AN_IMAGE),
         Malformed("array.png", array.getvalue(), NOT_AN_IMAGE),
         Malformed("icon.png", encode(picture(), "ICO"), NOT_AN_IMAGE),
-        Malformed(
-            "photo.jpg", b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(99), "^a HEIC photo, .* convert it to JPEG"
-        ),
-        Malformed("picture.jpg", b"\0\0\0\x1cftypmif1\0\0\0\0avifmif1" + bytes(99), "^an AVIF picture, "),
+        Malformed("heic_without_image.jpg", b"\0\0\0\x24ftypheic\0\0\0\0mif1heic" + bytes(99), DAMAGED),
+        Malformed("avif_without_image.jpg", b"\0\0\0\x1cftypmif1\0\0\0\0avifmif1" + bytes(99), DAMAGED),
         Malformed("clip.jpg", b"\0\0\0\x14ftypqt  " + bytes(99), "^a video, "),
         Malformed("sound.webp", b"RIFF\x24\0\0\0WAVEfmt \x10\0\0\0" + bytes(24), "^a sound or video"),
     ]

@@ -36,7 +36,10 @@ from tests.documented import DOCS, ROOT, file_blocks, named_paths, program_lines
 
 PAGES = sorted(DOCS.glob("*.md"))
 ADD_A_PART = (DOCS / "add_a_part.md").read_text()
-ENTRY_POINTS = {"train", "probe", "infer", "similar", "evaluate", "sync", "prepare_data", "config.explain", "demo"}
+ENTRY_POINTS = {
+    *("train", "probe", "infer", "batch", "verify", "similar"),
+    *("evaluate", "sync", "prepare_data", "config.explain", "demo"),
+}
 SMALL = ["training.epochs=1", "training.batch_size=20", "tracking=none"]
 SMALL_SHAPES = [
     "data_loading.image_size=16",
@@ -237,7 +240,12 @@ def test_an_entry_point_is_imported_by_the_commands_and_the_demo_only() -> None:
         "inference.results",
         "inference.predictor",
         "inference.tta",
+        "inference.mlflow_model",
+        "inference.ray_worker",
+        "runs.registry",
         "infer",
+        "batch",
+        "verify",
     ],
 )
 def test_a_part_without_torch_stays_so(part: str) -> None:

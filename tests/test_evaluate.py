@@ -15,7 +15,7 @@ from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA
 from cifar10.errors import UserError
 from cifar10.evaluate import evaluate
-from cifar10.images.search import ImageSearch
+from cifar10.images.sources import open_source
 from cifar10.infer import infer
 from cifar10.inference.destination import choose_destination
 from cifar10.inference.request import InferenceRequest
@@ -231,6 +231,6 @@ def test_infer_and_evaluate_agree_where_a_class_folder_lies_within_another(capsy
     assert main(COMMANDS, "", ["infer", "set/test", "--checkpoint_name=a"]) == 0
     assert f"accuracy {scores['test/accuracy_tta']:.2%} (" in capsys.readouterr().err
     destination = choose_destination("rows.csv", None)
-    rows = infer(InferenceRequest(ImageSearch("set/test"), "a", destination))
+    rows = infer(InferenceRequest(open_source("set/test"), "a", destination))
     assert rows.accuracy == pytest.approx(scores["test/accuracy_tta"])
     assert "blue/green/0.png" in Path("rows.csv").read_text()

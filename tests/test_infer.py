@@ -21,9 +21,10 @@ from torch import Tensor
 from cifar10.errors import UsageError, UserError
 from cifar10.images import parallel
 from cifar10.images.decode import ImageError
-from cifar10.images.parallel import Decoded, decode_batches, decode_files
+from cifar10.images.named_image import NamedImage, unreadable
+from cifar10.images.parallel import DecodedImage, decode_batches, decode_files
 from cifar10.images.preprocessing import Preprocessing
-from cifar10.images.search import ImageSearch
+from cifar10.images.sources import open_source
 from cifar10.infer import Summary, infer
 from cifar10.inference.destination import choose_destination
 from cifar10.inference.predictor import Predictor
@@ -74,7 +75,7 @@ def classify(
     """Call `infer` for a folder, file or glob."""
     destination = choose_destination(None if output is None else str(output), output_format)
     settings = {"checkpoint": "any", **settings}
-    return infer(InferenceRequest(ImageSearch(str(test_dir)), destination=destination, **settings))
+    return infer(InferenceRequest(open_source(str(test_dir)), destination=destination, **settings))
 
 
 def coloured(channel: int, seed: int = 0) -> NDArray[np.uint8]:
@@ -137,12 +138,12 @@ def test_batches_are_full_of_readable_images_as_in_the_test_pass(tmp_path: Path,
 def test_nothing_but_bad_files_streams_too(monkeypatch: pytest.MonkeyPatch) -> None:
     taken: list[int] = []
 
-    def items() -> Iterator[Decoded]:
+    def items() -> Iterator[DecodedImage]:
         for number in count():
             taken.append(number)
-            yield Path(str(number)), ImageError("bad")
+            yield DecodedImage(unreadable(str(number), "bad"), ImageError("bad"), 0)
 
-    monkeypatch.setattr(parallel, "decode_files", lambda *arguments, **options: items())
+    monkeypatch.setattr(parallel, "decode_images", lambda *arguments, **options: items())
     parts = list(islice(decode_batches([], SIZE, batch_size=5), 3))
     assert [len(part) for part in parts] == [20, 20, 20] and len(taken) == 60
 
@@ -166,16 +167,18 @@ def test_decoding_runs_a_bounded_way_ahead_and_keeps_the_order(tmp_path: Path) -
 def test_two_batches_are_in_memory_at_most(tmp_path: Path, engine: StubEngine) -> None:
     for number in range(60):
         write(tmp_path / f"{number:02}.png", seed=number)
-    taken: list[Path] = []
+    taken: list[NamedImage] = []
 
-    class Remember(ImageSearch):
-        def __next__(self) -> Path:
-            taken.append(super().__next__())
-            return taken[-1]
+    def remembered(images: Iterator[NamedImage]) -> Iterator[NamedImage]:
+        for image in images:
+            taken.append(image)
+            yield image
 
     held: list[int] = []
     engine.before = lambda call: held.append(len(taken) - 4 * call)
-    infer(InferenceRequest(Remember(str(tmp_path)), "any", choose_destination(None, None)))
+    source = open_source(str(tmp_path))
+    source.images = remembered(source.images)
+    infer(InferenceRequest(source, "any", choose_destination(None, None)))
     assert len(held) == 15 and max(held) <= 2 * 4
 
 
@@ -281,7 +284,9 @@ def test_parquet_says_which_weights_answered(tmp_path: Path, engine: StubEngine)
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, RuntimeError])
-def test_an_interrupted_run_leaves_no_output(tmp_path: Path, engine: StubEngine, error: type[BaseException]) -> None:
+def test_an_interrupted_run_leaves_its_rows_and_no_output(
+    tmp_path: Path, engine: StubEngine, error: type[BaseException]
+) -> None:
     for number in range(20):
         write(tmp_path / "in" / f"{number}.png")
 
@@ -292,7 +297,7 @@ def test_an_interrupted_run_leaves_no_output(tmp_path: Path, engine: StubEngine,
     engine.before = fail
     with pytest.raises(error):
         classify(tmp_path / "in", tmp_path / "rows.csv")
-    assert os.listdir(tmp_path) == ["in"]
+    assert sorted(os.listdir(tmp_path)) == ["in", "rows.csv.partial"]
 
 
 def test_sigterm_cleans_up_and_exits_with_143(tmp_path: Path, engine: StubEngine) -> None:

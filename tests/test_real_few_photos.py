@@ -9,7 +9,7 @@ from PIL import Image
 from cifar10.config.compose import load_config
 from cifar10.data.cifar import cifar10
 from cifar10.data.image_dataset import Split
-from cifar10.images.search import ImageSearch
+from cifar10.images.sources import open_source
 from cifar10.inference.destination import choose_destination
 from cifar10.probe import probe
 from cifar10.similar import similar
@@ -46,6 +46,6 @@ def test_a_probe_on_ten_images_a_class_beats_half(real_data_root: Path, tmp_path
 def test_the_nearest_photos_of_a_cat_are_cats(tmp_path: Path) -> None:
     destination = choose_destination(str(tmp_path / "rows.csv"), None)
     pretrained = load_config(NETWORK).model
-    similar(str(PHOTOS / "cat_tabby.jpg"), ImageSearch(str(PHOTOS)), destination, None, pretrained, 3, "cpu", None)
+    similar(str(PHOTOS / "cat_tabby.jpg"), open_source(str(PHOTOS)), destination, None, pretrained, 3, "cpu", None)
     paths = [line.partition(",")[0] for line in (tmp_path / "rows.csv").read_text().splitlines()[1:]]
     assert [Path(path).name for path in paths] == ["cat_tabby.jpg", "cat_ginger_backlit.jpg", "cat_ginger_white.jpg"]

@@ -13,7 +13,6 @@ import torchvision
 from PIL import Image
 
 from cifar10.config.compose import load_component
-from cifar10.images.search import ImageSearch
 from cifar10.inference.grouping import read_grouping
 from cifar10.inference.predictor import Predictor
 from tests.conftest import SHARED_DATA
@@ -71,7 +70,7 @@ def test_resnet152_from_a_local_file(tmp_path: Path) -> None:
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = None  # a plain average, so that activations do not grow from layer to layer
-    photos = [transforms(Image.open(path).convert("RGB")) for path in ImageSearch(str(PHOTOS))]
+    photos = [transforms(Image.open(path).convert("RGB")) for path in sorted(PHOTOS.glob("*.jpg"))]
     with torch.no_grad():
         network(torch.stack(photos))
     torch.save(network.state_dict(), tmp_path / "resnet152.pth")
@@ -86,7 +85,7 @@ def require_same_as_torchvision(predictor: Predictor, name: str, state: dict[str
     network.load_state_dict(state)
     groups = read_grouping("cats_vs_dogs").bind(predictor.class_names)
     spread = []
-    for path in ImageSearch(str(PHOTOS)):
+    for path in sorted(PHOTOS.glob("*.jpg")):
         with torch.no_grad(), Image.open(path) as photo:
             expected = network(transforms(photo.convert("RGB"))[None]).softmax(dim=1)[0].numpy()
         result = predictor.predict(path, top_k=1000)

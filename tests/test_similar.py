@@ -10,7 +10,7 @@ import torch
 from PIL import Image
 
 from cifar10.config.compose import load_config
-from cifar10.images.search import ImageSearch
+from cifar10.images.sources import open_source
 from cifar10.inference.destination import choose_destination
 from cifar10.similar import similar
 from cifar10.train import train
@@ -41,7 +41,7 @@ def rows_of(folder: Path, name: str, **options: Any) -> tuple[list[str], int]:
     output = folder / name
     destination = choose_destination(str(output), None)
     checkpoint = folder / "models" / "run" / "best.ckpt"
-    search = ImageSearch(str(folder / "images"))
+    search = open_source(str(folder / "images"))
     cache = str(folder / "cache")
     failed = similar(str(folder / "photo.png"), search, destination, checkpoint, cache=cache, **options)
     return output.read_text().splitlines(), failed

@@ -69,9 +69,11 @@ class _Reader:
                 self._read_override(word)
             else:
                 self._read_positional(word)
-        for flag in self.flags.values():
-            if flag.required and flag.name not in self.values:
-                raise UsageError(f"{self.name} needs {flag.name.upper()}: {PROGRAM} {self.name} --{flag.name}=...")
+        required = [flag.name for flag in self.flags.values() if flag.required]
+        for missing in required:
+            if missing not in self.values:
+                line = shlex.join(f"--{name}={self.values.get(name, '...')}" for name in required)
+                raise UsageError(f"{self.name} needs {missing.upper()}: {PROGRAM} {self.name} {line}")
         return self.overrides + [f"--{name}={value}" for name, value in self.values.items()]
 
     def _is_override(self, word: str) -> bool:

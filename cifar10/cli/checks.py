@@ -1,11 +1,11 @@
 """Checks of arguments that need no heavy imports, such as files that do not exist."""
 
-import contextlib
 import os
 import re
 import shlex
 import sys
 from collections.abc import Mapping, Sequence
+from glob import has_magic
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,35 +14,88 @@ from cifar10.config.advice import command_line
 from cifar10.config.changeable import is_resumable
 from cifar10.config.conf_folder import PROJECT, options, top_settings
 from cifar10.errors import CheckpointError, UsageError, UserError
-from cifar10.images.other_formats import kind_of_collection, kind_of_name
-from cifar10.images.search import ImageSearch, no_images
+from cifar10.images.named_image import ImageSource
+from cifar10.images.search import no_images
+from cifar10.images.sources import STANDARD_INPUT, is_address, open_source
 from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, which_run
 from cifar10.suggest import did_you_mean, did_you_mean_path
 
 if TYPE_CHECKING:
     from cifar10.config.schema import Component
+    from cifar10.images.parquet_images import ParquetImages
+    from cifar10.inference.destination import Destination
     from cifar10.inference.grouping import Grouping
+    from cifar10.inference.result_parts import PartFolder
 
 
-def require_images(test_dir: str, flag: str = "--test_dir") -> ImageSearch:
-    """Return the search for the images of a folder, file or glob; raise UsageError if there is none."""
-    is_glob = any(magic in test_dir for magic in "*?[")
-    if not os.path.lexists(test_dir) and not is_glob:
+def require_images(test_dir: str, flag: str = "--test_dir") -> ImageSource:
+    """Return the images of a folder, file, glob, archive, list or address; raise UsageError if there are none."""
+    is_file = test_dir == STANDARD_INPUT or is_address(test_dir) or os.path.lexists(test_dir)
+    if not is_file and not has_magic(test_dir):
         raise UsageError(f"{flag}: there is no folder or file {test_dir}{did_you_mean_path(test_dir)}")
-    if os.path.isfile(test_dir):
-        if kind_of_name(test_dir) == "raw photo":  # only its thumbnail could be read
-            raise UsageError(f"{flag}: {test_dir} is a raw photo, which is not read; convert it to JPEG or PNG")
-        with contextlib.suppress(OSError), open(test_dir, "rb") as file:  # the decoder reports an unreadable file
-            if (kind := kind_of_collection(file.read(4096))) is not None:
-                raise UsageError(f"{flag}: {test_dir} is {kind}")
     try:
-        search = ImageSearch(test_dir)
+        source = open_source(test_dir)
     except UserError as error:
         raise UsageError(f"{flag}: {error}") from None
-    if search.is_empty():
-        nothing = f"nothing matches {test_dir}" if is_glob and not search.skipped else no_images(search)
+    if source.is_empty():
+        nothing = f"nothing matches {test_dir}" if has_magic(test_dir) and not source.skipped else _nothing(source)
         raise UsageError(f"{flag}: {nothing}")
-    return search
+    return source
+
+
+def _nothing(source: ImageSource) -> str:
+    return no_images(source.given, source.skipped, source.root)
+
+
+def require_batch_images(test_dir: str) -> "ImageSource | ParquetImages":
+    """Return the Parquet files or the images of a folder that `test_dir` names; raise UsageError if there are none."""
+    from cifar10.images.parquet_images import find_parquet
+
+    try:
+        parquet = find_parquet(test_dir)
+    except UserError as error:
+        raise UsageError(f"--test_dir: {error}") from None
+    if parquet is not None:
+        return parquet
+    source = require_images(test_dir)
+    if test_dir == STANDARD_INPUT or is_address(test_dir) or not os.path.isdir(source.root):
+        raise UsageError(f"--test_dir: batch reads folders and Parquet files; for {test_dir}, use infer")
+    return source
+
+
+def require_batch_destination(output: str, output_format: str | None) -> "Destination | PartFolder":
+    """Return the file or the new folder that `output` names; raise UsageError if it cannot be written."""
+    from cifar10.inference.destination import choose_destination, format_of
+    from cifar10.inference.result_parts import PartFolder
+
+    if os.path.isdir(output) or (format_of(output) is None and not os.path.lexists(output)):
+        return PartFolder(Path(output), output_format or "parquet")  # type: ignore[arg-type]
+    return choose_destination(output, output_format)
+
+
+def require_ray(address: str | None) -> None:
+    """Refuse to go on without Ray, or if no cluster listens at `address`."""
+    from importlib.util import find_spec
+
+    from cifar10.inference.ray_session import missing_ray, require_address
+
+    if find_spec("ray") is None:
+        raise missing_ray()
+    if address is not None:
+        require_address(address)
+
+
+def require_file(name: str) -> None:
+    """Refuse what is not a file with content."""
+    try:
+        if not os.path.isfile(name):
+            there_is = "is a folder, a pipe or a device" if os.path.exists(name) else "is not there"
+            raise UsageError(f"--file: {name} {there_is}; name a file{did_you_mean_path(name)}")
+        with open(name, "rb") as file:
+            if not file.read(1):
+                raise UsageError(f"--file: {name} is empty")
+    except OSError as error:
+        raise UsageError(f"--file: {name} cannot be read: {error.strerror}") from None
 
 
 def require_photo(photo: str) -> None:

@@ -12,9 +12,8 @@ Known limit: JPEG has no checksums. A file that lacks pixels is refused, but cha
 `structure` lists what else is not detected.
 """
 
+import contextlib
 import io
-import os
-import stat
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -24,11 +23,15 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
+from PIL.JpegImagePlugin import JpegImageFile
 
-from cifar10.errors import UserError
-from cifar10.images.other_formats import kind_of_photo
+from cifar10.images.heic import read_heic
+from cifar10.images.other_formats import is_heic, kind_of_photo
+from cifar10.images.plain_png import read_plain_png
 from cifar10.images.preprocessing import Preprocessing, Size, preprocessing
-from cifar10.images.structure import lacks_pixels, unbounded_header, unfit_layout
+from cifar10.images.reading import ImageError as ImageError  # noqa: PLC0414 - part of this interface
+from cifar10.images.reading import read_image_file
+from cifar10.images.structure import lacks_pixels, png_lacks_pixels, unbounded_header, unfit_layout
 
 Pixels = NDArray[np.uint8]
 Box = tuple[int, int, int, int]
@@ -36,13 +39,14 @@ Box = tuple[int, int, int, int]
 
 MAX_PIXELS = 52_000_000
 """Largest width x height that is decoded: enough for photographs of 50 megapixels (8192 x 6144)."""
-MAX_BYTES = 128 * 2**20
-"""Size of the largest file that is read."""
 
 _BAND_PIXELS = 2**20
 """Pixels that are converted and resized at a time: a copy of 50 megapixels would take 200 MB."""
 _LIMIT = f"{MAX_PIXELS // 10**6} megapixels"
-_FORMATS = ("PNG", "JPEG", "WEBP", "BMP", "GIF", "TIFF", "PPM")  # without this list Pillow may start Ghostscript
+REDUCED_SIDE = 8
+"""Size of the short side of a JPEG that is decoded at reduced scale, over that of the square that it is resized to, at
+least. Measured: benchmarks/results/reduced_jpeg_*.md."""
+_FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")  # else Pillow may start Ghostscript
 _SIGNATURES = {
     b"\x89PNG": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -67,10 +71,6 @@ _SIDEWAYS = frozenset([5, 6, 7, 8])  # orientations whose transposition swaps ro
 _EIGHT_BIT_MODES = frozenset(["1", "L", "P", "RGB", "CMYK", "YCbCr", "HSV", "RGBX", "LA", "PA", "RGBA", "RGBa"])
 
 
-class ImageError(UserError):
-    """This file or these bytes cannot be used as an image; the message is a short reason."""
-
-
 class EncodedImage:
     """An image whose header has been read and checked; its pixels are not decoded yet.
 
@@ -82,12 +82,15 @@ class EncodedImage:
         if not data:
             raise ImageError("empty file")
         self._data = data
+        self._png = read_plain_png(data)
         with _image_errors(data):
-            self._image = _open(data)
+            self._image = None if self._png else _open(data)
 
     @property
     def num_pixels(self) -> int:
-        return self._image.width * self._image.height
+        image = self._png or self._image
+        assert image is not None
+        return image.width * image.height
 
     def decode(self) -> Pixels:
         """Return the pixels as uint8 (H, W, 3).
@@ -96,16 +99,34 @@ class EncodedImage:
             ImageError: The image is damaged.
         """
         with _image_errors(self._data):
-            return np.array(_upright_rgb(_load(self._image, self._data)))
+            return np.array(_upright_rgb(self._load()))
 
-    def decode_square(self, size: Size) -> Pixels:
+    def decode_square(self, size: Size, reduced: bool = False) -> Pixels:
         """Return the same as `resize_image(self.decode(), size)`, uint8 (S, S, 3), without a copy of all pixels.
+
+        Args:
+            size: Height and width, or which part is resized how.
+            reduced: Let libjpeg decode a JPEG at 1/2, 1/4 or 1/8 of its size, if its short side then still has
+                `REDUCED_SIDE` times the pixels that it is resized to.
 
         Raises:
             ImageError: The image is damaged.
         """
         with _image_errors(self._data):
-            return np.array(_upright_square(_load(self._image, self._data), preprocessing(size)))
+            rule = preprocessing(size)
+            reduced_to = (rule.resize_size or rule.image_size) if reduced else None
+            return np.array(_upright_square(self._load(reduced_to), rule))
+
+    def _load(self, reduced_to: int | None = None) -> Image.Image:
+        """Return the image with its pixels, none of them missing."""
+        if self._png is not None:
+            with contextlib.suppress(ValueError):  # the general path knows the reason
+                image = self._png.decode()
+                if png_lacks_pixels(image, self._data) is None:
+                    return image
+        image = self._image or _open(self._data)
+        scale = 1 if reduced_to is None else _reduce(image, reduced_to)
+        return _load(image, self._data, scale)
 
 
 def decode_image(source: bytes | Path) -> Pixels:
@@ -149,33 +170,6 @@ def silence_pillow() -> None:
     warnings.filterwarnings("ignore", category=Image.DecompressionBombWarning)
 
 
-def read_image_file(path: Path, before_reading: Callable[[int], None] | None = None) -> bytes:
-    """Return the content of the file; its size in bytes is passed to `before_reading`, which may wait.
-
-    Raises:
-        ImageError: The file cannot be read, is not a regular file, or is too large.
-    """
-    try:
-        mode = os.stat(path).st_mode
-        if stat.S_ISDIR(mode):
-            os.scandir(path).close()  # raises the reason if it cannot be listed
-            raise ImageError("a folder")
-        if not stat.S_ISREG(mode):
-            raise ImageError("not a regular file")
-        no_wait = getattr(os, "O_NONBLOCK", 0)  # a pipe that has replaced the file since `stat` must not block
-        with open(path, "rb", opener=lambda name, flags: os.open(name, flags | no_wait)) as file:
-            status = os.fstat(file.fileno())
-            if not stat.S_ISREG(status.st_mode):
-                raise ImageError("not a regular file")
-            if status.st_size > MAX_BYTES:
-                raise ImageError(f"too large: {status.st_size / 2**20:.0f} MiB, the limit is {MAX_BYTES // 2**20} MiB")
-            if before_reading is not None:
-                before_reading(status.st_size)
-            return file.read(MAX_BYTES)
-    except OSError as error:
-        raise ImageError(f"cannot be read: {error.strerror or error}") from None
-
-
 @contextmanager
 def _image_errors(data: bytes) -> Iterator[None]:
     """Replace any error about the image `data` by an ImageError with a short reason."""
@@ -187,6 +181,9 @@ def _image_errors(data: bytes) -> Iterator[None]:
         raise ImageError(_unidentified(data)) from None
     except (Image.DecompressionBombError, Image.DecompressionBombWarning):  # Pillow's own limit
         raise ImageError(f"too large: the limit is {_LIMIT}") from None
+    except ModuleNotFoundError as error:  # pi_heif
+        package = str(error.name).partition(".")[0].replace("_", "-")
+        raise ImageError(f"reading it needs a package: python -m pip install {package}") from None
     except MemoryError:
         raise ImageError("too large for the memory that is left") from None
     except Exception as error:  # for damaged files, Pillow raises nearly anything, from KeyError to struct.error
@@ -200,7 +197,7 @@ def _unidentified(data: bytes) -> str:
     for signature, name in _SIGNATURES.items():
         if data.startswith(signature):
             return f"damaged: a {name} header that cannot be read"
-    return "not a PNG, JPEG, WebP, BMP, GIF, TIFF or PPM image"
+    return "not a PNG, JPEG, WebP, AVIF, HEIC, BMP, GIF, TIFF or PPM image"
 
 
 def _refuse(reason: str | None) -> None:
@@ -215,12 +212,25 @@ def _too_large(image: Image.Image) -> str | None:
 
 def _open(data: bytes) -> Image.Image:
     _refuse(unbounded_header(data))
-    image = Image.open(io.BytesIO(data), formats=_FORMATS)
+    image = read_heic(data) if is_heic(data[:256]) else Image.open(io.BytesIO(data), formats=_FORMATS)
     _refuse(_too_large(image) or unfit_layout(image, data, MAX_PIXELS))
     return image
 
 
-def _load(image: Image.Image, data: bytes) -> Image.Image:
+def _reduce(image: Image.Image, size: int) -> int:
+    """Let libjpeg divide the size of `image` by the number that is returned: 8, 4 or 2, or 1 if it is too small."""
+    most = min(image.size) // (REDUCED_SIDE * size)
+    scale = next((scale for scale in (8, 4, 2) if scale <= most), 1)
+    if scale == 1 or not isinstance(image, JpegImageFile) or image.draft(None, _divided(image, scale)) is None:
+        return 1
+    return scale
+
+
+def _divided(image: Image.Image, scale: int) -> tuple[int, int]:
+    return image.width // scale, image.height // scale
+
+
+def _load(image: Image.Image, data: bytes, scale: int) -> Image.Image:
     """Return the image with its pixels, none of them missing."""
     if image.format == "PNG":  # the only format that verify() checks; decoding alone ignores checksums
         intact = _PNG_END in data  # verify() does not check the last checksum
@@ -232,7 +242,7 @@ def _load(image: Image.Image, data: bytes) -> Image.Image:
             raise ImageError("damaged: a checksum is wrong or the end is missing")
         image = _open(data)  # verify() leaves the image unusable
     image.load()
-    _refuse(lacks_pixels(image, data))
+    _refuse(lacks_pixels(image, data, scale))
     return image
 
 

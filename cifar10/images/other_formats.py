@@ -1,4 +1,4 @@
-"""File formats that are recognised but not supported: other photo formats, videos, archives, lists."""
+"""Files that are not images: photos and videos of other formats, archives, lists."""
 
 import codecs
 from pathlib import PurePath
@@ -6,8 +6,7 @@ from pathlib import PurePath
 _CONVERT = "convert it to JPEG or PNG first"
 
 _KIND_OF_SUFFIX = {
-    **dict.fromkeys((".heic", ".heif", ".hif"), "HEIC photo"),
-    **dict.fromkeys((".avif", ".jxl", ".jp2", ".j2k", ".jpx"), "AVIF, JPEG XL or JPEG 2000 picture"),
+    **dict.fromkeys((".jxl", ".jp2", ".j2k", ".jpx"), "JPEG XL or JPEG 2000 picture"),
     **dict.fromkeys(
         (".dng", ".cr2", ".cr3", ".nef", ".nrw", ".arw", ".raf", ".orf", ".rw2", ".pef", ".srw"), "raw photo"
     ),
@@ -24,15 +23,22 @@ _ARCHIVES = {
     b"BZh": "a bzip2 archive",
     b"\xfd7zXZ\0": "an xz archive",
     b"\x28\xb5\x2f\xfd": "a zstd archive",
+    b"ustar": "a tar archive",
     b"7z\xbc\xaf\x27\x1c": "a 7z archive",
     b"Rar!\x1a\x07": "a rar archive",
 }
-_IMAGES_LIKE_TEXT = (b"P1", b"P2", b"P3", b"GIF8")  # plain PNM, and a truncated GIF
+_IMAGES_LIKE_TEXT = (b"P1", b"P2", b"P3", b"GIF8", b"II*\0", b"MM\0*", b"RIFF")  # plain PNM, and truncated others
+_MOST_FOREIGN = 0.3  # part of the characters of a text that may be bytes of another encoding than UTF-8
 
 
 def kind_of_name(name: str) -> str | None:
     """Return the kind of file by the extension of `name`: HEIC photo, video, ...; None if it is unknown."""
     return _KIND_OF_SUFFIX.get(PurePath(name).suffix.lower())
+
+
+def is_heic(start: bytes) -> bool:
+    """Return whether a file that begins with `start` is a HEIC photo, as telephones make them."""
+    return not _brands(start).isdisjoint(_HEIC_BRANDS) and _brands(start).isdisjoint(_AVIF_BRANDS)
 
 
 def kind_of_photo(start: bytes) -> str | None:
@@ -42,26 +48,34 @@ def kind_of_photo(start: bytes) -> str | None:
     if start[4:8] != b"ftyp":
         is_other_riff = start.startswith(b"RIFF") and start[8:12] not in (b"WEBP", b"")
         return "a sound or video (RIFF), not a picture" if is_other_riff else None
-    brands = {start[8:12], *(start[at : at + 4] for at in range(16, min(len(start), start[3]), 4))}
+    brands = _brands(start)
     if brands & _AVIF_BRANDS:
-        return f"an AVIF picture, which is not read; {_CONVERT}"
+        return "damaged: an AVIF header that cannot be read"
     if brands & _HEIC_BRANDS:
-        return "a HEIC photo, which is not read; convert it to JPEG first (heif-convert, sips, ImageMagick)"
+        return "damaged: a HEIC header that cannot be read"
     if b"crx " in brands:
         return f"a raw photo, which is not read; {_CONVERT}"
     return "a video, which is not read; cut pictures out of it first"
 
 
 def kind_of_collection(start: bytes) -> str | None:
-    """Return the kind of archive or text that begins with `start`, and the remedy; None for other files."""
+    """Return `text` for text, the kind of archive that begins with `start`, and the remedy; None for other files."""
     for signature, name in _ARCHIVES.items():
-        if start.startswith(signature):
+        if start.startswith(signature, 257 if signature == b"ustar" else 0):
             return f"{name}; unpack it first, and name the folder"
-    if start[257:262] == b"ustar":
-        return "a tar archive; unpack it first, and name the folder"
-    # the last letter may be incomplete; bytes that are not UTF-8 become surrogates, which are not printable
+    return "text" if _is_text(start) and not start.startswith(_IMAGES_LIKE_TEXT) else None
+
+
+def _is_text(start: bytes) -> bool:
+    # the last letter may be incomplete; bytes that are not UTF-8 become surrogates: old file names in a list
     text = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode(start)
-    is_text = text != "" and all(letter.isprintable() or letter in "\t\r\n\ufeff" for letter in text)
-    if is_text and not start.startswith(_IMAGES_LIKE_TEXT):
-        return "a text file; name the folder of the images it lists, or a glob in quotes such as 'photos/*.png'"
-    return None
+    foreign = sum("\udc80" <= letter <= "\udcff" for letter in text)
+    plain = sum(letter.isprintable() or letter in "\t\r\n\0\ufeff" for letter in text)
+    return text.strip("\0") != "" and plain + foreign == len(text) and foreign <= _MOST_FOREIGN * len(text)
+
+
+def _brands(start: bytes) -> set[bytes]:
+    """Return the brands of an ISO base media file, none for other files."""
+    if start[4:8] != b"ftyp":
+        return set()
+    return {start[8:12], *(start[at : at + 4] for at in range(16, min(len(start), start[3]), 4))}

@@ -1,90 +1,149 @@
-"""Decode many image files to pixels of one size, in order, with threads and bounded memory."""
+"""Decode many images to pixels of one size, in order, with threads and bounded memory."""
 
 import contextlib
+import hashlib
 import threading
 import time
 from collections import deque
 from collections.abc import Iterable, Iterator
 from concurrent.futures import Future, wait
-from itertools import islice
+from dataclasses import replace
 from pathlib import Path
 from queue import Empty, SimpleQueue
+from typing import NamedTuple
 
-from cifar10.images.decode import MAX_PIXELS, EncodedImage, ImageError, Pixels, read_image_file
+from cifar10.images.decode import MAX_PIXELS, EncodedImage, ImageError, Pixels
+from cifar10.images.named_image import BeforeReading, NamedImage, image_file
 from cifar10.images.preprocessing import Size
 from cifar10.system.limits import num_cpus
 
 PATIENCE = 120.0
-"""Seconds that a file may take to be read and decoded; every supported image takes a fraction of it."""
+"""Seconds that an image may take to be read and decoded; every supported image takes a fraction of it."""
 
 _MOST_THREADS = 4
 _MOST_PIXELS = MAX_PIXELS
 """Pixels that all threads together may decode at a time: one image of 50 megapixels, or four of 12."""
 _LARGE_FILE = 32 * 2**20
 """Bytes; a larger file is read and decoded while no other image is."""
+_MOST_HELD = 64 * 2**20
+"""Bytes of encoded images that wait in memory, if their source cannot be read later."""
 _SMALL_IMAGE = 2**18
 """Pixels; smaller images are not counted."""
+_BATCH_PIXELS = 2**26
+"""Pixels that are decoded for a list of `decode_batches`, before they are resized: five photos of 12 megapixels."""
+_REMOTE_PIXELS = 2**22
+"""Pixels that a remote image counts for at least, since it takes as long: lists of 16."""
 _TICK = 1.0  # seconds between two checks of the threads
 
 Decoded = tuple[Path, Pixels | ImageError]
 """A file, and its pixels, uint8 (S, S, 3), or the reason why it cannot be decoded."""
-_Result = Future[Pixels | ImageError]
+
+
+class DecodedImage(NamedTuple):
+    """An image that has been read."""
+
+    source: NamedImage
+    pixels: Pixels | ImageError
+    """uint8 (S, S, 3), or the reason why there are none."""
+    num_pixels: int
+    """Of the encoded image; 0 if they are not known."""
+    sha256: str | None = None
+    """SHA-256 of the encoded image, if that was requested and it could be read."""
+
+
+class _Result(Future[tuple[Pixels | ImageError, int]]):
+    sha256: str | None = None
 
 
 def decode_files(
     paths: Iterable[Path], image_size: Size, look_ahead: int, patience: float = PATIENCE
 ) -> Iterator[Decoded]:
-    """Yield each path with its pixels, cropped and resized to `image_size`, or its reason; in the order of `paths`.
+    """Yield each path with its pixels, cropped and resized to `image_size`, or its reason; see `decode_images`."""
+    images = (image_file(path) for path in paths)
+    for image in decode_images(images, image_size, look_ahead, patience):
+        yield Path(image.source.name), image.pixels
 
-    At most `look_ahead` files after the current one are taken from `paths` and decoded ahead of time. A file that
-    occupies a thread for longer than `patience` seconds, such as one on an unavailable server, is given up.
+
+def decode_images(
+    images: Iterable[NamedImage],
+    image_size: Size,
+    look_ahead: int,
+    patience: float = PATIENCE,
+    reduced: bool = False,
+    with_sha256: bool = False,
+) -> Iterator[DecodedImage]:
+    """Yield each image with its pixels, cropped and resized to `image_size`, or its reason; in the order of `images`.
+
+    At most `look_ahead` images after the current one are taken from `images` and decoded ahead of time. An image that
+    occupies a thread for longer than `patience` seconds, such as a file on an unavailable server, is given up.
+    `reduced` is that of `EncodedImage.decode_square`.
     """
-    threads = _Threads(image_size, patience)
-    jobs = ((path, threads.submit(path)) for path in paths)
+    threads = _Threads(image_size, patience, reduced, with_sha256)
+    pending: deque[tuple[NamedImage, _Result]] = deque()
+    num_held = 0
     try:
-        pending = deque(islice(jobs, look_ahead + 1))
-        while pending:
-            path, future = pending.popleft()
-            yield path, threads.result(future)
-            pending.extend(islice(jobs, 1))
+        for image in images:
+            kept = replace(image, read=_was_read) if image.num_bytes else image  # without the encoded bytes
+            pending.append((kept, threads.submit(image)))
+            num_held += image.num_bytes
+            while len(pending) > look_ahead or num_held > _MOST_HELD:
+                first, future = pending.popleft()
+                num_held -= first.num_bytes
+                yield DecodedImage(first, *threads.result(future), future.sha256)
+        for first, future in pending:
+            yield DecodedImage(first, *threads.result(future), future.sha256)
     finally:
         threads.close()
 
 
-def decode_batches(paths: Iterable[Path], image_size: Size, batch_size: int) -> Iterator[list[Decoded]]:
-    """Yield the items of `decode_files` in lists with `batch_size` readable images each; the last may have fewer.
+def decode_batches(
+    images: Iterable[NamedImage],
+    image_size: Size,
+    batch_size: int,
+    reduced: bool = False,
+    with_sha256: bool = False,
+) -> Iterator[list[DecodedImage]]:
+    """Yield the items of `decode_images` in lists with `batch_size` readable images each; the last may have fewer.
 
-    Unreadable files are in the lists too, in order. A list also ends after four times as many files, so that a
-    folder of unreadable files is streamed as well. Two lists are in memory at a time.
+    Unreadable images are in the lists too, in order. A list also ends after four times as many images, so that a
+    folder of unreadable files is streamed as well, and after some 67 megapixels, so that photos are. Two lists are in
+    memory at a time.
     """
-    batch: list[Decoded] = []
-    num_readable = 0
-    for item in decode_files(paths, image_size, look_ahead=batch_size):
+    batch: list[DecodedImage] = []
+    num_readable = num_pixels = 0
+    for item in decode_images(images, image_size, batch_size, reduced=reduced, with_sha256=with_sha256):
         batch.append(item)
-        num_readable += not isinstance(item[1], ImageError)
-        if num_readable == batch_size or len(batch) == 4 * batch_size:
+        num_readable += not isinstance(item.pixels, ImageError)
+        num_pixels += max(item.num_pixels, _REMOTE_PIXELS if item.source.is_remote else 0)
+        if num_readable == batch_size or len(batch) == 4 * batch_size or num_pixels >= _BATCH_PIXELS:
             yield batch
-            batch, num_readable = [], 0
+            batch, num_readable, num_pixels = [], 0, 0
     if batch:
         yield batch
+
+
+def _was_read(before_reading: BeforeReading) -> bytes:
+    raise AssertionError("an image is read once")
 
 
 class _Threads:
     """Threads that decode. One that takes too long for a file is abandoned and replaced."""
 
-    def __init__(self, image_size: Size, patience: float) -> None:
+    def __init__(self, image_size: Size, patience: float, reduced: bool, with_sha256: bool) -> None:
         self.image_size = image_size
         self.patience = patience
-        self.jobs: SimpleQueue[tuple[Path, _Result] | None] = SimpleQueue()  # None ends the thread that takes it
+        self.reduced = reduced
+        self.with_sha256 = with_sha256
+        self.jobs: SimpleQueue[tuple[NamedImage, _Result] | None] = SimpleQueue()  # None ends the thread that takes it
         self.budget = _PixelBudget(_MOST_PIXELS)
         self._threads = [_DecodingThread(self) for _ in range(min(_MOST_THREADS, num_cpus()))]
 
-    def submit(self, path: Path) -> _Result:
+    def submit(self, image: NamedImage) -> _Result:
         future = _Result()
-        self.jobs.put((path, future))
+        self.jobs.put((image, future))
         return future
 
-    def result(self, future: _Result) -> Pixels | ImageError:
+    def result(self, future: _Result) -> tuple[Pixels | ImageError, int]:
         while not future.done() and wait([future], min(_TICK, self.patience)).not_done:
             self._threads = [_DecodingThread(self) if thread.is_given_up() else thread for thread in self._threads]
         return future.result()
@@ -115,13 +174,14 @@ class _DecodingThread(threading.Thread):
 
     def run(self) -> None:
         while (job := self._pool.jobs.get()) is not None:
-            path, future = job
+            image, future = job
             with self._lock:
                 self._future, self._busy_since = future, time.monotonic()
             try:
-                result: Pixels | ImageError | BaseException = self._decode(path)
+                result: tuple[Pixels | ImageError, int] | BaseException = self._decode(image, future)
             except BaseException as error:  # such as MemoryError: raised in the caller
                 result = error
+            del image, job  # they may hold the encoded bytes
             if not self._finish(result):
                 return
 
@@ -134,16 +194,21 @@ class _DecodingThread(threading.Thread):
             since, patience = self._busy_since, self._pool.patience
             if since is None or time.monotonic() - since <= patience:
                 return False
-            return self._finish(ImageError(f"not read and decoded within {patience:g} s"))
+            return self._finish((ImageError(f"not read and decoded within {patience:g} s"), 0))
 
-    def _decode(self, path: Path) -> Pixels | ImageError:
+    def _decode(self, image: NamedImage, future: _Result) -> tuple[Pixels | ImageError, int]:
+        num_pixels = 0
         try:
-            image = EncodedImage(read_image_file(path, self._wait_to_read))
-            if image.num_pixels > _SMALL_IMAGE and not self._held:
-                self._take(image.num_pixels)
-            return image.decode_square(self._pool.image_size)
+            data = image.read(self._wait_to_read)
+            if self._pool.with_sha256:
+                future.sha256 = hashlib.sha256(data).hexdigest()
+            encoded = EncodedImage(data)
+            num_pixels = encoded.num_pixels
+            if num_pixels > _SMALL_IMAGE and not self._held:
+                self._take(num_pixels)
+            return encoded.decode_square(self._pool.image_size, self._pool.reduced), num_pixels
         except ImageError as error:
-            return ImageError(str(error))  # without the traceback, which would keep all pixels in memory
+            return ImageError(str(error)), num_pixels  # without the traceback, which would keep all pixels in memory
 
     def _wait_to_read(self, num_bytes: int) -> None:
         if num_bytes > _LARGE_FILE:
@@ -156,15 +221,16 @@ class _DecodingThread(threading.Thread):
         with self._lock:
             self._held, self._busy_since = num_pixels, time.monotonic()
 
-    def _finish(self, result: Pixels | ImageError | BaseException) -> bool:
-        """Free the budget, set the result and return True; return False if the file was given up before."""
+    def _finish(self, result: tuple[Pixels | ImageError, int] | BaseException) -> bool:
+        """Free the budget, set the result and return True; return False if the image was given up before."""
         with self._lock:
             future, held = self._future, self._held
             self._future, self._held, self._busy_since = None, 0, None
-        self._pool.budget.give_back(held)
+        if held:
+            self._pool.budget.give_back(held)
         if future is None:
             return False
-        if isinstance(result, BaseException) and not isinstance(result, ImageError):
+        if isinstance(result, BaseException):
             future.set_exception(result)
         else:
             future.set_result(result)

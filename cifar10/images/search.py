@@ -17,6 +17,7 @@ from cifar10.suggest import did_you_mean_path
 SUFFIXES = (
     *(".png", ".jpg", ".jpeg", ".jpe", ".jfif", ".webp", ".bmp", ".dib", ".gif", ".tif", ".tiff"),
     *(".ppm", ".pgm", ".pbm", ".pnm", ".pfm"),
+    *(".heic", ".heif", ".hif", ".avif", ".mpo"),  # of telephones
 )
 """File name extensions of images, in any case, when a folder is searched."""
 
@@ -140,24 +141,33 @@ def listed(skipped: Counter[str]) -> str:
     return ", ".join(f"{number:,} {reason}" for reason, number in by_number)
 
 
-def no_images(search: ImageSearch) -> str:
+def no_images(given: str, skipped: Counter[str], root: Path) -> str:
     """Return the message that a finished search found no image, with the entries that it skipped."""
-    message = f"no images in {search.given!r}: looked for *.png, *.jpg and other picture files"
-    if search.skipped:
-        message += f"; {describe_skipped(search.skipped)}"
-    if search.skipped[_LINK_OUT] or search.skipped[_LINK_TO_FOLDER]:
+    message = f"no images in {given!r}: looked for *.png, *.jpg and other picture files"
+    if skipped:
+        message += f"; {describe_skipped(skipped)}"
+    if skipped[_LINK_OUT] or skipped[_LINK_TO_FOLDER]:
         message += (
             "\nlinks to folders and out of the folder are not followed, so that a folder from elsewhere cannot reach "
             "your files; name the folder that holds the images, or copy them: "
-            f"cp -rL {shlex.quote(str(search.root))} COPY"
+            f"cp -rL {shlex.quote(str(root))} COPY"
         )
     return message
 
 
 def describe_skipped(skipped: Counter[str]) -> str:
     """Return the number of skipped entries by reason, the most frequent first, as part of a line."""
-    advice = "; convert HEIC photos to JPEG first (heif-convert, sips, ImageMagick)" if "HEIC photo" in skipped else ""
-    return f"passed over: {listed(skipped)}{advice}"
+    return f"passed over: {listed(skipped)}"
+
+
+def reason_against_member(name: str) -> str | None:
+    """Return why the member `name` of an archive is not taken for an image; the same rules as for files in folders."""
+    *folders, file = name.split("/")
+    if any(part.startswith(".") and part not in (".", "..") for part in (*folders, file)):
+        return "hidden"
+    if any(folder.casefold() in SYSTEM_FOLDERS for folder in folders):
+        return "system folder"
+    return _reason_against_name(file)
 
 
 def _split_glob(root: str) -> tuple[str, tuple[str, ...]]:
@@ -210,7 +220,8 @@ def _reason_against_file(entry: "os.DirEntry[str]", real_root: str | None) -> st
             return "link that loops"
     if reason := _reason_against_name(entry.name):
         return reason
-    return "not a regular file" if os.path.exists(entry.path) and not os.path.isfile(entry.path) else None
+    is_file = entry.is_file(follow_symlinks=False) or os.path.isfile(entry.path)  # the first is known already
+    return "not a regular file" if not is_file and os.path.exists(entry.path) else None
 
 
 def _reason_against_name(name: str) -> str | None:

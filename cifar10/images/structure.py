@@ -53,20 +53,25 @@ def unfit_layout(image: Image.Image, data: bytes, max_pixels: int) -> str | None
     return _unfit_tiff(image, max_pixels) if image.format == "TIFF" else None
 
 
-def lacks_pixels(image: Image.Image, data: bytes) -> str | None:
+def lacks_pixels(image: Image.Image, data: bytes, scale: int = 1) -> str | None:
     """Return which pixels of a PNG or JPEG are missing in the file `data`, although `image` has been decoded.
 
     The common case is cheap: missing pixels are filled in with one colour, at the bottom right.
+
+    Args:
+        image: Decoded; its size is that of the file divided by `scale`.
+        data: The file.
+        scale: 1; 2, 4 or 8 for a JPEG that was decoded at reduced size.
     """
     if image.format in ("JPEG", "MPO"):
-        return _jpeg_lacks(data) if _ends_flat(image) else None
-    return _png_lacks(image, data) if image.format == "PNG" else None
+        return _jpeg_lacks(data) if _ends_flat(image, 8 // scale) else None
+    return png_lacks_pixels(image, data) if image.format == "PNG" else None
 
 
 # PNG
 
 
-def _png_lacks(image: Image.Image, data: bytes) -> str | None:
+def png_lacks_pixels(image: Image.Image, data: bytes) -> str | None:
     """Compare the inflated length with that of all rows. Surplus data are harmless, and libpng accepts them too."""
     last_row = image.im.crop((0, image.height - 1, image.width, image.height))
     interlaced = bool(image.info.get("interlace"))
@@ -119,10 +124,18 @@ def _inflated_length(pieces: Iterator[memoryview], limit: int) -> int:
 # JPEG
 
 
-def _ends_flat(image: Image.Image) -> bool:
-    """Return whether the last pixels are of one colour, as libjpeg fills in missing ones."""
+def _ends_flat(image: Image.Image, block: int) -> bool:
+    """Return whether the last pixels may have been filled in by libjpeg: they are of one colour.
+
+    Args:
+        image: Decoded.
+        block: Height and width of the last block, in pixels; its single pixel must have the grey of missing ones.
+    """
     width, height = image.size
-    left, top = max(width - 4, (width - 1) // 8 * 8), max(height - 4, (height - 1) // 8 * 8)
+    if block == 1:
+        last = image.crop((width - 1, height - 1, width, height))
+        return all(abs(level - 128) <= 2 for level in last.tobytes())
+    left, top = max(width - 4, (width - 1) // block * block), max(height - 4, (height - 1) // block * block)
     corner = image.im.crop((left, top, width, height))
     if image.mode == "L":  # getcolors supports four bytes a pixel only
         low, high = corner.getextrema()

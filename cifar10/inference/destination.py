@@ -5,6 +5,7 @@ Checked before any work begins.
 
 import errno
 import fcntl
+import hashlib
 import os
 import re
 import sys
@@ -28,6 +29,8 @@ _FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
+_UNFINISHED = ".partial"
+_LONGEST_NAME = 255  # bytes, of most file systems
 _OWN_STREAMS = {"stdin": 0, "stdout": 1, "stderr": 2}
 _OWN_STREAM = re.compile(r"/dev/(stdin|stdout|stderr)|(?:/dev|/proc/self)/fd/(\d+)")
 
@@ -70,7 +73,7 @@ def choose_destination(output: str | None, output_format: str | None) -> Destina
     if (descriptor := _own_stream(output)) is not None:
         return _stream_of_this_process(output, descriptor, chosen)
     path = Path(os.path.realpath(output))  # a link is kept, and its target replaced
-    format_of_suffix = chosen or _FORMAT_OF_SUFFIX.get(path.suffix.lower())
+    format_of_suffix = chosen or format_of(str(path))
     if os.path.exists(path) and (path.is_fifo() or path.is_char_device()):
         if not os.access(path, os.W_OK):
             raise UsageError(f"--output={output} cannot be written: {os.strerror(errno.EACCES)}")
@@ -82,6 +85,11 @@ def choose_destination(output: str | None, output_format: str | None) -> Destina
         raise UsageError(f"--output={output} exists already, and its suffix is not that of a result; name another file")
     _refuse_unwritable(path, output)
     return Destination(path, format_of_suffix)
+
+
+def format_of(name: str) -> Format | None:
+    """Return the format that the suffix of a file's name stands for, if any."""
+    return _FORMAT_OF_SUFFIX.get(os.path.splitext(name)[1].lower())
 
 
 @contextmanager
@@ -104,6 +112,24 @@ def open_destination(destination: Destination) -> Iterator[BinaryIO]:
         if error.errno not in (*DISK_ERRORS, errno.EPIPE):
             raise
         raise UserError(f"{destination.path} could not be written: {error.strerror}") from error
+
+
+def partial_path(path: Path) -> Path:
+    """Return where the rows of the result file `path` are kept until it is complete."""
+    name = f"{path.name}{_UNFINISHED}"
+    if len(os.fsencode(name)) > _LONGEST_NAME:
+        name = f"{path.name[:50]}-{hashlib.sha256(os.fsencode(path.name)).hexdigest()[:12]}{_UNFINISHED}"
+    return path.with_name(name)
+
+
+def refuse_unfinished(path: Path, resume: bool) -> None:
+    """Raise a UsageError if there are rows of an interrupted run for `path`, unless they are to be continued."""
+    partial = partial_path(path)
+    if not resume and partial.exists():
+        raise UsageError(
+            f"--output={path}: an interrupted run has kept its rows in {partial}; continue it with --resume, or delete "
+            "that file to start again"
+        )
 
 
 def _standard_output(chosen: Format | None) -> Destination:

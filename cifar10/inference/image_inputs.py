@@ -14,8 +14,9 @@ import numpy as np
 from PIL import Image
 
 from cifar10.errors import UsageError
-from cifar10.images.decode import EncodedImage, Pixels, read_image_file, resize_image, resize_picture
+from cifar10.images.decode import EncodedImage, Pixels, resize_image, resize_picture
 from cifar10.images.preprocessing import Size
+from cifar10.images.reading import read_image_file
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -28,17 +29,19 @@ ImageInput: TypeAlias = Union[str, "os.PathLike[str]", ImageInMemory]
 _KINDS = "a path, bytes, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W)"
 
 
-def square_pixels(image: ImageInput, size: Size) -> Pixels:
+def square_pixels(image: ImageInput, size: Size, reduced: bool = False) -> Pixels:
     """Return `image` cropped and resized, as uint8 (S, S, 3), RGB.
+
+    `reduced` is that of `EncodedImage.decode_square`, for files and bytes.
 
     Raises:
         UsageError: It is not an image, or an array or tensor of another type, shape or channel order.
         ImageError: It cannot be read, or is damaged.
     """
     if isinstance(image, str | os.PathLike):
-        return EncodedImage(read_image_file(Path(image))).decode_square(size)
+        return EncodedImage(read_image_file(Path(image))).decode_square(size, reduced)
     if isinstance(image, bytes | bytearray | memoryview):
-        return EncodedImage(bytes(image)).decode_square(size)
+        return EncodedImage(bytes(image)).decode_square(size, reduced)
     if isinstance(image, Image.Image):
         return resize_picture(image, size)
     if isinstance(image, np.ndarray):

@@ -42,6 +42,8 @@ class ImageResult:
     """The class that the image's folder is named for, if a folder was searched; None if there is none."""
     error: str | None = None
     """Why the image could not be read, or None."""
+    sha256: str | None = None
+    """SHA-256 of the encoded image, if it was requested and the image could be read."""
     group: GroupResult | None = None
     """The groups of its classes, if the predictor has groups."""
     provenance: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
@@ -80,18 +82,28 @@ class ImageResult:
         return self.top[0]
 
 
-def most_probable(probabilities: NDArray[np.float32], class_names: Sequence[str], top_k: int) -> tuple[Prediction, ...]:
-    """Return the `top_k` most probable classes; of equally probable classes, the lower id comes first.
+def most_probable(
+    probabilities: NDArray[np.float32], class_names: Sequence[str], top_k: int
+) -> list[tuple[Prediction, ...]]:
+    """Return the `top_k` most probable classes of each image; of equally probable classes, the lower id comes first.
 
     Args:
-        probabilities: (K,).
+        probabilities: (B, K).
         class_names: In the order of their ids.
         top_k: At least 1; all classes if there are fewer.
 
     Returns:
-        Most probable first. Empty if a probability is not a finite number.
+        One tuple for each image, most probable first. Empty if a probability is not a finite number.
     """
-    if not np.isfinite(probabilities).all():
-        return ()
-    order = np.argsort(-probabilities, kind="stable")[:top_k].tolist()
-    return tuple(Prediction(class_names[class_id], class_id, float(probabilities[class_id])) for class_id in order)
+    if top_k == 1:
+        order = probabilities.argmax(axis=1)[:, None]
+    else:
+        order = np.argsort(-probabilities, axis=1, kind="stable")[:, :top_k]
+    values = np.take_along_axis(probabilities, order, axis=1).tolist()
+    finite: list[bool] = np.asarray(np.isfinite(probabilities).all(axis=1)).tolist()
+    return [
+        tuple(Prediction(class_names[class_id], class_id, value) for class_id, value in zip(ids, row, strict=True))
+        if is_finite
+        else ()
+        for ids, row, is_finite in zip(order.tolist(), values, finite, strict=True)
+    ]

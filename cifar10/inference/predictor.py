@@ -4,9 +4,10 @@ Shapes: B images of S x S pixels, K classes.
 """
 
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
-from pathlib import Path
+from functools import lru_cache
+from pathlib import Path, PurePath
 from typing import TYPE_CHECKING, Any, get_args, overload
 
 import numpy as np
@@ -16,9 +17,11 @@ from cifar10.config.schema import Component, TTAMode
 from cifar10.data.class_names import ClassFolders
 from cifar10.errors import UsageError, UserError
 from cifar10.images.decode import ImageError, Pixels
+from cifar10.images.named_image import NamedImage
 from cifar10.images.parallel import decode_batches
 from cifar10.images.preprocessing import Preprocessing
-from cifar10.images.search import ImageSearch, no_images
+from cifar10.images.search import no_images
+from cifar10.images.sources import is_collection, open_source
 from cifar10.inference.description import LoadedModel
 from cifar10.inference.engines import Engine, load_model, require_engine
 from cifar10.inference.grouping import ClassGroups
@@ -47,6 +50,8 @@ class Predictor:
     """Where the weights come from: checkpoint path, weights_digest, data_digest."""
     tta_confidence: float = 0.0
     """mirror_translate_selective: images whose largest probability is below it get all six views."""
+    reduced: bool = True
+    """Decode large JPEG images at reduced size, as `EncodedImage.decode_square` does."""
     groups: ClassGroups | None = None
     """Groups of classes whose probabilities are in the results too."""
 
@@ -59,6 +64,7 @@ class Predictor:
         tta: str | None = None,
         models_dir: str = "models",
         engine: str | None = None,
+        full_jpeg: bool = False,
     ) -> "Predictor":
         """Return a predictor that computes as in the test pass of the checkpoint's training.
 
@@ -69,6 +75,7 @@ class Predictor:
             tta: Test-time augmentation; None: as in the test pass.
             models_dir: Folder in which names are looked up.
             engine: The name of a file in `conf/engine/`; None: onnx for an ONNX file, else torch. auto: the fastest.
+            full_jpeg: Decode large JPEG images at full size.
 
         Raises:
             UserError: There is no such checkpoint or device.
@@ -82,7 +89,7 @@ class Predictor:
         file = checkpoint if isinstance(checkpoint, Path) else resolve_checkpoint(checkpoint, models_dir)
         chosen = engine or ("onnx" if file.suffix == ".onnx" else "torch")
         model = load_model(chosen, file, str(device), batch_size)
-        return cls._of(model, str(file), batch_size, checked)
+        return cls._of(model, str(file), batch_size, checked, full_jpeg)
 
     @classmethod
     def from_pretrained(
@@ -106,7 +113,9 @@ class Predictor:
         return cls._of(*load_pretrained(component, device), batch_size, checked)
 
     @classmethod
-    def _of(cls, model: LoadedModel, name: str, batch_size: int | None, tta: TTAMode | None) -> "Predictor":
+    def _of(
+        cls, model: LoadedModel, name: str, batch_size: int | None, tta: TTAMode | None, full_jpeg: bool = True
+    ) -> "Predictor":
         """Return a predictor with a loaded model of this name; None: its own setting."""
         description = model.description
         origin = {"checkpoint": name, "weights_digest": description.weights_digest}
@@ -120,6 +129,7 @@ class Predictor:
             tta=tta or description.tta,
             tta_confidence=description.tta_confidence,
             origin=origin,
+            reduced=not full_jpeg and description.resize_size is None,  # published weights expect exact pixels
         )
 
     @property
@@ -135,7 +145,8 @@ class Predictor:
     def provenance(self) -> dict[str, str]:
         """Everything that a prediction depends on beside the pixels."""
         bound = {"tta_confidence": str(self.tta_confidence)} if self.tta == "mirror_translate_selective" else {}
-        settings = {"tta": self.tta, **bound, "batch_size": str(self.batch_size)}
+        jpeg = {} if self.reduced else {"jpeg": "full"}
+        settings = {"tta": self.tta, **bound, "batch_size": str(self.batch_size), **jpeg}
         if self.preprocessing.resize_size is not None:
             settings["preprocessing"] = self.preprocessing.describe()
         return {**self.origin, **self.engine.describe(), **settings}
@@ -148,17 +159,18 @@ class Predictor:
     def predict(self, images: Sequence[ImageInput], top_k: int = 5) -> list[ImageResult]: ...
 
     def predict(self, images: Any, top_k: int = 5) -> Any:
-        """Predict the classes of an image, of a list of images, or of all images in a folder.
+        """Predict the classes of an image, of a list of images, or of all images in a folder or archive.
 
         Args:
-            images: The path of an image, a folder or a glob; encoded bytes; a PIL image; an array, uint8 (H, W, 3),
+            images: The path of an image, a folder, a glob, an archive or a text file of paths; the address of an image
+                or of a list, http or https; encoded bytes; a PIL image; an array, uint8 (H, W, 3),
                 RGB; a tensor, uint8 (3, H, W), RGB; or a list of paths and such images. Images of any size are cropped
                 to their central square and resized to S x S.
             top_k: How many classes to return for each image; all, if there are fewer.
 
         Returns:
-            An `ImageResult` for one image, a list of them for a list, and an iterator over them for a folder or glob,
-            which is read as it is iterated over. In a list or folder, an image that cannot be read has a result with
+            An `ImageResult` for one image, a list of them for a list, and an iterator over them for all else, which is
+            read as it is iterated over. In a list or folder, an image that cannot be read has a result with
             `error` set, and its `class_name` raises that error.
 
         Raises:
@@ -170,29 +182,37 @@ class Predictor:
             raise UsageError(f"top_k={top_k} is not possible; it must be 1 or more")
         if isinstance(images, list | tuple):
             return self._predict_list(images, top_k)
-        if isinstance(images, str | os.PathLike) and (os.path.isdir(images) or not os.path.lexists(images)):
-            search = ImageSearch(os.fspath(images))
-            if search.is_empty():
-                raise UserError(no_images(search))
-            return (result for batch in self.predict_files(search, top_k) for result in batch)
-        [result] = self._results([_name(images)], [_decoded(images, self.preprocessing)], top_k)
+        if isinstance(images, str | os.PathLike) and is_collection(path := os.fspath(images)):
+            source = open_source(path)
+            if source.is_empty():
+                raise UserError(no_images(source.given, source.skipped, source.root))
+            return (result for batch in self.predict_source(source, top_k) for result in batch)
+        [result] = self._results([_name(images)], [self._decoded(images)], [None], top_k)
         result.raise_for_error()
         return result
 
-    def predict_files(self, search: ImageSearch, top_k: int = 5) -> Iterator[list[ImageResult]]:
-        """Yield one result for each file that is found, in order, in lists of about `batch_size`.
+    def predict_source(
+        self, source: Iterable[NamedImage], top_k: int = 5, with_sha256: bool = False
+    ) -> Iterator[list[ImageResult]]:
+        """Yield one result for each image, in order, in lists of about `batch_size`.
 
-        Files are decoded by threads while the images before them are computed.
+        Images are decoded by threads while those before them are computed. If `with_sha256`, results have the SHA-256
+        of their encoded images.
         """
         folders = ClassFolders(self.class_names)
-        for batch in decode_batches(search, self.preprocessing, self.batch_size):
-            names = [path.relative_to(search.root) for path, _ in batch]
-            labels = [folders.label(name) for name in names]
-            results = self._results([str(name) for name in names], [pixels for _, pixels in batch], top_k)
-            yield [
-                result if label is None else replace(result, label=self.class_names[label])
-                for result, label in zip(results, labels, strict=True)
-            ]
+
+        @lru_cache(maxsize=4096)  # of the folders, in which many images are
+        def label(folder: str) -> str | None:
+            class_id = folders.label(PurePath(folder, "image"))
+            return None if class_id is None else self.class_names[class_id]
+
+        for batch in decode_batches(source, self.preprocessing, self.batch_size, self.reduced, with_sha256):
+            images = [item.source for item in batch]
+            labels = [label(os.path.dirname(image.folders or image.name)) for image in images]
+            results = self._results([image.name for image in images], [item.pixels for item in batch], labels, top_k)
+            if with_sha256:
+                results = [replace(row, sha256=item.sha256) for row, item in zip(results, batch, strict=True)]
+            yield results
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return class probabilities, (B, K), of `pixels`, uint8 (B, S, S, 3), RGB. B may be 0."""
@@ -211,39 +231,40 @@ class Predictor:
         results: list[ImageResult] = []
         for start in range(0, len(images), self.batch_size):  # so that not all are in memory at once
             part = images[start : start + self.batch_size]
-            pixels = [_decoded(image, self.preprocessing, start + offset) for offset, image in enumerate(part)]
-            results += self._results([_name(image) for image in part], pixels, top_k)
+            pixels = [self._decoded(image, start + offset) for offset, image in enumerate(part)]
+            results += self._results([_name(image) for image in part], pixels, [None] * len(part), top_k)
         return results
 
-    def _results(self, names: Sequence[str], images: Sequence[Pixels | ImageError], top_k: int) -> list[ImageResult]:
+    def _results(
+        self, names: Sequence[str], images: Sequence[Pixels | ImageError], labels: Sequence[str | None], top_k: int
+    ) -> list[ImageResult]:
         """Return one result for each image, in order; an ImageError becomes the result's error."""
         readable = [image for image in images if not isinstance(image, ImageError)]
         rows = self.probabilities(np.stack(readable)) if readable else np.empty((0, self.num_classes), np.float32)
-        probabilities, groups = iter(rows), iter(() if self.groups is None else self.groups.results(rows))
+        tops = iter(most_probable(rows, self.class_names, top_k))
+        groups = iter([None] * len(rows) if self.groups is None else self.groups.results(rows))
         provenance, results = self.provenance, []
-        for name, image in zip(names, images, strict=True):
+        for name, image, label in zip(names, images, labels, strict=True):
             if isinstance(image, ImageError):
-                results.append(ImageResult(name, (), error=str(image), provenance=provenance))
+                results.append(ImageResult(name, (), label, str(image), provenance=provenance))
                 continue
-            top = most_probable(next(probabilities), self.class_names, top_k)
+            top, group = next(tops), next(groups)
             error = None if top else "the network's output is not a number"
-            group = next(groups, None)
-            results.append(ImageResult(name, top, error=error, group=group if top else None, provenance=provenance))
+            results.append(ImageResult(name, top, label, error, group=group if top else None, provenance=provenance))
         return results
 
+    def _decoded(self, image: Any, position: int | None = None) -> Pixels | ImageError:
+        """Return the pixels of an image, (S, S, 3), or the reason why it cannot be read.
 
-def _decoded(image: Any, size: Preprocessing, position: int | None = None) -> Pixels | ImageError:
-    """Return the pixels of an image, (S, S, 3), or the reason why it cannot be read.
-
-    Raises:
-        UsageError: It is no image; the message names its position in the list, if it has one.
-    """
-    try:
-        return square_pixels(image, size)
-    except ImageError as error:
-        return error
-    except UsageError as error:
-        raise UsageError(f"{error}" if position is None else f"image {position} of the list: {error}") from None
+        Raises:
+            UsageError: It is no image; the message names its position in the list, if it has one.
+        """
+        try:
+            return square_pixels(image, self.preprocessing, self.reduced)
+        except ImageError as error:
+            return error
+        except UsageError as error:
+            raise UsageError(f"{error}" if position is None else f"image {position} of the list: {error}") from None
 
 
 def _name(image: Any) -> str:

@@ -5,8 +5,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from cifar10.errors import UsageError, UserError
-from cifar10.images.search import ImageSearch, no_images
-from cifar10.inference.destination import Destination
+from cifar10.images.named_image import ImageSource
+from cifar10.images.search import no_images
+from cifar10.inference.destination import Destination, refuse_unfinished
 from cifar10.inference.engines import require_engine
 
 if TYPE_CHECKING:
@@ -23,7 +24,7 @@ class InferenceRequest:
         UserError: There are no images.
     """
 
-    images: ImageSearch
+    images: ImageSource
     checkpoint: "Path | str | Component"
     """A file, or a name that only MLflow knows; see `resolve_checkpoint`. Or a pretrained network."""
     destination: Destination
@@ -37,6 +38,12 @@ class InferenceRequest:
     """Test-time augmentation; None: as in that pass."""
     engine: str | None = None
     """What computes: the name of a file in `conf/engine/`; None: as the suffix of the checkpoint says."""
+    resume: bool = False
+    """Continue with the rows that an interrupted run has kept."""
+    full_jpeg: bool = False
+    """Decode large JPEG images at full size, as in training."""
+    receipts: bool = False
+    """Whether rows carry what `verify` needs: see `receipts.py`."""
     grouping: "Grouping | None" = None
     """Groups of classes to report as well."""
 
@@ -47,5 +54,14 @@ class InferenceRequest:
             require_engine(self.engine)
             if not isinstance(self.checkpoint, Path | str) and self.engine not in ("torch", "auto"):
                 raise UsageError(f"engine={self.engine}: a pretrained network is computed by torch; export it first")
+        if self.receipts and self.destination.format == "table":
+            raise UsageError("--receipts: a table has no columns for them; choose --format=csv, jsonl or parquet")
+        if self.receipts and not isinstance(self.checkpoint, Path | str):
+            raise UsageError("--receipts: verify cannot load a pretrained network; export it to ONNX first")
+        path = self.destination.path
+        if path is not None and not self.destination.is_stream:
+            refuse_unfinished(path, self.resume)
+        elif self.resume:
+            raise UsageError("--resume continues a result file; name it with --output=FILE")
         if self.images.is_empty():
-            raise UserError(no_images(self.images))
+            raise UserError(no_images(self.images.given, self.images.skipped, self.images.root))

@@ -2,6 +2,7 @@
 
 Columns: path, class_name, class_id, probability, label, error. With `top_k` above 1, the other classes are the
 columns class_name_2, class_id_2, probability_2, ... of CSV; JSON Lines and Parquet list all of them under `top`.
+With receipts, the columns of `receipts.py` follow.
 
 File names are bytes, text columns are UTF-8: bytes of a name that are not UTF-8 are written as \\xNN. Spreadsheets run
 cells that begin with = + - @ as formulas: in CSV such a path is written ./=name, which is the same file, and such a
@@ -19,6 +20,7 @@ from cifar10.data.class_names import printable
 from cifar10.inference.destination import Destination, open_destination
 from cifar10.inference.grouping import UNSURE
 from cifar10.inference.prediction import ImageResult
+from cifar10.inference.receipts import RECEIPT_COLUMNS, complete
 
 _ROW_GROUP = 16_384  # rows that Parquet holds in memory before it writes them
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
@@ -32,6 +34,7 @@ def open_results(
     class_names: Sequence[str],
     top_k: int,
     provenance: Mapping[str, str],
+    receipt: Mapping[str, str] | None = None,
     groups: Sequence[str] = (),
 ) -> Iterator["TextWriter | ParquetWriter"]:
     """Yield a writer for `destination`. A file appears at the end of the block, unless an exception was raised.
@@ -41,18 +44,19 @@ def open_results(
         class_names: All that may occur, for the width of a table's columns.
         top_k: Classes in a row without an error.
         provenance: What the predictions depend on, for the metadata of Parquet.
+        receipt: The columns of a receipt that all rows share; None: rows without receipts. Not for a table.
         groups: Names of the groups of classes, each of which is a column.
     """
     if destination.path is None:
-        yield _text_writer(destination.format, sys.stdout, class_names, top_k, groups)
+        yield _text_writer(destination.format, sys.stdout, class_names, top_k, receipt, groups)
         return
     with open_destination(destination) as file:
         if destination.format == "parquet":
-            with closing(ParquetWriter(file, provenance, groups)) as writer:
+            with closing(ParquetWriter(file, provenance, receipt, groups)) as writer:
                 yield writer
             return
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-        yield _text_writer(destination.format, text, class_names, top_k, groups)
+        yield _text_writer(destination.format, text, class_names, top_k, receipt, groups)
         text.detach()  # the file belongs to open_destination, which closes it
 
 
@@ -80,7 +84,13 @@ class TextWriter:
 class ParquetWriter:
     """Writes one row group at a time; the provenance is in the schema's metadata. The stream stays open."""
 
-    def __init__(self, file: BinaryIO, provenance: Mapping[str, str], groups: Sequence[str] = ()) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        provenance: Mapping[str, str],
+        receipt: Mapping[str, str] | None = None,
+        groups: Sequence[str] = (),
+    ) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -88,7 +98,9 @@ class ParquetWriter:
         fields = [("path", pa.string()), *one_class, ("label", pa.string()), ("error", pa.string())]
         fields += [(_GROUP, pa.string()), *((column, pa.float32()) for column in _columns(groups))] if groups else []
         metadata = {f"cifar10.{key}": _unicode(value) for key, value in provenance.items()}
-        self._schema = pa.schema([*fields, ("top", pa.list_(pa.struct(one_class)))], metadata=metadata)
+        further = [] if receipt is None else [(name, pa.string()) for name in RECEIPT_COLUMNS]
+        self._schema = pa.schema([*fields, ("top", pa.list_(pa.struct(one_class))), *further], metadata=metadata)
+        self._receipt = receipt
         self._table = pa.Table
         self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
         self._groups = groups
@@ -96,7 +108,7 @@ class ParquetWriter:
 
     def write(self, rows: Sequence[ImageResult]) -> None:
         """Write `rows` below the previous ones, when there are enough for a row group."""
-        self._held += [_record(row, self._groups) | _flat_group(row) for row in rows]
+        self._held += [record_of(row, 9, self._receipt, self._groups) | _flat_group(row) for row in rows]
         if len(self._held) >= _ROW_GROUP:
             self._write_group()
 
@@ -112,15 +124,21 @@ class ParquetWriter:
 
 
 def _text_writer(
-    format_name: str, stream: TextIO, class_names: Sequence[str], top_k: int, groups: Sequence[str]
+    format_name: str,
+    stream: TextIO,
+    class_names: Sequence[str],
+    top_k: int,
+    receipt: Mapping[str, str] | None,
+    groups: Sequence[str],
 ) -> TextWriter:
     if format_name == "jsonl":  # null where a column does not apply
-        return TextWriter(stream, lambda row: json.dumps(_record(row, groups, digits=6), ensure_ascii=False))
+        return TextWriter(stream, lambda row: json.dumps(record_of(row, 6, receipt, groups), ensure_ascii=False))
     if format_name == "csv":
         further = [f"{name}_{n}" for n in range(2, top_k + 1) for name in _CLASS_COLUMNS]
-        columns = [_GROUP, *_columns(groups)] if groups else []
-        header = ",".join(["path", *_CLASS_COLUMNS, "label", "error", *further, *map(_csv_cell, columns)])
-        return TextWriter(stream, lambda row: _csv_line(row, top_k, groups), header)
+        further += [] if receipt is None else RECEIPT_COLUMNS
+        further += [_GROUP, *_columns(groups)] if groups else []
+        header = ",".join(["path", *_CLASS_COLUMNS, "label", "error", *map(_csv_cell, further)])
+        return TextWriter(stream, lambda row: _csv_line(row, top_k, receipt, groups), header)
     width = max(len("class"), *(len(printable(name)) for name in class_names))
     titles = [f"{_GROUP:{_group_width(groups)}}", *(f"{name:>6}" for name in groups)] if groups else []
     header = "  ".join([*titles, *[f"{'class':{width}}   prob."] * top_k, "path"])
@@ -138,13 +156,15 @@ def _table_line(row: ImageResult, top_k: int, width: int, groups: Sequence[str])
     return "  ".join([*cells, printable(row.path)]) + reason
 
 
-def _csv_line(row: ImageResult, top_k: int, groups: Sequence[str]) -> str:
+def _csv_line(row: ImageResult, top_k: int, receipt: Mapping[str, str] | None, groups: Sequence[str]) -> str:
     """Return a line of RFC 4180, without its end. With lines that end in LF, `csv.writer` leaves a lone CR unquoted."""
     path = _unicode(row.path)
     classes = [[_inert(one.class_name), str(one.class_id), f"{one.probability:.6f}"] for one in row.top]
     first, *others = classes + [["", "", ""]] * (top_k - len(classes))
     cells = [f"./{path}" if path.startswith(_FORMULA) else path, *first, _inert(row.label or ""), row.error or ""]
     cells += [cell for one in others for cell in one]
+    if receipt is not None:
+        cells += [_inert(_unicode(cell or "")) for cell in complete(receipt, row).values()]
     if groups:
         found = row.group.probabilities if row.group else {}
         cells += [row.group.name if row.group else "", *(f"{found[name]:.6f}" if found else "" for name in groups)]
@@ -155,14 +175,18 @@ def _csv_cell(text: str) -> str:
     return '"' + text.replace('"', '""') + '"' if any(character in text for character in ',"\r\n') else text
 
 
-def _record(row: ImageResult, groups: Sequence[str], digits: int = 9) -> dict[str, Any]:
-    """Return `row` as plain values; nine digits hold any float32 exactly."""
+def record_of(
+    row: ImageResult, digits: int = 9, receipt: Mapping[str, str] | None = None, groups: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return `row` as plain values, with its receipt and groups if there are any; nine digits hold any float32."""
     top = [
         {"class_name": g.class_name, "class_id": g.class_id, "probability": float(f"{g.probability:.{digits}g}")}
         for g in row.top
     ]
     first = top[0] if top else dict.fromkeys(_CLASS_COLUMNS)
     record = {"path": _unicode(row.path), **first, "label": row.label, "error": row.error, "top": top}
+    if receipt is not None:
+        record |= {name: None if cell is None else _unicode(cell) for name, cell in complete(receipt, row).items()}
     if groups:
         found = row.group.probabilities if row.group else None
         rounded = found and {name: float(f"{value:.{digits}g}") for name, value in found.items()}

@@ -24,7 +24,11 @@ class Normalize(nn.Module):
         self.register_buffer("std", torch.full((3, 1, 1), 64.0))
 
     def forward(self, images: Tensor) -> Tensor:  # uint8, or float in 0..255, (B, 3, H, W) -> float (B, 3, H, W)
-        is_large = images.dtype == torch.uint8 and images.device.type == "cpu" and images.shape[-2] * images.shape[-1] >= _LARGE
+        is_large = (
+            images.dtype == torch.uint8
+            and images.device.type == "cpu"
+            and images.shape[-2] * images.shape[-1] >= _LARGE
+        )
         if is_large and self.mean.device.type == "cpu" and not torch.compiler.is_compiling():
             return self._in_parts(images)
         return (images.to(self.mean.dtype) - self.mean) / self.std

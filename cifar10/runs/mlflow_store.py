@@ -95,14 +95,13 @@ class MLflowStore:
     def __init__(self, config: TrackingConfig, record: RunRecord) -> None:
         self.uri = config.uri
         _import_mlflow()
-        path = database_path(config.uri)
-        artifacts = None
-        with self._locked():
+        path, artifacts = database_path(config.uri), None
+        with locked(config.uri):
             self.client = connect(config.uri)  # creates the tables of a new database
             if path is not None:
                 artifacts = artifacts_folder(path, config.artifacts)
                 mend_places(path, artifacts, config.experiment)
-            self.experiment_id = self._experiment(config.experiment, artifacts)
+            self.experiment_id = find_experiment(self.client, config.experiment, artifacts)
             known = self._find(record)
             info = (known or self._create(record)).info
         self.is_new = known is None
@@ -164,41 +163,46 @@ class MLflowStore:
             self.experiment_id, start_time=record.started, tags={KEY_TAG: record.key}, run_name=record.folder.name
         )
 
-    def _experiment(self, name: str, artifacts: Path | None) -> str:
-        """Return the experiment's id; create it if necessary, although another program may do so at the same time."""
-        from mlflow.exceptions import MlflowException
 
-        experiment = self.client.get_experiment_by_name(name)
-        if experiment is None:
-            place = artifacts.as_uri() if artifacts else None
-            try:
-                return str(self.client.create_experiment(name, artifact_location=place, tags=_EXPERIMENT_TAGS))
-            except MlflowException:
-                experiment = self.client.get_experiment_by_name(name)
-                if experiment is None:
-                    raise
-        if experiment.lifecycle_stage != "active":
-            raise StoreError(
-                f"the experiment {name} was deleted in MLflow; restore it (mlflow experiments restore "
-                f"--experiment-id {experiment.experiment_id}) or choose another: tracking.experiment=NAME"
-            )
-        for key, value in _EXPERIMENT_TAGS.items():
-            if key not in experiment.tags:
-                self.client.set_experiment_tag(experiment.experiment_id, key, value)
-        return str(experiment.experiment_id)
+def find_experiment(client: "MlflowClient", name: str, artifacts: Path | None) -> str:
+    """Return the experiment's id; create it if necessary, although another program may do so at the same time.
 
-    @contextmanager
-    def _locked(self) -> Iterator[None]:
-        """Keep other runs from creating tables, experiments or this run at the same time."""
-        path = database_path(self.uri)
-        if path is None:
-            yield
-            return
+    `artifacts` is the folder for files of a new one; None: the server's own.
+    """
+    from mlflow.exceptions import MlflowException
+
+    experiment = client.get_experiment_by_name(name)
+    if experiment is None:
+        place = artifacts.as_uri() if artifacts else None
         try:
-            with FileLock(f"{path.absolute()}.lock", timeout=_LOCK_SECONDS, mode=0o666):
-                yield
-        except Timeout:
-            raise StoreError(f"MLflow's database {path} is being opened by other runs") from None
+            return str(client.create_experiment(name, artifact_location=place, tags=_EXPERIMENT_TAGS))
+        except MlflowException:
+            experiment = client.get_experiment_by_name(name)
+            if experiment is None:
+                raise
+    if experiment.lifecycle_stage != "active":
+        raise StoreError(
+            f"the experiment {name} was deleted in MLflow; restore it (mlflow experiments restore "
+            f"--experiment-id {experiment.experiment_id}) or choose another: tracking.experiment=NAME"
+        )
+    for key, value in _EXPERIMENT_TAGS.items():
+        if key not in experiment.tags:
+            client.set_experiment_tag(experiment.experiment_id, key, value)
+    return str(experiment.experiment_id)
+
+
+@contextmanager
+def locked(uri: str) -> Iterator[None]:
+    """Keep other runs from creating tables, experiments or runs in a SQLite store at the same time."""
+    path = database_path(uri)
+    if path is None:
+        yield
+        return
+    try:
+        with FileLock(f"{path.absolute()}.lock", timeout=_LOCK_SECONDS, mode=0o666):
+            yield
+    except Timeout:
+        raise StoreError(f"MLflow's database {path} is being opened by other runs") from None
 
 
 def connect(uri: str) -> "MlflowClient":
@@ -214,6 +218,8 @@ def _import_mlflow() -> None:
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # read when MLflow is imported
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "10")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    os.environ.setdefault("MLFLOW_ENABLE_ARTIFACTS_PROGRESS_BAR", "false")
     import mlflow  # noqa: F401
 
     # MLflow's import sets levels of its own. The caller reports errors, in one line.

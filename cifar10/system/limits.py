@@ -11,6 +11,9 @@ from pathlib import Path
 
 import psutil
 
+CPUS = "CIFAR10_CPUS"
+"""Environment variable with the number of processors that a scheduler has reserved for this process."""
+
 _ROOT = Path("/sys/fs/cgroup")
 _OWN_GROUPS = Path("/proc/self/cgroup")
 _MEMORY = (  # of version 2 and 1: the limit, the memory in use, and the key of its part that can be freed at once
@@ -38,7 +41,9 @@ def available_memory() -> int:
 
 def num_cpus() -> int:
     """Return the number of processors that this process may use, at least 1; a quota of 2.5 is 2."""
-    counts = [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
+    reserved = os.environ.get(CPUS, "")
+    counts = [int(reserved)] if reserved.isdecimal() else []
+    counts += [len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1]
     for folder in _groups("cpu"):
         quota, _, period = (_text(folder / "cpu.max") or "").partition(" ")
         if not period:  # version 1

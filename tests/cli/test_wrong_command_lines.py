@@ -13,7 +13,7 @@ import commands
 from cifar10.cli.command_line import main
 
 PROGRAM = Path(commands.__file__)
-WALKS = ("train", "infer", "evaluate", "sync", "prepare_data", "demo")
+WALKS = ("train", "infer", "batch", "verify", "evaluate", "sync", "prepare_data", "demo")
 MOST_LINES = 3
 
 
@@ -52,6 +52,12 @@ WRONG = {
     "help trian": "did you mean train?",
     "trian --help": "did you mean train?",
     "-": "before the command",
+    "verify": "verify needs FILE",
+    "verify nothing.csv": "is not there",
+    "verify notes.txt": "is empty",
+    "batch photos --checkpoint_name=first": "batch needs OUTPUT",
+    "infer photos --checkpoint_name=first --receipts": "choose --format=csv, jsonl or parquet",
+    "export --checkpoint_name=first --register=a/b": "must be NAME or NAME@ALIAS",
     # flags that are not there
     "train --epochs 5": "did you mean training.epochs=5?",
     "train --epochs=5": "did you mean training.epochs=5?",
@@ -59,8 +65,8 @@ WRONG = {
     "train --model resnet18": "did you mean model=resnet18?",
     "train --seed 1 --seed 2": "did you mean seed=1?",
     "train --lr": "did you mean optimizer.lr=VALUE?",
-    "train --test_dir photos": "--test_dir belongs to infer and similar, not to train",
-    "train --checkpoint_name best": "--checkpoint_name belongs to infer, similar, evaluate, export",
+    "train --test_dir photos": "--test_dir belongs to infer, batch, verify and similar, not to train",
+    "train --checkpoint_name best": "--checkpoint_name belongs to infer, batch, verify, similar, evaluate, export",
     "train weights=nope": "there is no checkpoint nope",
     "config metric=f1,recall": "a list is written 'metric=[f1,recall]'",
     "train --batch_size 32": "did you mean training.batch_size=32?",
@@ -76,10 +82,11 @@ WRONG = {
     "infer --testdir photos": "did you mean --test_dir?",
     "infer --test_dri photos": "did you mean --test_dir?",
     f"infer {IMAGES} --checkpoint first": "did you mean --checkpoint_name?",
-    f"infer {IMAGES} --resume first": "--resume belongs to train, not to infer",
+    f"infer {IMAGES} --resume first": "'first' is left over",
+    f"infer {IMAGES} --resume": "name it with --output=FILE",
     f"infer {IMAGES} --interactive": "has no flag --interactive; its flags: --test_dir",
     f"infer {IMAGES} -k 3": "two hyphens",
-    "evaluate --test_dir=photos": "belongs to infer and similar, not to evaluate",
+    "evaluate --test_dir=photos": "belongs to infer, batch, verify and similar, not to evaluate",
     "data --export-image": "did you mean --export_images?",
     "config --export_images": "belongs to data, not to config",
     "demo --fast": "demo has no flag --fast",

@@ -8,9 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from cifar10.images import parallel
-from cifar10.images.decode import EncodedImage, ImageError, Pixels, decode_image, read_image_file, resize_image
-from cifar10.images.parallel import decode_files
+from cifar10.images import named_image, parallel
+from cifar10.images.decode import EncodedImage, ImageError, Pixels, decode_image, resize_image
+from cifar10.images.named_image import image_file
+from cifar10.images.parallel import decode_batches, decode_files
+from cifar10.images.reading import read_image_file
 from tests.malformed import encode, picture
 
 SIZE = 16
@@ -34,7 +36,7 @@ def test_a_file_that_takes_too_long_is_given_up_and_the_others_are_read(
             goes_on.wait()
         return read_image_file(path, before_reading)
 
-    monkeypatch.setattr(parallel, "read_image_file", hang)
+    monkeypatch.setattr(named_image, "read_image_file", hang)
     try:
         decoded = list(decode_files(paths, SIZE, look_ahead=6, patience=0.2))
     finally:
@@ -49,9 +51,9 @@ def test_a_file_that_waits_for_its_turn_is_not_given_up(tmp_path: Path, monkeypa
     paths = write(tmp_path, [f"{number}.png" for number in range(4)], size=24)
     decode = EncodedImage.decode_square
 
-    def slowly(self: EncodedImage, size: int) -> Pixels:
+    def slowly(self: EncodedImage, size: int, reduced: bool) -> Pixels:
         time.sleep(0.6)
-        return decode(self, size)
+        return decode(self, size, reduced)
 
     monkeypatch.setattr(EncodedImage, "decode_square", slowly)
     monkeypatch.setattr(parallel, "_SMALL_IMAGE", 0)
@@ -70,13 +72,13 @@ def test_no_more_pixels_are_decoded_at_a_time_than_the_budget_has(
     lock, active, most = threading.Lock(), [0], [0]
     decode = EncodedImage.decode_square
 
-    def watched(self: EncodedImage, size: int) -> Pixels:
+    def watched(self: EncodedImage, size: int, reduced: bool) -> Pixels:
         with lock:
             active[0] += 1
             most[0] = max(most[0], active[0])
         time.sleep(0.05)
         try:
-            return decode(self, size)
+            return decode(self, size, reduced)
         finally:
             with lock:
                 active[0] -= 1
@@ -106,7 +108,7 @@ def test_a_large_file_is_read_while_no_other_picture_is_decoded(
 
         return read_image_file(path, wait)
 
-    monkeypatch.setattr(parallel, "read_image_file", watched)
+    monkeypatch.setattr(named_image, "read_image_file", watched)
     monkeypatch.setattr(parallel, "_LARGE_FILE", 100)
     monkeypatch.setattr("cifar10.images.parallel.num_cpus", lambda: 4)
     assert len(list(decode_files(paths, SIZE, look_ahead=8))) == 8
@@ -124,6 +126,15 @@ def test_an_error_that_is_no_reason_reaches_the_caller(tmp_path: Path, monkeypat
     def fail(*_: object) -> bytes:
         raise RuntimeError("a bug")
 
-    monkeypatch.setattr(parallel, "read_image_file", fail)
+    monkeypatch.setattr(named_image, "read_image_file", fail)
     with pytest.raises(RuntimeError, match="a bug"):
         list(decode_files(write(tmp_path, ["1.png"]), SIZE, look_ahead=1))
+
+
+def test_a_list_ends_after_so_many_pixels_that_rows_of_photos_come_soon(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    images = [image_file(path) for path in write(tmp_path, [f"{number:02}.png" for number in range(11)], size=32)]
+    monkeypatch.setattr(parallel, "_BATCH_PIXELS", 4 * 32 * 32)
+    assert [len(part) for part in decode_batches(images, SIZE, batch_size=1000)] == [4, 4, 3]
+    assert [len(part) for part in decode_batches(images, SIZE, batch_size=3)] == [3, 3, 3, 2]

@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from cifar10.images import decode
+from cifar10.images import decode, reading
 from cifar10.images.decode import EncodedImage, ImageError, decode_image, resize_image
 from tests.malformed import Malformed, encode, flip_byte, malformed_images, picture, png_bomb
 
@@ -96,7 +96,7 @@ def test_bombs_are_refused_before_they_take_time_or_memory() -> None:
 
 
 def test_a_file_above_the_byte_limit_is_not_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(decode, "MAX_BYTES", 1000)
+    monkeypatch.setattr(reading, "MAX_BYTES", 1000)
     path = tmp_path / "big.bmp"
     path.write_bytes(encode(picture(), "BMP"))
     with pytest.raises(ImageError, match="too large"):

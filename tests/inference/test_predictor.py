@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 import torch
 from numpy.typing import NDArray
+from PIL import Image
 from torch import Tensor, nn
 
 from cifar10.config import conf_folder
@@ -18,8 +19,10 @@ from cifar10.config.compose import load_config
 from cifar10.config.schema import EvaluationConfig, TTAMode
 from cifar10.devices import choose_device
 from cifar10.errors import UsageError, UserError
+from cifar10.images.decode import EncodedImage
 from cifar10.images.preprocessing import Preprocessing
 from cifar10.inference.engines import pytorch
+from cifar10.inference.engines.onnx import OnnxEngine
 from cifar10.inference.engines.pytorch import TorchEngine, usable_precision
 from cifar10.inference.predictor import Predictor
 from cifar10.inference.tta import predict_probabilities
@@ -239,3 +242,51 @@ def test_an_engine_whose_file_is_malformed_is_refused_in_one_line(
 def test_a_device_of_pytorch_is_taken(tmp_path: Path) -> None:
     write_checkpoint(tmp_path)
     assert Predictor.from_checkpoint("run", device=CPU, models_dir=str(tmp_path)).num_classes == len(NAMES)
+
+
+class Remember:
+    """Remembers the pixels it is given."""
+
+    def __init__(self) -> None:
+        self.seen: list[NDArray[np.uint8]] = []
+
+    def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+        self.seen.append(pixels)
+        return np.full((len(pixels), 4), 0.25, np.float32)
+
+    def describe(self) -> dict[str, str]:
+        return {}
+
+
+def test_large_jpegs_are_reduced_in_every_way_of_asking_unless_full_ones_are_wanted(tmp_path: Path) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (40, 40, 3), np.uint8)
+    path = tmp_path / "1.jpg"
+    Image.fromarray(pixels).resize((600, 600)).save(path)
+    encoded = EncodedImage(path.read_bytes())
+    for reduced in (True, False):
+        expected = EncodedImage(path.read_bytes()).decode_square(16, reduced)
+        engine = Remember()
+        asked = Predictor(engine, NAMES, Preprocessing(16), batch_size=8, tta="none", reduced=reduced)
+        asked.predict(path)
+        asked.predict([path.read_bytes()])
+        list(asked.predict(tmp_path))
+        for seen in engine.seen:
+            np.testing.assert_array_equal(seen[0], expected)
+        assert asked.provenance.get("jpeg") == (None if reduced else "full")
+    assert (expected != encoded.decode_square(16, reduced=True)).any()
+
+
+def test_an_onnx_session_gets_few_images_at_a_time() -> None:
+    sizes: list[int] = []
+
+    class Session:
+        def run(self, _: None, inputs: dict[str, NDArray[np.uint8]]) -> list[NDArray[np.float32]]:
+            sizes.append(len(inputs["pixels"]))
+            return [inputs["pixels"][:, 0, 0].astype(np.float32)]
+
+    for side, count, expected in ((32, 300, [128, 128, 44]), (512, 3, [1, 1, 1]), (32, 0, [0])):
+        sizes.clear()
+        images = np.random.default_rng(0).integers(0, 256, (count, side, side, 3), np.uint8)
+        answers = OnnxEngine(Session()).probabilities(images)
+        np.testing.assert_array_equal(answers, images[:, 0, 0])
+        assert sizes == expected

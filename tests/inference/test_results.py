@@ -328,7 +328,7 @@ def grouped(path: Path) -> Path:
     group = GroupResult("cat", {"cat": 0.75, "big dog": 0.125, "neither": 0.125})
     good = ImageResult("1.png", (Prediction("cat", 1, 0.75),), group=group)
     bad = ImageResult("2.png", (), error="empty file")
-    with open_results(choose_destination(str(path), None), CLASSES, 1, {}, list(group.probabilities)) as writer:
+    with open_results(choose_destination(str(path), None), CLASSES, 1, {}, groups=list(group.probabilities)) as writer:
         writer.write([good, bad])
     return path
 

@@ -16,6 +16,8 @@ if TYPE_CHECKING:
     from onnxruntime import InferenceSession
 
 
+_PIXELS_AT_ONCE = 2**17
+"""128 images of 32 x 32: as fast as 1,000, in 0.2 instead of 1.1 GB for 64 channels in float32."""
 PRECISION = "precision"
 """Key in the metadata of a file that computes in another precision than fp32."""
 
@@ -34,8 +36,11 @@ class OnnxEngine:
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return class probabilities, (B, K), of `pixels`, uint8 (B, H, W, 3), RGB."""
-        probabilities: NDArray[np.float32] = self.session.run(None, {"pixels": pixels})[0]
-        return probabilities
+        height, width = pixels.shape[1:3]
+        at_once = max(_PIXELS_AT_ONCE // (height * width), 1)
+        starts = range(0, max(len(pixels), 1), at_once)
+        parts = [self.session.run(None, {"pixels": pixels[start : start + at_once]})[0] for start in starts]
+        return np.concatenate(parts)
 
     def describe(self) -> dict[str, str]:
         """Return what probabilities depend on beside the weights."""
@@ -91,6 +96,7 @@ def open_session(model: Path | bytes, name: object) -> "InferenceSession":
         raise UserError("ONNX files need a package: python -m pip install 'onnxruntime>=1.22'") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_cpus()
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other threads decode images
     options.log_severity_level = 4  # errors are raised
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,198 @@
+"""MLflow's model registry: log a checkpoint as a model of MLflow, register it under a name, and give it an alias.
+
+The logged folder holds the checkpoint, its exported ONNX file, and the source code that computes with them, so that it
+can be served where this program is not installed. `--checkpoint_name=models:/NAME@ALIAS` finds the checkpoint in it.
+"""
+
+import contextlib
+import re
+import tempfile
+import warnings
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cifar10.config.conf_folder import CONF
+from cifar10.config.mlflow_uri import absolute_uri, database_path, default_uri, shown_uri, uri_problem
+from cifar10.errors import UsageError, UserError
+from cifar10.files import link_or_copy
+from cifar10.runs.checkpoint_names import BEST
+from cifar10.runs.mlflow_places import artifacts_folder, mend_places
+from cifar10.runs.mlflow_store import StoreError, connect, find_experiment, locked, probe, reason_of
+
+if TYPE_CHECKING:
+    from mlflow import MlflowClient
+
+    from cifar10.runs.checkpoints import Checkpoint
+
+_PACKAGE = Path(__file__).parents[1]
+_LOADER = "cifar10.inference.mlflow_model"  # MLflow imports it by its name
+_ONNX_PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "psutil", "pydantic", "PyYAML")
+_TORCH_PACKAGES = (*_ONNX_PACKAGES, "torch", "torchvision", "llvmlite", "hydra-core", "omegaconf")
+
+
+@dataclass(frozen=True)
+class RegisteredName:
+    """A name in the registry, and an alias for the new version."""
+
+    name: str
+    alias: str | None
+
+    @classmethod
+    def parse(cls, text: str) -> "RegisteredName":
+        """Read NAME or NAME@ALIAS.
+
+        Raises:
+            UsageError: MLflow does not accept the name or the alias.
+        """
+        name, at, alias = text.removeprefix("models:/").partition("@")
+        if not re.fullmatch(r"[\w.-]{1,200}", name):
+            raise UsageError(f"--register={text}: must be NAME or NAME@ALIAS; a name has letters, digits, - _ and .")
+        if at and (not re.fullmatch(r"[\w-]{1,200}", alias, re.ASCII) or re.fullmatch(r"(?i)latest|v\d+", alias)):
+            raise UsageError(f"--register={text}: an alias has letters, digits, - and _, and is not latest or v1")
+        return cls(name, alias or None)
+
+    def uri(self, number: object) -> str:
+        """Return the address of version `number`: by the alias, if there is one."""
+        return f"models:/{self.name}@{self.alias}" if self.alias else f"models:/{self.name}/{number}"
+
+
+def require_registry() -> None:
+    """Check that MLflow's store accepts records, before minutes are spent on an export.
+
+    Raises:
+        UserError: It does not.
+    """
+    uri = default_uri()
+    try:
+        if (problem := uri_problem(uri)) is not None:
+            raise StoreError(f"its address cannot be used: {problem}")
+        probe(uri)
+    except StoreError as error:
+        raise UserError(f"--register: {error}") from None
+
+
+def register(checkpoint: "Checkpoint", exported: Path | None, target: RegisteredName) -> str:
+    """Log a model and register it in the store that `MLFLOW_TRACKING_URI` names, or the local one.
+
+    Args:
+        checkpoint: Any.
+        exported: An ONNX file of it, which then computes; None: PyTorch does.
+        target: Name and alias.
+
+    Returns:
+        The address of the new version, `models:/...`.
+
+    Raises:
+        UserError: The store is unavailable or refuses the model.
+    """
+    uri = default_uri()
+    try:
+        with locked(uri):
+            client, experiment_id = _opened(uri, checkpoint.config.tracking.experiment)
+            number = _logged(client, experiment_id, checkpoint, exported, target.name)
+            if target.alias:
+                client.set_registered_model_alias(target.name, target.alias, number)
+    except UserError:
+        raise
+    except Exception as error:  # MLflow raises its own, requests', SQLAlchemy's and OSError
+        raise UserError(f"--register: MLflow at {shown_uri(uri)} refused the model: {reason_of(error)}") from error
+    return target.uri(number)
+
+
+def serving_line(address: str) -> str:
+    """Return the line to type that serves the model at `address`."""
+    uri = default_uri()
+    store = uri if database_path(uri) is None else absolute_uri(uri)
+    return f"MLFLOW_TRACKING_URI={shown_uri(store)} mlflow models serve -m {address} --env-manager local"
+
+
+def _opened(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
+    """Return a client, and the id of the experiment; where an existing one keeps its files is not changed."""
+    client, path = connect(uri), database_path(uri)
+    artifacts = None if path is None else artifacts_folder(path)
+    if path is not None and artifacts is not None:
+        mend_places(path, artifacts)
+    return client, find_experiment(client, experiment, artifacts)
+
+
+def _logged(
+    client: "MlflowClient", experiment_id: str, checkpoint: "Checkpoint", exported: Path | None, name: str
+) -> str:
+    """Log the model, for the run that made the checkpoint if the store knows it, and return its version number."""
+    import mlflow
+    from mlflow.exceptions import MlflowException
+    from mlflow.models import Model
+
+    mlflow.set_tracking_uri(client.tracking_uri)
+    mlflow.set_experiment(experiment_id=experiment_id)
+    run_id = _known_run(client, checkpoint.run_id)
+    with tempfile.TemporaryDirectory(prefix="cifar10-") as scratch, warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*input example")
+        folder = Path(scratch) / "model"
+        (folder / "export").mkdir(parents=True)
+        link_or_copy(checkpoint.path, folder / BEST)
+        if exported is not None:
+            link_or_copy(exported, folder / "export" / exported.name)
+        logged = Model.log(
+            artifact_path=None,
+            name=re.sub(r"[/:.%\"']", "-", name),
+            flavor=mlflow.pyfunc,
+            run_id=run_id,
+            metadata=_metadata(checkpoint),
+            loader_module=_LOADER,
+            data_path=str(folder),
+            code_paths=[str(_PACKAGE), str(CONF)],
+            pip_requirements=_requirements(_TORCH_PACKAGES if exported is None else _ONNX_PACKAGES),
+            signature=_signature(),
+        )
+    with contextlib.suppress(MlflowException):  # it exists
+        client.create_registered_model(name)
+    source = f"models:/{logged.model_id}"
+    return str(client.create_model_version(name, source, run_id, model_id=logged.model_id).version)
+
+
+def _known_run(client: "MlflowClient", run_id: str | None) -> str | None:
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return None if run_id is None else str(client.get_run(run_id).info.run_id)
+    except MlflowException:  # it was made with another store
+        return None
+
+
+def _metadata(checkpoint: "Checkpoint") -> dict[str, Any]:
+    return {
+        "weights_digest": checkpoint.weights_digest,
+        "data_digest": checkpoint.data_digest,
+        "class_names": list(checkpoint.class_names),
+        "image_size": checkpoint.image_size,
+    }
+
+
+def _requirements(packages: tuple[str, ...]) -> list[str]:
+    """Return the packages in the versions that are installed here."""
+    pinned = []
+    for package in packages:
+        try:
+            pinned.append(f"{package}=={version(package).partition('+')[0]}")  # +cpu is not on the index
+        except PackageNotFoundError:
+            pinned.append(package)
+    return pinned
+
+
+def _signature() -> Any:
+    """Return the columns of the output. Inputs are not declared, because bytes and arrays are both accepted."""
+    from mlflow.models import ModelSignature
+    from mlflow.types import ColSpec, DataType, Schema
+    from mlflow.types.schema import Array
+
+    columns: dict[str, DataType | Array] = {
+        "class_name": DataType.string,
+        "class_id": DataType.long,
+        "probability": DataType.double,
+        "probabilities": Array(DataType.double),
+        "error": DataType.string,
+    }
+    return ModelSignature(outputs=Schema([ColSpec(kind, name, required=False) for name, kind in columns.items()]))
