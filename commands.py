@@ -22,6 +22,7 @@ from cifar10.cli.checks import (
     require_grouping,
     require_images,
     require_options,
+    require_photo,
     require_place,
     require_pretrained,
     require_ray,
@@ -47,6 +48,7 @@ def train(*overrides: str, resume: str | None = None) -> None:
     python commands.py train
     python commands.py train model=resnet18 training=long optimizer=sgd
     python commands.py train data_loading=shapes training.epochs=2
+    python commands.py train experiment=probe data_loading.root=photos
     """
     note_place()
     if resume is not None:
@@ -62,9 +64,15 @@ def train(*overrides: str, resume: str | None = None) -> None:
         require_checkpoint(config.weights, config.models_dir)
     with if_stopped("before training began; nothing was trained"):
         from cifar10.runs.stopwatch import Stopwatch
-        from cifar10.train import train
 
         since_start = Stopwatch(wall_started=STARTED_AT, cpu_started=0.0)
+        if config.probe is not None:
+            from cifar10.probe import probe
+
+            probe(config, since_start)
+            return
+        from cifar10.train import train
+
         train(config, resume=resume, changes=changes, stopwatch=since_start)
 
 
@@ -128,6 +136,54 @@ def infer(
     from cifar10.infer import infer
 
     return 3 if infer(request).num_failed else 0
+
+
+def similar(
+    *overrides: str,
+    photo: str,
+    test_dir: str,
+    checkpoint_name: str | None = None,
+    top_k: int = 10,
+    output: str | None = None,
+    format: Literal["table", "csv", "jsonl"] | None = None,
+    device: str = "auto",
+) -> int:
+    """Find the images of a folder that are most similar to a photo.
+
+    --photo=FILE             an image
+    --test_dir=DIR           where to look: a folder with all its sub-folders, or anything else that infer reads
+    --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
+    model=NAME_imagenet      a pretrained network instead of a checkpoint; model.KEY=VALUE sets a value of it
+    --top_k=N                number of images to list  (10)
+    --output=FILE            file for the results  (stdout)
+    --format=FORMAT          table, csv or jsonl  (by the suffix of FILE, else table)
+    --device=DEVICE          auto, cpu, cuda or cuda:N  (auto)
+
+    Similarity is the cosine of the angle between two embeddings, which are the input of the network's last layer: 1 for
+    copies. Embeddings are kept in data/cache.
+
+    python commands.py similar photo.jpg --test_dir=photos model=resnet18_imagenet
+    """
+    note_place()
+    require_photo(photo)
+    images = require_images(test_dir)
+    require_device(device)
+    destination = choose_destination(output, format)
+    if destination.format == "parquet":
+        raise UsageError("similar writes table, csv or jsonl; name another file or --format")
+    if top_k < 1:
+        raise UsageError(f"--top_k={top_k} is not possible; it must be 1 or more")
+    if others := [override for override in overrides if not override.startswith(("model=", "model."))]:
+        raise UsageError(f"{' '.join(others)}: similar takes no settings but model=NAME_imagenet and model.KEY=VALUE")
+    pretrained, checkpoint = require_pretrained(overrides, checkpoint_name), None
+    if pretrained is None:
+        checkpoint_name = checkpoint_name or "best"
+        checkpoint = require_checkpoint(checkpoint_name) or checkpoint_name
+        pin_checkpoint(checkpoint_name)
+    with if_stopped("while images were compared; embeddings so far are kept"):
+        from cifar10.similar import similar
+
+        return 3 if similar(photo, images, destination, checkpoint, pretrained, top_k, device) else 0
 
 
 def batch(
@@ -202,7 +258,7 @@ def evaluate(*overrides: str, checkpoint_name: str = "best", output: str | None 
 
     --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
     --output=DIR             also write scores and the confusion matrix, with a figure, into this folder
-    data_loading.root=DIR    the folder of the data, if they have moved; likewise data_loading.sources=[...].
+    data_loading.root=DIR    the folder of the data, if they have moved; likewise data_loading.sources=[...] and cache.
                              All other settings come from the checkpoint.
 
     python commands.py evaluate --checkpoint_name=last --output=measured
@@ -366,7 +422,7 @@ def demo() -> None:
 
 COMMANDS = {
     command.__name__: command
-    for command in (train, infer, batch, verify, evaluate, export, benchmark, sync, data, config, demo)
+    for command in (train, infer, batch, verify, similar, evaluate, export, benchmark, sync, data, config, demo)
 }
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import re
 import resource
 import statistics
@@ -32,6 +33,7 @@ def _processor_times() -> list[int]:
 
 
 _AT_START = _processor_times()
+_LOAD_AT_START = os.getloadavg()[0]
 
 
 def in_turn(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -155,8 +157,11 @@ def origin(place: Mapping[str, Any]) -> list[str]:
     """Return the lines that say where figures come from."""
     computer = place["machine"]
     commit = str(place["git_commit"])[:12] + (" with changes" if place["git_dirty"] else "")
+    beside = (
+        "alone on the machine" if _LOAD_AT_START < 1 else f"beside other work (load {_LOAD_AT_START:.1f} at its start)"
+    )
     return [
-        f"Command: `{place['command']}`, alone on the machine.",
+        f"Command: `{place['command']}`, {beside}.",
         f"Machine: {computer['cpu']}, {computer['cores']} cores, GPU {computer['gpu']}.",
         f"CPU flags: {' '.join(computer['flags'])}.{_stolen()}",
         f"Versions: {', '.join(f'{key} {value}' for key, value in place['versions'].items())}. Commit {commit}.",

@@ -36,7 +36,10 @@ from tests.documented import DOCS, ROOT, file_blocks, named_paths, program_lines
 
 PAGES = sorted(DOCS.glob("*.md"))
 ADD_A_PART = (DOCS / "add_a_part.md").read_text()
-ENTRY_POINTS = {"train", "infer", "batch", "verify", "evaluate", "sync", "prepare_data", "config.explain", "demo"}
+ENTRY_POINTS = {
+    *("train", "probe", "infer", "batch", "verify", "similar"),
+    *("evaluate", "sync", "prepare_data", "config.explain", "demo"),
+}
 SMALL = ["training.epochs=1", "training.batch_size=20", "tracking=none"]
 SMALL_SHAPES = [
     "data_loading.image_size=16",

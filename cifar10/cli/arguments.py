@@ -17,7 +17,7 @@ from cifar10.errors import UsageError
 from cifar10.suggest import nearest
 
 _LONGEST_WORD = 4096  # characters, as for a path; overrides have their own limit
-_IMAGES, _CHECKPOINT = "test_dir", "checkpoint_name"
+_PHOTO, _IMAGES, _CHECKPOINT = "photo", "test_dir", "checkpoint_name"
 """The first of these flags that a command has may be given without its name next to overrides."""
 _HYDRA_FLAGS = ("m", "multirun", "cfg", "config-name", "config-path", "config-dir", "cn", "cp", "cd", "info", "run")
 _DASHES = "-\u2012\u2013\u2014\u2212"  # word processors turn two hyphens into one of the long ones
@@ -42,7 +42,8 @@ class _Reader:
         self.takes_overrides = takes_overrides(commands[name])
         self.takes_settings = self.takes_overrides and _IMAGES not in self.flags
         """Whether it takes all settings; beside images, whose names may have any form, it takes those of a network."""
-        self.bare = next((flag for flag in (_IMAGES, _CHECKPOINT) if flag in self.flags and self.takes_overrides), None)
+        known = (_PHOTO, _IMAGES, _CHECKPOINT)
+        self.bare = next((flag for flag in known if flag in self.flags and self.takes_overrides), None)
         self.waiting = list(words)
         self.overrides: list[str] = []
         self.values: dict[str, str] = {}

@@ -98,6 +98,12 @@ def require_file(name: str) -> None:
         raise UsageError(f"--file: {name} cannot be read: {error.strerror}") from None
 
 
+def require_photo(photo: str) -> None:
+    """Raise UsageError if `photo` is not a file."""
+    if not os.path.isfile(photo):
+        raise UsageError(f"--photo: there is no file {photo}{did_you_mean_path(photo)}")
+
+
 def require_pretrained(overrides: Sequence[str], checkpoint_name: str | None) -> "Component | None":
     """Return the pretrained network that the overrides `model=` and `model.KEY=` choose; None if there are none.
 

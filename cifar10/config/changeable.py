@@ -5,11 +5,11 @@ from collections.abc import Iterable, Sequence
 from cifar10.errors import UsageError
 
 RESUMABLE = (
-    *("models_dir", "training.epochs", "data_loading.root", "data_loading.sources", "tracking"),
+    *("models_dir", "training.epochs", "data_loading.root", "data_loading.sources", "data_loading.cache", "tracking"),
     *("training.accelerator", "training.devices", "training.num_nodes"),
 )
 """Settings, and sections of them, that may change when a run is resumed: its length, hardware and locations."""
-DATA_LOCATION = ("data_loading.root", "data_loading.sources")
+DATA_LOCATION = ("data_loading.root", "data_loading.sources", "data_loading.cache")
 NETWORK_SETTINGS = ("model", "grouping")
 """Settings, and sections of them, that `infer` takes."""
 
@@ -41,5 +41,5 @@ def refuse_other_settings(keys: Iterable[str]) -> None:
     if others:
         raise UsageError(
             f"{', '.join(others)}: the configuration of a checkpoint cannot be changed; "
-            f"only {' and '.join(DATA_LOCATION)} may be set"
+            f"only {', '.join(DATA_LOCATION[:-1])} and {DATA_LOCATION[-1]} may be set"
         )

@@ -17,7 +17,7 @@ def told(*lines: str) -> list[str]:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("model=resnet", "model: there is no resnet among imagenet, resnet18, resnet34, resnet50, simple_cnn, speed"),
+        ("model=resnet", "model: there is no resnet among imagenet, resnet18, resnet18_imagenet, resnet34, resnet50, "),
         (
             "model=resnt18",
             "resnet50, simple_cnn, speed, timm, torchvision; did you mean resnet18?",
@@ -95,9 +95,9 @@ def test_the_name_of_any_classifier_with_imagenet_is_short_for_its_settings() ->
 
 
 def test_a_name_that_only_timm_has_is_timms(monkeypatch: pytest.MonkeyPatch) -> None:
-    names = {"torchvision": ("resnet18",), "timm": ("resnet18", "resnet18d")}
+    names = {"torchvision": ("resnet34",), "timm": ("resnet34", "resnet34d")}
     monkeypatch.setattr(overrides_module, "classifier_names", names.get)
-    for word, option, name in [("resnet18", "imagenet", "resnet18"), ("resnet18d.ra4", "timm", "resnet18d.ra4")]:
+    for word, option, name in [("resnet34", "imagenet", "resnet34"), ("resnet34d.ra4", "timm", "resnet34d.ra4")]:
         overrides, _ = parse_overrides([f"model={word}_imagenet"])
         assert [override.value() for override in overrides] == [option, name]
 
