@@ -107,7 +107,7 @@ def write_results(name: str, title: str, body: Sequence[str], raw: Mapping[str, 
         body: Its lines, of Markdown.
         raw: Every single figure.
     """
-    computer, command, time_made = machine(), " ".join(["python", *sys.orig_argv[1:]]), now()
+    computer, command, time_made = machine(), " ".join(["python", *map(_without_folder, sys.orig_argv[1:])]), now()
     place = {"command": command, "made": time_made, "machine": computer, "versions": versions(), **code_state()}
     path = result_path(name, computer, time_made)
     text = "\n".join([f"# {title}", "", *origin(place), "", *body]) + "\n"
@@ -117,6 +117,12 @@ def write_results(name: str, title: str, body: Sequence[str], raw: Mapping[str, 
     print(text)
     print(path, file=sys.stderr)
     return path
+
+
+def _without_folder(word: str) -> str:
+    """Return a word of a command with the name in place of an absolute path, which others do not have."""
+    flag, equals, value = word.rpartition("=")
+    return f"{flag}{equals}{Path(value).name}" if Path(value).is_absolute() else word
 
 
 def now() -> str:
