@@ -5,6 +5,7 @@ packages are imported in the command that needs them, so that help and error mes
 """
 
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Literal
 
@@ -18,14 +19,18 @@ from cifar10.cli.checks import (
     require_device,
     require_file,
     require_folder,
+    require_grouping,
     require_images,
     require_options,
+    require_photo,
     require_place,
+    require_pretrained,
     require_ray,
     require_resumable,
 )
 from cifar10.cli.command_line import main
-from cifar10.config.changeable import placement_settings, refuse_other_settings
+from cifar10.config.changeable import placement_settings, refuse_other_settings, require_network_settings
+from cifar10.errors import UsageError
 from cifar10.inference.destination import choose_destination
 from cifar10.inference.request import InferenceRequest
 from cifar10.system.signals import if_stopped
@@ -43,6 +48,7 @@ def train(*overrides: str, resume: str | None = None) -> None:
     python commands.py train
     python commands.py train model=resnet18 training=long optimizer=sgd
     python commands.py train data_loading=shapes training.epochs=2
+    python commands.py train experiment=probe data_loading.root=photos
     """
     note_place()
     if resume is not None:
@@ -58,16 +64,22 @@ def train(*overrides: str, resume: str | None = None) -> None:
         require_checkpoint(config.weights, config.models_dir)
     with if_stopped("before training began; nothing was trained"):
         from cifar10.runs.stopwatch import Stopwatch
-        from cifar10.train import train
 
         since_start = Stopwatch(wall_started=STARTED_AT, cpu_started=0.0)
+        if config.probe is not None:
+            from cifar10.probe import probe
+
+            probe(config, since_start)
+            return
+        from cifar10.train import train
+
         train(config, resume=resume, changes=changes, stopwatch=since_start)
 
 
 def infer(
+    *overrides: str,
     test_dir: str,
-    *,
-    checkpoint_name: str = "best",
+    checkpoint_name: str | None = None,
     output: str | None = None,
     format: Literal["table", "csv", "jsonl", "parquet"] | None = None,
     top_k: int = 1,
@@ -79,7 +91,7 @@ def infer(
     resume: bool = False,
     receipts: bool = False,
 ) -> int:
-    """Classify the images of a folder.
+    """Classify the images of a folder, with a checkpoint or a pretrained network.
 
     --test_dir=DIR           a folder with all its sub-folders, an image file, a glob in quotes, a zip or tar archive, a
                              text file of paths, - for such a list on standard input, or the http(s) address of an image
@@ -97,26 +109,81 @@ def infer(
     --resume                 continue an interrupted run with --output=FILE
     --receipts               add columns to csv, jsonl and parquet: SHA-256 of the image, digest of the weights, engine,
                              settings and program version, for: python commands.py verify FILE
+    model=NAME_imagenet      instead of a checkpoint, a network of torchvision or timm, with its published weights;
+                             model.weights=FILE takes them from a file
+    grouping=NAME            also sum the probabilities of groups of classes: a file of conf/grouping/, or FILE.yaml
 
     A file that cannot be read gets a row with the reason; the exit code is then 3.
 
     python commands.py infer --test_dir=photos
     python commands.py infer --test_dir='photos/*.png' --top_k=3 --output=answers.csv
+    python commands.py infer model=resnet152_imagenet grouping=cats_vs_dogs --test_dir=photos
     find photos -newer answers.csv -name '*.jpg' | python commands.py infer --test_dir=-
     """
     note_place()
     images = require_images(test_dir)
-    checkpoint = require_checkpoint(checkpoint_name)
+    require_network_settings(overrides)
+    grouping, pretrained = require_grouping(overrides), require_pretrained(overrides, checkpoint_name)
+    name = checkpoint_name or "best"
+    network = pretrained or require_checkpoint(name) or name
     require_device(device)
     destination = choose_destination(output, format)
-    network = checkpoint or checkpoint_name
     request = InferenceRequest(
-        images, network, destination, device, top_k, batch_size, tta, engine, resume, full_jpeg, receipts
+        images, network, destination, device, top_k, batch_size, tta, engine, resume, full_jpeg, receipts, grouping
     )
-    pin_checkpoint(checkpoint_name)
+    if pretrained is None:
+        pin_checkpoint(name)
     from cifar10.infer import infer
 
     return 3 if infer(request).num_failed else 0
+
+
+def similar(
+    *overrides: str,
+    photo: str,
+    test_dir: str,
+    checkpoint_name: str | None = None,
+    top_k: int = 10,
+    output: str | None = None,
+    format: Literal["table", "csv", "jsonl"] | None = None,
+    device: str = "auto",
+) -> int:
+    """Find the images of a folder that are most similar to a photo.
+
+    --photo=FILE             an image
+    --test_dir=DIR           where to look: a folder with all its sub-folders, or anything else that infer reads
+    --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
+    model=NAME_imagenet      a pretrained network instead of a checkpoint; model.KEY=VALUE sets a value of it
+    --top_k=N                number of images to list  (10)
+    --output=FILE            file for the results  (stdout)
+    --format=FORMAT          table, csv or jsonl  (by the suffix of FILE, else table)
+    --device=DEVICE          auto, cpu, cuda or cuda:N  (auto)
+
+    Similarity is the cosine of the angle between two embeddings, which are the input of the network's last layer: 1 for
+    copies. Embeddings are kept in data/cache.
+
+    python commands.py similar photo.jpg --test_dir=photos model=resnet18_imagenet
+    """
+    note_place()
+    require_photo(photo)
+    images = require_images(test_dir)
+    require_device(device)
+    destination = choose_destination(output, format)
+    if destination.format == "parquet":
+        raise UsageError("similar writes table, csv or jsonl; name another file or --format")
+    if top_k < 1:
+        raise UsageError(f"--top_k={top_k} is not possible; it must be 1 or more")
+    if others := [override for override in overrides if not override.startswith(("model=", "model."))]:
+        raise UsageError(f"{' '.join(others)}: similar takes no settings but model=NAME_imagenet and model.KEY=VALUE")
+    pretrained, checkpoint = require_pretrained(overrides, checkpoint_name), None
+    if pretrained is None:
+        checkpoint_name = checkpoint_name or "best"
+        checkpoint = require_checkpoint(checkpoint_name) or checkpoint_name
+        pin_checkpoint(checkpoint_name)
+    with if_stopped("while images were compared; embeddings so far are kept"):
+        from cifar10.similar import similar
+
+        return 3 if similar(photo, images, destination, checkpoint, pretrained, top_k, device) else 0
 
 
 def batch(
@@ -191,7 +258,7 @@ def evaluate(*overrides: str, checkpoint_name: str = "best", output: str | None 
 
     --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
     --output=DIR             also write scores and the confusion matrix, with a figure, into this folder
-    data_loading.root=DIR    the folder of the data, if they have moved; likewise data_loading.sources=[...].
+    data_loading.root=DIR    the folder of the data, if they have moved; likewise data_loading.sources=[...] and cache.
                              All other settings come from the checkpoint.
 
     python commands.py evaluate --checkpoint_name=last --output=measured
@@ -211,10 +278,11 @@ def evaluate(*overrides: str, checkpoint_name: str = "best", output: str | None 
 
 def export(
     *overrides: str,
-    checkpoint_name: str = "best",
+    checkpoint_name: str | None = None,
     formats: str = "onnx",
     output: str | None = None,
     register: str | None = None,
+    photos: str | None = None,
 ) -> None:
     """Write the network of a checkpoint in other formats, each compared with it on the whole test split.
 
@@ -224,14 +292,25 @@ def export(
     --register=NAME[@ALIAS]  also log the model in MLflow, and register it: for mlflow models serve, and as
                              --checkpoint_name=models:/NAME@ALIAS
     data_loading.root=DIR    where the data are today, if they have moved; likewise data_loading.sources=[...]
+    model=NAME_imagenet      instead of a checkpoint, a network of torchvision or timm, with its published weights
+    --photos=DIR             with model=: images to compare on  (random pixels)
 
     python commands.py export --checkpoint_name=first --formats=onnx,safetensors
     python commands.py export --checkpoint_name=first --register=cats@champion
+    python commands.py export model=resnet152_imagenet --output=exported
     """
     note_place()
+    if any(override.startswith("model") for override in overrides):
+        if register is not None:
+            raise UsageError("--register: only checkpoints are registered; fine-tune the pretrained network first")
+        _export_pretrained(overrides, checkpoint_name, formats, output, photos)
+        return
+    if photos is not None:
+        raise UsageError("--photos is for pretrained networks; a checkpoint is compared on its test split")
     from cifar10.runs.registry import RegisteredName
 
     registered = RegisteredName.parse(register) if register else None
+    checkpoint_name = checkpoint_name or "best"
     require_checkpoint(checkpoint_name)
     refuse_other_settings(override.partition("=")[0] for override in overrides)
     chosen = require_options("formats", "export", formats)
@@ -247,6 +326,27 @@ def export(
             registered=registered,
             leave_out_impossible=formats == "all",
         )
+
+
+def _export_pretrained(
+    overrides: Sequence[str], checkpoint_name: str | None, formats: str, output: str | None, photos: str | None
+) -> None:
+    others = [word for word in overrides if not word.lstrip("+~").startswith(("model=", "model."))]
+    if others:
+        raise UsageError(f"{' '.join(others)}: beside model= only model.KEY=VALUE can be set")
+    component = require_pretrained(overrides, checkpoint_name)
+    assert component is not None
+    if output is None:
+        raise UsageError("a pretrained network has no folder of its own; name one for the files: --output=DIR")
+    chosen = require_options("formats", "export", formats)
+    fit = [name for name in chosen if "int8" not in name]
+    if len(fit) < len(chosen) and formats != "all":
+        raise UsageError(f"--formats={formats}: 8-bit integers need training images; leave them out")
+    images = None if photos is None else require_images(photos, "--photos")
+    with if_stopped("while files were exported; those that were named are complete"):
+        from cifar10.export import export_pretrained
+
+        export_pretrained(component, fit, output, images)
 
 
 def benchmark(*overrides: str, checkpoint_name: str = "best", engines: str = "all", output: str | None = None) -> None:
@@ -329,7 +429,7 @@ def demo() -> None:
 
 COMMANDS = {
     command.__name__: command
-    for command in (train, infer, batch, verify, evaluate, export, benchmark, sync, data, config, demo)
+    for command in (train, infer, batch, verify, similar, evaluate, export, benchmark, sync, data, config, demo)
 }
 
 if __name__ == "__main__":

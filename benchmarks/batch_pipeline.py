@@ -107,7 +107,7 @@ class Resident:
         config = load_config([*_AUGMENTATION, f"augmentation.cutout={hole}"])
         self.batches = TrainingBatches(split, 10, config.augmentation, _BATCH_SIZE, 0, torch.device("cpu"))
         self.normalize = Normalize()
-        self.normalize.calibrate(split.images)
+        self.normalize.calibrate(split.images[:])
         self.epoch = 0
 
     def __iter__(self) -> Any:

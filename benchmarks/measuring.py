@@ -3,6 +3,7 @@
 import itertools
 import json
 import math
+import os
 import re
 import resource
 import statistics
@@ -32,6 +33,7 @@ def _processor_times() -> list[int]:
 
 
 _AT_START = _processor_times()
+_LOAD_AT_START = os.getloadavg()[0]
 
 
 def in_turn(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
@@ -105,7 +107,7 @@ def write_results(name: str, title: str, body: Sequence[str], raw: Mapping[str, 
         body: Its lines, of Markdown.
         raw: Every single figure.
     """
-    computer, command, time_made = machine(), " ".join(["python", *sys.orig_argv[1:]]), now()
+    computer, command, time_made = machine(), " ".join(["python", *map(_without_folder, sys.orig_argv[1:])]), now()
     place = {"command": command, "made": time_made, "machine": computer, "versions": versions(), **code_state()}
     path = result_path(name, computer, time_made)
     text = "\n".join([f"# {title}", "", *origin(place), "", *body]) + "\n"
@@ -115,6 +117,12 @@ def write_results(name: str, title: str, body: Sequence[str], raw: Mapping[str, 
     print(text)
     print(path, file=sys.stderr)
     return path
+
+
+def _without_folder(word: str) -> str:
+    """Return a word of a command with the name in place of an absolute path, which others do not have."""
+    flag, equals, value = word.rpartition("=")
+    return f"{flag}{equals}{Path(value).name}" if Path(value).is_absolute() else word
 
 
 def now() -> str:
@@ -155,8 +163,11 @@ def origin(place: Mapping[str, Any]) -> list[str]:
     """Return the lines that say where figures come from."""
     computer = place["machine"]
     commit = str(place["git_commit"])[:12] + (" with changes" if place["git_dirty"] else "")
+    beside = (
+        "alone on the machine" if _LOAD_AT_START < 1 else f"beside other work (load {_LOAD_AT_START:.1f} at its start)"
+    )
     return [
-        f"Command: `{place['command']}`, alone on the machine.",
+        f"Command: `{place['command']}`, {beside}.",
         f"Machine: {computer['cpu']}, {computer['cores']} cores, GPU {computer['gpu']}.",
         f"CPU flags: {' '.join(computer['flags'])}.{_stolen()}",
         f"Versions: {', '.join(f'{key} {value}' for key, value in place['versions'].items())}. Commit {commit}.",

@@ -11,12 +11,17 @@ import torch
 from numpy.typing import NDArray
 
 from cifar10.config.build import build, read_component
+from cifar10.config.schema import Component
 from cifar10.config.targets import EXPORT
 from cifar10.errors import CheckpointError, UsageError
 from cifar10.files import make_output_folder, sync_folder
 from cifar10.formats import ExportFormat, Source
 from cifar10.formats.parity import all_probabilities, compare
+from cifar10.images.decode import ImageError
+from cifar10.images.named_image import ImageSource
+from cifar10.images.parallel import decode_images
 from cifar10.inference.engines.pytorch import TorchEngine
+from cifar10.inference.pretrained import pretrained_checkpoint
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.registry import RegisteredName, register, require_registry, serving_line
@@ -24,6 +29,7 @@ from cifar10.runs.trained_data import load_trained_data, moved_line, relocated
 from cifar10.system.memory import keep_memory_warm
 
 _MOST_CALIBRATION = 2000
+_NUM_RANDOM = 16
 
 
 def export(
@@ -62,6 +68,47 @@ def export(
     data = load_trained_data(checkpoint, relocated(checkpoint.config, overrides), moved_line("export", checkpoint_name))
     images, labels = data.test.arrays()
     source = Source(checkpoint, data.train.arrays(_MOST_CALIBRATION)[0], data.validation.arrays()[0])
+    files = _write_all(writers, source, folder, images, labels)
+    if registered is not None:
+        _register(checkpoint, files, registered)
+    return files
+
+
+def export_pretrained(
+    component: Component, formats: Sequence[str], output: str, photos: ImageSource | None = None
+) -> list[Path]:
+    """Write a pretrained network in other formats, and return the files; see `export` for the other arguments.
+
+    There is no test split, so each file is compared with the network on `photos`, or without any on random pixels.
+
+    Args:
+        component: The section `model` of a configuration, as with `model=resnet152_imagenet`.
+        photos: Images of any kind.
+    """
+    writers: dict[str, ExportFormat] = {name: build(EXPORT, read_component("export", name)) for name in formats}
+    make_output_folder(Path(output))
+    keep_memory_warm()
+    checkpoint = pretrained_checkpoint(component)
+    size = checkpoint.image_size
+    images = np.random.default_rng(0).integers(0, 256, (_NUM_RANDOM, size, size, 3), np.uint8)
+    if photos is not None:
+        decoded = (image.pixels for image in decode_images(photos, checkpoint.preprocessing, look_ahead=_NUM_RANDOM))
+        images = np.stack([pixels for pixels in decoded if not isinstance(pixels, ImageError)] or [*images])
+    print(f"{'random' if photos is None else 'given'} images in place of a test split", file=sys.stderr)
+    source = Source(checkpoint, images[:0], images[:0])
+    classes = _probabilities(checkpoint, images, _NUM_RANDOM).argmax(1)
+    return _write_all(writers, source, Path(output), images, classes)
+
+
+def _write_all(
+    writers: Mapping[str, ExportFormat],
+    source: Source,
+    folder: Path,
+    images: NDArray[np.uint8],
+    labels: NDArray[np.int64],
+) -> list[Path]:
+    """Write each format and compare it with the checkpoint on `images`, (N, S, S, 3), with `labels`, (N,)."""
+    checkpoint = source.checkpoint
     batch_size = checkpoint.config.evaluation.images_at_once(checkpoint.image_size)
     reference = _probabilities(checkpoint, images, batch_size)
     refused = []
@@ -80,10 +127,7 @@ def export(
                 refused.append(f"{name}: {path} was not written, since {reason}; {found.describe()}")
     if refused:
         raise CheckpointError("\n".join(refused))
-    files = [folder / writer.file_name for writer in writers.values()]
-    if registered is not None:
-        _register(checkpoint, files, registered)
-    return files
+    return [folder / writer.file_name for writer in writers.values()]
 
 
 def _possible(
@@ -120,5 +164,5 @@ def _move(file: Path, path: Path) -> None:
 def _probabilities(checkpoint: Checkpoint, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
     """Return what the network computes in float32, without our kernels, (N, K)."""
     engine = TorchEngine(checkpoint.network(), torch.device("cpu"))
-    print(f"computing {len(images):,} test images with {checkpoint.path}", file=sys.stderr, flush=True)
+    print(f"computing {len(images):,} images with {checkpoint.path}", file=sys.stderr, flush=True)
     return all_probabilities(engine, images, batch_size)

@@ -8,15 +8,17 @@ import os
 import sys
 import threading
 import time
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any
 
 from tqdm import tqdm
 
 from cifar10.analysis.classification_report import Score
+from cifar10.config.schema import Component
 from cifar10.data.class_names import printable
 from cifar10.errors import UsageError
 from cifar10.images.decode import silence_pillow
@@ -58,18 +60,10 @@ def infer(request: InferenceRequest) -> Summary:
     """
     silence_pillow()
     share_memory_between_threads()
-    predictor = Predictor.from_checkpoint(
-        request.checkpoint,
-        device=request.device,
-        batch_size=request.batch_size,
-        tta=request.tta,
-        engine=request.engine,
-        full_jpeg=request.full_jpeg,
-    )
+    predictor = load_predictor(request)
     if request.top_k > predictor.num_classes:
-        raise UsageError(
-            f"top_k={request.top_k} is more than the {predictor.num_classes} classes of {request.checkpoint}"
-        )
+        network = predictor.origin.get("checkpoint", "the network")
+        raise UsageError(f"top_k={request.top_k} is more than the {predictor.num_classes} classes of {network}")
     destination, kept = request.destination, "the rows above are complete"
     if destination.path and not destination.is_stream:
         kept = f"{destination.path} was not written; its rows are kept, and the same command with --resume continues"
@@ -79,6 +73,24 @@ def infer(request: InferenceRequest) -> Summary:
         told_if_short(f"compute fewer images at once: --batch_size below {predictor.batch_size}"),
     ):
         return _infer(request, predictor)
+
+
+def load_predictor(request: InferenceRequest) -> Predictor:
+    """Return the predictor that `request` names; errors as in `infer`."""
+    if isinstance(request.checkpoint, Component):
+        predictor = Predictor.from_pretrained(request.checkpoint, request.device, request.batch_size, request.tta)
+    else:
+        predictor = Predictor.from_checkpoint(
+            request.checkpoint,
+            device=request.device,
+            batch_size=request.batch_size,
+            tta=request.tta,
+            engine=request.engine,
+            full_jpeg=request.full_jpeg,
+        )
+    if request.grouping is None:
+        return predictor
+    return replace(predictor, groups=request.grouping.bind(predictor.class_names))
 
 
 def _infer(request: InferenceRequest, predictor: Predictor) -> Summary:
@@ -97,11 +109,13 @@ def _infer(request: InferenceRequest, predictor: Predictor) -> Summary:
             bar.update(len(rows))
     if tally.score.total:
         _say(tally.score.report())
-    if tally.folders and not tally.num_labelled:
+    if tally.folders and not tally.num_labelled and predictor.groups is None:
         _say(
             f"warning: none of the sub-folders ({_first(list(tally.folders))}) is a class of this checkpoint "
             f"({_first(predictor.class_names)}); was another checkpoint meant?"
         )
+    if predictor.groups is not None:
+        _say(predictor.groups.totals_line(tally.groups))
     rate = (tally.num_images - num_kept) / max(time.monotonic() - started, 1e-9)
     _say(_summary_line(tally, request, rate))
     return Summary(tally.num_images, tally.num_failed, tally.score.accuracy)
@@ -114,12 +128,15 @@ class _Tally:
         self.score = Score(class_names)
         self.num_images = self.num_failed = self.num_labelled = 0
         self.folders: dict[str, None] = {}  # an ordered set, of as many as a warning can name and one more
+        self.groups: Counter[str] = Counter()
         self._ids = {name: class_id for class_id, name in enumerate(class_names)}
 
     def add(self, rows: Sequence[ImageResult]) -> None:
         for row in rows:
             if row.label is not None and row.top:
                 self.score.add(self._ids[row.label], row.class_id)
+            if row.group is not None:
+                self.groups[row.group.name] += 1
             folder = os.path.basename(os.path.dirname(row.path)) if len(self.folders) <= _MOST_NAMED else ""
             if folder and not is_address(row.path):
                 self.folders[folder] = None
@@ -141,7 +158,8 @@ def _open_rows(
     """
     destination, class_names = request.destination, predictor.class_names
     receipt = shared_columns(predictor.provenance, request.images) if request.receipts else None
-    results = partial(open_results, destination, class_names, request.top_k, predictor.provenance, receipt)
+    groups = predictor.groups.names if predictor.groups else ()
+    results = partial(open_results, destination, class_names, request.top_k, predictor.provenance, receipt, groups)
     if destination.path is None or destination.is_stream:
         with results() as writer:
             yield iter(()), writer.write
@@ -159,8 +177,10 @@ def _fingerprint(request: InferenceRequest, predictor: Predictor) -> dict[str, s
     given = request.images.given
     place = os.path.abspath(given) if os.path.lexists(given) else given
     settings = {key: value for key, value in predictor.provenance.items() if key not in ("checkpoint", "batch_size")}
-    receipts = {"receipts": "true"} if request.receipts else {}
-    return {"test_dir": place, "top_k": str(request.top_k), **receipts, **settings}
+    options = {"receipts": "true"} if request.receipts else {}
+    if predictor.groups is not None:
+        options["grouping"] = repr(predictor.groups)
+    return {"test_dir": place, "top_k": str(request.top_k), **options, **settings}
 
 
 def _first(names: Sequence[str]) -> str:

@@ -20,6 +20,7 @@ from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionM
 from cifar10.errors import UserError
 from cifar10.inference.tta import predict_plain_and_augmented
 from cifar10.training.batches import Batch
+from cifar10.training.freezing import Freezing
 from cifar10.training.hard_example_mining import ExampleSelection
 from cifar10.training.metrics import MetricSet, RunningMetrics
 from cifar10.training.random_seeds import fold_in
@@ -107,7 +108,10 @@ class Classifier(pl.LightningModule):
             self.recipe, settings = recipe, recipe.settings
             self.automatic_optimization = not settings.chunked
             forward = self._compile() if settings.compile else self.network
-            self._training_step = TrainingStep(forward, recipe.selection, settings.resizing, settings.label_smoothing)
+            freezing = Freezing(network, num_classes, settings.freeze_until) if settings.freeze_until else None
+            self._training_step = TrainingStep(
+                forward, recipe.selection, settings.resizing, settings.label_smoothing, freezing
+            )
 
     # -- training ------------------------------------------------------------------------------------------------
 

@@ -11,6 +11,7 @@ from cifar10.config.targets import DATA
 from cifar10.config.yaml_lines import one_line, one_line_each
 from cifar10.data.export import export_images as export
 from cifar10.data.image_dataset import ImageDataset
+from cifar10.data.stored_images import sample_of
 from cifar10.errors import UsageError
 from cifar10.networks.normalize import channel_statistics
 
@@ -40,7 +41,8 @@ def prepare_data(config: Config, export_images: bool = False) -> None:
 
 def describe(data: ImageDataset) -> str:
     """Return name, sizes, statistics, digest and counts of `data` as YAML."""
-    mean, deviation = (levels / 255 for levels in channel_statistics(data.train.images))
+    mean, deviation = (levels / 255 for levels in channel_statistics(sample_of(data.train.images)))
+    measured = "all" if isinstance(data.train.images, Tensor) else "a sample of the"
     counts = torch.stack([torch.bincount(split.labels, minlength=data.num_classes) for split in data.splits.values()])
     sizes = ", ".join(f"{name}: {len(split)}" for name, split in data.splits.items())
     names = one_line_each(data.class_names)
@@ -51,7 +53,7 @@ def describe(data: ImageDataset) -> str:
             f"classes: {data.num_classes}",
             f"image_size: {data.image_size}  # pixels, height and width",
             f"images: {{{sizes}}}",
-            f"mean: {_row(mean)}  # red, green and blue over all training pixels, scaled to [0, 1]",
+            f"mean: {_row(mean)}  # red, green and blue over {measured} training pixels, scaled to [0, 1]",
             f"std: {_row(deviation)}",
             f"sha256: {data.digest}  # of class names, pixels and labels",
             "images_per_class:  # train, validation, test",

@@ -29,7 +29,13 @@ from cifar10.training.data_module import InMemoryDataModule
 from cifar10.training.fitting import fit, make_network, start_from, test
 from cifar10.training.interruption import close_early, going_on_line
 from cifar10.training.mirroring import MirrorTest
-from cifar10.training.preflight import refuse_unfit, refuse_untrainable, tell_batches, warn_of_mirroring
+from cifar10.training.preflight import (
+    refuse_headless,
+    refuse_unfit,
+    refuse_untrainable,
+    tell_batches,
+    warn_of_mirroring,
+)
 from cifar10.training.resuming import find_resumed, finished_scores
 from cifar10.types import Metrics
 
@@ -62,6 +68,7 @@ def train(
         warn_of_mirroring(config, data)
         tell_batches(config, data)
     network = make_network(config, data)
+    refuse_headless(network, config, data.num_classes)
     refuse_untrainable(network, config, data.image_size, len(data.train))
     initial_weights = checkpoint.metadata.initial_weights if checkpoint else start_from(config, network, data)
     run = open_run(config, data, resolve_precision(config.training), checkpoint, initial_weights)

@@ -23,6 +23,7 @@ from cifar10.config.compose import load_config
 from cifar10.errors import UserError
 from cifar10.export import export
 from cifar10.images.parquet_images import find_parquet
+from cifar10.images.preprocessing import Preprocessing
 from cifar10.inference.predictor import Predictor
 from cifar10.inference.ray_worker import ImageClassifier, Work, facts_of, results_of
 from cifar10.inference.result_parts import PartFolder, open_parts
@@ -52,7 +53,7 @@ class StrongestColour:
 @pytest.fixture
 def stub(monkeypatch: pytest.MonkeyPatch) -> Predictor:
     """Let workers load a stub, and restore the variable that they set."""
-    predictor = Predictor(StrongestColour(), CLASSES, SIZE, 4, "none", {"checkpoint": "temporary"})
+    predictor = Predictor(StrongestColour(), CLASSES, Preprocessing(SIZE), 4, "none", {"checkpoint": "temporary"})
     monkeypatch.setattr(Predictor, "from_checkpoint", lambda *arguments, **options: predictor)
     monkeypatch.setenv(CPUS, "1")
     return predictor

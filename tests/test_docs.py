@@ -24,6 +24,7 @@ import cifar10.data
 import cifar10.inference.engines
 import cifar10.networks
 import cifar10.optimizers
+from cifar10.cli.checks import require_grouping
 from cifar10.cli.command_line import main, parse
 from cifar10.cli.flags import takes_overrides
 from cifar10.config import compose, conf_folder, explain
@@ -35,7 +36,10 @@ from tests.documented import DOCS, ROOT, file_blocks, named_paths, program_lines
 
 PAGES = sorted(DOCS.glob("*.md"))
 ADD_A_PART = (DOCS / "add_a_part.md").read_text()
-ENTRY_POINTS = {"train", "infer", "batch", "verify", "evaluate", "sync", "prepare_data", "config.explain", "demo"}
+ENTRY_POINTS = {
+    *("train", "probe", "infer", "batch", "verify", "similar"),
+    *("evaluate", "sync", "prepare_data", "config.explain", "demo"),
+}
 SMALL = ["training.epochs=1", "training.batch_size=20", "tracking=none"]
 SMALL_SHAPES = [
     "data_loading.image_size=16",
@@ -119,7 +123,8 @@ def test_each_command_of_a_page_is_understood(page: Path) -> None:
     for words in program_lines(page.read_text()):
         task = parse(COMMANDS, words)
         if takes_overrides(task.command):
-            load_config([str(override) for override in task.arguments])
+            require_grouping([str(override) for override in task.arguments])
+            load_config([str(override) for override in task.arguments if not str(override).startswith("grouping")])
 
 
 @pytest.mark.parametrize(("words", "shown"), transcripts((DOCS / "configuration.md").read_text()))

@@ -15,6 +15,7 @@ import pytest
 from numpy.typing import NDArray
 
 import cifar10.infer
+from cifar10.images.preprocessing import Preprocessing
 from cifar10.images.sources import open_source
 from cifar10.inference.destination import choose_destination
 from cifar10.inference.predictor import Predictor
@@ -56,7 +57,9 @@ def test_a_thousand_files_give_a_thousand_rows_with_a_reason_for_each_bad_one(
     expected[victim.name] = "^cannot be read: No such file"
     engine = Engine(victim)
     monkeypatch.setattr(
-        Predictor, "from_checkpoint", lambda *_, **__: Predictor(engine, ("cat", "dog", "=evil"), 8, 16, "none")
+        Predictor,
+        "from_checkpoint",
+        lambda *_, **__: Predictor(engine, ("cat", "dog", "=evil"), Preprocessing(8), 16, "none"),
     )
     with ExitStack() as stack:
         add_what_is_no_file(folder, outside, stack)

@@ -23,6 +23,7 @@ from cifar10.images import parallel
 from cifar10.images.decode import ImageError
 from cifar10.images.named_image import NamedImage, unreadable
 from cifar10.images.parallel import DecodedImage, decode_batches, decode_files
+from cifar10.images.preprocessing import Preprocessing
 from cifar10.images.sources import open_source
 from cifar10.infer import Summary, infer
 from cifar10.inference.destination import choose_destination
@@ -60,7 +61,9 @@ def engine(monkeypatch: pytest.MonkeyPatch) -> StubEngine:
     stub = StubEngine()
 
     def from_checkpoint(checkpoint: str, **options: Any) -> Predictor:
-        return Predictor(stub, CLASSES, SIZE, options["batch_size"] or 4, "none", {"weights_digest": "abc"})
+        return Predictor(
+            stub, CLASSES, Preprocessing(SIZE), options["batch_size"] or 4, "none", {"weights_digest": "abc"}
+        )
 
     monkeypatch.setattr(Predictor, "from_checkpoint", from_checkpoint)
     return stub

@@ -17,6 +17,7 @@ from PIL import Image
 import cifar10
 from cifar10.errors import CheckpointError, UsageError, UserError
 from cifar10.images.decode import ImageError
+from cifar10.images.preprocessing import Preprocessing
 from cifar10.inference.prediction import ImageResult
 from cifar10.inference.predictor import Predictor
 from tests.malformed import encode, picture
@@ -40,7 +41,7 @@ class Engine:
 
 @pytest.fixture
 def predictor() -> Predictor:
-    return Predictor(Engine(), CLASSES, SIZE, batch_size=4, tta="none", origin={"weights_digest": "abc"})
+    return Predictor(Engine(), CLASSES, Preprocessing(SIZE), batch_size=4, tta="none", origin={"weights_digest": "abc"})
 
 
 def write(path: Path, pixels: NDArray[np.uint8]) -> Path:

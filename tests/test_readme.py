@@ -44,13 +44,17 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
         monkeypatch.setattr(f"{package}.{name}.{name}", start)
 
-    for name in ("train", "evaluate", "export", "sync", "prepare_data", "demo"):
+    for name in ("train", "probe", "similar", "evaluate", "export", "benchmark", "sync", "prepare_data", "demo"):
         stand_in(name, None)
+    stand_in("verify", True)
     stand_in("explain", "", "cifar10.config")
     stand_in("infer", Summary(1, 0, None))
+    stand_in("batch", 0)
     for folder in ("photos", "data/test/cat"):
         (tmp_path / folder).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / folder / "1.png")
+    Image.new("RGB", (8, 8)).save(tmp_path / "photos/cat.jpg")
+    (tmp_path / "answers.csv").write_text("path\n")
     (tmp_path / "models/first").mkdir(parents=True)
     for file in ("best.ckpt", "last.ckpt"):
         (tmp_path / "models/first" / file).write_bytes(b"")

@@ -27,7 +27,7 @@ def test_the_pixels_are_the_published_ones(real_data_root: Path) -> None:
     assert [len(split) for split in data.splits.values()] == [48_000, 2_000, 10_000]
     assert data.test.labels[:5].tolist() == [3, 8, 8, 0, 6]  # cat, ship, ship, airplane, frog
     assert data.train.labels.bincount().tolist() == [4800] * 10
-    mean = data.test.images.double().mean(dim=(0, 2, 3)) / 255
+    mean = data.test.images[:].double().mean(dim=(0, 2, 3)) / 255
     assert [round(value, 4) for value in mean.tolist()] == [0.4942, 0.4851, 0.4504]
 
 

@@ -454,4 +454,4 @@ def test_memory_is_that_of_the_container_or_job(
     assert (total_memory(), available_memory()) == (1000, 500)
     write(Path("set"), {"train/a": 8, "train/b": 8})
     with pytest.raises(UserError, match=r"only 0.0 GB are free; choose a smaller data_loading.image_size"):
-        load(Path("set"))
+        folder("set", 16, None, validation_fraction=0.25, test_fraction=0.25, seed=0, cache=None)

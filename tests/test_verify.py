@@ -16,6 +16,7 @@ from cifar10.cli.command_line import main
 from cifar10.config.compose import load_config
 from cifar10.errors import UserError
 from cifar10.export import export
+from cifar10.images.preprocessing import Preprocessing
 from cifar10.images.sources import open_source
 from cifar10.infer import infer
 from cifar10.inference.destination import choose_destination
@@ -61,7 +62,12 @@ def engine(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Strength:
     ) -> Predictor:
         digest = DIGEST if Path(file).name == "net.ckpt" else "cd" * 32
         return Predictor(
-            stub, CLASSES, SIZE, batch_size or 4, "none", {"checkpoint": str(file), "weights_digest": digest}
+            stub,
+            CLASSES,
+            Preprocessing(SIZE),
+            batch_size or 4,
+            "none",
+            {"checkpoint": str(file), "weights_digest": digest},
         )
 
     monkeypatch.setattr(Predictor, "from_checkpoint", from_checkpoint)

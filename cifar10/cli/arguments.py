@@ -11,12 +11,14 @@ from collections.abc import Sequence
 
 from cifar10.cli.flags import FALSE, TRUE, Commands, Flag, flags_of, shortened, takes_overrides
 from cifar10.config.advice import PROGRAM
+from cifar10.config.changeable import NETWORK_SETTINGS
 from cifar10.config.conf_folder import groups, options, settings
 from cifar10.errors import UsageError
 from cifar10.suggest import nearest
 
 _LONGEST_WORD = 4096  # characters, as for a path; overrides have their own limit
-_CHECKPOINT = "checkpoint_name"  # the flag that may be given without its name next to overrides
+_PHOTO, _IMAGES, _CHECKPOINT = "photo", "test_dir", "checkpoint_name"
+"""The first of these flags that a command has may be given without its name next to overrides."""
 _HYDRA_FLAGS = ("m", "multirun", "cfg", "config-name", "config-path", "config-dir", "cn", "cp", "cd", "info", "run")
 _DASHES = "-\u2012\u2013\u2014\u2212"  # word processors turn two hyphens into one of the long ones
 
@@ -38,6 +40,10 @@ class _Reader:
         self.commands = commands
         self.flags = flags_of(commands[name])
         self.takes_overrides = takes_overrides(commands[name])
+        self.takes_settings = self.takes_overrides and _IMAGES not in self.flags
+        """Whether it takes all settings; beside images, whose names may have any form, it takes those of a network."""
+        known = (_PHOTO, _IMAGES, _CHECKPOINT)
+        self.bare = next((flag for flag in known if flag in self.flags and self.takes_overrides), None)
         self.waiting = list(words)
         self.overrides: list[str] = []
         self.values: dict[str, str] = {}
@@ -46,20 +52,20 @@ class _Reader:
         flags_may_follow = True
         while self.waiting:
             word = self.waiting.pop(0)
-            if len(word) > _LONGEST_WORD and (word.startswith("-") or not self.takes_overrides):
+            if len(word) > _LONGEST_WORD and (word.startswith("-") or not self.takes_settings):
                 raise UsageError(f"{shortened(word)}: a word of {len(word):,} characters means nothing here")
             key, equals, value = word.partition("=")
             is_setting = equals and not os.path.lexists(word)
-            lacks_checkpoint = self.takes_overrides and _CHECKPOINT in self.flags and _CHECKPOINT not in self.values
+            is_bare = not self._is_override(word) or (self.bare == _CHECKPOINT and word.endswith(".ckpt"))
             if word == "--" and flags_may_follow:
                 flags_may_follow = False
             elif flags_may_follow and word.startswith(tuple(_DASHES)):
                 self._read_flag(word)
-            elif lacks_checkpoint and (not is_setting or word.endswith(".ckpt")):
-                self._keep(self.flags[_CHECKPOINT], word)
+            elif self.bare and self.bare not in self.values and is_bare:
+                self._keep(self.flags[self.bare], word)
             elif is_setting and (flag := self._find(key)[0]):
                 raise UsageError(f"{word}: did you mean {shlex.quote(f'--{flag.name}={value}')}?")
-            elif self.takes_overrides:
+            elif self.takes_settings or (self.takes_overrides and self._is_override(word)):
                 self._read_override(word)
             else:
                 self._read_positional(word)
@@ -70,12 +76,18 @@ class _Reader:
                 raise UsageError(f"{self.name} needs {missing.upper()}: {PROGRAM} {self.name} {line}")
         return self.overrides + [f"--{name}={value}" for name, value in self.values.items()]
 
+    def _is_override(self, word: str) -> bool:
+        """Return whether `word` sets a value, and is not the name of a file or folder."""
+        if "=" not in word or os.path.lexists(word):
+            return False
+        return self.takes_settings or re.split("[.=]", word.lstrip("+~"))[0] in (*groups(), *NETWORK_SETTINGS)
+
     def _read_flag(self, word: str) -> None:
         if word == "-":
             raise UsageError("a lone - means nothing here")
         is_long = word.startswith("--")
         written, equals, value = (word[2:] if is_long else word.lstrip(_DASHES)).partition("=")
-        if self.takes_overrides and written in _HYDRA_FLAGS:
+        if self.takes_settings and written in _HYDRA_FLAGS:
             raise UsageError(
                 f"{word.partition('=')[0]}: Hydra's own flags are not known here, one line is one run; "
                 f"to see its settings: {PROGRAM} config"
@@ -157,14 +169,14 @@ class _Reader:
     def _about_unknown_flag(self, written: str, value: str) -> str:
         """Return the message for a flag that the command does not have, with the nearest one."""
         name, refusal = written.replace("-", "_"), f"{self.name} has no flag --{written}"
-        if not (self.takes_overrides and name in (setting.rpartition(".")[2] for setting in settings())):
+        if not (self.takes_settings and name in (setting.rpartition(".")[2] for setting in settings())):
             owners = [other for other, command in self.commands.items() if name in flags_of(command)]
             if owners:
                 listed = ", ".join(owners[:-1]) + " and " * (len(owners) > 1) + owners[-1]
                 return f"--{written} belongs to {listed}, not to {self.name}"
             if (alike := nearest(name, self.flags)) is not None:
                 return f"{refusal}; did you mean --{alike}?"
-            if not self.takes_overrides:
+            if not self.takes_settings:
                 return f"{refusal}; its flags: {', '.join(f'--{flag}' for flag in self.flags) or 'none'}"
         setting = nearest(name, [*groups(), *settings()])
         if setting is None:

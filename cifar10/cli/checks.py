@@ -21,23 +21,25 @@ from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, which_run
 from cifar10.suggest import did_you_mean, did_you_mean_path
 
 if TYPE_CHECKING:
+    from cifar10.config.schema import Component
     from cifar10.images.parquet_images import ParquetImages
     from cifar10.inference.destination import Destination
+    from cifar10.inference.grouping import Grouping
     from cifar10.inference.result_parts import PartFolder
 
 
-def require_images(test_dir: str) -> ImageSource:
+def require_images(test_dir: str, flag: str = "--test_dir") -> ImageSource:
     """Return the images of a folder, file, glob, archive, list or address; raise UsageError if there are none."""
     is_file = test_dir == STANDARD_INPUT or is_address(test_dir) or os.path.lexists(test_dir)
     if not is_file and not has_magic(test_dir):
-        raise UsageError(f"--test_dir: there is no folder or file {test_dir}{did_you_mean_path(test_dir)}")
+        raise UsageError(f"{flag}: there is no folder or file {test_dir}{did_you_mean_path(test_dir)}")
     try:
         source = open_source(test_dir)
     except UserError as error:
-        raise UsageError(f"--test_dir: {error}") from None
+        raise UsageError(f"{flag}: {error}") from None
     if source.is_empty():
         nothing = f"nothing matches {test_dir}" if has_magic(test_dir) and not source.skipped else _nothing(source)
-        raise UsageError(f"--test_dir: {nothing}")
+        raise UsageError(f"{flag}: {nothing}")
     return source
 
 
@@ -94,6 +96,60 @@ def require_file(name: str) -> None:
                 raise UsageError(f"--file: {name} is empty")
     except OSError as error:
         raise UsageError(f"--file: {name} cannot be read: {error.strerror}") from None
+
+
+def require_photo(photo: str) -> None:
+    """Raise UsageError if `photo` is not a file."""
+    if not os.path.isfile(photo):
+        raise UsageError(f"--photo: there is no file {photo}{did_you_mean_path(photo)}")
+
+
+def require_pretrained(overrides: Sequence[str], checkpoint_name: str | None) -> "Component | None":
+    """Return the pretrained network that the overrides `model=` and `model.KEY=` choose; None if there are none.
+
+    Raises:
+        UsageError: It is not pretrained, its file of weights does not exist, or a checkpoint is given as well.
+    """
+    overrides = [override for override in overrides if not _is_of_grouping(override)]
+    if not overrides:
+        return None
+    if checkpoint_name is not None:
+        given = f"{shlex.join(overrides)} and --checkpoint_name={checkpoint_name}"
+        raise UsageError(f"{given} are two networks; leave out one of them")
+    from cifar10.config.compose import load_component
+
+    component = load_component("model", overrides)
+    weights = component.arguments.get("weights", "none")
+    if weights == "none":
+        raise UsageError(
+            f"{shlex.join(overrides)} has no trained weights; choose model=NAME_imagenet, such as "
+            "model=resnet152_imagenet, or a checkpoint: --checkpoint_name=NAME"
+        )
+    if weights is not None and not os.path.isfile(weights):
+        raise UsageError(f"model.weights: there is no file {weights}{did_you_mean_path(weights)}")
+    return component
+
+
+def require_grouping(overrides: Sequence[str]) -> "Grouping | None":
+    """Return the groups of classes that the overrides `grouping=` and `grouping.threshold=` choose, if any.
+
+    Raises:
+        UsageError: There is no such file, or it is not valid.
+    """
+    chosen = dict(override.split("=", 1) for override in overrides if _is_of_grouping(override))
+    if not chosen:
+        return None
+    unknown = sorted(chosen.keys() - {"grouping", "grouping.threshold"})
+    if unknown or "grouping" not in chosen:
+        advice = "choose a grouping with grouping=NAME or grouping=FILE.yaml; only grouping.threshold can be set in it"
+        raise UsageError(f"{unknown[0] if unknown else 'grouping.threshold'}: {advice}")
+    from cifar10.inference.grouping import read_grouping
+
+    return read_grouping(chosen["grouping"], chosen.get("grouping.threshold"))
+
+
+def _is_of_grouping(override: str) -> bool:
+    return override.partition("=")[0].partition(".")[0] == "grouping"
 
 
 def require_folder(output: str) -> None:

@@ -19,6 +19,7 @@ from cifar10.cli.command_help import command_help, overview
 from cifar10.cli.flags import Command, Commands, flags_of, shortened
 from cifar10.config.advice import PROGRAM
 from cifar10.errors import UsageError, UserError
+from cifar10.packages import missing_package
 from cifar10.suggest import did_you_mean
 from cifar10.system.shortage import told_if_short
 from cifar10.system.signals import Stopped, listening, stopped_by
@@ -89,9 +90,11 @@ def _run(commands: Commands, description: str, words: list[str]) -> int:
                 return 0
             task = parse(commands, words)
             return task.command(*task.arguments, **task.flags) or 0
-    except Exception:
+    except Exception as error:
         if stop := stopped_by():
             raise stop from None
+        if isinstance(error, ModuleNotFoundError) and (problem := missing_package(error)):
+            raise UserError(f"this {problem}") from error
         raise
 
 

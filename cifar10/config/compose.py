@@ -25,7 +25,7 @@ from yaml import MarkedYAMLError
 from cifar10.config.build import fill_defaults, wrong_components
 from cifar10.config.conf_folder import CONF
 from cifar10.config.overrides import as_strings, is_choice, parse_overrides, typed
-from cifar10.config.schema import Config, flatten
+from cifar10.config.schema import Component, Config, flatten
 from cifar10.config.targets import METRIC, ROLES, Role
 from cifar10.config.validation import Problem, problems_of, shown, validate
 from cifar10.errors import UsageError, first_line
@@ -110,6 +110,24 @@ def validate_config(composition: Composition) -> Config:
     components: dict[str, Any] = {name: fill_defaults(role, getattr(config, name)) for name, role in ROLES.items()}
     components["metric"] = {name: fill_defaults(METRIC, metric) for name, metric in config.metric.items()}
     return config.model_copy(update=components)
+
+
+def load_component(group: str, overrides: Sequence[str]) -> Component:
+    """Return one validated component of `conf/` and `overrides`, with the defaults of its signature filled in.
+
+    Args:
+        group: Such as `model`.
+        overrides: Of this group only.
+
+    Raises:
+        ConfigError: with everything that is wrong.
+    """
+    composition = compose_config(overrides)
+    values = {group: composition.values.get(group)}
+    _, found = _validated(composition.values)
+    found = [problem for problem in found if f"{problem.key}.".startswith(f"{group}.")]
+    _raise_problems(composition, found + wrong_components(values, Role.declared))
+    return fill_defaults(ROLES[group], Component.model_validate(values[group]))
 
 
 def checked_changes(overrides: Sequence[str]) -> dict[str, Any]:

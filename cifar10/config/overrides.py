@@ -11,11 +11,13 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import PurePath
+from typing import Any
 
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.core.override_parser.types import Override, OverrideType
 from hydra.errors import HydraException
 
+from cifar10.classifier_names import IMAGENET, classifier_names
 from cifar10.config.advice import quoted
 from cifar10.config.conf_folder import groups, options
 from cifar10.config.schema import Config
@@ -29,6 +31,10 @@ _DEEPEST = 20  # brackets within brackets, or sections within sections
 _LONGEST_NUMBER = 300  # digits
 _FORM = "write KEY=VALUE, as in model=resnet18 or training.epochs=5"
 _LONGEST_ADVICE = 400  # characters of a line to type
+
+_PRETRAINED = re.compile(rf"\+?model=([\w.]+){IMAGENET}", re.ASCII)
+_OPTIONS_OF_PACKAGES = {"torchvision": "imagenet", "timm": "timm"}
+"""Package -> the file of conf/model/ for its classifiers. Of a name that both have, it is torchvision's."""
 
 _TYPEWRITER = str.maketrans(
     {**dict.fromkeys("“”„‟«»″", '"'), **dict.fromkeys("‘’‚‛′", "'"), **dict.fromkeys("‐‑‒–—−", "-")}
@@ -46,7 +52,7 @@ def parse_overrides(lines: Sequence[str]) -> tuple[list[Override], list[Problem]
         return [], [
             Problem("", f"{given}, at most {_MOST_LINES} of {_LONGEST_IN_ALL:,}; put them into a file of conf/")
         ]
-    read = [_read(line) for line in lines]
+    read = [_read(line) for given in lines for line in _with_weights(given)]
     overrides = [override for override in read if isinstance(override, Override)]
     counts = Counter(override.key_or_group for override in overrides if is_choice(override))
     problems = [problem for problem in read if isinstance(problem, Problem)]
@@ -76,6 +82,20 @@ def readable(line: str) -> str:
     if not equals or _bound_problem(line) or not line.isprintable() or _parsed(line):
         return line
     return f"{key}={quoted(value)}"
+
+
+def _with_weights(line: str) -> list[str]:
+    """Return `line`, or for model=NAME_imagenet the overrides that it is short for.
+
+    They choose the classifier NAME of torchvision, or of timm where torchvision has none of that name.
+    """
+    pretrained = _PRETRAINED.fullmatch(line.strip())
+    if pretrained is None or f"{pretrained[1]}{IMAGENET}" in options("model"):
+        return [line]
+    for package, option in _OPTIONS_OF_PACKAGES.items():
+        if pretrained[1].partition(".")[0] in classifier_names(package):
+            return [f"model={option}", f"model.name={quoted(pretrained[1])}"]
+    return [line]
 
 
 def _read(line: str) -> Override | Problem:
@@ -186,9 +206,29 @@ def _choice_problem(override: Override) -> str | None:
         if isinstance(option, dict):
             return f"{listed}; a value in it is set as {group}.KEY=VALUE"
         if shown(option) not in known:
-            advice = did_you_mean(PurePath(str(option)).stem, known)
-            return f"there is no {shown(option)} among {', '.join(known)}{advice}"
+            return _unknown_option(group, option)
     return None
+
+
+def _unknown_option(group: str, option: Any) -> str:
+    known = options(group)
+    if group == "model" and (problem := _problem_of_name(str(option))) is not None:
+        return problem
+    return f"there is no {shown(option)} among {', '.join(known)}{did_you_mean(PurePath(str(option)).stem, known)}"
+
+
+def _problem_of_name(option: str) -> str | None:
+    """Return what is wrong with NAME_imagenet, or with the name of a classifier without `_imagenet`."""
+    if option in classifier_names("torchvision"):
+        return f"there is no {option} in conf/; with the weights of torchvision: model={option}{IMAGENET}"
+    if not option.endswith(IMAGENET):
+        return None
+    name, packages = option.removesuffix(IMAGENET), [*filter(classifier_names, _OPTIONS_OF_PACKAGES)]
+    known = [f"{known}{IMAGENET}" for package in packages for known in classifier_names(package)]
+    advice = did_you_mean(option, known)
+    if "timm" not in packages:
+        advice += f"{'' if advice else ';'} for the networks of timm: python -m pip install timm"
+    return f"there is no {shown(option)}: {' and '.join(packages)} know no {shown(name)}{advice}"
 
 
 def _value_problem(override: Override) -> str | None:

@@ -118,6 +118,8 @@ class TrainingConfig(Section):
     label_smoothing: Fraction
     resizing: list[ResizingStage] = []
     """Train on smaller images first, which is faster: one stage after the other, then images of the original size."""
+    freeze_until: Fraction = 0.0
+    """Train only the head, the last layer, until this fraction of all steps: for networks with pretrained weights."""
     gradient_clip: PositiveFloat | None
     """Largest allowed 2-norm of the whole gradient."""
     ema_decay: Fraction | None
@@ -170,6 +172,8 @@ class TrainingConfig(Section):
         ends = [stage.until for stage in self.resizing]
         if ends != sorted(set(ends)):
             raise ValueError(f"resizing: each stage must end after the one before it, not until={ends}")
+        if self.freeze_until and self.num_processes > 1:
+            raise ValueError("freeze_until needs one process; set training.devices=1 or training.freeze_until=0")
         if self.early_stopping is not None and self.monitor is None:
             raise ValueError("early_stopping needs a monitor: set training.monitor=val/accuracy or val/loss")
         return self
@@ -219,6 +223,17 @@ class TrackingConfig(Section):
         return text
 
 
+class ProbeConfig(Section):
+    """A linear probe: the head is fitted to embeddings of the frozen network, which is not trained otherwise."""
+
+    strengths: Annotated[list[PositiveFloat], Field(min_length=1, max_length=100)]
+    """Weight of the losses against the squared norm of the head's weights; cross-validation chooses one of these."""
+    folds: Annotated[int, Field(ge=2, le=100)]
+    """Of the cross-validation."""
+    cache: Annotated[str, Field(min_length=1)] | None
+    """Folder in which embeddings are kept, found by the content of image and weights. null: computed in each run."""
+
+
 class Config(Section):
     """A whole run."""
 
@@ -239,6 +254,8 @@ class Config(Section):
     """Folder in `models_dir`, of letters, digits and . _ + - only. null: named after data, model and time of day."""
     models_dir: Annotated[str, Field(min_length=1)]
     """Parent of the run folders."""
+    probe: ProbeConfig | None = None  # older checkpoints lack it
+    """Fit the head only, as a linear probe. null: train."""
     weights: Annotated[str, Field(min_length=1)] | None = None  # older checkpoints lack it
     """A checkpoint whose weights initialise the network: any value of `--checkpoint_name`."""
 

@@ -17,6 +17,7 @@ from typing import Any, get_type_hints
 from cifar10.config.conf_folder import values_of
 from cifar10.config.signatures import read_declaration
 from cifar10.errors import UsageError
+from cifar10.packages import missing_package
 from cifar10.suggest import did_you_mean
 from cifar10.system.shortage import shortage
 
@@ -90,7 +91,7 @@ def _import(module_name: str) -> Any:
         return importlib.import_module(module_name)
     except ModuleNotFoundError as error:
         if error.name is None or not f"{module_name}.".startswith(f"{error.name}."):
-            raise BuildError(f"{module_name} needs the package {error.name}, which is not installed") from error
+            raise BuildError(f"{module_name} {missing_package(error)}") from error
         package, _, missing = error.name.rpartition(".")
         modules = pkgutil.iter_modules(getattr(sys.modules.get(package), "__path__", []))
         raise BuildError(f"there is no {error.name}{did_you_mean(missing, [m.name for m in modules])}") from error

@@ -23,7 +23,7 @@ from filelock import FileLock, Timeout
 
 from cifar10.config.advice import setting
 from cifar10.constants import Archive
-from cifar10.data.download import Patience, SourceFailed, download
+from cifar10.data.download import Patience, SourceFailed, download_verified
 from cifar10.data.image_dataset import DataError, MissingDataError
 from cifar10.files import file_sha256
 
@@ -145,16 +145,9 @@ def _pull_with_dvc(archive: Archive, root: Path) -> None:
 
 
 def _fetch_url(archive: Archive, root: Path, url: str, patience: Patience, is_last: bool) -> None:
-    """Download, check, unpack. If the first bytes were from another source, a wrong result is downloaded once more."""
+    """Download, check, unpack."""
     part = root / f"{archive.name}.part"
-    for is_mixed in (part.exists(), False):
-        download(url, part, archive.size, patience, is_last)
-        if file_sha256(part) == archive.sha256:
-            break
-        part.unlink()
-        if not is_mixed:
-            raise SourceFailed("sends other data: the SHA-256 is wrong, so the download was deleted")
-        _report(f"{archive.name}: the parts do not belong to the same file (SHA-256); downloading all of it again")
+    download_verified(url, part, archive.size, archive.sha256, patience, is_last)
     _report(f"{archive.name}: {archive.size / 1e6:.0f} MB from {_host(url)}, SHA-256 as published; unpacking")
     part.replace(root / archive.name)
     _unpack(archive, root, root / archive.name)

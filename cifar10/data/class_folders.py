@@ -1,6 +1,6 @@
 """Scan an image folder data set: its splits, classes, files, and ignored entries.
 
-    ROOT/train/cat/1.png   ROOT/val/cat/2.png   ROOT/test/cat/3.png
+    ROOT/train/cat/1.png   ROOT/val/cat/2.png   ROOT/test/cat/3.png    or without splits:   ROOT/cat/1.png
 
 Links are followed, wherever they lead: clusters, DVC and git-annex link everything. Skipped entries are reported.
 """
@@ -35,13 +35,17 @@ class SplitFolders(NamedTuple):
     train: Path
     validation: Path | None
     test: Path | None
+    is_undivided: bool = False
+    """The class folders are in `train` itself, which is the root, and the images are to be divided into splits."""
 
 
 def find_splits(root: Path) -> SplitFolders:
     """Return the folders of the splits in `root`, with names in any case: train, test, and val, valid or validation.
 
+    Without these, two or more folders with images are classes.
+
     Raises:
-        DataError: There is no training folder, or two folders are the same split.
+        DataError: There is neither a training folder nor classes, or two folders are the same split.
     """
     names = _folders_in(root)[0] if os.path.isdir(root) else []
     by_split: dict[str, list[str]] = {"train": [], "validation": [], "test": [], "": []}
@@ -49,6 +53,8 @@ def find_splits(root: Path) -> SplitFolders:
         by_split[_SPLITS.get(name.casefold(), "")].append(name)
     others = by_split.pop("")
     if not by_split["train"]:
+        if not (by_split["validation"] or by_split["test"]) and _has_classes(root, names):
+            return SplitFolders(root, None, None, is_undivided=True)
         _refuse_missing(root, names)
     for split, found in by_split.items():
         if len(found) > 1:
@@ -60,18 +66,21 @@ def find_splits(root: Path) -> SplitFolders:
     return SplitFolders(train, validation, test)
 
 
-def find_classes(train: Path, wanted: Sequence[str | int] | None) -> tuple[list[str], list[str]]:
+def find_classes(
+    train: Path, wanted: Sequence[str | int] | None, is_undivided: bool = False
+) -> tuple[list[str], list[str]]:
     """Return the names of the classes in the order of their ids, and all class folders of `train`.
 
     Args:
         train: Folder of the training split.
         wanted: Names to choose, in this order; None chooses all class folders.
+        is_undivided: `train` is no split: folders without an image are not classes.
 
     Raises:
         DataError: There are fewer than two, one is missing or named twice, or a name is not UTF-8.
     """
     folders, skipped = _folders_in(train)
-    present = in_order(folders)
+    present = in_order(name for name in folders if not is_undivided or _has_image(train / name))
     for name in present:
         if not is_utf8(name):  # no checkpoint, table or figure could contain it
             pattern = "".join(c if c.isalnum() else "?" for c in name)  # a glob that a shell expands to the name
@@ -128,6 +137,19 @@ def labelled_files(split: Path, names: Sequence[str], present: Sequence[str]) ->
     return files
 
 
+def _has_classes(root: Path, names: Sequence[str]) -> bool:
+    """Return whether `names`, folders in `root`, are classes, and not misnamed splits or data sets of their own."""
+    if root.name.casefold() == "train":
+        return False
+    if any(name.casefold().startswith("train") or os.path.isdir(root / name / "train") for name in names):
+        return False
+    return sum(_has_image(root / name) for name in names) > 1
+
+
+def _has_image(folder: Path) -> bool:
+    return not ImageSearch(str(folder), follow_links=True).is_empty()
+
+
 def _folders_in(folder: Path) -> tuple[list[str], Counter[str]]:
     try:
         return list_folders(str(folder))
@@ -172,8 +194,6 @@ def _refuse_missing(root: Path, present: Sequence[str]) -> NoReturn:
         advice = f"it is in {root / below[0]}: data_loading.root={root / below[0]}"
     elif len(classes) > 1 and root.name.casefold() == "train":
         advice = f"name the folder that contains {root.name}: data_loading.root={root.parent}"
-    elif len(classes) > 1 and len(classes) == len(present):
-        advice = f"if {few(classes)} in {root} are the class folders, move them into it"
     else:
         advice = f"put one folder of images for each class there, such as {train / 'cat' / '1.png'}"
     raise MissingDataError(f"there is no folder {train}; {advice}")

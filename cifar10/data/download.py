@@ -1,4 +1,4 @@
-"""Download one file of known size over HTTP: resumable, with progress, and with timeouts for slow servers."""
+"""Download one file over HTTP and verify it: resumable, with progress, and with timeouts for slow servers."""
 
 import sys
 import time
@@ -13,6 +13,8 @@ from urllib.parse import urlsplit
 import requests
 from tqdm import tqdm
 from urllib3.exceptions import HTTPError, ProtocolError, ReadTimeoutError
+
+from cifar10.files import file_sha256
 
 CHUNK = 16_384  # bytes; small, so that a slow server is detected soon
 SECONDS_BETWEEN_LINES = 10
@@ -50,6 +52,48 @@ class Patience:
     """Seconds to wait after a fruitless attempt."""
 
 
+def remote_size(url: str, patience: Patience) -> int:
+    """Return the size in bytes of the file at `url`.
+
+    Raises:
+        SourceFailed: Unreachable, refused, or the server does not say.
+    """
+    timeout = (patience.connect, patience.read)
+    try:
+        with requests.get(url, headers={"Accept-Encoding": "identity"}, stream=True, timeout=timeout) as response:
+            if response.status_code != requests.codes.ok:
+                raise SourceFailed(f"responds with {response.status_code} {response.reason or ''}".rstrip())
+            length = response.headers.get("Content-Length", "")
+    except (requests.RequestException, HTTPError) as error:
+        raise SourceFailed(_reason(error)) from error
+    if not length.isdecimal():
+        raise SourceFailed("does not say how large the file is")
+    return int(length)
+
+
+def download_verified(url: str, part: Path, size: int, sha256: str, patience: Patience, is_last: bool) -> None:
+    """The same as `download`, and verify the result; if it began with bytes from elsewhere, try once more without them.
+
+    Args:
+        sha256: The SHA-256 of the file, or its first digits; empty: not verified.
+
+    Raises:
+        SourceFailed: As `download`; or the file is another one, and `part` was deleted.
+        OSError: `part` cannot be written.
+    """
+    for is_mixed in (part.exists(), False):
+        download(url, part, size, patience, is_last)
+        if file_sha256(part).startswith(sha256):
+            return
+        part.unlink()
+        if not is_mixed:
+            raise SourceFailed("sends other data: the SHA-256 is wrong, so the download was deleted")
+        name = part.name.removesuffix(".part")
+        print(
+            f"{name}: the parts do not belong to the same file (SHA-256); downloading all of it again", file=sys.stderr
+        )
+
+
 def download(url: str, part: Path, size: int, patience: Patience, is_last: bool) -> None:
     """Fill `part` up to `size` bytes from `url`. Bytes already in it are kept; received bytes stay, also on failure.
 
@@ -78,7 +122,7 @@ def download(url: str, part: Path, size: int, patience: Patience, is_last: bool)
                     if not is_last and pace.rate(reached) < patience.slowest:
                         raise SourceFailed(f"slower than {patience.slowest / 1000:.0f} kB/s")
             except (requests.RequestException, HTTPError) as error:
-                reason = next(reason for kinds, reason in _REASONS if isinstance(error, kinds))
+                reason = _reason(error)
                 # True if a connection was made and then broke: the next attempt may succeed
                 is_reachable = any(isinstance(cause, ProtocolError) for cause in (error, *error.args[:1]))
             num_fruitless = num_fruitless + 1 if _size(part) <= before else 0
@@ -160,6 +204,10 @@ def _progress(name: str, size: int, start: int) -> Iterator[Callable[[int], None
                 print(f"{name}: {numbers}", file=sys.stderr)
 
         yield report
+
+
+def _reason(error: Exception) -> str:
+    return next(reason for kinds, reason in _REASONS if isinstance(error, kinds))
 
 
 def _size(path: Path) -> int:

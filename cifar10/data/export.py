@@ -28,7 +28,8 @@ def export_images(data: ImageDataset, root: Path) -> None:
         DataError: A folder exists and holds something else, or cannot be written.
     """
     pool = Split(
-        torch.cat([data.train.images, data.validation.images]), torch.cat([data.train.labels, data.validation.labels])
+        torch.cat([data.train.images[:], data.validation.images[:]]),
+        torch.cat([data.train.labels, data.validation.labels]),
     )
     splits = {"train": pool, "test": data.test}
     try:
@@ -65,7 +66,7 @@ def _write_missing(split: Split, class_names: tuple[str, ...], folder: Path) -> 
     digits = len(str(max(len(split) - 1, 0)))
     names = [f"{class_names[label]}/{row:0{digits}}.png" for row, label in enumerate(split.labels.tolist())]
     missing = [(row, name) for row, name in enumerate(names) if name not in present]
-    pixels: NDArray[Any] = split.images.permute(0, 2, 3, 1).numpy()  # (N, H, W, 3)
+    pixels: NDArray[Any] = split.images[:].permute(0, 2, 3, 1).numpy()  # (N, H, W, 3)
     temporary = folder / ".writing"
     for row, name in tqdm(missing, desc=folder.name, unit=" images", file=sys.stderr, disable=None):
         Image.fromarray(pixels[row]).save(temporary, format="png")

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar10.data.class_names import few, is_utf8
+from cifar10.data.stored_images import Images, parts_of
 from cifar10.errors import UsageError, UserError
 from cifar10.system.limits import available_memory
 from cifar10.wording import counted
@@ -33,13 +34,14 @@ class MissingDataError(DataError):
 class Split:
     """Images and their labels, in a fixed order."""
 
-    images: Tensor
-    """uint8 (N, 3, H, W), RGB, H == W."""
+    images: Images
+    """uint8 (N, 3, H, W), RGB, H == W: a tensor, or images in a file, from which an index or a slice reads a tensor."""
     labels: Tensor
     """int64 (N,), each in [0, K)."""
 
     def __post_init__(self) -> None:
-        assert self.images.dtype == torch.uint8 and self.images.ndim == 4 and self.images.shape[1] == 3
+        assert not isinstance(self.images, Tensor) or self.images.dtype == torch.uint8
+        assert len(self.images.shape) == 4 and self.images.shape[1] == 3
         assert self.images.shape[2] == self.images.shape[3]
         assert self.labels.dtype == torch.int64 and self.labels.shape == self.images.shape[:1]
 
@@ -47,8 +49,9 @@ class Split:
         return len(self.labels)
 
     def take(self, indices: Tensor) -> "Split":
-        """Return the images at `indices`, int64 (M,), in that order."""
-        return Split(self.images[indices], self.labels[indices])
+        """Return the images at `indices`, int64 (M,), in that order; those in a file are not read."""
+        images = self.images[indices] if isinstance(self.images, Tensor) else self.images.select(indices)
+        return Split(images, self.labels[indices])
 
     def arrays(self, most: int | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return the first `most` images, uint8 (N, H, W, 3), C-contiguous, and labels, (N,); None: all."""
@@ -100,7 +103,8 @@ class ImageDataset:
         sha = hashlib.sha256("\0".join(self.class_names).encode())
         for name, split in self.splits.items():
             sha.update(f"{name} {tuple(split.images.shape)}".encode())
-            sha.update(split.images.contiguous().numpy().data)
+            for part in parts_of(split.images):
+                sha.update(part.contiguous().numpy().data)
             sha.update(split.labels.contiguous().numpy().data)
         return sha.hexdigest()
 

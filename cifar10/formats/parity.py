@@ -33,7 +33,7 @@ class Parity:
     def describe(self) -> str:
         """Return one line for people."""
         flipped = f"the class of {self.num_flipped:,} differs" if self.num_flipped else "no class differs"
-        text = f"{self.num_images:,} test images: {flipped}, probabilities by at most {self.largest_difference:.1e}"
+        text = f"{self.num_images:,} images: {flipped}, probabilities by at most {self.largest_difference:.1e}"
         return text if self.num_flipped == 0 else f"{text}, accuracy {-self.lost_points:+.2f} points"
 
 

@@ -22,12 +22,13 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from PIL import ExifTags, Image, ImageOps, UnidentifiedImageError
+from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
 from cifar10.images.heic import read_heic
 from cifar10.images.other_formats import is_heic, kind_of_photo
 from cifar10.images.plain_png import read_plain_png
+from cifar10.images.preprocessing import Preprocessing, Size, preprocessing
 from cifar10.images.reading import ImageError as ImageError  # noqa: PLC0414 - part of this interface
 from cifar10.images.reading import read_image_file
 from cifar10.images.structure import lacks_pixels, png_lacks_pixels, unbounded_header, unfit_layout
@@ -100,19 +101,21 @@ class EncodedImage:
         with _image_errors(self._data):
             return np.array(_upright_rgb(self._load()))
 
-    def decode_square(self, size: int, reduced: bool = False) -> Pixels:
-        """Return the same as `resize_image(self.decode(), size)`, uint8 (size, size, 3), without a copy of all pixels.
+    def decode_square(self, size: Size, reduced: bool = False) -> Pixels:
+        """Return the same as `resize_image(self.decode(), size)`, uint8 (S, S, 3), without a copy of all pixels.
 
         Args:
-            size: Height and width.
+            size: Height and width, or which part is resized how.
             reduced: Let libjpeg decode a JPEG at 1/2, 1/4 or 1/8 of its size, if its short side then still has
-                `REDUCED_SIDE` times `size` pixels.
+                `REDUCED_SIDE` times the pixels that it is resized to.
 
         Raises:
             ImageError: The image is damaged.
         """
         with _image_errors(self._data):
-            return np.array(_upright_square(self._load(size if reduced else None), size))
+            rule = preprocessing(size)
+            reduced_to = (rule.resize_size or rule.image_size) if reduced else None
+            return np.array(_upright_square(self._load(reduced_to), rule))
 
     def _load(self, reduced_to: int | None = None) -> Image.Image:
         """Return the image with its pixels, none of them missing."""
@@ -137,18 +140,16 @@ def decode_image(source: bytes | Path) -> Pixels:
     return EncodedImage(source if isinstance(source, bytes) else read_image_file(source)).decode()
 
 
-def resize_image(pixels: Pixels, size: int) -> Pixels:
-    """Return the central square of `pixels` as (size, size, 3); `pixels` itself if it already has that size.
-
-    The short side is scaled to `size`, and the long side is cropped to its middle. Bicubic, smoothed when shrinking.
-    """
-    if pixels.shape[:2] == (size, size):
+def resize_image(pixels: Pixels, size: Size) -> Pixels:
+    """Return `pixels` cropped and resized, as (S, S, 3); `pixels` itself if nothing has to be done."""
+    rule, (height, width) = preprocessing(size), pixels.shape[:2]
+    if (width, height) == rule.resized((width, height)) == (rule.image_size, rule.image_size):
         return pixels
-    return np.array(_square(Image.fromarray(pixels), size))
+    return np.array(rule.apply(Image.fromarray(pixels)))
 
 
-def resize_picture(picture: Image.Image, size: int) -> Pixels:
-    """Return the central square of a PIL image as uint8 (size, size, 3): the same pixels as decoding its file.
+def resize_picture(picture: Image.Image, size: Size) -> Pixels:
+    """Return a PIL image cropped and resized, as uint8 (S, S, 3): the same pixels as decoding its file.
 
     Raises:
         ImageError: The image is damaged, closed, empty, too large, or of an unsupported colour mode.
@@ -157,7 +158,7 @@ def resize_picture(picture: Image.Image, size: int) -> Pixels:
         raise ImageError("it has no pixels")
     _refuse(_too_large(picture))
     with _image_errors(b""):
-        return np.array(_upright_square(picture, size))
+        return np.array(_upright_square(picture, preprocessing(size)))
 
 
 def silence_pillow() -> None:
@@ -256,30 +257,26 @@ def _upright_rgb(image: Image.Image) -> Image.Image:
     return converted if turn is None else converted.transpose(turn)
 
 
-def _upright_square(image: Image.Image, size: int) -> Image.Image:
-    """Return `_square(_upright_rgb(image), size)`, without all pixels of the converted image in memory.
+def _upright_square(image: Image.Image, rule: Preprocessing) -> Image.Image:
+    """Return `rule.apply(_upright_rgb(image))`, without all pixels of the converted image in memory.
 
     Pillow resizes first the rows and then the columns, so rows can be resized band by band. For images that are
     higher than wide it may resize the columns first, and the last bits would differ.
     """
     orientation = _orientation(image)
     width, height = image.size[::-1] if orientation in _SIDEWAYS else image.size
-    if width * height <= _BAND_PIXELS or height > width or (width, height) == (size, size):
-        return _square(_upright_rgb(image), size)
-    left, turn, convert = (width - height) / 2, _TURNS.get(orientation), _conversion(image)
-    narrow = Image.new("RGB", (size, height))
+    num_columns, num_rows = rule.resized((width, height))
+    if width * height <= _BAND_PIXELS or height > width or (width, height) == (num_columns, num_rows):
+        return rule.apply(_upright_rgb(image))
+    turn, convert = _TURNS.get(orientation), _conversion(image)
+    left, right = rule.columns((width, height))
+    narrow = Image.new("RGB", (num_columns, height))
     for box in _bands(width, height):
         part = convert(image.crop(_before_turn(box, orientation, image.size)))
         part = part if turn is None else part.transpose(turn)
-        part = part.resize((size, part.height), Image.Resampling.BICUBIC, box=(left, 0, left + height, part.height))
+        part = part.resize((num_columns, part.height), rule.resampling, box=(left, 0, right, part.height))
         narrow.paste(part, (0, box[1]))
-    return narrow.resize((size, size), Image.Resampling.BICUBIC)
-
-
-def _square(image: Image.Image, size: int) -> Image.Image:
-    if image.size == (size, size):
-        return image
-    return ImageOps.fit(image, (size, size), Image.Resampling.BICUBIC)
+    return rule.crop(narrow.resize((num_columns, num_rows), rule.resampling))
 
 
 def _conversion(image: Image.Image) -> Callable[[Image.Image], Image.Image]:

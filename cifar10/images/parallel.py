@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from cifar10.images.decode import MAX_PIXELS, EncodedImage, ImageError, Pixels
 from cifar10.images.named_image import BeforeReading, NamedImage, image_file
+from cifar10.images.preprocessing import Size
 from cifar10.system.limits import num_cpus
 
 PATIENCE = 120.0
@@ -55,9 +56,9 @@ class _Result(Future[tuple[Pixels | ImageError, int]]):
 
 
 def decode_files(
-    paths: Iterable[Path], image_size: int, look_ahead: int, patience: float = PATIENCE
+    paths: Iterable[Path], image_size: Size, look_ahead: int, patience: float = PATIENCE
 ) -> Iterator[Decoded]:
-    """Yield each path with its pixels, resized to S = `image_size`, or its reason; see `decode_images`."""
+    """Yield each path with its pixels, cropped and resized to `image_size`, or its reason; see `decode_images`."""
     images = (image_file(path) for path in paths)
     for image in decode_images(images, image_size, look_ahead, patience):
         yield Path(image.source.name), image.pixels
@@ -65,13 +66,13 @@ def decode_files(
 
 def decode_images(
     images: Iterable[NamedImage],
-    image_size: int,
+    image_size: Size,
     look_ahead: int,
     patience: float = PATIENCE,
     reduced: bool = False,
     with_sha256: bool = False,
 ) -> Iterator[DecodedImage]:
-    """Yield each image with its pixels, resized to S = `image_size`, or its reason; in the order of `images`.
+    """Yield each image with its pixels, cropped and resized to `image_size`, or its reason; in the order of `images`.
 
     At most `look_ahead` images after the current one are taken from `images` and decoded ahead of time. An image that
     occupies a thread for longer than `patience` seconds, such as a file on an unavailable server, is given up.
@@ -97,7 +98,7 @@ def decode_images(
 
 def decode_batches(
     images: Iterable[NamedImage],
-    image_size: int,
+    image_size: Size,
     batch_size: int,
     reduced: bool = False,
     with_sha256: bool = False,
@@ -128,7 +129,7 @@ def _was_read(before_reading: BeforeReading) -> bytes:
 class _Threads:
     """Threads that decode. One that takes too long for a file is abandoned and replaced."""
 
-    def __init__(self, image_size: int, patience: float, reduced: bool, with_sha256: bool) -> None:
+    def __init__(self, image_size: Size, patience: float, reduced: bool, with_sha256: bool) -> None:
         self.image_size = image_size
         self.patience = patience
         self.reduced = reduced

@@ -1,14 +1,15 @@
 """What an exported file contains beside the network: everything that a `Predictor` needs, as JSON."""
 
 import base64
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple
+from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
 
 from cifar10.config.schema import TTAMode
 from cifar10.errors import CheckpointError, first_line
+from cifar10.images.preprocessing import Interpolation, Preprocessing
 from cifar10.inference.engines import Engine
 
 if TYPE_CHECKING:
@@ -38,7 +39,10 @@ class ModelDescription(BaseModel):
     format: Literal[1] = 1
     class_names: Annotated[list[str], Field(min_length=2, max_length=100_000)]
     image_size: Annotated[int, Field(ge=1, le=4096)]
-    """Height and width in pixels that the network was trained on."""
+    """Height and width in pixels of the network's input."""
+    resize_size: Annotated[int, Field(ge=1, le=8192)] | None = None  # older files lack this and the next
+    interpolation: Interpolation = "bicubic"
+    """How images are resized to the input; see `Preprocessing`."""
     batch_size: Annotated[int, Field(ge=1)]
     tta: TTAMode
     tta_confidence: Annotated[float, Field(ge=0, le=1)]
@@ -51,6 +55,16 @@ class ModelDescription(BaseModel):
     file_digest: str | None = None
     """SHA-256 of the checkpoint file that was exported; older files lack it."""
 
+    @model_validator(mode="after")
+    def _crop_fits(self) -> Self:
+        _ = self.preprocessing  # raises ValueError
+        return self
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images of any size become the network's input."""
+        return Preprocessing(self.image_size, self.resize_size, self.interpolation)
+
     @classmethod
     def of(cls, checkpoint: "Checkpoint") -> "ModelDescription":
         """Return the description of `checkpoint`, without golden images."""
@@ -58,6 +72,8 @@ class ModelDescription(BaseModel):
         return cls(
             class_names=list(checkpoint.class_names),
             image_size=checkpoint.image_size,
+            resize_size=checkpoint.preprocessing.resize_size,
+            interpolation=checkpoint.preprocessing.interpolation,
             batch_size=evaluation.images_at_once(checkpoint.image_size),
             tta=checkpoint.tta,
             tta_confidence=evaluation.tta_confidence,

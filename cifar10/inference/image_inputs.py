@@ -15,6 +15,7 @@ from PIL import Image
 
 from cifar10.errors import UsageError
 from cifar10.images.decode import EncodedImage, Pixels, resize_image, resize_picture
+from cifar10.images.preprocessing import Size
 from cifar10.images.reading import read_image_file
 
 if TYPE_CHECKING:
@@ -28,8 +29,8 @@ ImageInput: TypeAlias = Union[str, "os.PathLike[str]", ImageInMemory]
 _KINDS = "a path, bytes, a PIL image, a uint8 array (H, W, 3) or a uint8 tensor (3, H, W)"
 
 
-def square_pixels(image: ImageInput, size: int, reduced: bool = False) -> Pixels:
-    """Return the central square of `image`, resized; uint8 (size, size, 3), RGB.
+def square_pixels(image: ImageInput, size: Size, reduced: bool = False) -> Pixels:
+    """Return `image` cropped and resized, as uint8 (S, S, 3), RGB.
 
     `reduced` is that of `EncodedImage.decode_square`, for files and bytes.
 

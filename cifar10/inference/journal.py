@@ -21,11 +21,11 @@ from cifar10.errors import UserError
 from cifar10.files import DISK_ERRORS, sync_folder
 from cifar10.images.named_image import NamedImage
 from cifar10.inference.destination import partial_path, refuse_unfinished
-from cifar10.inference.prediction import ImageResult, Prediction
+from cifar10.inference.prediction import GroupResult, ImageResult, Prediction
 
 _FORMAT = {"format": "1"}
 _ROWS_AT_ONCE = 1000
-_OWN = ("path", "top", "provenance")
+_OWN = ("path", "top", "group", "provenance")
 _OTHERS = tuple(field.name for field in dataclasses.fields(ImageResult) if field.name not in _OWN)
 """Fields of a row that are stored as they are."""
 
@@ -143,21 +143,23 @@ class Journal:
                 yield part
 
     def _row(self, values: list[Any]) -> ImageResult:
-        path, top, *others = values
+        path, top, group, *others = values
         found = tuple(Prediction(self._class_names[class_id], class_id, value) for class_id, value in top)
-        return ImageResult(path, found, **dict(zip(_OTHERS, others, strict=True)))
+        groups = None if group is None else GroupResult(*group)
+        return ImageResult(path, found, group=groups, **dict(zip(_OTHERS, others, strict=True)))
 
 
 def _until_damaged(lines: Iterator[tuple[Any, int]]) -> Iterator[tuple[list[Any], int]]:
     for values, length in lines:
-        if not isinstance(values, list) or len(values) != 2 + len(_OTHERS):
+        if not isinstance(values, list) or len(values) != 3 + len(_OTHERS):
             return
         yield values, length
 
 
 def _values(row: ImageResult) -> list[Any]:
     top = [(one.class_id, one.probability) for one in row.top]
-    return [row.path, top, *(getattr(row, name) for name in _OTHERS)]
+    group = None if row.group is None else (row.group.name, row.group.probabilities)
+    return [row.path, top, group, *(getattr(row, name) for name in _OTHERS)]
 
 
 def _line(values: object) -> bytes:

@@ -20,6 +20,16 @@ class Prediction:
 
 
 @dataclass(frozen=True, slots=True)
+class GroupResult:
+    """The probabilities of groups of classes."""
+
+    name: str
+    """The most probable group; `unsure` if it is not probable enough."""
+    probabilities: Mapping[str, float]
+    """Group -> sum over its classes. The rest has a name of its own, if it is reported."""
+
+
+@dataclass(frozen=True, slots=True)
 class ImageResult:
     """The prediction for one image."""
 
@@ -34,6 +44,8 @@ class ImageResult:
     """Why the image could not be read, or None."""
     sha256: str | None = None
     """SHA-256 of the encoded image, if it was requested and the image could be read."""
+    group: GroupResult | None = None
+    """The groups of its classes, if the predictor has groups."""
     provenance: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Everything that the prediction depends on besides the pixels: checkpoint, digests, engine, device, settings."""
 

@@ -13,18 +13,22 @@ from typing import TYPE_CHECKING, Any, get_args, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar10.config.schema import TTAMode
+from cifar10.config.schema import Component, TTAMode
 from cifar10.data.class_names import ClassFolders
 from cifar10.errors import UsageError, UserError
 from cifar10.images.decode import ImageError, Pixels
 from cifar10.images.named_image import NamedImage
 from cifar10.images.parallel import decode_batches
+from cifar10.images.preprocessing import Preprocessing
 from cifar10.images.search import no_images
 from cifar10.images.sources import is_collection, open_source
+from cifar10.inference.description import LoadedModel
 from cifar10.inference.engines import Engine, load_model, require_engine
+from cifar10.inference.grouping import ClassGroups
 from cifar10.inference.image_inputs import ImageInMemory, ImageInput, square_pixels
 from cifar10.inference.prediction import ImageResult, most_probable
 from cifar10.inference.tta import predict_probabilities
+from cifar10.runs.checkpoint_metadata import UNKNOWN_DATA
 
 if TYPE_CHECKING:
     import torch
@@ -36,8 +40,8 @@ class Predictor:
 
     engine: Engine
     class_names: tuple[str, ...]
-    image_size: int
-    """S: height and width of the network's input, in pixels."""
+    preprocessing: Preprocessing
+    """How images of any size become the network's input."""
     batch_size: int
     """Most images per forward pass."""
     tta: TTAMode
@@ -48,6 +52,8 @@ class Predictor:
     """mirror_translate_selective: images whose largest probability is below it get all six views."""
     reduced: bool = True
     """Decode large JPEG images at reduced size, as `EncodedImage.decode_square` does."""
+    groups: ClassGroups | None = None
+    """Groups of classes whose probabilities are in the results too."""
 
     @classmethod
     def from_checkpoint(
@@ -75,32 +81,61 @@ class Predictor:
             UserError: There is no such checkpoint or device.
             UsageError: `tta`, `batch_size` or `engine` is not possible.
         """
-        checked = _checked_tta(tta)
+        checked = _checked_settings(tta, batch_size)
         if engine is not None:
             require_engine(engine)
-        if batch_size is not None and batch_size < 1:
-            raise UsageError(f"batch_size={batch_size} is not possible; it must be 1 or more")
         from cifar10.runs.checkpoint_names import resolve_checkpoint
 
         file = checkpoint if isinstance(checkpoint, Path) else resolve_checkpoint(checkpoint, models_dir)
         chosen = engine or ("onnx" if file.suffix == ".onnx" else "torch")
         model = load_model(chosen, file, str(device), batch_size)
+        return cls._of(model, str(file), batch_size, checked, full_jpeg)
+
+    @classmethod
+    def from_pretrained(
+        cls, component: Component, device: str = "auto", batch_size: int | None = None, tta: str | None = None
+    ) -> "Predictor":
+        """Return a predictor with a pretrained network, which predicts the classes that it was trained on.
+
+        Args:
+            component: The section `model` of a configuration, as with `model=resnet152_imagenet`.
+            device: auto, cpu, cuda or cuda:N.
+            batch_size: Most images per forward pass; None: 32.
+            tta: Test-time augmentation; None: none.
+
+        Raises:
+            UserError: The weights cannot be read or downloaded, or there is no such device.
+            UsageError: The network has no published weights, or `tta` or `batch_size` is not possible.
+        """
+        checked = _checked_settings(tta, batch_size)
+        from cifar10.inference.pretrained import load_pretrained
+
+        return cls._of(*load_pretrained(component, device), batch_size, checked)
+
+    @classmethod
+    def _of(
+        cls, model: LoadedModel, name: str, batch_size: int | None, tta: TTAMode | None, full_jpeg: bool = True
+    ) -> "Predictor":
+        """Return a predictor with a loaded model of this name; None: its own setting."""
         description = model.description
-        origin = {
-            "checkpoint": str(file),
-            "weights_digest": description.weights_digest,
-            "data_digest": description.data_digest,
-        }
+        origin = {"checkpoint": name, "weights_digest": description.weights_digest}
+        if description.data_digest != UNKNOWN_DATA:
+            origin["data_digest"] = description.data_digest
         return cls(
             engine=model.engine,
             class_names=tuple(description.class_names),
-            image_size=description.image_size,
+            preprocessing=description.preprocessing,
             batch_size=batch_size or description.batch_size,
-            tta=checked or description.tta,
+            tta=tta or description.tta,
             tta_confidence=description.tta_confidence,
             origin=origin,
-            reduced=not full_jpeg,
+            reduced=not full_jpeg and description.resize_size is None,  # published weights expect exact pixels
         )
+
+    @property
+    def image_size(self) -> int:
+        """S: height and width of the network's input, in pixels."""
+        return self.preprocessing.image_size
 
     @property
     def num_classes(self) -> int:
@@ -112,6 +147,8 @@ class Predictor:
         bound = {"tta_confidence": str(self.tta_confidence)} if self.tta == "mirror_translate_selective" else {}
         jpeg = {} if self.reduced else {"jpeg": "full"}
         settings = {"tta": self.tta, **bound, "batch_size": str(self.batch_size), **jpeg}
+        if self.preprocessing.resize_size is not None:
+            settings["preprocessing"] = self.preprocessing.describe()
         return {**self.origin, **self.engine.describe(), **settings}
 
     @overload
@@ -169,7 +206,7 @@ class Predictor:
             class_id = folders.label(PurePath(folder, "image"))
             return None if class_id is None else self.class_names[class_id]
 
-        for batch in decode_batches(source, self.image_size, self.batch_size, self.reduced, with_sha256):
+        for batch in decode_batches(source, self.preprocessing, self.batch_size, self.reduced, with_sha256):
             images = [item.source for item in batch]
             labels = [label(os.path.dirname(image.folders or image.name)) for image in images]
             results = self._results([image.name for image in images], [item.pixels for item in batch], labels, top_k)
@@ -203,13 +240,17 @@ class Predictor:
     ) -> list[ImageResult]:
         """Return one result for each image, in order; an ImageError becomes the result's error."""
         readable = [image for image in images if not isinstance(image, ImageError)]
-        found = most_probable(self.probabilities(np.stack(readable)), self.class_names, top_k) if readable else []
-        tops, provenance, results = iter(found), self.provenance, []
+        rows = self.probabilities(np.stack(readable)) if readable else np.empty((0, self.num_classes), np.float32)
+        tops = iter(most_probable(rows, self.class_names, top_k))
+        groups = iter([None] * len(rows) if self.groups is None else self.groups.results(rows))
+        provenance, results = self.provenance, []
         for name, image, label in zip(names, images, labels, strict=True):
-            top, error = ((), str(image)) if isinstance(image, ImageError) else (next(tops), None)
-            if not top and error is None:
-                error = "the network's output is not a number"
-            results.append(ImageResult(name, top, label, error, provenance=provenance))
+            if isinstance(image, ImageError):
+                results.append(ImageResult(name, (), label, str(image), provenance=provenance))
+                continue
+            top, group = next(tops), next(groups)
+            error = None if top else "the network's output is not a number"
+            results.append(ImageResult(name, top, label, error, group=group if top else None, provenance=provenance))
         return results
 
     def _decoded(self, image: Any, position: int | None = None) -> Pixels | ImageError:
@@ -219,7 +260,7 @@ class Predictor:
             UsageError: It is no image; the message names its position in the list, if it has one.
         """
         try:
-            return square_pixels(image, self.image_size, self.reduced)
+            return square_pixels(image, self.preprocessing, self.reduced)
         except ImageError as error:
             return error
         except UsageError as error:
@@ -231,7 +272,14 @@ def _name(image: Any) -> str:
     return os.fspath(image) if isinstance(image, str | os.PathLike) else ""
 
 
-def _checked_tta(tta: str | None) -> TTAMode | None:
+def _checked_settings(tta: str | None, batch_size: int | None) -> TTAMode | None:
+    """Return `tta`, if it is known.
+
+    Raises:
+        UsageError: It is not, or `batch_size` is below 1.
+    """
+    if batch_size is not None and batch_size < 1:
+        raise UsageError(f"batch_size={batch_size} is not possible; it must be 1 or more")
     for known in get_args(TTAMode):
         if tta == known:
             return known  # type: ignore[no-any-return]

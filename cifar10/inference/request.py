@@ -2,12 +2,17 @@
 
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from cifar10.errors import UsageError, UserError
 from cifar10.images.named_image import ImageSource
 from cifar10.images.search import no_images
 from cifar10.inference.destination import Destination, refuse_unfinished
 from cifar10.inference.engines import require_engine
+
+if TYPE_CHECKING:
+    from cifar10.config.schema import Component
+    from cifar10.inference.grouping import Grouping
 
 
 @dataclass(frozen=True)
@@ -20,8 +25,8 @@ class InferenceRequest:
     """
 
     images: ImageSource
-    checkpoint: Path | str
-    """A file, or a name that only MLflow knows; see `resolve_checkpoint`."""
+    checkpoint: "Path | str | Component"
+    """A file, or a name that only MLflow knows; see `resolve_checkpoint`. Or a pretrained network."""
     destination: Destination
     device: str = "auto"
     """auto, cpu, cuda or cuda:N."""
@@ -39,14 +44,20 @@ class InferenceRequest:
     """Decode large JPEG images at full size, as in training."""
     receipts: bool = False
     """Whether rows carry what `verify` needs: see `receipts.py`."""
+    grouping: "Grouping | None" = None
+    """Groups of classes to report as well."""
 
     def __post_init__(self) -> None:
         if self.top_k < 1:
             raise UsageError(f"top_k={self.top_k} is not possible; it must be 1 or more")
         if self.engine is not None:
             require_engine(self.engine)
+            if not isinstance(self.checkpoint, Path | str) and self.engine not in ("torch", "auto"):
+                raise UsageError(f"engine={self.engine}: a pretrained network is computed by torch; export it first")
         if self.receipts and self.destination.format == "table":
             raise UsageError("--receipts: a table has no columns for them; choose --format=csv, jsonl or parquet")
+        if self.receipts and not isinstance(self.checkpoint, Path | str):
+            raise UsageError("--receipts: verify cannot load a pretrained network; export it to ONNX first")
         path = self.destination.path
         if path is not None and not self.destination.is_stream:
             refuse_unfinished(path, self.resume)

@@ -18,12 +18,14 @@ from typing import Any, BinaryIO, TextIO
 
 from cifar10.data.class_names import printable
 from cifar10.inference.destination import Destination, open_destination
+from cifar10.inference.grouping import UNSURE
 from cifar10.inference.prediction import ImageResult
 from cifar10.inference.receipts import RECEIPT_COLUMNS, complete
 
 _ROW_GROUP = 16_384  # rows that Parquet holds in memory before it writes them
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 _CLASS_COLUMNS = ("class_name", "class_id", "probability")
+_GROUP = "group"
 
 
 @contextmanager
@@ -33,6 +35,7 @@ def open_results(
     top_k: int,
     provenance: Mapping[str, str],
     receipt: Mapping[str, str] | None = None,
+    groups: Sequence[str] = (),
 ) -> Iterator["TextWriter | ParquetWriter"]:
     """Yield a writer for `destination`. A file appears at the end of the block, unless an exception was raised.
 
@@ -42,17 +45,18 @@ def open_results(
         top_k: Classes in a row without an error.
         provenance: What the predictions depend on, for the metadata of Parquet.
         receipt: The columns of a receipt that all rows share; None: rows without receipts. Not for a table.
+        groups: Names of the groups of classes, each of which is a column.
     """
     if destination.path is None:
-        yield _text_writer(destination.format, sys.stdout, class_names, top_k, receipt)
+        yield _text_writer(destination.format, sys.stdout, class_names, top_k, receipt, groups)
         return
     with open_destination(destination) as file:
         if destination.format == "parquet":
-            with closing(ParquetWriter(file, provenance, receipt)) as writer:
+            with closing(ParquetWriter(file, provenance, receipt, groups)) as writer:
                 yield writer
             return
         text = io.TextIOWrapper(file, encoding="utf-8", newline="", write_through=True)
-        yield _text_writer(destination.format, text, class_names, top_k, receipt)
+        yield _text_writer(destination.format, text, class_names, top_k, receipt, groups)
         text.detach()  # the file belongs to open_destination, which closes it
 
 
@@ -80,23 +84,31 @@ class TextWriter:
 class ParquetWriter:
     """Writes one row group at a time; the provenance is in the schema's metadata. The stream stays open."""
 
-    def __init__(self, file: BinaryIO, provenance: Mapping[str, str], receipt: Mapping[str, str] | None = None) -> None:
+    def __init__(
+        self,
+        file: BinaryIO,
+        provenance: Mapping[str, str],
+        receipt: Mapping[str, str] | None = None,
+        groups: Sequence[str] = (),
+    ) -> None:
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         one_class = list(zip(_CLASS_COLUMNS, (pa.string(), pa.int32(), pa.float32()), strict=True))
         fields = [("path", pa.string()), *one_class, ("label", pa.string()), ("error", pa.string())]
+        fields += [(_GROUP, pa.string()), *((column, pa.float32()) for column in _columns(groups))] if groups else []
         metadata = {f"cifar10.{key}": _unicode(value) for key, value in provenance.items()}
         further = [] if receipt is None else [(name, pa.string()) for name in RECEIPT_COLUMNS]
         self._schema = pa.schema([*fields, ("top", pa.list_(pa.struct(one_class))), *further], metadata=metadata)
         self._receipt = receipt
         self._table = pa.Table
         self._writer = pq.ParquetWriter(file, self._schema, compression="zstd")
+        self._groups = groups
         self._held: list[dict[str, Any]] = []
 
     def write(self, rows: Sequence[ImageResult]) -> None:
         """Write `rows` below the previous ones, when there are enough for a row group."""
-        self._held += [record_of(row, receipt=self._receipt) for row in rows]
+        self._held += [record_of(row, 9, self._receipt, self._groups) | _flat_group(row) for row in rows]
         if len(self._held) >= _ROW_GROUP:
             self._write_group()
 
@@ -112,29 +124,39 @@ class ParquetWriter:
 
 
 def _text_writer(
-    format_name: str, stream: TextIO, class_names: Sequence[str], top_k: int, receipt: Mapping[str, str] | None
+    format_name: str,
+    stream: TextIO,
+    class_names: Sequence[str],
+    top_k: int,
+    receipt: Mapping[str, str] | None,
+    groups: Sequence[str],
 ) -> TextWriter:
     if format_name == "jsonl":  # null where a column does not apply
-        return TextWriter(stream, lambda row: json.dumps(record_of(row, 6, receipt), ensure_ascii=False))
+        return TextWriter(stream, lambda row: json.dumps(record_of(row, 6, receipt, groups), ensure_ascii=False))
     if format_name == "csv":
         further = [f"{name}_{n}" for n in range(2, top_k + 1) for name in _CLASS_COLUMNS]
-        receipt_columns = () if receipt is None else RECEIPT_COLUMNS
-        header = ",".join(["path", *_CLASS_COLUMNS, "label", "error", *further, *receipt_columns])
-        return TextWriter(stream, lambda row: _csv_line(row, top_k, receipt), header)
+        further += [] if receipt is None else RECEIPT_COLUMNS
+        further += [_GROUP, *_columns(groups)] if groups else []
+        header = ",".join(["path", *_CLASS_COLUMNS, "label", "error", *map(_csv_cell, further)])
+        return TextWriter(stream, lambda row: _csv_line(row, top_k, receipt, groups), header)
     width = max(len("class"), *(len(printable(name)) for name in class_names))
-    header = "  ".join([f"{'class':{width}}   prob."] * top_k + ["path"])
-    return TextWriter(stream, lambda row: _table_line(row, top_k, width), header)
+    titles = [f"{_GROUP:{_group_width(groups)}}", *(f"{name:>6}" for name in groups)] if groups else []
+    header = "  ".join([*titles, *[f"{'class':{width}}   prob."] * top_k, "path"])
+    return TextWriter(stream, lambda row: _table_line(row, top_k, width, groups), header)
 
 
-def _table_line(row: ImageResult, top_k: int, width: int) -> str:
+def _table_line(row: ImageResult, top_k: int, width: int, groups: Sequence[str]) -> str:
     """Return a line with the path as the last column, so that the columns stay aligned while rows stream in."""
-    cells = [f"{printable(one.class_name):{width}}  {one.probability:6.4f}" for one in row.top]
-    cells += [f"{'-':{width}}  {'-':>6}"] * (top_k - len(cells))
+    cells = [f"{row.group.name if row.group else '-':{_group_width(groups)}}"] if groups else []
+    found = row.group.probabilities if row.group else {}
+    cells += [f"{f'{found[name]:.4f}' if found else '-':>{max(6, len(name))}}" for name in groups]
+    cells += [f"{printable(one.class_name):{width}}  {one.probability:6.4f}" for one in row.top]
+    cells += [f"{'-':{width}}  {'-':>6}"] * (top_k - len(row.top))
     reason = f"  ({row.error})" if row.error else ""
     return "  ".join([*cells, printable(row.path)]) + reason
 
 
-def _csv_line(row: ImageResult, top_k: int, receipt: Mapping[str, str] | None = None) -> str:
+def _csv_line(row: ImageResult, top_k: int, receipt: Mapping[str, str] | None, groups: Sequence[str]) -> str:
     """Return a line of RFC 4180, without its end. With lines that end in LF, `csv.writer` leaves a lone CR unquoted."""
     path = _unicode(row.path)
     classes = [[_inert(one.class_name), str(one.class_id), f"{one.probability:.6f}"] for one in row.top]
@@ -143,11 +165,20 @@ def _csv_line(row: ImageResult, top_k: int, receipt: Mapping[str, str] | None = 
     cells += [cell for one in others for cell in one]
     if receipt is not None:
         cells += [_inert(_unicode(cell or "")) for cell in complete(receipt, row).values()]
-    return ",".join('"' + cell.replace('"', '""') + '"' if any(c in cell for c in ',"\r\n') else cell for cell in cells)
+    if groups:
+        found = row.group.probabilities if row.group else {}
+        cells += [row.group.name if row.group else "", *(f"{found[name]:.6f}" if found else "" for name in groups)]
+    return ",".join(map(_csv_cell, cells))
 
 
-def record_of(row: ImageResult, digits: int = 9, receipt: Mapping[str, str] | None = None) -> dict[str, Any]:
-    """Return `row` as plain values, with its receipt if there is one; nine digits hold any float32 exactly."""
+def _csv_cell(text: str) -> str:
+    return '"' + text.replace('"', '""') + '"' if any(character in text for character in ',"\r\n') else text
+
+
+def record_of(
+    row: ImageResult, digits: int = 9, receipt: Mapping[str, str] | None = None, groups: Sequence[str] = ()
+) -> dict[str, Any]:
+    """Return `row` as plain values, with its receipt and groups if there are any; nine digits hold any float32."""
     top = [
         {"class_name": g.class_name, "class_id": g.class_id, "probability": float(f"{g.probability:.{digits}g}")}
         for g in row.top
@@ -156,7 +187,26 @@ def record_of(row: ImageResult, digits: int = 9, receipt: Mapping[str, str] | No
     record = {"path": _unicode(row.path), **first, "label": row.label, "error": row.error, "top": top}
     if receipt is not None:
         record |= {name: None if cell is None else _unicode(cell) for name, cell in complete(receipt, row).items()}
+    if groups:
+        found = row.group.probabilities if row.group else None
+        rounded = found and {name: float(f"{value:.{digits}g}") for name, value in found.items()}
+        record |= {_GROUP: row.group.name if row.group else None, "groups": rounded}
     return record
+
+
+def _flat_group(row: ImageResult) -> dict[str, Any]:
+    """Return the columns of the groups; none where there are none."""
+    if row.group is None:
+        return {}
+    return dict(zip(_columns(list(row.group.probabilities)), row.group.probabilities.values(), strict=True))
+
+
+def _columns(groups: Sequence[str]) -> list[str]:
+    return [f"{_GROUP}_{name}" for name in groups]
+
+
+def _group_width(groups: Sequence[str]) -> int:
+    return max(len(name) for name in (*groups, UNSURE))
 
 
 def _unicode(name: str) -> str:

@@ -80,10 +80,10 @@ class PreparedCall:
     def __init__(
         self, kernel: Kernel, num_threads: int, arguments: Sequence[Tensor | int], workspaces: Tensor | None = None
     ) -> None:
-        if workspaces is None:
+        if workspaces is None and kernel.workspace_size:
             workspaces = torch.empty(num_threads * kernel.workspace_size)
         self._kept = kernel, workspaces, arguments
-        numbers = (x.data_ptr() if isinstance(x, Tensor) else x for x in (workspaces, *arguments))
+        numbers = (x.data_ptr() if isinstance(x, Tensor) else x or 0 for x in (workspaces, *arguments))
         self._task = (ctypes.c_int64 * (3 + len(arguments)))(0, 4 * kernel.workspace_size, *numbers)
         self._call = kernel.address, ctypes.addressof(self._task), num_threads, 0
 

@@ -5,7 +5,8 @@ that are numbers or switches, such as `dropout`, `groups` or `width_per_group`.
 """
 
 import inspect
-from collections.abc import Callable
+from collections import OrderedDict
+from collections.abc import Callable, Mapping
 from typing import Any, get_type_hints
 
 from torch import Tensor, nn
@@ -31,6 +32,16 @@ class PixelNetwork(nn.Module):
     def calibrate(self, images: Tensor) -> None:
         """Take the pixel statistics from the training images, uint8 (N, 3, H, W)."""
         self.normalize.calibrate(images)
+
+    def load_state_dict(self, state_dict: Mapping[str, Any], strict: bool = True, assign: bool = False) -> Any:
+        """Load weights; without the versions of layers, as in a checkpoint, they are of the current ones.
+
+        MNASNet refuses weights whose version is not known.
+        """
+        if not hasattr(state_dict, "_metadata"):
+            state_dict = OrderedDict(state_dict)
+            setattr(state_dict, "_metadata", self.state_dict()._metadata)  # type: ignore[attr-defined]  # noqa: B010
+        return super().load_state_dict(state_dict, strict, assign)
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
         logits: Tensor = self.network(self.normalize(images))

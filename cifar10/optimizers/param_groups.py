@@ -15,6 +15,8 @@ class ParamGroups:
     """The weight of the last linear layer, which computes the logits."""
     vectors: list[nn.Parameter]
     """Biases and normalisation: everything with fewer than two dimensions."""
+    head_bias: nn.Parameter | None
+    """The bias of the same layer, which is one of `vectors`; None if it has none."""
 
 
 def param_groups_of(network: nn.Module) -> ParamGroups:
@@ -26,4 +28,5 @@ def param_groups_of(network: nn.Module) -> ParamGroups:
         filters=[p for p in learnable if p.ndim >= 2 and p is not head_weight],
         head=[p for p in learnable if p is head_weight],
         vectors=[p for p in learnable if p.ndim < 2],
+        head_bias=linear_layers[-1].bias if linear_layers else None,
     )

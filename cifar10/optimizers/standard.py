@@ -17,16 +17,16 @@ def sgd(
     momentum: Fraction = 0.9,
     nesterov: bool = True,
     weight_decay: NonNegativeFloat = 5e-4,
+    body_lr: PositiveFloat | None = None,
 ) -> torch.optim.SGD:
-    """Return stochastic gradient descent with momentum."""
-    return torch.optim.SGD(
-        _decayed_and_not(network, weight_decay), lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0
-    )
+    """Return stochastic gradient descent with momentum; `body_lr` is the rate of all but the last linear layer."""
+    groups = _parameter_groups(network, weight_decay, body_lr)
+    return torch.optim.SGD(groups, lr=lr, momentum=momentum, nesterov=nesterov and momentum > 0)
 
 
 def adam(network: nn.Module, lr: PositiveFloat, betas: Betas = [0.9, 0.999]) -> torch.optim.Adam:  # noqa: B006
     """Return Adam (arXiv:1412.6980), without weight decay."""
-    return torch.optim.Adam(_decayed_and_not(network, 0.0), lr=lr, betas=(betas[0], betas[1]))
+    return torch.optim.Adam(_parameter_groups(network, 0.0), lr=lr, betas=(betas[0], betas[1]))
 
 
 def adamw(
@@ -34,15 +34,28 @@ def adamw(
     lr: PositiveFloat,
     betas: Betas = [0.9, 0.999],  # noqa: B006
     weight_decay: NonNegativeFloat = 0.05,
+    body_lr: PositiveFloat | None = None,
 ) -> torch.optim.AdamW:
-    """Return Adam with decoupled weight decay (arXiv:1711.05101): a step shrinks weights by lr * weight_decay."""
-    return torch.optim.AdamW(_decayed_and_not(network, weight_decay), lr=lr, betas=(betas[0], betas[1]))
+    """Return Adam with decoupled weight decay (arXiv:1711.05101): a step shrinks weights by lr * weight_decay.
+
+    `body_lr` is the rate of all but the last linear layer; None: `lr`.
+    """
+    groups = _parameter_groups(network, weight_decay, body_lr)
+    return torch.optim.AdamW(groups, lr=lr, betas=(betas[0], betas[1]))
 
 
-def _decayed_and_not(network: nn.Module, weight_decay: float) -> list[dict[str, Any]]:
+def _parameter_groups(network: nn.Module, weight_decay: float, body_lr: float | None = None) -> list[dict[str, Any]]:
+    """Return groups with and without weight decay; with `body_lr` those of the last linear layer first."""
     roles = param_groups_of(network)
+    if body_lr is None:
+        parts: list[Any] = [([*roles.filters, *roles.head], roles.vectors, {})]
+    else:
+        body_vectors = [p for p in roles.vectors if p is not roles.head_bias]
+        head_vectors = [p for p in roles.vectors if p is roles.head_bias]
+        parts = [(roles.head, head_vectors, {}), (roles.filters, body_vectors, {"lr": body_lr})]
     groups = [
-        {"params": [*roles.filters, *roles.head], "weight_decay": weight_decay},
-        {"params": roles.vectors, "weight_decay": 0.0},
+        {"params": params, "weight_decay": decay, **rate}
+        for matrices, vectors, rate in parts
+        for params, decay in ((matrices, weight_decay), (vectors, 0.0))
     ]
     return [group for group in groups if group["params"]]

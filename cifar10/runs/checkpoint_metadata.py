@@ -1,12 +1,16 @@
 """The content of a checkpoint besides weights: metadata, and the state to resume training from."""
 
+import hashlib
 from collections import Counter
 from typing import Annotated, Any, Literal
 
 from pydantic import AfterValidator, AliasPath, BaseModel, ConfigDict, Field, NonNegativeInt, StringConstraints
 
 from cifar10.config.schema import TTAMode
+from cifar10.images.preprocessing import Interpolation
 
+UNKNOWN_DATA = hashlib.sha256(b"").hexdigest()
+"""In place of the digest of the data set, for weights that were trained by others."""
 FORMAT = 1
 """Version of the format; files of other versions are refused."""
 
@@ -31,6 +35,9 @@ class Metadata(BaseModel):
     ]
     image_size: Annotated[int, Field(ge=1, le=4096)]
     """Height and width in pixels that the network was trained on."""
+    resize_size: Annotated[int, Field(ge=1, le=8192)] | None = None
+    interpolation: Interpolation = "bicubic"
+    """How images are resized to that size; see `Preprocessing`."""
     data_digest: Annotated[str, StringConstraints(pattern=r"^[0-9a-f]{64}$")]
     """SHA-256 of the data set it was trained and tested on."""
     precision: Literal["fp32", "bf16", "fp16"]

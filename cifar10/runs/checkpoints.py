@@ -26,6 +26,7 @@ from cifar10.config.schema import Config, TTAMode
 from cifar10.config.targets import MODEL
 from cifar10.config.validation import validate
 from cifar10.errors import CheckpointError
+from cifar10.images.preprocessing import Preprocessing
 from cifar10.runs.checkpoint_metadata import FORMAT, Metadata, TrainingState
 from cifar10.runs.checkpoint_outline import OutlinedTensor, read_outline, short_reason
 
@@ -54,6 +55,11 @@ class Checkpoint:
     def image_size(self) -> int:
         """Height and width in pixels that the network was trained on."""
         return self.metadata.image_size
+
+    @property
+    def preprocessing(self) -> Preprocessing:
+        """How images of any size become the network's input."""
+        return Preprocessing(self.image_size, self.metadata.resize_size, self.metadata.interpolation)
 
     @property
     def data_digest(self) -> str:

@@ -119,7 +119,14 @@ def read_settings(folder: Path) -> Any:
 def lasting_settings(config: Config) -> dict[str, Any]:
     """Return the settings that stay the same when a run is resumed, by their dotted keys."""
     changing = (
-        *("run_name", "models_dir", "data_loading.root", "data_loading.sources", "training.epochs"),
+        *(
+            "run_name",
+            "models_dir",
+            "data_loading.root",
+            "data_loading.sources",
+            "data_loading.cache",
+            "training.epochs",
+        ),
         *("training.accelerator", "training.devices", "training.num_nodes"),
     )
     flat = flatten(config.plain())

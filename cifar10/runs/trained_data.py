@@ -60,10 +60,16 @@ def load_trained_data(checkpoint: Checkpoint, component: Component, moved: str =
 
 
 def without_sources(component: Component) -> Component:
-    """Return a checkpoint's `data_loading` without `sources`, which may be a stranger's: nothing is fetched there."""
-    if component.arguments.get("sources") is None:
-        return component
-    return component.model_copy(update={"arguments": {**component.arguments, "sources": None}})
+    """Return a checkpoint's `data_loading` without places that may be a stranger's.
+
+    Nothing is fetched from its `sources`, and nothing is written into its `cache`, unless `conf/` names that folder.
+    """
+    arguments = dict(component.arguments)
+    if arguments.get("sources") is not None:
+        arguments["sources"] = None
+    if arguments.get("cache") not in (None, *values_of("data_loading", "cache")):
+        del arguments["cache"]
+    return component.model_copy(update={"arguments": arguments})
 
 
 def relocated(config: Config, overrides: Sequence[str]) -> Component:

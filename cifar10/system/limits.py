@@ -28,11 +28,14 @@ def total_memory() -> int:
 
 
 def available_memory() -> int:
-    """Return the bytes of free memory: the least of the machine's, its groups' and that within `ulimit -v`."""
+    """Return the bytes of free memory: the least of the machine's, its groups' and that within `ulimit -v` and `-d`."""
     left = [int(psutil.virtual_memory().available), *(limit - used for limit, used in _memory_groups())]
-    most, _ = resource.getrlimit(resource.RLIMIT_AS)
-    if most != resource.RLIM_INFINITY:
-        left.append(most - psutil.Process().memory_info().vms)
+    own = psutil.Process().memory_info()
+    used_of = {resource.RLIMIT_AS: own.vms, resource.RLIMIT_DATA: getattr(own, "data", 0)}
+    for kind, used in used_of.items():
+        most, _ = resource.getrlimit(kind)
+        if most != resource.RLIM_INFINITY:
+            left.append(most - used)
     return max(0, min(left))
 
 

@@ -1,7 +1,8 @@
 """Augmentation of training images, combined with the gather that builds a batch.
 
 Pixels are packed: red, green, blue and a zero byte in one int32, so that one number moves one pixel. Crop, mirroring
-and cutout only change which numbers are gathered. Colour changes and blending follow in float.
+and cutout only change which numbers are gathered. Colour changes and blending follow in float. Images come from a set
+that is packed on the device as a whole, or from a file, of which a batch is packed at a time.
 
 The choices for a whole epoch are drawn at once, on the CPU, keyed by (seed, epoch, position): they depend neither on
 the device nor on the number of processes. They are copied to the device once, without synchronisation.
@@ -17,6 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+
+from cifar10.data.stored_images import StoredImages
 
 if TYPE_CHECKING:
     from cifar10.config.schema import AugmentationConfig
@@ -55,13 +58,55 @@ class Draws:
 class Plan:
     """The choices for one epoch, on the device."""
 
-    images: Tensor  # int64 (P,): index in the set
-    rows: Tensor  # (P, H): index of the first pixel of each row among all packed pixels
+    order: NDArray[np.int64]  # (P,): index in the set; on the host
+    images: Tensor  # int64 (P,): the same on the device
+    rows: Tensor  # (P, H): index of the first pixel of each row, see `first_pixels` of the set
     columns: Tensor  # (P, W): source column of each pixel
     hole: Tensor  # (P, 2)
     colour: Tensor  # (P, 3)
     partner: Tensor  # (P,)
     draws: Draws
+
+
+class ResidentPixels:
+    """The whole set on the device."""
+
+    def __init__(self, images: Tensor, device: torch.device) -> None:
+        self.packed = pack(images.to(device))  # (N, H, W)
+        self.size = images.shape[-1]
+        # 32 bits are enough to index most data sets, and halve the size of the index.
+        self.index_type = torch.int32 if self.packed.numel() < 2**31 else torch.int64
+
+    def first_pixels(self, rows: Tensor, images: Tensor) -> Tensor:
+        """Return the index of the first pixel of each of `rows`, (P, H), of the images (P,)."""
+        return (images.to(self.index_type).unsqueeze(1) * self.size + rows) * self.size
+
+    def fetch(self, order: NDArray[np.int64], first: Tensor) -> tuple[Tensor, Tensor]:
+        """Return packed pixels with the images at `order`, (b,), and where in them the rows are, by `first`, (b, H)."""
+        return self.packed, first
+
+
+class StoredPixels:
+    """A set in a file, of which images are read, packed and moved to the device when they are needed."""
+
+    index_type = torch.int32
+
+    def __init__(self, images: StoredImages, device: torch.device) -> None:
+        self.images = images
+        self.size = images.shape[-1]
+        self.device = device
+
+    def first_pixels(self, rows: Tensor, images: Tensor) -> Tensor:
+        """Return the index of the first pixel of each of `rows`, (P, H), within its own image."""
+        return rows * self.size
+
+    def fetch(self, order: NDArray[np.int64], first: Tensor) -> tuple[Tensor, Tensor]:
+        """Return the same as `ResidentPixels.fetch`."""
+        positions = torch.arange(len(order), dtype=self.index_type, device=self.device)
+        return pack(self.images[order].to(self.device)), first + positions.unsqueeze(1) * self.size**2
+
+
+Pixels = ResidentPixels | StoredPixels
 
 
 class Augmentation:
@@ -77,7 +122,6 @@ class Augmentation:
 
     def __init__(self, config: "AugmentationConfig", num_images: int, image_size: int, fill: Tensor, seed: int) -> None:
         self.config = config
-        self.num_images = num_images
         self.size = image_size
         self.seed = seed
         self.fill = pack(fill.view(1, 3, 1, 1)).item()
@@ -112,26 +156,23 @@ class Augmentation:
             box=box,
         )
 
-    def plan(self, order: NDArray[np.int64], epoch: int, num_steps: int, device: torch.device) -> Plan:
-        """Draw for an epoch as `draw` does, and copy the choices to `device`."""
+    def plan(self, order: NDArray[np.int64], epoch: int, num_steps: int, pixels: Pixels, device: torch.device) -> Plan:
+        """Draw for an epoch of the set `pixels` as `draw` does, and copy the choices to `device`."""
         draws = self.draw(order, epoch, num_steps)
-        # 32 bits are enough for most data sets, and halve the size of the index.
-        index = torch.int32 if self.num_images * self.size**2 < 2**31 else torch.int64
-        line = torch.arange(self.size, dtype=index, device=device)
+        line = torch.arange(self.size, dtype=pixels.index_type, device=device)
         images, shift, flip, hole, colour, partner = (
             _moved(array, device) for array in (order, draws.shift, draws.flip, draws.hole, draws.colour, draws.partner)
         )
-        rows = _reflect(line + shift[:, :1], self.size)
+        rows = pixels.first_pixels(_reflect(line + shift[:, :1], self.size), images)
         columns = _reflect(line + shift[:, 1:], self.size)
-        rows = (images.to(index).unsqueeze(1) * self.size + rows) * self.size
         columns = torch.where(flip.unsqueeze(1), columns.flip(1), columns)
-        return Plan(images, rows, columns, hole, colour, partner, draws)
+        return Plan(order, images, rows, columns, hole, colour, partner, draws)
 
-    def apply(self, packed: Tensor, plan: Plan, step: int, part: slice) -> Tensor:
+    def apply(self, pixels: Pixels, plan: Plan, step: int, part: slice) -> Tensor:
         """Return the images at positions `part` of the epoch, changed as planned.
 
         Args:
-            packed: int32 (N, H, W), the whole set.
+            pixels: The set.
             plan: The choices for the epoch.
             step: Number of their batch.
             part: b positions within that batch, counted from the beginning of the epoch.
@@ -139,10 +180,10 @@ class Augmentation:
         Returns:
             uint8 (b, 3, H, W); float in 0..255 if colours change or images are mixed by mixup.
         """
-        images = self._gather(packed, plan, part)
+        images = self._gather(pixels, plan, part, part)
         if not self.mixes:
             return images
-        partners = self._gather(packed, plan, plan.partner[part])
+        partners = self._gather(pixels, plan, plan.draws.partner[part], plan.partner[part])
         if self.config.mixup:
             blend = plan.draws.blend[step]
             return images.float().mul_(blend).add_(partners.float(), alpha=1 - blend)
@@ -150,8 +191,16 @@ class Augmentation:
         images[:, :, top:bottom, left:right] = partners[:, :, top:bottom, left:right]
         return images
 
-    def _gather(self, packed: Tensor, plan: Plan, positions: slice | Tensor) -> Tensor:
-        index = plan.rows[positions].unsqueeze(2) + plan.columns[positions].unsqueeze(1)  # (b, H, W)
+    def _gather(
+        self,
+        source: Pixels,
+        plan: Plan,
+        on_host: slice | NDArray[np.int64],
+        positions: slice | Tensor,
+    ) -> Tensor:
+        """Return the images at `positions` of the epoch, `on_host` and on the device."""
+        packed, first_pixels = source.fetch(plan.order[on_host], plan.rows[positions])
+        index = first_pixels.unsqueeze(2) + plan.columns[positions].unsqueeze(1)  # (b, H, W)
         pixels = packed.view(-1).index_select(0, index.view(-1)).view(index.shape)
         if self.config.cutout:
             line, first = torch.arange(self.size, device=pixels.device), plan.hole[positions].unsqueeze(2)

@@ -1,4 +1,4 @@
-"""Batches from a data set in device memory, as uint8, without worker processes, files or copies.
+"""Batches from a data set in device memory, as uint8, without worker processes, files or copies; or from one in a file.
 
 Iterating a `TrainingBatches` is repeatable: the order of the images and their augmentation are determined by
 (seed, epoch, position). With `follow` it iterates from a trainer's position, so that training resumes exactly.
@@ -15,7 +15,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from cifar10.data.image_dataset import Split
-from cifar10.training.augmentation import Augmentation, pack
+from cifar10.data.stored_images import Images, sample_of
+from cifar10.training.augmentation import Augmentation, Pixels, ResidentPixels, StoredPixels
 
 if TYPE_CHECKING:
     from cifar10.config.schema import AugmentationConfig
@@ -51,7 +52,7 @@ class TrainingBatches:
         batch_size: Images per optimizer step, over all processes and micro-batches. Divisible by
             micro_batches * world_size.
         seed: Seed of order and augmentation.
-        device: Where the images are stored.
+        device: Where the batches are made; images that are not in a file are stored there.
         micro_batches: Micro-batches per optimizer step.
         rank: Rank of this process.
         world_size: Number of processes.
@@ -69,11 +70,11 @@ class TrainingBatches:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        # The mean colour: sums of integers do not depend on the order.
-        sums = split.images.sum(dim=(0, 2, 3), dtype=torch.int64)
-        fill = (sums.double() / (split.images.numel() / 3)).round().to(torch.uint8)
-        self.packed = pack(split.images.to(device))  # int32 (N, H, W)
+        images = split.images
+        kind = ResidentPixels if isinstance(images, Tensor) else StoredPixels
+        self.pixels: Pixels = kind(images, device)  # type: ignore[arg-type]
         self.labels = split.labels.to(device)
+        fill = _mean_colour(images) if augmentation.cutout else torch.zeros(3, dtype=torch.uint8)
         self.augmentation = Augmentation(augmentation, len(split), split.images.shape[-1], fill, seed)
         self.classes = torch.arange(num_classes, device=device)
         self.batch_size = largest_batch(len(split), batch_size, micro_batches * world_size)
@@ -106,13 +107,13 @@ class TrainingBatches:
         # The body runs at the first `next`: Lightning calls `iter` before it restores the position.
         epoch, first_batch = self.position()
         order = self.order(epoch)[: self.steps_per_epoch * self.batch_size]
-        plan = self.augmentation.plan(order, epoch, self.steps_per_epoch, self.labels.device)
+        plan = self.augmentation.plan(order, epoch, self.steps_per_epoch, self.pixels, self.labels.device)
         labels = self.labels[plan.images]
         length = self.batch_size // (self.micro_batches * self.world_size)
         for number in range(first_batch, len(self)):
             step, start = number // self.micro_batches, (number * self.world_size + self.rank) * length
             share = slice(start, start + length)
-            images = self.augmentation.apply(self.packed, plan, step, share)
+            images = self.augmentation.apply(self.pixels, plan, step, share)
             if not self.augmentation.mixes:
                 yield images, labels[share]
                 continue
@@ -120,6 +121,13 @@ class TrainingBatches:
             own, other = (x.unsqueeze(1) == self.classes for x in (labels[share], labels[plan.partner[share]]))
             blend = plan.draws.blend[step]
             yield images, own.float() * blend + other.float() * (1 - blend)
+
+
+def _mean_colour(images: Images) -> Tensor:
+    """Return the mean of red, green and blue, uint8 (3,); of images in a file, that of a sample."""
+    sample = sample_of(images)
+    sums = sample.sum(dim=(0, 2, 3), dtype=torch.int64)  # sums of integers do not depend on the order
+    return (sums.double() / (sample.numel() / 3)).round().to(torch.uint8)
 
 
 class Chunks:
@@ -148,7 +156,9 @@ class EvaluationBatches:
     world_size: int = 1
 
     def __post_init__(self) -> None:
-        self.images, self.labels = self.split.images.to(self.device), self.split.labels.to(self.device)
+        images = self.split.images
+        self.images = images.to(self.device) if isinstance(images, Tensor) else images
+        self.labels = self.split.labels.to(self.device)
 
     def __len__(self) -> int:
         """Return the number of batches that each process sees; its share of the last may be empty."""
@@ -159,4 +169,4 @@ class EvaluationBatches:
             length = min(self.batch_size, len(self.labels) - start)
             first = start + length * self.rank // self.world_size
             end = start + length * (self.rank + 1) // self.world_size
-            yield self.images[first:end], self.labels[first:end]
+            yield self.images[first:end].to(self.device), self.labels[first:end]

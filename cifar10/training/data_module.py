@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 @dataclass(eq=False)
 class InMemoryDataModule(pl.LightningDataModule):
-    """The splits of `data`, resident on each process's device; settings are sections of the configuration."""
+    """The splits of `data`, on each process's device or in a file; settings are sections of the configuration."""
 
     data: ImageDataset
     training: "TrainingConfig"

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
-from torch import nn
+from torch import Tensor, nn
 from torch._dynamo.exc import BackendCompilerFailed
 from torchmetrics import Metric
 
@@ -19,12 +19,15 @@ from cifar10.config.schema import Config
 from cifar10.config.targets import METRIC, MODEL, OPTIMIZER, SCHEDULE, SELECTION
 from cifar10.data.class_names import few
 from cifar10.data.image_dataset import ImageDataset
+from cifar10.data.stored_images import sample_of
 from cifar10.devices import prepare_network
 from cifar10.errors import CheckpointError, UsageError, UserError, first_line
 from cifar10.model import Classifier, Recipe
+from cifar10.networks.heads import head_parameters
 from cifar10.optimizers.schedules import Schedule
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
+from cifar10.runs.pretrained_weights import load_pretrained_weights
 from cifar10.runs.run import Run
 from cifar10.runs.stopwatch import Stopwatch
 from cifar10.system.shortage import told_if_short
@@ -73,7 +76,7 @@ def make_metrics(config: Config, num_classes: int) -> dict[str, Metric]:
 
 
 def _calibrate(network: nn.Module, config: Config, data: ImageDataset) -> None:
-    network.calibrate(data.train.images)  # type: ignore[operator]
+    network.calibrate(sample_of(data.train.images))  # type: ignore[operator]
     prepare_network(network, config.training.channels_last, config.training.kernels)
 
 
@@ -157,20 +160,22 @@ def test(  # a step of the program, no test of pytest
 def start_from(config: Config, network: nn.Module, data: ImageDataset) -> str | None:
     """Load the weights of the checkpoint `config.weights`, if set, into `network`, and return their digest.
 
+    Otherwise a pretrained network gets its published weights.
+
     Raises:
         UsageError: The checkpoint has other classes.
         UserError: The checkpoint has another network.
     """
     if config.weights is None:
+        if (file := load_pretrained_weights(network)) is not None:
+            print_message(f"starts from {file}")
         return None
     initial = load_checkpoint(resolve_checkpoint(config.weights, config.models_dir))
+    weights = initial.weights
     if initial.class_names != data.class_names:
-        raise UsageError(
-            f"weights={initial.path} has the classes {few(initial.class_names)}, not those of these data, "
-            f"{few(data.class_names)}"
-        )
+        weights = _with_new_head(initial, config, network, data)
     try:
-        network.load_state_dict(initial.weights)
+        network.load_state_dict(weights)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip().removesuffix(".")
         model = [word for word in same_data_and_network(initial.config.plain()) if word.startswith("model")]
@@ -180,6 +185,19 @@ def start_from(config: Config, network: nn.Module, data: ImageDataset) -> str | 
         ) from error
     print_message(f"starts from {initial.path}, weights {initial.weights_digest[:12]}")
     return initial.weights_digest
+
+
+def _with_new_head(initial: Checkpoint, config: Config, network: nn.Module, data: ImageDataset) -> dict[str, Tensor]:
+    """Return the weights of `initial` with the head of `network`, which is for other classes."""
+    if config.probe is None and not config.training.freeze_until:
+        raise UsageError(
+            f"weights={initial.path} has the classes {few(initial.class_names)}, not those of these data, "
+            f"{few(data.class_names)}; to replace its last layer: training.freeze_until=0.2, or experiment=probe"
+        )
+    old, new = head_parameters(initial.network(), initial.num_classes), head_parameters(network, data.num_classes)
+    print_message(f"the last layer of {initial.path} is replaced: the data have other classes")
+    body = {name: tensor for name, tensor in initial.weights.items() if name not in old}
+    return body | {name: tensor for name, tensor in network.state_dict().items() if name in new}
 
 
 @contextmanager

@@ -11,9 +11,11 @@ from torch import Tensor
 from torch.nn.functional import adaptive_avg_pool2d
 
 from cifar10.data.image_dataset import ImageDataset, Split
+from cifar10.data.stored_images import Images
 
 _QUERIES, _REFERENCES = 1000, 10_000  # most images to compare: a tenth of a second
 _SIDE = 16  # pixels of the images that are compared
+_PIXELS_AT_ONCE = 2**22  # 50 MB in float
 _LEAST_DIFFERENCE = 0.05
 
 
@@ -49,8 +51,11 @@ def measure_mirroring(data: ImageDataset) -> MirrorTest | None:
         return None
     known = _features(references.images)
     plain, mirrored = (
-        (references.labels[_nearest(_features(images), known)] == queries.labels).double().mean().item()
-        for images in (queries.images, queries.images.flip(dims=(3,)))
+        (references.labels[_nearest(_features(queries.images, is_mirrored), known)] == queries.labels)
+        .double()
+        .mean()
+        .item()
+        for is_mirrored in (False, True)
     )
     return MirrorTest(plain, mirrored, len(queries))
 
@@ -61,10 +66,15 @@ def _spread(split: Split, most: int) -> Split:
     return split.take(torch.arange(0, len(split), step))
 
 
-def _features(images: Tensor) -> Tensor:  # uint8 (N, 3, H, W) -> float (N, 3*16*16)
+def _features(images: Images, is_mirrored: bool = False) -> Tensor:  # uint8 (N, 3, H, W) -> float (N, 3*16*16)
     """Return small images without their mean brightness, which has little information about the class."""
-    small = adaptive_avg_pool2d(images.float(), min(_SIDE, images.shape[-1])).flatten(1)
-    return small - small.mean(dim=1, keepdim=True)
+    side, step = min(_SIDE, images.shape[-1]), max(1, _PIXELS_AT_ONCE // images.shape[-1] ** 2)
+    features = torch.empty(len(images), 3 * side**2)  # one block: small ones would keep the large ones apart in memory
+    for start in range(0, len(images), step):
+        part = images[start : start + step]
+        small = adaptive_avg_pool2d((part.flip(dims=(3,)) if is_mirrored else part).float(), side).flatten(1)
+        features[start : start + step] = small - small.mean(dim=1, keepdim=True)
+    return features
 
 
 def _nearest(queries: Tensor, known: Tensor) -> Tensor:  # (Q, F), (N, F) -> int64 (Q,)

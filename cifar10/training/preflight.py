@@ -12,6 +12,7 @@ from cifar10.config.schema import Component, Config
 from cifar10.config.targets import MODEL, SELECTION, Role
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.errors import UsageError, UserError, first_line
+from cifar10.networks.heads import find_head
 from cifar10.system.limits import total_memory
 from cifar10.system.streams import print_message
 from cifar10.training.batches import largest_batch
@@ -88,6 +89,20 @@ def warn_of_mirroring(config: Config, data: ImageDataset) -> None:
             f"for {result.plain:.0%} of the images and {result.mirrored:.0%} of their mirror images; train without "
             "mirroring: augmentation.flip=none evaluation.tta=none"
         )
+
+
+def refuse_headless(network: nn.Module, config: Config, num_classes: int) -> None:
+    """Refuse to freeze all but the head of a network that has none.
+
+    Raises:
+        UsageError: It has no last linear layer.
+    """
+    if config.probe is None and not config.training.freeze_until:
+        return
+    try:
+        find_head(network, num_classes)
+    except ValueError as error:
+        raise UsageError(f"{error}; choose another model, or training.freeze_until=0 probe=null") from None
 
 
 def refuse_untrainable(network: nn.Module, config: Config, image_size: int, num_images: int) -> None:

@@ -14,6 +14,7 @@ from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 
 from cifar10.training.batches import Batch
+from cifar10.training.freezing import Freezing
 from cifar10.training.hard_example_mining import ExampleSelection
 from cifar10.training.resizing import pixels_at, resize
 
@@ -41,16 +42,20 @@ class TrainingStep:
         selection: Selects the images of a micro-batch to train on.
         resizing: Stages of training with smaller images.
         label_smoothing: In [0, 1].
+        freezing: Freezes a part of the network for some of the steps; None: nothing is frozen.
     """
 
     network: Callable[[Tensor], Tensor]
     selection: ExampleSelection
     resizing: "Sequence[ResizingStage]"
     label_smoothing: float
+    freezing: Freezing | None = None
 
     def forward(self, batch: Batch, number: int, progress: float) -> Forward:
         """Return the loss of micro-batch `number` of the epoch, at `progress` of all steps in [0, 1]."""
         images, targets = batch
+        if self.freezing is not None:
+            self.freezing.set_progress(progress)
         images = resize(images, pixels_at(progress, self.resizing, images.shape[-1]))
         images, targets = self.selection.choose((images, targets), number, progress, self.label_smoothing)
         logits = self.network(images).float()

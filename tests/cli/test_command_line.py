@@ -287,6 +287,12 @@ def failing(error: BaseException) -> Commands:
         (UserError("no class \x1b]0;cat\x07\nof these"), 1, "error: no class \\x1b]0;cat\\x07\nof these\n"),
         (KeyboardInterrupt(), 130, "interrupted\n"),
         (BrokenPipeError(), 141, ""),
+        (
+            ModuleNotFoundError("No module named 'hydra'", name="hydra.core"),
+            1,
+            "error: this needs the package hydra, which is not installed: python -m pip install hydra-core, or all "
+            "packages: sh scripts/setup\n",
+        ),
     ],
 )
 def test_what_a_command_raises_becomes_an_exit_code(
@@ -296,7 +302,10 @@ def test_what_a_command_raises_becomes_an_exit_code(
     assert capfd.readouterr() == ("", said)
 
 
-@pytest.mark.parametrize("error", [SystemExit(143), ZeroDivisionError("a bug")])
+@pytest.mark.parametrize(
+    "error",
+    [SystemExit(143), ZeroDivisionError("a bug"), ModuleNotFoundError("a bug", name="cifar10.nothing")],
+)
 def test_exits_and_bugs_pass_through(error: BaseException) -> None:
     with pytest.raises(type(error)):
         main(failing(error), "", ["fail"])

@@ -4,6 +4,8 @@ import shlex
 
 import pytest
 
+from cifar10.classifier_names import classifier_names
+from cifar10.config import overrides as overrides_module
 from cifar10.config.overrides import parse_overrides
 
 
@@ -15,8 +17,11 @@ def told(*lines: str) -> list[str]:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("model=resnet", "model: there is no resnet among resnet18, resnet34, resnet50, simple_cnn, speed"),
-        ("model=resnt18", "among resnet18, resnet34, resnet50, simple_cnn, speed, torchvision; did you mean resnet18?"),
+        ("model=resnet", "model: there is no resnet among imagenet, resnet18, resnet18_imagenet, resnet34, resnet50, "),
+        (
+            "model=resnt18",
+            "resnet50, simple_cnn, speed, timm, torchvision; did you mean resnet18?",
+        ),
         ("model=[resnet18,speed]", "model: several are given, and a run has one"),
         ("model=null", "model: cannot be left out; choose one of"),
         ("model=5", "model: there is no 5 among"),
@@ -80,3 +85,35 @@ def test_the_good_ones_are_kept_beside_the_bad_ones() -> None:
 
 def test_choosing_twice_from_a_group_is_refused() -> None:
     assert told("model=speed", "model=resnet18") == ["model: is chosen 2 times; choose once"]
+
+
+def test_the_name_of_any_classifier_with_imagenet_is_short_for_its_settings() -> None:
+    overrides, problems = parse_overrides(["model=resnet152_imagenet", "model.weights=a.pth"])
+    assert not problems
+    lines = [str(override.input_line) for override in overrides]
+    assert lines == ["model=imagenet", 'model.name="resnet152"', "model.weights=a.pth"]
+
+
+def test_a_name_that_only_timm_has_is_timms(monkeypatch: pytest.MonkeyPatch) -> None:
+    names = {"torchvision": ("resnet34",), "timm": ("resnet34", "resnet34d")}
+    monkeypatch.setattr(overrides_module, "classifier_names", names.get)
+    for word, option, name in [("resnet34", "imagenet", "resnet34"), ("resnet34d.ra4", "timm", "resnet34d.ra4")]:
+        overrides, _ = parse_overrides([f"model={word}_imagenet"])
+        assert [override.value() for override in overrides] == [option, name]
+
+
+@pytest.mark.parametrize(
+    ("word", "expected"),
+    [
+        ("resnt152_imagenet", "did you mean resnet152_imagenet?"),
+        ("zzz_imagenet", "for the networks of timm: python -m pip install timm"),
+        ("resnet152", "with the weights of torchvision: model=resnet152_imagenet"),
+    ],
+)
+def test_a_classifier_that_is_not_there_is_told_in_one_line(
+    word: str, expected: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    names = classifier_names("torchvision")
+    monkeypatch.setattr(overrides_module, "classifier_names", {"torchvision": names, "timm": ()}.get)
+    [problem] = told(f"model={word}")
+    assert expected in problem and "\n" not in problem

@@ -27,6 +27,8 @@ MEANT = {
         "cifar10.data.shapes.shapes",
     },
     "model": {
+        "cifar10.networks.pretrained.TorchvisionNetwork",
+        "cifar10.networks.timm_model.TimmNetwork",
         "cifar10.networks.resnet.ResNet",
         "cifar10.networks.simple_cnn.SimpleCNN",
         "cifar10.networks.speed.SpeedNet",
@@ -117,7 +119,7 @@ def test_a_module_outside_the_packages_of_a_role_is_not_even_imported() -> None:
 
 
 def test_an_engine_is_a_function_of_its_package_that_takes_a_checkpoint() -> None:
-    meant = {f"cifar10.inference.engines.{engine}.load" for engine in ("onnx", "pytorch")}
+    meant = {f"cifar10.inference.engines.{engine}.load" for engine in ("auto", "native", "onnx", "pytorch")}
     accepted = set()
     for name in public_callables(cifar10):
         with contextlib.suppress(BuildError):

@@ -29,9 +29,9 @@ def test_cifar10_is_the_published_pixels_in_their_order(tmp_path: Path, monkeypa
     data = cifar10(str(tmp_path), None, 0, 0, None)
     assert data.name == "cifar10" and list(data.class_names) == NAMES10
     expected = np.concatenate([batches[f"data_batch_{number}"]["data"] for number in range(1, 6)])
-    np.testing.assert_array_equal(data.train.images.numpy(), expected.reshape(-1, 3, 32, 32))
-    np.testing.assert_array_equal(data.test.images.numpy(), batches["test_batch"]["data"].reshape(-1, 3, 32, 32))
-    assert data.train.labels.tolist() == list(range(10)) * 10 and data.train.images.is_contiguous()
+    np.testing.assert_array_equal(data.train.images[:].numpy(), expected.reshape(-1, 3, 32, 32))
+    np.testing.assert_array_equal(data.test.images[:].numpy(), batches["test_batch"]["data"].reshape(-1, 3, 32, 32))
+    assert data.train.labels.tolist() == list(range(10)) * 10 and data.train.images[:].is_contiguous()
 
 
 def test_validation_images_are_held_out_of_the_training_split(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -150,5 +150,5 @@ def test_real_cifar100_has_its_known_numbers(real_data_root: Path) -> None:
 
 
 def assert_statistics(data: ImageDataset, mean: tuple[float, ...], deviation: tuple[float, ...]) -> None:
-    for found, published in zip(channel_statistics(data.train.images), (mean, deviation), strict=True):
+    for found, published in zip(channel_statistics(data.train.images[:]), (mean, deviation), strict=True):
         assert [round(value / 255, 4) for value in found.tolist()] == list(published)

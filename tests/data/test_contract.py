@@ -19,7 +19,7 @@ def make_data(seed: int = 0) -> ImageDataset:
 def test_hold_out_parts_the_pool_without_overlap_or_loss() -> None:
     pool = make_split(100)
     train, validation = hold_out(pool, 20, seed=0)
-    rows = torch.cat([train.images, validation.images]).flatten(1).unique(dim=0)
+    rows = torch.cat([train.images[:], validation.images[:]]).flatten(1).unique(dim=0)
     assert (len(train), len(validation), len(rows)) == (80, 20, 100)
 
 
@@ -32,7 +32,7 @@ def test_hold_out_takes_each_class_in_its_share() -> None:
 
 def test_hold_out_follows_from_its_seed() -> None:
     pool = make_split(90)
-    first, again, other = (hold_out(pool, 30, seed)[1].images for seed in (1, 1, 2))
+    first, again, other = (hold_out(pool, 30, seed)[1].images[:] for seed in (1, 1, 2))
     assert torch.equal(first, again)
     assert not torch.equal(first, other)
 
@@ -45,7 +45,7 @@ def test_holding_out_everything_is_refused() -> None:
 def test_digest_changes_with_a_pixel_a_label_and_a_name() -> None:
     data = make_data()
     pixel, label = make_data(), make_data()
-    pixel.test.images[0, 0, 0, 0] += 1
+    pixel.test.images[:][0, 0, 0, 0] += 1
     label.train.labels[0] = 2
     renamed = ImageDataset(data.name, ("a", "b", "d"), data.train, data.validation, data.test)
     assert len({data.digest, pixel.digest, label.digest, renamed.digest}) == 4

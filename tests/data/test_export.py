@@ -34,7 +34,7 @@ def files_of(root: Path) -> dict[str, tuple[bytes, int]]:
 def test_files_hold_exactly_the_pixels_under_class_and_place(tmp_path: Path) -> None:
     data = make_data()
     export_images(data, tmp_path)
-    pool = {"train": [*data.train.images, *data.validation.images], "test": list(data.test.images)}
+    pool = {"train": [*data.train.images[:], *data.validation.images[:]], "test": list(data.test.images[:])}
     labels = {"train": [*data.train.labels, *data.validation.labels], "test": list(data.test.labels)}
     assert len(list(tmp_path.rglob("*.png"))) == 21
     for name, digits in (("train", 2), ("test", 1)):

@@ -41,8 +41,8 @@ def test_class_names_that_yaml_reads_otherwise_are_quoted() -> None:
 
 def test_statistics_are_those_of_all_pixels() -> None:
     split = random_split(4100, 2)  # more than one piece
-    mean, deviation = (levels / 255 for levels in channel_statistics(split.images))
-    pixels = split.images.double() / 255
+    mean, deviation = (levels / 255 for levels in channel_statistics(split.images[:]))
+    pixels = split.images[:].double() / 255
     torch.testing.assert_close(mean, pixels.mean(dim=(0, 2, 3)))
     torch.testing.assert_close(deviation, pixels.std(dim=(0, 2, 3), correction=0))
 

@@ -37,7 +37,7 @@ def load(
 
 
 def fingerprints(data: ImageDataset) -> dict[str, set[bytes]]:
-    return {name: {image.numpy().tobytes() for image in split.images} for name, split in data.splits.items()}
+    return {name: {image.numpy().tobytes() for image in split.images[:]} for name, split in data.splits.items()}
 
 
 def test_train_and_test_folders_become_their_splits(tmp_path: Path) -> None:
@@ -113,7 +113,9 @@ def test_a_class_that_is_held_out_altogether_is_an_error(tmp_path: Path) -> None
     ("folders", "message"),
     [
         ({}, r"put one folder of images for each class there, such as .*/train/cat/1\.png"),
-        ({"cat": 1, "dog": 1}, "if cat, dog in .* are the class folders, move them into it"),
+        ({"cat": 1, "dog": 1}, "no images to test on: add images to"),
+        ({"cat": 4, "test": 1, "dog": 4}, "put one folder of images for each class there"),
+        ({"cat": 4, "dog": 0}, "put one folder of images for each class there"),
         ({"train/cat": 1}, "has 1 class folders; a classifier needs at least 2"),
         ({"train/cat": 0, "train/dog": 0}, "class cat, dog has no image that can be read"),
         ({"train/cat": 4, "train/dog": 4, "test/cat": 0}, "no images to test on"),
@@ -145,8 +147,31 @@ def test_wrong_classes_are_errors(tmp_path: Path, classes: list[str | int], mess
 def test_more_than_fits_into_memory_is_refused_before_reading(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     fill(tmp_path, {"train/a": 5, "train/b": 5})
     monkeypatch.setattr("cifar10.system.limits.psutil.virtual_memory", lambda: type("M", (), {"available": 1000}))
-    with pytest.raises(DataError, match=r"only 0\.0 GB are free; choose a smaller"):
-        load(tmp_path)
+    with pytest.raises(DataError, match=r"only 0\.0 GB are free; choose a smaller .* data_loading.cache=DIR"):
+        folder(str(tmp_path), 16, None, 0.25, 0.2, 0, cache=None)
+
+
+def test_a_folder_of_classes_is_divided_by_itself_and_folders_without_images_are_no_classes(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    fill(tmp_path, {"cat": 10, "dog": 20, "notes": 0})
+    data = load(tmp_path)
+    assert data.class_names == ("cat", "dog")
+    assert {name: torch.bincount(split.labels).tolist() for name, split in data.splits.items()} == {
+        "train": [6, 12],
+        "validation": [2, 4],
+        "test": [2, 4],
+    }
+    prints = fingerprints(data)
+    assert sum(map(len, prints.values())) == len(set.union(*prints.values())) == 30
+    assert "divided into 18 to train on, 6 to validate on and 6 to test on" in capsys.readouterr().err
+
+
+def test_a_train_folder_beside_a_test_folder_is_not_divided(tmp_path: Path) -> None:
+    fill(tmp_path, {"train/a": 4, "train/b": 4, "test/a": 1, "test/b": 1})
+    with pytest.raises(DataError, match=rf"data_loading.root={tmp_path}$"):
+        load(tmp_path / "train")
+    assert len(load(tmp_path).test) == 2
 
 
 @pytest.mark.parametrize("name", ["val", "valid", "validation", "Val"])

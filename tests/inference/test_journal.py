@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -20,7 +21,7 @@ from cifar10.errors import UsageError, UserError
 from cifar10.images.named_image import NamedImage, unreadable
 from cifar10.inference.destination import choose_destination, partial_path
 from cifar10.inference.journal import open_journal
-from cifar10.inference.prediction import ImageResult, Prediction
+from cifar10.inference.prediction import GroupResult, ImageResult, Prediction
 from tests.malformed import encode, picture
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -31,6 +32,7 @@ NAMES = ["cat/1.png", "new\nline.png", os.fsdecode(b"latin-\xe9.png"), "=x.png",
 
 def rows() -> list[ImageResult]:
     good = [ImageResult(name, (Prediction("cat", 1, 0.1 + 0.2),), label="cat") for name in NAMES[:-1]]
+    good[1] = replace(good[1], group=GroupResult("pet", {"pet": 0.1 + 0.2, "neither": 0.7}))
     return [*good, ImageResult(NAMES[-1], (), error="damaged: x")]
 
 
@@ -143,6 +145,7 @@ def test_a_long_name_has_a_journal_too(tmp_path: Path) -> None:
 RUN = """
 import sys, time
 import numpy as np
+from cifar10.images.preprocessing import Preprocessing
 from cifar10.images.sources import open_source
 from cifar10.infer import infer
 from cifar10.inference.destination import choose_destination
@@ -158,7 +161,7 @@ class Engine:
     def describe(self):
         return {"engine": "stub"}
 
-Predictor.from_checkpoint = lambda *_, **__: Predictor(Engine(), ("airplane", "cat"), 8, 4, "none")
+Predictor.from_checkpoint = lambda *_, **__: Predictor(Engine(), ("airplane", "cat"), Preprocessing(8), 4, "none")
 given, output, *resume = sys.argv[1:]
 infer(InferenceRequest(open_source(given), "any", choose_destination(output, None), resume=bool(resume)))
 """

@@ -9,6 +9,7 @@ import pytest
 from mlflow.exceptions import MlflowException
 from numpy.typing import NDArray
 
+from cifar10.images.preprocessing import Preprocessing
 from cifar10.inference.mlflow_model import MLflowClassifier
 from cifar10.inference.predictor import Predictor
 from tests.malformed import encode, picture
@@ -30,7 +31,7 @@ class StrongestColour:
 
 @pytest.fixture
 def model() -> MLflowClassifier:
-    return MLflowClassifier(Predictor(StrongestColour(), CLASSES, SIZE, 4, "none"))
+    return MLflowClassifier(Predictor(StrongestColour(), CLASSES, Preprocessing(SIZE), 4, "none"))
 
 
 def coloured(channel: int) -> NDArray[np.uint8]:

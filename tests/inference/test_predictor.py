@@ -20,6 +20,7 @@ from cifar10.config.schema import EvaluationConfig, TTAMode
 from cifar10.devices import choose_device
 from cifar10.errors import UsageError, UserError
 from cifar10.images.decode import EncodedImage
+from cifar10.images.preprocessing import Preprocessing
 from cifar10.inference.engines import pytorch
 from cifar10.inference.engines.onnx import OnnxEngine
 from cifar10.inference.engines.pytorch import TorchEngine, usable_precision
@@ -52,7 +53,7 @@ def tensors_of(images: NDArray[np.uint8]) -> Tensor:
 
 
 def predictor(tta: TTAMode = "none", batch_size: int = 8, **engine: Any) -> Predictor:
-    return Predictor(TorchEngine(network(), CPU, **engine), NAMES, image_size=16, batch_size=batch_size, tta=tta)
+    return Predictor(TorchEngine(network(), CPU, **engine), NAMES, Preprocessing(16), batch_size=batch_size, tta=tta)
 
 
 def write_checkpoint(folder: Path, precision: str = "fp32", image_size: int = 16, **settings: object) -> Checkpoint:
@@ -129,7 +130,7 @@ def test_never_more_than_a_batch_is_computed_at_once() -> None:
             return {}
 
     images = pixels(20)
-    answers = Predictor(Engine(), NAMES, image_size=16, batch_size=8, tta="none").probabilities(images)
+    answers = Predictor(Engine(), NAMES, Preprocessing(16), batch_size=8, tta="none").probabilities(images)
     assert seen == [8, 8, 4]
     np.testing.assert_array_equal(answers, images.reshape(20, -1)[:, :4])
 
@@ -265,7 +266,7 @@ def test_large_jpegs_are_reduced_in_every_way_of_asking_unless_full_ones_are_wan
     for reduced in (True, False):
         expected = EncodedImage(path.read_bytes()).decode_square(16, reduced)
         engine = Remember()
-        asked = Predictor(engine, NAMES, image_size=16, batch_size=8, tta="none", reduced=reduced)
+        asked = Predictor(engine, NAMES, Preprocessing(16), batch_size=8, tta="none", reduced=reduced)
         asked.predict(path)
         asked.predict([path.read_bytes()])
         list(asked.predict(tmp_path))

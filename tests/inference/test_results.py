@@ -17,7 +17,7 @@ import pytest
 from cifar10.errors import UsageError, UserError
 from cifar10.files import atomic_write
 from cifar10.inference.destination import Destination, choose_destination
-from cifar10.inference.prediction import ImageResult, Prediction
+from cifar10.inference.prediction import GroupResult, ImageResult, Prediction
 from cifar10.inference.results import open_results
 
 CLASSES = ("airplane", "cat", "=evil")
@@ -322,3 +322,36 @@ def test_an_output_that_cannot_be_is_misuse_before_anything_starts(
         with pytest.raises(UsageError, match=reason):
             choose_destination(output, output_format)
     assert sorted(os.listdir(tmp_path)) == ["folder.csv", "socket.csv"]
+
+
+def grouped(path: Path) -> Path:
+    group = GroupResult("cat", {"cat": 0.75, "big dog": 0.125, "neither": 0.125})
+    good = ImageResult("1.png", (Prediction("cat", 1, 0.75),), group=group)
+    bad = ImageResult("2.png", (), error="empty file")
+    with open_results(choose_destination(str(path), None), CLASSES, 1, {}, groups=list(group.probabilities)) as writer:
+        writer.write([good, bad])
+    return path
+
+
+def test_groups_are_columns_in_every_format(tmp_path: Path) -> None:
+    names = {"group": "cat", "group_cat": 0.75, "group_big dog": 0.125, "group_neither": 0.125}
+    good, bad = csv.DictReader(io.StringIO(grouped(tmp_path / "a.csv").read_text()))
+    assert [good[name] for name in names] == ["cat", "0.750000", "0.125000", "0.125000"]
+    assert all(bad[name] == "" for name in names) and bad["error"] == "empty file"
+    good, bad = (json.loads(line) for line in grouped(tmp_path / "a.jsonl").read_text().splitlines())
+    assert (good["group"], good["groups"]) == ("cat", {"cat": 0.75, "big dog": 0.125, "neither": 0.125})
+    assert (bad["group"], bad["groups"]) == (None, None)
+    good, bad = pq.read_table(grouped(tmp_path / "a.parquet")).to_pylist()
+    assert {name: good[name] for name in names} == names
+    assert all(bad[name] is None for name in names)
+    header, first, second = grouped(tmp_path / "a.txt").read_text().splitlines()
+    assert header.split() == ["group", "cat", "big", "dog", "neither", "class", "prob.", "path"]
+    assert first.split() == ["cat", "0.7500", "0.1250", "0.1250", "cat", "0.7500", "1.png"]
+    assert second.split() == ["-", "-", "-", "-", "-", "-", "2.png", "(empty", "file)"]
+    assert first.index("1.png") == second.index("2.png") == header.index("path")
+
+
+def test_without_groups_nothing_is_added(tmp_path: Path) -> None:
+    for suffix in ("csv", "jsonl", "parquet", "txt"):
+        content = written(tmp_path / f"a.{suffix}").read_bytes()
+        assert b"group" not in content

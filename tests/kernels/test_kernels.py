@@ -163,7 +163,7 @@ def test_a_run_is_trained_tested_and_used_with_kernels_if_its_configuration_says
     assert bool(calls) == switch
 
 
-def test_networks_import_torch_and_types_only() -> None:
+def test_networks_import_torch_types_and_names_only() -> None:
     root = Path(__file__).parents[2]
     modules = sorted(path.stem for path in (root / "cifar10" / "networks").glob("*.py") if path.stem != "__init__")
     code = (
@@ -171,4 +171,4 @@ def test_networks_import_torch_and_types_only() -> None:
         "print(*sorted(name for name in sys.modules if name.startswith('cifar10.') and '.networks' not in name))"
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
-    assert done.stdout.split() == ["cifar10.types"]
+    assert done.stdout.split() == ["cifar10.classifier_names", "cifar10.types"]

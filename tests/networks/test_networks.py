@@ -152,3 +152,18 @@ def test_a_shortcut_is_added_before_the_last_activation_of_a_deep_group() -> Non
     third = group.convolve3(group.norm2(group.convolve2(halved)))
     normalized = torch.nn.functional.batch_norm(third, None, None, None, group.norm3.shift * 2000**0.5, training=True)
     torch.testing.assert_close(group(features), torch.nn.functional.silu(normalized + halved), rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("layout", ["planar", "channels_last", "packed"])
+def test_large_images_are_normalised_as_small_ones_bit_for_bit(layout: str) -> None:
+    generator = torch.Generator().manual_seed(0)
+    images = torch.randint(0, 256, (3, 3, 200, 190), generator=generator, dtype=torch.uint8)
+    if layout == "channels_last":
+        images = images.contiguous(memory_format=torch.channels_last)
+    if layout == "packed":  # as training batches are: every fourth byte is empty
+        images = torch.nn.functional.pad(images.permute(0, 2, 3, 1), (0, 1))[..., :3].permute(0, 3, 1, 2)
+    normalize = Normalize()
+    normalize.calibrate(images)
+    expected = (images.float() - normalize.mean) / normalize.std
+    result = normalize(images)
+    assert torch.equal(result, expected) and result.stride() == expected.stride()

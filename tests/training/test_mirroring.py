@@ -63,7 +63,7 @@ def test_measuring_draws_no_random_numbers() -> None:
 
 
 def write_folders(split: Split, folder: Path) -> None:
-    for number, (image, label) in enumerate(zip(split.images, split.labels.tolist(), strict=True)):
+    for number, (image, label) in enumerate(zip(split.images[:], split.labels.tolist(), strict=True)):
         path = folder / ("rising", "falling")[label] / f"{number:04}.png"
         path.parent.mkdir(parents=True, exist_ok=True)
         pixels: NDArray[np.uint8] = image.permute(1, 2, 0).numpy()

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from cifar10.config.schema import AugmentationConfig
 from cifar10.data.image_dataset import Split
+from cifar10.data.stored_images import StoredImages
 from cifar10.training.augmentation import Augmentation, pack, unpack
 from cifar10.training.batches import EvaluationBatches, TrainingBatches
 from tests.operations import Operations
@@ -58,7 +59,7 @@ def sorted_rows(images: Tensor) -> Tensor:
 
 
 def test_packing_loses_nothing() -> None:
-    images = make_split().images
+    images = make_split().images[:]
     assert torch.equal(unpack(pack(images)), images)
 
 
@@ -69,7 +70,7 @@ def test_an_epoch_has_every_image_once_and_its_own_label() -> None:
         for image, label in zip(images, labels, strict=True):
             [match] = (split.images == image).all(dim=(1, 2, 3)).nonzero().flatten().tolist()
             assert split.labels[match] == label
-    assert torch.equal(sorted_rows(images_of(batches)), sorted_rows(split.images))
+    assert torch.equal(sorted_rows(images_of(batches)), sorted_rows(split.images[:]))
 
 
 def test_epochs_differ_in_order_and_repeat_exactly() -> None:
@@ -108,8 +109,8 @@ def test_sharing_a_batch_changes_neither_images_nor_augmentation(micro_batches: 
 
 def test_alternating_flip_mirrors_each_image_every_second_epoch() -> None:
     split, batches = make_split(), make_batches(flip="alternating")
-    mirrored = sorted_rows(split.images.flip(3))
-    plain = sorted_rows(split.images)
+    mirrored = sorted_rows(split.images[:].flip(3))
+    plain = sorted_rows(split.images[:])
 
     def flipped(epoch: int) -> set[tuple[int, ...]]:
         rows = {tuple(row) for row in sorted_rows(images_of(batches, epoch)).tolist()}
@@ -125,7 +126,7 @@ def test_alternating_flip_mirrors_each_image_every_second_epoch() -> None:
 
 def test_crops_are_shifts_of_the_reflected_image() -> None:
     split, padding = make_split(), 2
-    padded = torch.nn.functional.pad(split.images.float(), (padding,) * 4, mode="reflect").to(torch.uint8)
+    padded = torch.nn.functional.pad(split.images[:].float(), (padding,) * 4, mode="reflect").to(torch.uint8)
     allowed = {
         tuple(row)
         for top in range(2 * padding + 1)
@@ -143,7 +144,7 @@ def test_crops_are_shifts_of_the_reflected_image() -> None:
 
 def test_cutout_leaves_a_square_of_the_mean_colour() -> None:
     split = make_split()
-    fill = split.images.float().mean(dim=(0, 2, 3)).round().to(torch.uint8).view(1, 3, 1, 1)
+    fill = split.images[:].float().mean(dim=(0, 2, 3)).round().to(torch.uint8).view(1, 3, 1, 1)
     holes = (images_of(make_batches(cutout=4)) == fill).all(dim=1).flatten(1).sum(dim=1)
     assert int(holes.max()) == 16
     assert int(holes.min()) >= 4  # a hole in a corner is cut to a quarter at most
@@ -184,7 +185,7 @@ def test_evaluation_shares_every_image_exactly_once(world_size: int) -> None:
     shares = [EvaluationBatches(split, 7, CPU, rank, world_size) for rank in range(world_size)]
     images = torch.cat([batch for share in shares for batch, _ in share])
     assert len(images) == 25
-    assert torch.equal(sorted_rows(images), sorted_rows(split.images))
+    assert torch.equal(sorted_rows(images), sorted_rows(split.images[:]))
     assert len({len(list(share)) for share in shares}) == 1  # the same number of steps, or processes would wait
 
 
@@ -268,3 +269,18 @@ def test_a_gpu_gets_the_same_images(options: dict[str, Any]) -> None:
     for (images, targets), (same, same_targets) in zip(cpu, gpu, strict=True):
         torch.testing.assert_close(images, same.cpu())
         torch.testing.assert_close(targets, same_targets.cpu())
+
+
+@pytest.mark.parametrize("options", [{"crop_padding": 2, "flip": "alternating"}, EVERYTHING, {"mixup": 0.4}])
+@pytest.mark.parametrize("sharing", [{}, {"micro_batches": 2, "world_size": 2, "rank": 1}])
+def test_batches_from_a_file_are_those_from_memory(options: dict[str, Any], sharing: dict[str, int]) -> None:
+    resident, split = make_batches(**options, **sharing), make_split()
+    pixels = np.concatenate([np.zeros((5, 3, SIZE, SIZE), np.uint8), split.images[:].numpy()[::-1]])
+    stored = StoredImages(pixels, np.zeros(len(pixels)), np.arange(len(pixels))[:4:-1])
+    config = AugmentationConfig.model_validate({**PLAIN, **options})
+    others = TrainingBatches(Split(stored, split.labels), 4, config, 8, seed=0, device=CPU, **sharing)
+    for epoch in (0, 1):
+        for batches in (resident, others):
+            batches.seek(epoch, 1)
+        for (images, targets), (same, same_targets) in zip(resident, others, strict=True):
+            assert torch.equal(images, same) and torch.equal(targets, same_targets)

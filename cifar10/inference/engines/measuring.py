@@ -109,17 +109,19 @@ def main(words: Sequence[str] | None = None) -> None:
     arguments = parser.parse_args(words)
     _limit_processors(arguments.threads)
     found: dict[str, Measured] = {}
-    engines: dict[str, Engine] = {}
-    for name in arguments.engines.split(","):
-        try:
-            engine, description = load_model(name, arguments.path, "cpu")
-        except UserError as error:
-            found[name] = {"refused": first_line(error)}
-            continue
-        engines[name] = engine
-        about = engine.describe()
-        found[name] = {"engine": about["engine"], "precision": about["precision"], "seconds": {}, "least_seconds": {}}
-    for batch_size in BATCH_SIZES if engines else ():
+    for batch_size in BATCH_SIZES:
+        engines: dict[str, Engine] = {}
+        for name in arguments.engines.split(","):
+            try:
+                engines[name], description = load_model(name, arguments.path, "cpu", batch_size)
+            except UserError as error:
+                found[name] = {"refused": first_line(error)}
+                continue
+            about = engines[name].describe()
+            empty = Measured(engine=about["engine"], precision=about["precision"], seconds={}, least_seconds={})
+            found.setdefault(name, empty)
+        if not engines:
+            break
         for name, seconds in seconds_per_batch(engines, description.image_size, batch_size).items():
             found[name]["seconds"][str(batch_size)] = statistics.median(seconds)
             found[name]["least_seconds"][str(batch_size)] = min(seconds)

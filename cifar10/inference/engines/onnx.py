@@ -49,12 +49,14 @@ class OnnxEngine:
         return {"engine": f"onnxruntime {onnxruntime.__version__}", "device": "cpu", "precision": self.precision}
 
 
-def load(path: Path, device: str = "auto", file_name: str = "model.onnx") -> LoadedModel:
+def load(path: Path, device: str = "auto", batch_size: int | None = None, file_name: str = "model.onnx") -> LoadedModel:
     """Load an exported ONNX file, and compare what it computes here with what it computed at its export.
 
     Args:
         path: The file, or a checkpoint that has been exported: then `file_name` in the folder `export` beside it.
         device: auto or cpu.
+        batch_size: With 1, the runtime's threads wait actively, which lowers the latency. Otherwise they leave their
+            processors to the threads that decode images.
         file_name: Which of several exported files.
 
     Raises:
@@ -67,7 +69,7 @@ def load(path: Path, device: str = "auto", file_name: str = "model.onnx") -> Loa
     file = path if path.suffix == ".onnx" else path.parent / "export" / file_name
     if not file.is_file():
         raise CheckpointError(f"{path} has not been exported to {file}: {_export_line(path, file)}")
-    session = open_session(file, file)
+    session = open_session(file, file, waits_actively=batch_size == 1)
     properties = session.get_modelmeta().custom_metadata_map
     description = ModelDescription.parse(properties.get(KEY), file)
     if file != path and description.file_digest not in (None, file_sha256(path)):
@@ -83,8 +85,13 @@ def _export_line(checkpoint: Path, file: Path) -> str:
     return command_line("export", checkpoint_name=str(checkpoint), formats=formats)
 
 
-def open_session(model: Path | bytes, name: object) -> "InferenceSession":
-    """Open a file or its content; `name` is for messages.
+def open_session(model: Path | bytes, name: object, waits_actively: bool = True) -> "InferenceSession":
+    """Open an ONNX file or its content.
+
+    Args:
+        model: The file, or its content.
+        name: For messages.
+        waits_actively: Whether threads without work keep their processors for a while.
 
     Raises:
         CheckpointError: It is damaged.
@@ -96,7 +103,7 @@ def open_session(model: Path | bytes, name: object) -> "InferenceSession":
         raise UserError("ONNX files need a package: python -m pip install 'onnxruntime>=1.22'") from None
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_cpus()
-    options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # other threads decode images
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(waits_actively)))
     options.log_severity_level = 4  # errors are raised
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
