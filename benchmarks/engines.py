@@ -2,7 +2,7 @@
 
     python benchmarks/engines.py CHECKPOINT CHECKPOINT CHECKPOINT [--root DIR]
 
-Exports each checkpoint to ONNX, in float32 and in 8-bit integers, and runs `python commands.py benchmark` on it, where
+Exports each checkpoint to ONNX, in float32 and in 8-bit integers, and for our own kernels in integers, and runs `python commands.py benchmark` on it, where
 engines take turns in one process, with one thread and with all. States, as means over the checkpoints: the throughput
 of the engine that `auto` chooses, over ONNX Runtime's in float32, at batch 256; the latency of plain PyTorch over that
 of the engine that it chooses for single images; the accuracy lost; and how many answers of each engine differ.
@@ -46,6 +46,8 @@ def compare(checkpoint: Path, root: Path) -> dict[str, Any]:
     place = [f"--checkpoint_name={checkpoint}", f"data_loading.root={root}"]
     program = [sys.executable, "commands.py"]
     subprocess.run([*program, "export", *place, "--formats=onnx,onnx_int8"], cwd=REPOSITORY, check=True)
+    native = [*program, "export", *place, "--formats=native_int8"]
+    subprocess.run(native, cwd=REPOSITORY, check=False)  # fails where the CPU cannot have it
     with tempfile.TemporaryDirectory(prefix="engines_") as scratch:
         subprocess.run([*program, "benchmark", *place, f"--output={scratch}"], cwd=REPOSITORY, check=True)
         report: dict[str, Any] = json.loads((Path(scratch) / "engines.json").read_text())
