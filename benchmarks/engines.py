@@ -2,10 +2,11 @@
 
     python benchmarks/engines.py CHECKPOINT CHECKPOINT CHECKPOINT [--root DIR]
 
-Exports each checkpoint to ONNX, in float32 and in 8-bit integers, and for our own kernels in integers, and runs `python commands.py benchmark` on it, where
-engines take turns in one process, with one thread and with all. States, as means over the checkpoints: the throughput
-of the engine that `auto` chooses, over ONNX Runtime's in float32, at batch 256; the latency of plain PyTorch over that
-of the engine that it chooses for single images; the accuracy lost; and how many answers of each engine differ.
+Exports each checkpoint to ONNX, in float32 and in 8-bit integers, and for our own kernels in integers, and runs
+`python commands.py benchmark` on it, where engines take turns in one process, with one thread and with all. States, as
+means over the checkpoints: the throughput of the engine that `auto` chooses, over ONNX Runtime's in float32, at batch
+256; the latency of plain PyTorch over that of the engine that it chooses for single images; the accuracy lost; and how
+many answers of each engine differ.
 """
 
 import argparse

@@ -172,7 +172,8 @@ def test_benchmark_compares_all_engines_on_the_test_images(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(entry, "num_cpus", lambda: 1)  # one process of measurements, not two
-    entry.benchmark("run", ["auto", "torch", "onnx", "native", "onnx_int8", "native_int8"], output=str(tmp_path / "out"))
+    engines = ["auto", "torch", "onnx", "native", "onnx_int8", "native_int8"]
+    entry.benchmark("run", engines, output=str(tmp_path / "out"))
     report = json.loads((tmp_path / "out/engines.json").read_text())
     assert set(report["engines"]) == {"eager", "torch", "onnx"}  # no kernels for this network, no integers exported
     assert set(report["refused"]) == {"native", "onnx_int8", "native_int8"}
