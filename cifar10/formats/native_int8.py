@@ -32,7 +32,7 @@ class NativeInt8Format:
     def __init__(
         self,
         num_images: PositiveInt = 512,
-        percentiles: Annotated[list[float], Length(1, 9)] = [99.9, 99.99, 99.999],  # noqa: B006
+        percentiles: Annotated[list[Annotated[float, Range(gt=0, le=100)]], Length(1, 9)] = [99.9, 99.99, 99.999],  # noqa: B006
         points: Annotated[float, Range(ge=0, le=100)] = 0.1,
     ) -> None:
         self.num_images = num_images
