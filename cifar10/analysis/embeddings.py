@@ -1,4 +1,4 @@
-"""Embeddings: what a network passes to its head, computed once for each picture and kept in files.
+"""Embeddings: what a network passes to its head, computed once for each picture and kept in files::
 
     CACHE/embeddings-0123456789abcdef/*.npz    digests (M, 16) and embeddings (M, E) of M images each
 

@@ -82,7 +82,7 @@ def register(checkpoint: "Checkpoint", exported: Path | None, target: Registered
         target: Name and alias.
 
     Returns:
-        The address of the new version, `models:/...`.
+        The address of the new version, which begins with models:/.
 
     Raises:
         UserError: The store is unavailable or refuses the model.
