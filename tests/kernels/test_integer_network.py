@@ -195,11 +195,10 @@ def test_probabilities_are_those_of_rounded_numbers_in_exact_arithmetic(
     [ranges] = input_ranges(network, images, [100.0])
     found = torch.from_numpy(FusedNetwork(network, size, arithmetic, ranges).probabilities(pixels_of(images)))
     with torch.inference_mode():
-        precise = network(images).softmax(dim=1)
         expected = simulated(network, images, ranges)
-    of_rounding = float((expected - precise).abs().max())
-    assert precise.std(dim=0).max() > 0.05 and 1e-4 < of_rounding < 0.1
-    assert (found - expected).abs().max() < of_rounding / 3  # a rounding that is tied, in some step
+    assert expected.std(dim=0).max() > 0.05  # the images differ, so that a wrong image would be noticed
+    # Each layer rounds some hundredths of its values the other way, those near the middle of two integers.
+    assert (found - expected).abs().max() < 0.035
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
