@@ -119,7 +119,8 @@ def test_a_module_outside_the_packages_of_a_role_is_not_even_imported() -> None:
 
 
 def test_an_engine_is_a_function_of_its_package_that_takes_a_checkpoint() -> None:
-    meant = {f"cifar10.inference.engines.{engine}.load" for engine in ("auto", "native", "onnx", "pytorch")}
+    names = ("auto", "native", "native_int8", "onnx", "pytorch")
+    meant = {f"cifar10.inference.engines.{engine}.load" for engine in names}
     accepted = set()
     for name in public_callables(cifar10):
         with contextlib.suppress(BuildError):

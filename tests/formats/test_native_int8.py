@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 import cifar10
 from cifar10.cli.command_line import main
 from cifar10.config.compose import load_config
+from cifar10.data.shapes import shapes
 from cifar10.devices import integer_obstacle
 from cifar10.errors import CheckpointError, UsageError
 from cifar10.export import export
@@ -63,12 +64,13 @@ def some_images(num_images: int = 9) -> NDArray[np.uint8]:
 
 @needs_kernels
 def test_the_engine_computes_in_integers_with_the_exported_ranges(run: Path) -> None:
-    images = some_images(40)
+    data = shapes(train_size=1, validation_size=0, test_size=40, image_size=16, seed=5)
+    images = data.test.arrays()[0]
     predictor = cifar10.load("run", engine="native_int8", device="cpu")
     precise = cifar10.load("run", engine="eager", device="cpu").engine.probabilities(images)
     assert 0 < np.abs(predictor.engine.probabilities(images) - precise).max() < 0.1
     assert predictor.engine.describe()["engine"].startswith("native (")
-    assert predictor.precision == "int8"
+    assert predictor.provenance["precision"] == "int8"
 
 
 @needs_kernels

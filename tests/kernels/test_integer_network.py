@@ -15,7 +15,7 @@ from cifar10.kernels.feature_maps import FeatureMaps
 from cifar10.kernels.fused_convolution import convolution_kernel
 from cifar10.kernels.fused_layer import FusedConvolution, Pooling
 from cifar10.kernels.quantization import integer_constants, quantize_filters
-from cifar10.networks.speed import SpeedNet
+from cifar10.networks.speed import ConvolutionGroup, SpeedNet
 from tests.kernels.test_fused_network import make_images, make_network, pixels_of
 
 _SILU_ERROR = 2e-4  # of the size of a value: that of the kernels, and float32 rounding
@@ -167,6 +167,7 @@ def simulated(network: SpeedNet, images: Tensor, ranges: Sequence[InputRange]) -
     network, number = network.double(), 0
     features = functional.silu(network.whiten(network.normalize(images).double()))
     for group in network.groups:
+        assert isinstance(group, ConvolutionGroup)
         shortcut = None
         pairs = [(group.convolve1, group.norm1), (group.convolve2, group.norm2)]
         pairs += [(group.convolve3, group.norm3)] if group.depth == 3 else []
@@ -180,7 +181,8 @@ def simulated(network: SpeedNet, images: Tensor, ranges: Sequence[InputRange]) -
             features = features + (norm.shift * norm.shift_gain - norm.running_mean * gain)[:, None, None]
             features = features + shortcut if position == 2 and shortcut is not None else features
             features, number = functional.silu(features), number + 1
-    return network.head(features.amax(dim=(2, 3))).softmax(dim=1)
+    probabilities: Tensor = network.head(features.amax(dim=(2, 3))).softmax(dim=1)
+    return probabilities
 
 
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
@@ -235,7 +237,9 @@ def test_another_number_of_ranges_is_refused(arithmetic: Arithmetic) -> None:
 def test_ranges_contain_the_percentile_of_the_inputs_of_each_convolution() -> None:
     network, images = make_network(16, (32, 32, 32)), make_images(16, 150)
     inputs: list[Tensor] = []
-    hook = network.groups[1].convolve1.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
+    group = network.groups[1]
+    assert isinstance(group, ConvolutionGroup)
+    hook = group.convolve1.register_forward_pre_hook(lambda _, given: inputs.append(given[0]))
     with torch.inference_mode():
         network(images)
     hook.remove()
