@@ -340,8 +340,10 @@ def _export_pretrained(
         raise UsageError("a pretrained network has no folder of its own; name one for the files: --output=DIR")
     chosen = require_options("formats", "export", formats)
     fit = [name for name in chosen if "int8" not in name]
-    if len(fit) < len(chosen) and formats != "all":
-        raise UsageError(f"--formats={formats}: 8-bit integers need training images; leave them out")
+    if len(fit) < len(chosen):
+        if formats != "all":
+            raise UsageError(f"--formats={formats}: 8-bit integers need training images; leave them out")
+        print("8-bit integers are left out: they need training images", file=sys.stderr)
     images = None if photos is None else require_images(photos, "--photos")
     with if_stopped("while files were exported; those that were named are complete"):
         from cifar10.export import export_pretrained

@@ -22,7 +22,7 @@ from cifar10.images.named_image import ImageSource
 from cifar10.images.parquet_images import ParquetImages
 from cifar10.images.search import describe_skipped
 from cifar10.inference.destination import Destination
-from cifar10.inference.engines import require_engine
+from cifar10.inference.engines import exported_files, require_engine
 from cifar10.inference.prediction import ImageResult
 from cifar10.inference.ray_session import Images, NamedFiles, ParquetFiles, ray_session
 from cifar10.inference.ray_worker import NAME, ImageClassifier, ModelFacts, Work, facts_of, results_of
@@ -99,7 +99,7 @@ def _files_of(checkpoint: Path, engine: str | None) -> dict[str, bytes]:
     """Return the files that a worker needs, the checkpoint first, by their paths relative to its folder."""
     files = [checkpoint]
     if engine is not None:
-        files += sorted(checkpoint.parent.glob("export/*.onnx"))
+        files += exported_files(checkpoint)
     try:
         return {file.relative_to(checkpoint.parent).as_posix(): file.read_bytes() for file in files}
     except OSError as error:

@@ -18,6 +18,7 @@ import pyarrow.parquet as pq
 import pytest
 from numpy.typing import NDArray
 
+from cifar10.batch import _files_of
 from cifar10.cli.command_line import main
 from cifar10.config.compose import load_config
 from cifar10.errors import UserError
@@ -293,3 +294,12 @@ def cluster(tmp_path: Path) -> Iterator[tuple[str, str]]:
 def test_a_cluster_computes_the_rows_of_infer_by_both_kinds_of_address(trained: Path, cluster: tuple[str, str]) -> None:
     for number, address in enumerate(cluster):
         require_rows_of_infer(trained, "in", f"cluster{number}.csv", "--engine=onnx", f"--address={address}")
+
+
+def test_a_worker_gets_the_checkpoint_and_what_was_exported_of_it(tmp_path: Path) -> None:
+    (tmp_path / "export").mkdir()
+    names = ["best.ckpt", "export/model.onnx", "export/native_int8.json", "export/model.pt2"]
+    for name in names:
+        (tmp_path / name).write_bytes(name.encode())
+    assert list(_files_of(tmp_path / "best.ckpt", engine="native_int8")) == names[:3]
+    assert list(_files_of(tmp_path / "best.ckpt", engine=None)) == names[:1]

@@ -7,7 +7,7 @@ percentiles, the one is taken whose probabilities are closest to those in float3
 import statistics
 import time
 from collections.abc import Iterable
-from typing import Any
+from typing import Annotated, Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,10 +18,38 @@ from cifar10.formats.parity import Parity
 from cifar10.inference.description import Golden, golden
 from cifar10.inference.engines import Engine
 from cifar10.inference.engines.onnx import OnnxEngine, open_session
+from cifar10.types import Length, PositiveInt, Range
 
 _ROUNDS = 7
 _MOST_HELD_OUT = 1000
 _NUM_GOLDEN = 4
+
+
+class IntegerFormat:
+    """Settings of a format in 8-bit integers, and when its files are refused.
+
+    Args:
+        num_images: Training images to calibrate with.
+        percentiles: Ranges of activations to choose from: the part of all values, in percent, that they contain.
+        points: Percentage points of test accuracy that may be lost.
+    """
+
+    def __init__(
+        self,
+        num_images: PositiveInt = 512,
+        percentiles: Annotated[list[Annotated[float, Range(gt=0, le=100)]], Length(1, 9)] = [99.9, 99.99, 99.999],  # noqa: B006
+        points: Annotated[float, Range(ge=0, le=100)] = 0.1,
+    ) -> None:
+        self.num_images = num_images
+        self.percentiles = percentiles
+        self.points = points
+
+    def refusal(self, found: Parity, engine: Engine, source: Source) -> str | None:
+        """Return why a file must not be used: it is less accurate, or not faster than ONNX Runtime in float32."""
+        if found.lost_points > self.points:
+            return f"it loses {found.lost_points:.2f} points of accuracy, more than {self.points}"
+        ratio = speed(engine, float_engine(source), source.calibration[:256])
+        return None if ratio > 1 else f"it is not faster than float32 here ({ratio:.2f} times)"
 
 
 def closest(engines: Iterable[Engine], source: Source, num_images: int) -> int:
@@ -37,21 +65,6 @@ def closest(engines: Iterable[Engine], source: Source, num_images: int) -> int:
     exact = _probabilities(float_engine(source), held_out)
     errors = [float(np.square(_probabilities(engine, held_out) - exact).mean()) for engine in engines]
     return int(np.argmin(errors))
-
-
-def refusal(found: Parity, engine: Engine, source: Source, points: float) -> str | None:
-    """Return why a file must not be used; None if it may be: it is accurate, and faster than ONNX Runtime in float32.
-
-    Args:
-        found: How far it is from the checkpoint on the test images.
-        engine: Computes with it.
-        source: Of the file.
-        points: Percentage points of test accuracy that may be lost.
-    """
-    if found.lost_points > points:
-        return f"it loses {found.lost_points:.2f} points of accuracy, more than {points}"
-    ratio = speed(engine, float_engine(source), source.calibration[:256])
-    return None if ratio > 1 else f"it is not faster than float32 here ({ratio:.2f} times)"
 
 
 def golden_of(engine: Engine, source: Source) -> Golden:

@@ -10,45 +10,27 @@ import logging
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from cifar10.files import file_sha256
 from cifar10.formats import Source
-from cifar10.formats.calibration import closest, engine_of, golden_of, refusal
+from cifar10.formats.calibration import IntegerFormat, closest, engine_of, golden_of
 from cifar10.formats.onnx import to_onnx
-from cifar10.formats.parity import Parity
 from cifar10.inference.description import KEY, ModelDescription
 from cifar10.inference.engines import Engine
 from cifar10.inference.engines.onnx import PRECISION, load
 from cifar10.runs.checkpoints import Checkpoint
-from cifar10.types import Length, PositiveInt, Range
 
 _QUANTIZED = ["Conv", "Gemm", "MatMul", "MaxPool", "Sigmoid", "Mul", "Relu", "Add", "GlobalAveragePool"]
 
 
-class Int8Format:
-    """The same input and output as the ONNX file in float32.
-
-    Args:
-        num_images: Training images to calibrate with.
-        percentiles: Ranges of activations to choose from: the part of all values, in percent, that they contain.
-        points: Percentage points of test accuracy that may be lost.
-    """
+class Int8Format(IntegerFormat):
+    """The same input and output as the ONNX file in float32."""
 
     file_name = "model_int8.onnx"
-
-    def __init__(
-        self,
-        num_images: PositiveInt = 512,
-        percentiles: Annotated[list[Annotated[float, Range(gt=0, le=100)]], Length(1, 9)] = [99.9, 99.99, 99.999],  # noqa: B006
-        points: Annotated[float, Range(ge=0, le=100)] = 0.1,
-    ) -> None:
-        self.num_images = num_images
-        self.percentiles = percentiles
-        self.points = points
 
     def obstacle(self, checkpoint: Checkpoint) -> str | None:
         return None
@@ -67,9 +49,6 @@ class Int8Format:
 
     def read(self, path: Path, source: Source) -> Engine:
         return load(path).engine
-
-    def refusal(self, found: Parity, engine: Engine, source: Source) -> str | None:
-        return refusal(found, engine, source, self.points)
 
 
 def _prepared(model: Any, folder: Path) -> Path:

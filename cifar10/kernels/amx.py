@@ -31,7 +31,7 @@ _ARCH_PRCTL, _REQUEST_PERMISSION, _TILE_DATA = 158, 0x1023, 18  # Linux on x86-6
 
 @functools.cache
 def is_available(capability: str) -> bool:
-    """Whether this process may use AMX; Linux is asked for permission.
+    """Return whether this process may use AMX. On Linux, this requests the permission for its registers.
 
     Args:
         capability: amx_bf16 or amx_int8.

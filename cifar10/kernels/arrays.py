@@ -1,8 +1,8 @@
 """Arrays in memory, as kernels read and write them: float32, int32 and uint8, a vector at a time."""
 
-from typing import Any
+from typing import Any, Generic, TypeAlias
 
-from cifar10.kernels.codegen import CACHE_LINE_BYTES, Integer, IntVector, KernelBuilder, Vector, declare
+from cifar10.kernels.codegen import CACHE_LINE_BYTES, AnyVector, Integer, IntVector, KernelBuilder, Vector, declare
 
 try:
     from llvmlite import ir
@@ -12,26 +12,38 @@ except ImportError:  # then `jit.is_available` is false, and no code is generate
 _ALIGNMENT = 4  # bytes of float32 and int32; PyTorch aligns tensors, but not the rows in them
 
 
-class FloatArray:
-    """float32 numbers in memory; offsets count numbers."""
+class WordArray(Generic[AnyVector]):
+    """float32 or int32 numbers in memory; offsets count numbers.
 
-    def __init__(self, builder: "KernelBuilder", pointer: Any) -> None:
+    Args:
+        builder: Writes the code.
+        pointer: The first number.
+        vector: Class of the vectors that are read and written.
+        vector_type: Their type in LLVM.
+    """
+
+    def __init__(self, builder: "KernelBuilder", pointer: Any, vector: type[AnyVector], vector_type: Any) -> None:
         self.builder = builder
         self._pointer = pointer
+        self._vector: type[AnyVector] = vector
+        self._vector_type = vector_type
 
-    def load(self, offset: Integer | int) -> Vector:
+    def load(self, offset: Integer | int) -> AnyVector:
         """Return the vector that begins at `offset`."""
         value = self.builder.llvm.load(self._address(offset))
         value.align = _ALIGNMENT
-        return Vector(self.builder, value)
+        loaded: AnyVector = self._vector(self.builder, value)
+        return loaded
 
-    def broadcast(self, offset: Integer | int) -> Vector:
+    def broadcast(self, offset: Integer | int) -> AnyVector:
         """Return a vector with the number at `offset` in all lanes."""
         llvm, builder = self.builder.llvm, self.builder
         number = llvm.load(llvm.gep(self._pointer, [builder.integer(offset).value]))
-        first = llvm.insert_element(ir.Constant(builder.vector_type, ir.Undefined), number, ir.IntType(32)(0))
-        undefined = ir.Constant(builder.vector_type, ir.Undefined)
-        return Vector(builder, llvm.shuffle_vector(first, undefined, ir.Constant(builder.int_vector_type, None)))
+        undefined = ir.Constant(self._vector_type, ir.Undefined)
+        first = llvm.insert_element(undefined, number, ir.IntType(32)(0))
+        lanes = llvm.shuffle_vector(first, undefined, ir.Constant(builder.int_vector_type, None))
+        repeated: AnyVector = self._vector(builder, lanes)
+        return repeated
 
     def prefetch(self, offset: Integer) -> None:
         """Bring what is at `offset` into the cache; the offset may be outside the array."""
@@ -41,11 +53,11 @@ class FloatArray:
         function = declare(llvm.module, "llvm.prefetch.p0i8", kind)
         llvm.call(function, [llvm.bitcast(self._address(offset), byte), number(0), number(3), number(1)])
 
-    def store(self, vector: Vector, offset: Integer | int) -> None:
+    def store(self, vector: AnyVector, offset: Integer | int) -> None:
         """Write a vector to `offset` and after."""
         self.builder.llvm.store(vector.value, self._address(offset)).align = _ALIGNMENT
 
-    def store_nontemporal(self, vector: Vector, offset: Integer | int) -> None:
+    def store_nontemporal(self, vector: AnyVector, offset: Integer | int) -> None:
         """Write a vector of one cache line past the caches, without reading the line first, as `store` does.
 
         The address must be a multiple of the line's 64 bytes.
@@ -59,38 +71,11 @@ class FloatArray:
     def _address(self, offset: Integer | int) -> Any:
         llvm = self.builder.llvm
         address = llvm.gep(self._pointer, [self.builder.integer(offset).value])
-        return llvm.bitcast(address, self.builder.vector_type.as_pointer())
+        return llvm.bitcast(address, self._vector_type.as_pointer())
 
 
-class IntArray:
-    """int32 numbers in memory; offsets count numbers."""
-
-    def __init__(self, builder: "KernelBuilder", pointer: Any) -> None:
-        self.builder = builder
-        self._pointer = pointer
-
-    def load(self, offset: Integer | int) -> IntVector:
-        """Return the vector that begins at `offset`."""
-        value = self.builder.llvm.load(self._address(offset))
-        value.align = _ALIGNMENT
-        return IntVector(self.builder, value)
-
-    def broadcast(self, offset: Integer | int) -> IntVector:
-        """Return a vector with the number at `offset` in all lanes."""
-        llvm, builder = self.builder.llvm, self.builder
-        number = llvm.load(llvm.gep(self._pointer, [builder.integer(offset).value]))
-        undefined = ir.Constant(builder.int_vector_type, ir.Undefined)
-        first = llvm.insert_element(undefined, number, ir.IntType(32)(0))
-        return IntVector(builder, llvm.shuffle_vector(first, undefined, ir.Constant(builder.int_vector_type, None)))
-
-    def store(self, vector: IntVector, offset: Integer | int) -> None:
-        """Write a vector to `offset` and after."""
-        self.builder.llvm.store(vector.value, self._address(offset)).align = _ALIGNMENT
-
-    def _address(self, offset: Integer | int) -> Any:
-        llvm = self.builder.llvm
-        address = llvm.gep(self._pointer, [self.builder.integer(offset).value])
-        return llvm.bitcast(address, self.builder.int_vector_type.as_pointer())
+FloatArray: TypeAlias = WordArray[Vector]
+IntArray: TypeAlias = WordArray[IntVector]
 
 
 class ByteArray:
@@ -122,12 +107,14 @@ class ByteArray:
 
 def float_array(builder: "KernelBuilder", address: Integer) -> FloatArray:
     """Return the float32 array at `address`, to be accessed with vectors of the builder's number of lanes."""
-    return FloatArray(builder, builder.llvm.inttoptr(address.value, ir.FloatType().as_pointer()))
+    pointer = builder.llvm.inttoptr(address.value, ir.FloatType().as_pointer())
+    return WordArray(builder, pointer, Vector, builder.vector_type)
 
 
 def int_array(builder: "KernelBuilder", address: Integer) -> IntArray:
     """Return the int32 array at `address`, to be accessed with vectors of the builder's number of lanes."""
-    return IntArray(builder, builder.llvm.inttoptr(address.value, ir.IntType(32).as_pointer()))
+    pointer = builder.llvm.inttoptr(address.value, ir.IntType(32).as_pointer())
+    return WordArray(builder, pointer, IntVector, builder.int_vector_type)
 
 
 def byte_array(builder: "KernelBuilder", address: Integer) -> ByteArray:
@@ -141,4 +128,4 @@ def stack_array(builder: "KernelBuilder", num_vectors: int) -> FloatArray:
         allocated = builder.llvm.alloca(builder.vector_type, size=num_vectors)
         allocated.align = CACHE_LINE_BYTES
         pointer = builder.llvm.bitcast(allocated, ir.FloatType().as_pointer())
-    return FloatArray(builder, pointer)
+    return WordArray(builder, pointer, Vector, builder.vector_type)

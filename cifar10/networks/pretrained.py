@@ -35,7 +35,7 @@ _AUXILIARY = ("AuxLogits.", "aux1.", "aux2.")  # classifiers that only the train
 
 @dataclass(frozen=True)
 class PublishedWeights:
-    """Published weights of a network: where they are, and what they need and mean."""
+    """Published weights of a network: their address, preprocessing and class names."""
 
     name: str
     """For messages: architecture and version."""

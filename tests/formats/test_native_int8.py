@@ -45,7 +45,7 @@ def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
         train(load_config([*common, "model=speed", f"model.widths={WIDTHS}", "run_name=run"]))
         train(load_config([*common, "model=simple_cnn", "model.width=8", "run_name=other"]))
         if OBSTACLE is None:
-            patch.setattr("cifar10.formats.native_int8.refusal", lambda *_: None)  # speed depends on the machine
+            patch.setattr(NativeInt8Format, "refusal", lambda *_: None)  # speed depends on the machine
             export("run", ["native_int8"])
     return folder
 

@@ -1,4 +1,4 @@
-"""Training starts from published weights, and what it leaves needs them no more."""
+"""Training starts from published weights; its checkpoints are loaded without them."""
 
 from pathlib import Path
 

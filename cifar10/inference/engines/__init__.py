@@ -40,6 +40,12 @@ def require_engine(name: str) -> None:
         raise UsageError(f"engine={name}: there is no such engine{did_you_mean(name, options('engine')) or known}")
 
 
+def exported_files(checkpoint: Path) -> list[Path]:
+    """Return the files that engines read beside `checkpoint` itself: those that `export` has written for it."""
+    folder = checkpoint.parent / "export"
+    return sorted([*folder.glob("*.onnx"), *folder.glob("*.json")])
+
+
 def load_model(engine: str, path: Path, device: str = "auto", batch_size: int | None = None) -> "LoadedModel":
     """Load the checkpoint or exported file at `path` with the engine that `conf/engine/NAME.yaml` describes.
 

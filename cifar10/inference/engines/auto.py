@@ -19,7 +19,7 @@ from cifar10.config.conf_folder import content_of
 from cifar10.errors import UserError
 from cifar10.files import file_sha256, write_text
 from cifar10.inference.description import LoadedModel
-from cifar10.inference.engines import load_model
+from cifar10.inference.engines import exported_files, load_model
 from cifar10.inference.engines.measuring import BATCH_SIZES, Measured, measure
 from cifar10.runs.provenance import processor
 from cifar10.system.limits import num_cpus
@@ -138,9 +138,7 @@ def _refusals(measured: Mapping[str, Measured]) -> list[str]:
 
 def _verdict_file(path: Path, candidates: list[str]) -> Path:
     """Return a file named by all that the result depends on: model, exported files, engines, machine, versions."""
-    folder = path.parent / "export"
-    files = sorted([*folder.glob("*.onnx"), *folder.glob("*.json")])
-    exported = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in files}
+    exported = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in exported_files(path)}
     facts = {"model": file_sha256(path), "exported": exported, "candidates": candidates, "machine": _machine()}
     return cache_folder() / f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]}.json"
 
