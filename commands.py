@@ -199,6 +199,7 @@ def batch(
     tta: Literal["none", "mirror", "mirror_translate", "mirror_translate_selective"] | None = None,
     device: str = "auto",
     engine: str | None = None,
+    receipts: bool = False,
 ) -> int:
     """Classify the images of a folder or of Parquet files with Ray Data, here or on a cluster.
 
@@ -208,7 +209,8 @@ def batch(
     --format=FORMAT          parquet, csv or jsonl  (by the suffix of PATH; parquet for a folder)
     --address=ADDRESS        a Ray cluster: ray://HOST:10001, HOST:6379, or auto  (Ray is started on this machine)
     --workers=N              processes that compute  (one for each machine, or for each GPU)
-    --checkpoint_name=NAME, --top_k=N, --batch_size=N, --tta=VIEWS, --device=DEVICE, --engine=NAME: as for infer
+    --checkpoint_name=NAME, --top_k=N, --batch_size=N, --tta=VIEWS, --device=DEVICE, --engine=NAME,
+    --receipts: as for infer
 
     The rows are those of infer, in the same order. A file that cannot be read gets a row with the reason; the exit code
     is then 3. On a cluster, images are read by the machines of the cluster, from the same paths.
@@ -226,7 +228,9 @@ def batch(
     from cifar10.batch import BatchRequest, batch
 
     network = checkpoint or checkpoint_name
-    request = BatchRequest(images, network, destination, address, workers, device, top_k, batch_size, tta, engine)
+    request = BatchRequest(
+        images, network, destination, address, workers, device, top_k, batch_size, tta, engine, receipts
+    )
     return 3 if batch(request) else 0
 
 

@@ -18,7 +18,7 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from measuring import REPOSITORY, spread, table, write_results
+from measuring import REPOSITORY, table, write_results
 
 from cifar10.inference.engines.auto import candidates, fastest
 
@@ -46,9 +46,9 @@ def compare(checkpoint: Path, root: Path) -> dict[str, Any]:
     """Return the report of `benchmark` for a checkpoint."""
     place = [f"--checkpoint_name={checkpoint}", f"data_loading.root={root}"]
     program = [sys.executable, "commands.py"]
-    subprocess.run([*program, "export", *place, "--formats=onnx,onnx_int8"], cwd=REPOSITORY, check=True)
-    native = [*program, "export", *place, "--formats=native_int8"]
-    subprocess.run(native, cwd=REPOSITORY, check=False)  # fails where the CPU cannot have it
+    subprocess.run([*program, "export", *place, "--formats=onnx"], cwd=REPOSITORY, check=True)
+    for integers in ("onnx_int8", "native_int8"):  # refused where they lose too much, or the CPU cannot have them
+        subprocess.run([*program, "export", *place, f"--formats={integers}"], cwd=REPOSITORY, check=False)
     with tempfile.TemporaryDirectory(prefix="engines_") as scratch:
         subprocess.run([*program, "benchmark", *place, f"--output={scratch}"], cwd=REPOSITORY, check=True)
         report: dict[str, Any] = json.loads((Path(scratch) / "engines.json").read_text())
@@ -68,24 +68,27 @@ def gains(reports: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
             throughput.append(measured["onnx"]["seconds"][_MANY] / measured[many]["seconds"][_MANY])
             latency.append(measured["eager"]["seconds"][_ONE] / measured[one]["seconds"][_ONE])
             lost.append(100 * (report["engines"]["eager"]["accuracy"] - report["engines"][many]["accuracy"]))
-        figures = [f"{statistics.mean(values):.2f} ({spread(values)})" for values in (throughput, latency)]
+        gained = (throughput, latency)
+        figures = [f"{statistics.mean(each):.2f} ({min(each):.2f} to {max(each):.2f})" for each in gained]
         rows.append([threads, ", ".join(sorted(names)), *figures, f"{statistics.mean(lost):.3f}"])
     head = ["threads", "chosen", "batch 256, over onnx", "single image, over eager", "points of accuracy lost"]
     return head, rows
 
 
 def engines(reports: list[dict[str, Any]]) -> tuple[list[str], list[list[str]]]:
-    """Return a table of all engines, means over the networks."""
+    """Return a table of all engines, means over the networks; a refused export has a dash among the other answers."""
     rows = []
-    for name in reports[0]["engines"]:
-        answers = [report["engines"][name] for report in reports]
-        row = [name, reports[0]["measured"][_ONE][name]["precision"]]
-        row += [f"{statistics.mean(each['size_mb'] for each in answers):.1f}"]
-        row += [f"{100 * statistics.mean(each['accuracy'] for each in answers):.2f}"]
-        row += [", ".join(str(each["num_different"]) for each in answers)]
-        row += [f"{max(each['largest_difference'] for each in answers):.1e}"]
+    for name in sorted({name for report in reports for name in report["engines"]}):
+        answers = [report["engines"].get(name) for report in reports]
+        having = [report for report in reports if name in report["engines"]]
+        known = [report["engines"][name] for report in having]
+        row = [name, having[0]["measured"][_ONE][name]["precision"]]
+        row += [f"{statistics.mean(each['size_mb'] for each in known):.1f}"]
+        row += [f"{100 * statistics.mean(each['accuracy'] for each in known):.2f}"]
+        row += [", ".join(str(each["num_different"]) if each else "–" for each in answers)]
+        row += [f"{max(each['largest_difference'] for each in known):.1e}"]
         for size in (_ONE, _MANY):
-            for measured in zip(*(report["measured"].values() for report in reports), strict=True):
+            for measured in zip(*(report["measured"].values() for report in having), strict=True):
                 seconds = statistics.mean(each[name]["seconds"][size] for each in measured)
                 row.append(f"{1000 * seconds:.3f}" if size == _ONE else f"{int(size) / seconds:,.0f}")
         rows.append(row)

@@ -3,7 +3,7 @@
     import cifar10
     cifar10.load("best").predict("photos/cat.jpg")
 
-Importing this costs nothing; `load` imports what it needs.
+Importing this costs nothing; the functions import what they need.
 """
 
 import time
@@ -34,6 +34,7 @@ def load(
     models_dir: str = "models",
     engine: str | None = None,
     full_jpeg: bool = False,
+    grouping: str | None = None,
 ) -> "Predictor":
     """Return a predictor with the network of a checkpoint, which computes as the test pass of its training did.
 
@@ -46,14 +47,46 @@ def load(
         models_dir: Folder in which names are looked up.
         engine: What computes: the name of a file in `conf/engine/`; None: onnx for an ONNX file, else torch.
         full_jpeg: Decode large JPEG images at full size, as in training, which takes three times as long.
+        grouping: Groups of classes that results name as well: a file of `conf/grouping/`, or the path of one; None: no
+            groups.
 
     Raises:
         CheckpointError: There is no such checkpoint, or it is damaged.
-        UsageError: A setting is not possible, or the device is not there.
+        UsageError: A setting is not possible, the device is not there, or the grouping is for other classes.
     """
     import os
 
     from cifar10.inference.predictor import Predictor
 
     name = os.fspath(checkpoint)
-    return Predictor.from_checkpoint(name, device, batch_size, tta, models_dir, engine, full_jpeg)
+    predictor = Predictor.from_checkpoint(name, device, batch_size, tta, models_dir, engine, full_jpeg)
+    return predictor if grouping is None else predictor.with_grouping(grouping)
+
+
+def load_pretrained(
+    model: str = "resnet152_imagenet",
+    *,
+    weights: "str | os.PathLike[str] | None" = None,
+    grouping: str | None = None,
+    device: str = "auto",
+    batch_size: int | None = None,
+    tta: str | None = None,
+) -> "Predictor":
+    """Return a predictor with a pretrained network, which predicts the classes that it was trained on.
+
+    Args:
+        model: NAME_imagenet, where NAME is a classifier of torchvision, or of timm where it is installed.
+        weights: A file; None: PyTorch's cache or a download.
+        grouping: As for `load`; `cats_vs_dogs` is for ImageNet's classes.
+        device: auto (a GPU if there is one), cpu, cuda or cuda:N.
+        batch_size: Most images per forward pass; None: 32.
+        tta: Test-time augmentation, as for `load`; None: none.
+
+    Raises:
+        UserError: The weights cannot be read or downloaded.
+        UsageError: There is no such network, a setting is not possible, or the device is not there.
+    """
+    from cifar10.inference.predictor import Predictor
+
+    predictor = Predictor.from_pretrained(model, device, batch_size, tta, weights)
+    return predictor if grouping is None else predictor.with_grouping(grouping)

@@ -17,15 +17,16 @@ from typing import TYPE_CHECKING
 from tqdm import tqdm
 
 from cifar10.analysis.classification_report import Score
-from cifar10.errors import CheckpointError
+from cifar10.errors import CheckpointError, UsageError
 from cifar10.images.named_image import ImageSource
 from cifar10.images.parquet_images import ParquetImages
 from cifar10.images.search import describe_skipped
-from cifar10.inference.destination import Destination
+from cifar10.inference.destination import NO_RECEIPTS, Destination
 from cifar10.inference.engines import exported_files, require_engine
 from cifar10.inference.prediction import ImageResult
 from cifar10.inference.ray_session import Images, NamedFiles, ParquetFiles, ray_session
 from cifar10.inference.ray_worker import NAME, ImageClassifier, ModelFacts, Work, facts_of, results_of
+from cifar10.inference.receipts import shared_columns
 from cifar10.inference.result_parts import PartFolder, PartWriter, open_parts
 from cifar10.inference.results import ParquetWriter, TextWriter, open_results
 from cifar10.runs.checkpoint_names import resolve_checkpoint
@@ -48,7 +49,7 @@ class BatchRequest:
     """Which images to classify, with which network, on which machines, and where results go.
 
     Raises:
-        UsageError: `engine` is not possible.
+        UsageError: `engine` or `receipts` is not possible.
     """
 
     images: ImageSource | ParquetImages
@@ -64,10 +65,16 @@ class BatchRequest:
     batch_size: int | None = None
     tta: str | None = None
     engine: str | None = None
+    receipts: bool = False
+    """Whether rows carry what `verify` needs: see `receipts.py`."""
 
     def __post_init__(self) -> None:
         if self.engine is not None:
             require_engine(self.engine)
+        if self.receipts and isinstance(self.images, ParquetImages):
+            raise UsageError("--receipts: verify reads image files, not images in Parquet files")
+        if self.receipts and self.destination.format == "table":
+            raise UsageError(NO_RECEIPTS)
 
 
 def batch(request: BatchRequest) -> int:
@@ -91,6 +98,7 @@ def batch(request: BatchRequest) -> int:
             batch_size=request.batch_size,
             tta=request.tta,
             engine=request.engine,
+            receipts=request.receipts,
         )
         return _write(session.map(_images(request.images), ImageClassifier, work, _BATCH_IMAGES), request)
 
@@ -161,9 +169,12 @@ def _rows(first: "pa.Table", others: "Iterator[pa.Table]", facts: ModelFacts) ->
 def _writer(
     request: BatchRequest, facts: ModelFacts
 ) -> "AbstractContextManager[TextWriter | ParquetWriter | PartWriter]":
+    receipt = None
+    if request.receipts and isinstance(request.images, ImageSource):
+        receipt = shared_columns(facts.provenance, request.images)
     if isinstance(request.destination, PartFolder):
-        return open_parts(request.destination, facts.class_names, request.top_k, facts.provenance)
-    return open_results(request.destination, facts.class_names, request.top_k, facts.provenance)
+        return open_parts(request.destination, facts.class_names, request.top_k, facts.provenance, receipt)
+    return open_results(request.destination, facts.class_names, request.top_k, facts.provenance, receipt)
 
 
 def _total(images: ImageSource | ParquetImages) -> int | None:

@@ -1,5 +1,6 @@
 """`batch` writes the rows of `infer`, whatever holds the images and wherever Ray runs."""
 
+import hashlib
 import os
 import shutil
 import signal
@@ -91,8 +92,12 @@ def test_a_worker_gives_each_image_of_a_batch_the_result_of_the_predictor(stub: 
         found = results_of(table, facts)
         assert [(row.top, row.error) for row in found] == [(row.top, row.error) for row in expected]
         assert [row.path for row in found] == [names, utf8, [""] * len(names)][number]
+        assert [row.sha256 for row in found] == [None] * len(names)
     labels = [row.label for row in results_of(tables[0], facts_of(tables[0]))]
     assert labels == [Path(name).parts[0] if "/" in name else None for name in names]
+    with_receipts = ImageClassifier(work(tmp_path, receipts=True))(by_path)
+    digests = [row.sha256 for row in results_of(with_receipts, facts_of(with_receipts))]
+    assert digests == [hashlib.sha256(encoded).hexdigest() for encoded in data]
 
 
 @pytest.mark.usefixtures("stub")
@@ -219,9 +224,8 @@ def run(folder: Path, *words: str) -> "subprocess.CompletedProcess[str]":
 def require_rows_of_infer(folder: Path, images: str, output: str, *words: str, source: str | None = None) -> None:
     """Compare what `batch` writes for `source`, by default `images`, with what `infer` writes for `images`."""
     suffix = Path(output).suffix
-    inferred = run(
-        folder, "infer", images, f"--output=inferred{suffix}", *[w for w in words if "=" in w and w[2] != "a"]
-    )
+    shared = [word for word in words if not word.startswith("--address")]
+    inferred = run(folder, "infer", images, f"--output=inferred{suffix}", *shared)
     computed = run(folder, "batch", source or images, output, *words)
     assert computed.returncode == inferred.returncode, computed.stderr
     assert computed.stdout == "" and computed.stderr.count("\n") < 25, computed.stderr
@@ -240,7 +244,9 @@ def require_rows_of_infer(folder: Path, images: str, output: str, *words: str, s
 @pytest.mark.parametrize("engine", ["torch", "onnx"])
 def test_the_rows_of_a_folder_are_those_of_infer(trained: Path, engine: str) -> None:
     suffix = {"torch": "parquet", "onnx": "csv"}[engine]
-    require_rows_of_infer(trained, "in", f"rows.{suffix}", "--top_k=3", f"--engine={engine}")
+    require_rows_of_infer(trained, "in", f"rows.{suffix}", "--top_k=3", f"--engine={engine}", "--receipts")
+    verified = run(trained, "verify", f"rows.{suffix}")
+    assert verified.returncode == 0, verified.stderr
 
 
 @needs_ray

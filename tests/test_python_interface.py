@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torchvision
 from numpy.typing import NDArray
 from PIL import Image
 
@@ -118,6 +119,49 @@ def test_settings_are_passed_on_and_wrong_ones_are_refused(tmp_path: Path) -> No
         cifar10.load("first", tta="flip")
     with pytest.raises(CheckpointError, match="there is no checkpoint nowhere"):
         cifar10.load("nowhere")
+
+
+def test_groups_of_classes_are_in_the_results(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "best.ckpt")
+    (tmp_path / "tame.yaml").write_text("groups: {vehicle: [airplane, automobile], pet: [cat]}")
+    predictor = cifar10.load(tmp_path / "best.ckpt", device="cpu", grouping=str(tmp_path / "tame.yaml"))
+    result = predictor.predict(picture(1, SIZE), top_k=3)
+    assert result.group is not None and list(result.group.probabilities) == ["vehicle", "pet", "neither"]
+    [cat] = [one.probability for one in result.top if one.class_name == "cat"]
+    assert result.group.probabilities["pet"] == pytest.approx(cat)
+    with pytest.raises(UsageError, match="networks whose class 151 is Chihuahua"):
+        cifar10.load(tmp_path / "best.ckpt", device="cpu", grouping="cats_vs_dogs")
+
+
+def test_a_pretrained_network_is_loaded_by_its_name(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    network, file = torchvision.models.squeezenet1_1().eval(), tmp_path / "weights {1},=2.pth"
+    torch.save(network.state_dict(), file)
+    predictor = cifar10.load_pretrained(
+        "squeezenet1_1_imagenet", weights=file, grouping="cats_vs_dogs", device="cpu", batch_size=3
+    )
+    assert (predictor.batch_size, predictor.image_size, predictor.num_classes) == (3, 224, 1000)
+    path = write(tmp_path / "photo.png", picture(1, 240))
+    found = predictor.predict(path, top_k=1000)
+    transforms = torchvision.models.get_model_weights("squeezenet1_1").DEFAULT.transforms()
+    with torch.no_grad(), Image.open(path) as photo:
+        expected = network(transforms(photo)[None]).softmax(dim=1)[0].numpy()
+    np.testing.assert_allclose([one.probability for one in found.top], np.sort(expected)[::-1], rtol=1e-3)
+    assert expected.max() > 1.01 * expected.min() and found.class_id == expected.argmax()
+    assert found.group is not None and found.group.probabilities["cat"] == pytest.approx(expected[281:286].sum(), 1e-3)
+
+
+@pytest.mark.parametrize(
+    ("model", "weights", "message"),
+    [
+        ("squeezenet1_1_imagenet", "nowhere.pth", "there is no file nowhere.pth"),
+        ("squeezenet1_1_imagnet", None, "did you mean"),
+        ("speed", None, "no trained weights"),
+    ],
+)
+def test_a_pretrained_network_that_is_none_is_refused(model: str, weights: str | None, message: str) -> None:
+    with pytest.raises(UsageError, match=message):
+        cifar10.load_pretrained(model, weights=weights)
 
 
 @pytest.mark.parametrize("size", [SIZE, 40])

@@ -116,18 +116,9 @@ def require_pretrained(overrides: Sequence[str], checkpoint_name: str | None) ->
     if checkpoint_name is not None:
         given = f"{shlex.join(overrides)} and --checkpoint_name={checkpoint_name}"
         raise UsageError(f"{given} are two networks; leave out one of them")
-    from cifar10.config.compose import load_component
+    from cifar10.config.pretrained_model import pretrained_model
 
-    component = load_component("model", overrides)
-    weights = component.arguments.get("weights", "none")
-    if weights == "none":
-        raise UsageError(
-            f"{shlex.join(overrides)} has no trained weights; choose model=NAME_imagenet, such as "
-            "model=resnet152_imagenet, or a checkpoint: --checkpoint_name=NAME"
-        )
-    if weights is not None and not os.path.isfile(weights):
-        raise UsageError(f"model.weights: there is no file {weights}{did_you_mean_path(weights)}")
-    return component
+    return pretrained_model(overrides)
 
 
 def require_grouping(overrides: Sequence[str]) -> "Grouping | None":

@@ -53,8 +53,9 @@ def compare(
         labels: Class ids, (N,).
         batch_size: At least 1.
     """
-    flipped, largest, lost = np.zeros(len(images), bool), 0.0, -np.inf
+    flipped, largest, lost = np.zeros(len(images), bool), 0.0, -len(images)
     expected = reference.argmax(1)
+    num_right = int(np.count_nonzero(expected == labels))
     sizes = sorted({1, batch_size, batch_size + 1})
     with tqdm(total=len(sizes) * len(images), unit=" images", leave=False, disable=not sys.stderr.isatty()) as bar:
         for size in sizes:
@@ -68,8 +69,8 @@ def compare(
                 classes[part] = found.argmax(1)
                 bar.update(len(found))
             flipped |= classes != expected
-            lost = max(lost, 100 * float(np.mean(expected == labels) - np.mean(classes == labels)))
-    return Parity(len(images), int(flipped.sum()), largest, lost)
+            lost = max(lost, num_right - int(np.count_nonzero(classes == labels)))
+    return Parity(len(images), int(flipped.sum()), largest, 100 * lost / len(images))
 
 
 def all_probabilities(

@@ -21,6 +21,8 @@ from cifar10.images.search import SUFFIXES
 
 Format = Literal["table", "csv", "jsonl", "parquet"]
 
+NO_RECEIPTS = "--receipts: a table has no columns for them; choose --format=csv, jsonl or parquet"
+
 _FORMATS: tuple[Format, ...] = get_args(Format)
 _FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".txt": "table",

@@ -24,7 +24,7 @@ from cifar10.images.search import no_images
 from cifar10.images.sources import is_collection, open_source
 from cifar10.inference.description import LoadedModel
 from cifar10.inference.engines import Engine, load_model, require_engine
-from cifar10.inference.grouping import ClassGroups
+from cifar10.inference.grouping import ClassGroups, read_grouping
 from cifar10.inference.image_inputs import ImageInMemory, ImageInput, square_pixels
 from cifar10.inference.prediction import ImageResult, most_probable
 from cifar10.inference.tta import predict_probabilities
@@ -93,24 +93,36 @@ class Predictor:
 
     @classmethod
     def from_pretrained(
-        cls, component: Component, device: str = "auto", batch_size: int | None = None, tta: str | None = None
+        cls,
+        model: Component | str,
+        device: str = "auto",
+        batch_size: int | None = None,
+        tta: str | None = None,
+        weights: str | os.PathLike[str] | None = None,
     ) -> "Predictor":
         """Return a predictor with a pretrained network, which predicts the classes that it was trained on.
 
         Args:
-            component: The section `model` of a configuration, as with `model=resnet152_imagenet`.
+            model: The section `model` of a configuration, or what it is set to: resnet152_imagenet.
             device: auto, cpu, cuda or cuda:N.
             batch_size: Most images per forward pass; None: 32.
             tta: Test-time augmentation; None: none.
+            weights: A file, for a model that is given by name; None: PyTorch's cache or a download.
 
         Raises:
             UserError: The weights cannot be read or downloaded, or there is no such device.
             UsageError: The network has no published weights, or `tta` or `batch_size` is not possible.
         """
         checked = _checked_settings(tta, batch_size)
+        from cifar10.config.pretrained_model import pretrained_model
         from cifar10.inference.pretrained import load_pretrained
 
+        component = pretrained_model([f"model={model}"], weights) if isinstance(model, str) else model
         return cls._of(*load_pretrained(component, device), batch_size, checked)
+
+    def with_grouping(self, name: str) -> "Predictor":
+        """Return a predictor whose results name groups of classes as well; arguments and errors of `read_grouping`."""
+        return replace(self, groups=read_grouping(name).bind(self.class_names))
 
     @classmethod
     def _of(

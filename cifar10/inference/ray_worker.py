@@ -30,6 +30,7 @@ _SCHEMA = pa.schema(
         "probabilities": pa.list_(pa.float32()),
         "label": pa.string(),
         "error": pa.string(),
+        "sha256": pa.string(),
         "model": pa.string(),  # in the first row: JSON, of ModelFacts or why nothing can be computed
     }
 )
@@ -51,6 +52,7 @@ class Work:
     batch_size: int | None = None
     tta: str | None = None
     engine: str | None = None
+    receipts: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,7 +92,7 @@ class ImageClassifier:
         names = batch[NAME].to_pylist() if NAME in batch.column_names else nothing
         data = batch[DATA].to_pylist() if DATA in batch.column_names else nothing
         images = (self._image(os.fsdecode(name or b""), encoded) for name, encoded in zip(names, data, strict=True))
-        return self.predictor.predict_source(images, self.work.top_k)
+        return self.predictor.predict_source(images, self.work.top_k, self.work.receipts)
 
     def _image(self, name: str, encoded: bytes | None) -> NamedImage:
         if encoded is not None:
@@ -109,6 +111,7 @@ def results_of(table: pa.Table, facts: ModelFacts) -> list[ImageResult]:
             ),
             label=row["label"],
             error=row["error"],
+            sha256=row["sha256"],
             provenance=facts.provenance,
         )
         for row in table.to_pylist()
@@ -148,4 +151,5 @@ def _row(result: ImageResult) -> dict[str, Any]:
         "probabilities": [one.probability for one in result.top],
         "label": result.label,
         "error": result.error,
+        "sha256": result.sha256,
     }

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 from cifar10.errors import UsageError, UserError
 from cifar10.images.named_image import ImageSource
 from cifar10.images.search import no_images
-from cifar10.inference.destination import Destination, refuse_unfinished
+from cifar10.inference.destination import NO_RECEIPTS, Destination, refuse_unfinished
 from cifar10.inference.engines import require_engine
 
 if TYPE_CHECKING:
@@ -55,7 +55,7 @@ class InferenceRequest:
             if not isinstance(self.checkpoint, Path | str) and self.engine not in ("torch", "auto"):
                 raise UsageError(f"engine={self.engine}: a pretrained network is computed by torch; export it first")
         if self.receipts and self.destination.format == "table":
-            raise UsageError("--receipts: a table has no columns for them; choose --format=csv, jsonl or parquet")
+            raise UsageError(NO_RECEIPTS)
         if self.receipts and not isinstance(self.checkpoint, Path | str):
             raise UsageError("--receipts: verify cannot load a pretrained network; export it to ONNX first")
         path = self.destination.path

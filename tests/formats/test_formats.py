@@ -174,6 +174,24 @@ def test_parity_sees_a_fault_at_any_size_of_batch(batch_size: int) -> None:
         assert not compare(reference, Faulty(size), images, labels, batch_size).is_equal
 
 
+def test_a_loss_of_exactly_the_limit_is_not_more_than_the_limit() -> None:
+    reference, labels = np.tile(np.array([[1, 0]], np.float32), (1000, 1)), np.arange(1000) // 932  # 932 are right
+    images = np.zeros((1000, 2, 2, 3), np.uint8)
+    images[0] = 1
+
+    class OneWrong:
+        def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
+            wrong = pixels[:, 0, 0, 0] == 1
+            return np.stack([~wrong, wrong], axis=1).astype(np.float32)
+
+        def describe(self) -> dict[str, str]:
+            return {}
+
+    found = compare(reference, OneWrong(), images, labels, batch_size=1000)
+    assert (found.num_flipped, found.lost_points) == (1, 0.1)
+    assert 100 * (0.932 - 0.931) > 0.1  # what a difference of two accuracies would say
+
+
 @pytest.mark.usefixtures("here")
 def test_inference_on_onnx_imports_no_torch(tmp_path: Path) -> None:
     data = shapes(train_size=20, validation_size=0, test_size=10, image_size=16, seed=0)
