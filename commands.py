@@ -249,6 +249,8 @@ def verify(file: str, *, checkpoint_name: str | None = None, test_dir: str | Non
     python commands.py verify answers.csv
     """
     require_file(file)
+    if test_dir is not None:
+        require_images(test_dir)
     if checkpoint_name is not None:
         require_checkpoint(checkpoint_name)
     with if_stopped("while predictions were compared"):
@@ -398,7 +400,8 @@ def data(*overrides: str, export_images: bool = False) -> None:
     """Download and verify the data set, and report its splits and classes.
 
     KEY=VALUE         choose the data set, as for train: data_loading=cifar100
-    --export_images   also write the images as PNG files into class folders in data/train and data/test
+    --export_images   also write the images as PNG files into class folders: data/train and data/test for
+                      CIFAR-10 and CIFAR-100, data/shapes/train and data/shapes/test for generated shapes
 
     python commands.py data
     python commands.py data 'data_loading.sources=[/mnt/archives]'

@@ -132,7 +132,8 @@ def _table(
     one, many = BATCH_SIZES
     columns = [f"ms/image, batch {one}, {number} thr." for number in measured]
     columns += [f"images/s, batch {many}, {number} thr." for number in measured]
-    rows = [["engine", "precision", "MB", "accuracy", f"other answers of {num_images:,}", "probabilities", *columns]]
+    differing = [f"other classes of {num_images:,}", "largest difference"]
+    rows = [["engine", "precision", "MB", "accuracy", *differing, *columns]]
     for name, about in answers.items():
         seconds = [each[name].get("seconds", {}) for each in measured.values()]
         cells = [f"{1000 * each[str(one)]:.3f}" if each else "-" for each in seconds]
@@ -150,7 +151,10 @@ def _explain_choice(path: Path, measured: Mapping[str, Measured], refused: Mappi
     if not set(candidates()) <= set(known):
         return False
     considered = {name: known[name] for name in candidates()}
-    remember(path, candidates(), considered)
+    try:
+        remember(path, candidates(), considered)
+    except (OSError, UserError) as error:
+        print(f"engine=auto will measure again, since {first_line(error)}", file=sys.stderr)
     single, many = (fastest(considered, size) for size in BATCH_SIZES)
     print(f"engine=auto: {many}, and {single} with --batch_size=1; {explanation(considered, many)}", file=sys.stderr)
     return True

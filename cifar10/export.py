@@ -14,7 +14,7 @@ from cifar10.config.build import build, read_component
 from cifar10.config.schema import Component
 from cifar10.config.targets import EXPORT
 from cifar10.errors import CheckpointError, UsageError
-from cifar10.files import make_output_folder, sync_folder
+from cifar10.files import make_output_folder, sync_folder, told_if_not_written
 from cifar10.formats import ExportFormat, Source
 from cifar10.formats.parity import all_probabilities, compare
 from cifar10.images.decode import ImageError
@@ -94,7 +94,8 @@ def export_pretrained(
     if photos is not None:
         decoded = (image.pixels for image in decode_images(photos, checkpoint.preprocessing, look_ahead=_NUM_RANDOM))
         images = np.stack([pixels for pixels in decoded if not isinstance(pixels, ImageError)] or [*images])
-    print(f"{'random' if photos is None else 'given'} images in place of a test split", file=sys.stderr)
+    compared = "random pixels" if photos is None else "the photos"
+    print(f"each file is compared with the network on {compared}, as there is no test split", file=sys.stderr)
     source = Source(checkpoint, images[:0], images[:0])
     classes = _probabilities(checkpoint, images, _NUM_RANDOM).argmax(1)
     return _write_all(writers, source, Path(output), images, classes)
@@ -114,7 +115,7 @@ def _write_all(
     refused = []
     for name, writer in writers.items():
         path = folder / writer.file_name
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
+        with told_if_not_written(path), tempfile.TemporaryDirectory(dir=folder, prefix=".export-") as scratch:
             new = Path(scratch) / writer.file_name
             writer.write(source, new)
             engine = writer.read(new, source)

@@ -4,6 +4,7 @@ import errno
 import hashlib
 import math
 import os
+import re
 import shutil
 import uuid
 from collections.abc import Iterator
@@ -15,7 +16,8 @@ from cifar10.errors import UserError, first_line
 
 DISK_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.EROFS)
 _ALMOST_FULL = 50 * 2**20  # bytes free: less than a checkpoint may need
-_TORCH_SAVE = ("PytorchStreamWriter", "unexpected pos")  # how torch.save reports a full disk, as a RuntimeError
+_TORCH_SAVE = ("PytorchStreamWriter", "inline_container.cc", "unexpected pos")
+"""What torch.save says about a full disk, in a RuntimeError."""
 
 TEMPORARY = r"\.{name}\.[0-9a-f]+\.tmp"
 """Regular expression of the names of the temporary files for a file called `name`."""
@@ -32,23 +34,31 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
     """
     temporary = temporary_path(path)
     try:
-        try:
-            file = open(temporary, "xb")  # noqa: SIM115
-        except OSError as error:
-            raise _write_error(path, error) from error
-        with file:
-            yield file
-            file.flush()
-            os.fsync(file.fileno())
-        os.replace(temporary, path)
-        sync_folder(path.parent)
+        with told_if_not_written(path):
+            try:
+                file = open(temporary, "xb")  # noqa: SIM115
+            except OSError as error:
+                raise _write_error(path, error) from error
+            with file:
+                yield file
+                file.flush()
+                os.fsync(file.fileno())
+            os.replace(temporary, path)
+            sync_folder(path.parent)
+    finally:
+        temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def told_if_not_written(path: Path) -> Iterator[None]:
+    """Raise a UserError in place of an exception that a full or failing disk has caused in the block."""
+    try:
+        yield
     except (OSError, RuntimeError) as error:
         disk_error = _disk_error(error)
         if disk_error is None:
             raise
         raise _write_error(path, disk_error) from error
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 def write_text(path: Path, text: str) -> None:
@@ -80,6 +90,14 @@ def link_or_copy(source: Path, path: Path) -> None:
 def temporary_path(path: Path) -> Path:
     """Return a new hidden name beside `path`, of at most 255 bytes."""
     return path.with_name(f".{path.name[:60]}.{uuid.uuid4().hex[:12]}.tmp")
+
+
+def remove_leftovers(path: Path) -> None:
+    """Remove the temporary files of processes that were killed while they wrote `path`; none may be writing it now."""
+    pattern = re.compile(TEMPORARY.format(name=re.escape(path.name[:60])))
+    for name in os.listdir(path.parent):
+        if pattern.fullmatch(name):
+            path.with_name(name).unlink(missing_ok=True)
 
 
 def make_output_folder(folder: Path) -> None:

@@ -109,7 +109,7 @@ def _infer(request: InferenceRequest, predictor: Predictor) -> Summary:
             bar.update(len(rows))
     if tally.score.total:
         _say(tally.score.report())
-    if tally.folders and not tally.num_labelled and predictor.groups is None:
+    if len(tally.folders) > 1 and not tally.num_labelled and predictor.groups is None:
         _say(
             f"warning: none of the sub-folders ({_first(list(tally.folders))}) is a class of this checkpoint "
             f"({_first(predictor.class_names)}); was another checkpoint meant?"

@@ -22,4 +22,5 @@ def missing_package(error: ModuleNotFoundError) -> str | None:
 
 def install_line(module: str) -> str:
     """Return the command that installs the package of `module`, and the one that installs everything."""
-    return f"python -m pip install {_DISTRIBUTIONS.get(module, module)}, or all packages: sh scripts/setup"
+    everything = "sh scripts/setup, then . .venv/bin/activate"
+    return f"python -m pip install {_DISTRIBUTIONS.get(module, module)}, or all packages: {everything}"

@@ -21,7 +21,8 @@ def prepare_data(config: Config, export_images: bool = False) -> None:
 
     Args:
         config: Only `data_loading` is used.
-        export_images: Also write PNG files, see `export.export_images`, into the root of the data.
+        export_images: Also write PNG files, see `export.export_images`, into the root of the data; of generated data,
+            which have none, into data/NAME.
 
     Raises:
         UsageError: `export_images` is true, but the data set already consists of image files.
@@ -32,7 +33,7 @@ def prepare_data(config: Config, export_images: bool = False) -> None:
     data: ImageDataset = build(DATA, config.data_loading)
     print(describe(data), flush=True)
     if export_images:
-        root = Path(config.data_loading.arguments.get("root", "data"))
+        root = Path(config.data_loading.arguments.get("root", f"data/{data.name}"))
         if config.data_loading.target.startswith("cifar10.data.cifar."):  # the published splits, in their order
             unsplit = config.data_loading.model_dump() | {"validation_size": 0}
             data = build(DATA, Component.model_validate(unsplit))

@@ -35,9 +35,11 @@ from cifar10.system.streams import print_message
 from cifar10.trainer import make_trainer, prepare_cpu, resolve_accelerator, resolve_precision
 from cifar10.training.data_module import InMemoryDataModule
 from cifar10.training.fitting import make_metrics, make_network, start_from, test
-from cifar10.training.preflight import refuse_headless, refuse_unfit
+from cifar10.training.preflight import refuse_headless, refuse_unfit, require_tensorboard
 from cifar10.types import Metrics
 
+_STILL_BETTER = 0.95
+"""Loss over that of the strength beside it, below which a strength at the end of the list is worth a note."""
 _TOLERANCE = 1e-2  # of logits, relative to the largest
 
 
@@ -56,6 +58,7 @@ def probe(config: Config, stopwatch: Stopwatch | None = None) -> Metrics:
     if config.training.num_processes > 1:
         raise UsageError("a linear probe runs in one process: set training.devices=1")
     require_buildable(config)
+    require_tensorboard(config)
     keep_memory_warm()
     prepare_cpu(config.training)
     data: ImageDataset = build(DATA, config.data_loading)
@@ -122,7 +125,8 @@ def _fit(network: nn.Module, config: Config, data: ImageDataset) -> Metrics:
     )
     embeddings = embedder.embeddings(data.train.images, "training images")
     labels = data.train.labels.numpy()
-    head = fit_linear_head(embeddings, labels, config.probe.strengths, config.probe.folds, config.seed)
+    with_bias = find_head(network, data.num_classes)[1].bias is not None
+    head = fit_linear_head(embeddings, labels, config.probe.strengths, config.probe.folds, config.seed, with_bias)
     _tell_strength(head)
     _install(head, network, data, device)
     scores: Metrics = {"epoch": 0, "step": 0, **_scores(head, embeddings, data.train, "train")}
@@ -136,8 +140,11 @@ def _fit(network: nn.Module, config: Config, data: ImageDataset) -> Metrics:
 def _tell_strength(head: LinearHead) -> None:
     losses = ", ".join(f"{strength:g}: {loss:.3f}" for strength, loss in head.losses.items())
     print_message(f"strength {head.strength:g}" + (f"; cross-validated losses {losses}" if losses else ""))
-    if head.losses and len(head.losses) > 2 and head.strength in (min(head.losses), max(head.losses)):
-        print_message("note: it is the first or last of probe.strengths; further ones may be better")
+    smallest, *between, largest = sorted(head.losses) or [0.0, 0.0]
+    if between and head.strength in (smallest, largest):
+        beside, end = (between[0], "smallest") if head.strength == smallest else (between[-1], "largest")
+        if head.losses[head.strength] < _STILL_BETTER * head.losses[beside]:
+            print_message(f"note: {head.strength:g} is the {end} of probe.strengths; one beyond it may be better")
 
 
 def _install(head: LinearHead, network: nn.Module, data: ImageDataset, device: torch.device) -> None:
@@ -148,9 +155,9 @@ def _install(head: LinearHead, network: nn.Module, data: ImageDataset, device: t
     """
     name, layer = find_head(network, data.num_classes)
     state = {"weight": torch.from_numpy(head.weight).reshape(layer.weight.shape)}  # type: ignore[arg-type]
-    if layer.bias is None:
-        raise UsageError(f"the head {name} of this network has no bias, and cannot take a linear probe")
-    layer.load_state_dict({**state, "bias": torch.from_numpy(head.bias)})
+    if layer.bias is not None:
+        state["bias"] = torch.from_numpy(head.bias)
+    layer.load_state_dict(state)
     images = data.train.images[:8].to(device)
     with torch.inference_mode():
         computed = network(images).cpu().numpy()

@@ -1,5 +1,7 @@
 """Entry point of `main.py`: ask for images on a terminal, and print what they show."""
 
+import os
+import re
 import sys
 from collections import Counter
 from dataclasses import replace
@@ -38,9 +40,10 @@ def prompt(pretrained: Component, grouping: Grouping) -> None:
 
 def _typed() -> str:
     print("> ", end="", file=sys.stderr, flush=True)
-    line = sys.stdin.readline().strip()
-    is_quoted = len(line) > 1 and line[0] == line[-1] and line[0] in "'\""  # as a terminal writes a dropped file
-    return line[1:-1] if is_quoted else line
+    line = os.fsdecode(sys.stdin.buffer.readline()).strip()  # a path may not be in the encoding of the terminal
+    if len(line) > 1 and line[0] == line[-1] and line[0] in "'\"":  # as a terminal writes a dropped file
+        return line[1:-1]
+    return line if os.path.lexists(line) else re.sub(r"\\(.)", r"\1", line)  # as that of macOS does
 
 
 def _classify(images: ImageSource, predictor: Predictor) -> None:

@@ -54,7 +54,8 @@ def did_you_mean_path(path: str) -> str:
         beside = os.listdir(folder or os.curdir) if name else []
     except (OSError, ValueError):  # ValueError: a null character
         return ""
-    return did_you_mean(os.path.join(folder, name), [os.path.join(folder, entry) for entry in beside])
+    others = [os.path.join(folder, entry) for entry in beside if entry != name]
+    return did_you_mean(os.path.join(folder, name), others)
 
 
 def _fold(name: str) -> str:

@@ -67,7 +67,7 @@ def synced(folder: Path, tracking_uri: str | None = None) -> str:
         raise UserError(f"{folder.name} was not recorded completely: {reason}; the same line continues it") from error
     if recorded.record.run_id != store.run_id:
         recorded.record.run_id = store.run_id
-    result = f"recorded {', '.join(sent)}" if sent else "is complete, nothing was sent"
+    result = f"recorded {', '.join(sent)}" if sent else "its record was complete, nothing was sent"
     return f"{folder.name}: {result}; see {store.address()}"
 
 

@@ -33,6 +33,7 @@ from cifar10.training.preflight import (
     refuse_headless,
     refuse_unfit,
     refuse_untrainable,
+    require_tensorboard,
     tell_batches,
     warn_of_mirroring,
 )
@@ -59,6 +60,7 @@ def train(
     if checkpoint is not None and (finished := finished_scores(checkpoint, config)) is not None:
         return finished
     require_buildable(config)
+    require_tensorboard(config)
     processes = find_processes(config.training)  # checks the launcher before data are loaded
     keep_memory_warm()
     prepare_cpu(config.training)

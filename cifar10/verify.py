@@ -1,7 +1,8 @@
 """Entry point of `verify`: compute a sample of the rows of a result file again, and compare.
 
 A row holds if its image is there and has the SHA-256 of the receipt, a checkpoint with the same weights is there, and
-it computes the same class and probability, within a tolerance that depends on the precision.
+it computes the same classes, with the same names and with the same probabilities, within a tolerance that depends on
+the precision. Labels and groups are not compared.
 """
 
 import contextlib
@@ -25,6 +26,7 @@ from cifar10.inference.prediction import ImageResult
 from cifar10.inference.predictor import Predictor
 from cifar10.inference.receipt_files import RecordedRow, sample_rows
 from cifar10.inference.receipts import TEST_DIR
+from cifar10.inference.results import inert
 from cifar10.runs.checkpoint_names import BEST, resolve_checkpoint
 
 HOLDS = "holds"
@@ -146,20 +148,28 @@ def _verdicts(rows: Sequence[RecordedRow], predictor: Predictor, test_dir: str |
     }
     tolerance = max(_TOLERANCES.get(name, min(_TOLERANCES.values())) for name in precision)
     return [
-        _compare(row, image, None if image is None else next(results), tolerance)
+        _compare(row, image, None if image is None else next(results), predictor.class_names, tolerance)
         for row, image in zip(rows, images, strict=True)
     ]
 
 
-def _compare(row: RecordedRow, image: bytes | None, result: ImageResult | None, tolerance: float) -> str:
+def _compare(
+    row: RecordedRow, image: bytes | None, result: ImageResult | None, class_names: Sequence[str], tolerance: float
+) -> str:
     if image is None or result is None:
         return HOLDS if row.image_sha256 is None else "image missing"
     if hashlib.sha256(image).hexdigest() != row.image_sha256:
         return "image changed"
-    if not result.top or row.class_id is None or row.probability is None:
-        return HOLDS if not result.top and row.class_id is None else "prediction changed"
-    of_class = {one.class_id: one.probability for one in result.top}.get(row.class_id, -1.0)
-    is_same = abs(of_class - row.probability) <= tolerance and result.probability - of_class <= tolerance
+    if bool(result.top) != bool(row.top):
+        return "prediction changed"
+    now = {one.class_id: one.probability for one in result.top}
+    is_same = all(
+        abs(now.get(then.class_id, -1.0) - then.probability) <= tolerance
+        and class_at_rank.probability - now[then.class_id] <= tolerance
+        and then.class_name in (class_names[then.class_id], inert(class_names[then.class_id]))
+        for then, class_at_rank in zip(row.top, result.top, strict=False)
+    )
+    is_same &= len({then.class_id for then in row.top}) == len(row.top) <= len(result.top)
     return HOLDS if is_same else "prediction changed"
 
 
@@ -188,7 +198,8 @@ def _content(row: RecordedRow, place: str, contents: Mapping[str, Mapping[str, b
 def _names(row: RecordedRow) -> list[str]:
     """Return the names of files that may have been written as the row's path."""
     original = _ESCAPED.sub(lambda found: os.fsdecode(bytes.fromhex(found[1])), row.path)  # not UTF-8
-    return list(dict.fromkeys([row.path, original, row.path.removeprefix("./")]))  # no formula of a spreadsheet
+    plain = row.path.removeprefix("./")  # which keeps a name from being a formula of a spreadsheet
+    return list(dict.fromkeys([row.path, original, plain, f"./{plain}"]))  # as `tar cf FILE .` calls its members
 
 
 def _in_collection(place: str, names: Collection[str]) -> dict[str, bytes]:

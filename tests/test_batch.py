@@ -163,6 +163,8 @@ def test_other_parquet_files_are_refused_before_any_work(
     [
         (["--output=full"], 2, "full is there already and not an empty folder"),
         (["--output=nowhere/out"], 2, "there is no folder"),
+        (["--output=-"], 2, "batch writes a file or a folder; for standard output, use infer"),
+        (["--output=out.xlsx"], 2, "its suffix names no format; for a folder of that name, write out.xlsx/"),
         (["--output=out", "--address=http://head"], 2, "must be ray://HOST:PORT, HOST:PORT of a head node, or auto"),
         (["--output=out", "--address=127.0.0.1:9"], 1, "no Ray cluster listens at 127.0.0.1:9"),
         (["--output=out", "--workers=0"], 2, "1 or more"),

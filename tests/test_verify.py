@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -114,6 +115,57 @@ def test_rows_hold_in_every_format_until_an_image_is_changed_or_missing(
     shutil.copy("photos/2.png", "photos/1.png")
     (tmp_path / "photos/bad.png").write_bytes(b"other")
     assert result(capsys, file) == {"holds": 4, "image missing": 1, "image changed": 2}
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("place", [0, 1])
+@pytest.mark.parametrize("change", [{"class_name": "forged"}, {"class_id": 2}, {"probability": 0.9}])
+@pytest.mark.parametrize("suffix", FORMATS)
+def test_a_forged_class_is_found_in_every_format(
+    suffix: str, change: dict[str, Any], place: int, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path / "photos")
+    file = infer_with_receipts(f"rows.{suffix}", 2)
+    if suffix == "csv":
+        table = pd.read_csv(file, keep_default_na=False)
+        for key, value in change.items():
+            table[f"{key}_2" if place else key] = table[f"{key}_2" if place else key].astype(object)
+            table.loc[table["error"] == "", f"{key}_2" if place else key] = value
+        table.to_csv(file, index=False)
+    else:
+        rows = pq.read_table(file).to_pylist() if suffix == "parquet" else records(file)
+        for row in rows:
+            if row["error"] is None:
+                row["top"][place].update(change)
+                row.update({} if place else change)
+        if suffix == "parquet":
+            pq.write_table(pa.Table.from_pylist(rows, pq.read_schema(file)), file)
+        else:
+            file.write_text("\n".join(map(json.dumps, rows)))
+    found = result(capsys, file)
+    assert found.keys() == {"holds", "prediction changed"} and found["prediction changed"] >= 3
+
+
+@pytest.mark.usefixtures("engine")
+def test_a_row_that_no_image_can_have_given_is_refused(tmp_path: Path) -> None:
+    write_images(tmp_path / "photos")
+    file = infer_with_receipts("rows.jsonl")
+    good, bad = next(row for row in records(file) if not row["error"]), next(r for r in records(file) if r["error"])
+    for row, reason in (
+        (good | {"error": "damaged"}, "a class and an error"),
+        (good | {"image_sha256": None}, "a class, and no SHA-256"),
+        (good | {"class_name": None}, "a class without a name"),
+        (bad | {"error": None}, "neither a class nor an error"),
+        (bad | {"top": good["top"]}, "further classes without a first"),
+        (good | {"top": "cat"}, "top is not a list"),
+    ):
+        file.write_text(json.dumps(row))
+        with pytest.raises(UserError, match=reason):
+            sample_rows(file, 1)
+
+
+def records(file: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in file.read_text().splitlines()]
 
 
 def test_a_changed_prediction_is_found_beyond_the_tolerance_of_the_precision(

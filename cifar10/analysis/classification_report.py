@@ -9,6 +9,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar10.data.class_names import printable
+
 _MOST_CLASSES = 30
 _MOST_CONFUSIONS = 5
 
@@ -88,10 +90,12 @@ class Score:
         rows: list[tuple[str, ...]] = [(title, "precision", "recall", "f1", "images")]
         for score in classes:
             ratios = ("-" if x is None else f"{x:.3f}" for x in (score.precision, score.recall, score.f1))
-            rows.append((score.name, *ratios, str(score.support)))
+            rows.append((printable(score.name), *ratios, str(score.support)))
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in rows]
-        mistakes = ", ".join(f"{true} taken for {other} {count}x" for true, other, count in self.confusions)
+        mistakes = ", ".join(
+            f"{printable(true)} taken for {printable(other)} {count}x" for true, other, count in self.confusions
+        )
         return "\n".join([*lines, f"most frequent mistakes: {mistakes or 'none'}"])
 
 

@@ -19,6 +19,7 @@ from cifar10.images.search import no_images
 from cifar10.images.sources import STANDARD_INPUT, is_address, open_source
 from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, which_run
 from cifar10.suggest import did_you_mean, did_you_mean_path
+from cifar10.system.home import expanded
 
 if TYPE_CHECKING:
     from cifar10.config.schema import Component
@@ -68,7 +69,12 @@ def require_batch_destination(output: str, output_format: str | None) -> "Destin
     from cifar10.inference.destination import choose_destination, format_of
     from cifar10.inference.result_parts import PartFolder
 
-    if os.path.isdir(output) or (format_of(output) is None and not os.path.lexists(output)):
+    if output == "-":
+        raise UsageError("--output=-: batch writes a file or a folder; for standard output, use infer")
+    name, is_new = os.path.basename(output), format_of(output) is None and not os.path.lexists(output)
+    if is_new and re.fullmatch(r".+\.[A-Za-z]\w{0,7}", name):
+        raise UsageError(f"--output={output}: its suffix names no format; for a folder of that name, write {output}/")
+    if os.path.isdir(output) or is_new:
         return PartFolder(Path(output), output_format or "parquet")  # type: ignore[arg-type]
     return choose_destination(output, output_format)
 
@@ -127,16 +133,23 @@ def require_grouping(overrides: Sequence[str]) -> "Grouping | None":
     Raises:
         UsageError: There is no such file, or it is not valid.
     """
-    chosen = dict(override.split("=", 1) for override in overrides if _is_of_grouping(override))
+    given = [override.partition("=")[::2] for override in overrides if _is_of_grouping(override)]
+    chosen = dict(given)
     if not chosen:
         return None
+    if len(given) > len(chosen):
+        raise UsageError(f"{' and '.join('='.join(each) for each in given)}: choose one")
     unknown = sorted(chosen.keys() - {"grouping", "grouping.threshold"})
     if unknown or "grouping" not in chosen:
         advice = "choose a grouping with grouping=NAME or grouping=FILE.yaml; only grouping.threshold can be set in it"
         raise UsageError(f"{unknown[0] if unknown else 'grouping.threshold'}: {advice}")
     from cifar10.inference.grouping import read_grouping
 
-    return read_grouping(chosen["grouping"], chosen.get("grouping.threshold"))
+    try:
+        name = expanded(chosen["grouping"])
+    except ValueError as error:
+        raise UsageError(f"grouping: {error}") from None
+    return read_grouping(name, chosen.get("grouping.threshold"))
 
 
 def _is_of_grouping(override: str) -> bool:

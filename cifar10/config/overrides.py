@@ -227,8 +227,9 @@ def _problem_of_name(option: str) -> str | None:
     known = [f"{known}{IMAGENET}" for package in packages for known in classifier_names(package)]
     advice = did_you_mean(option, known)
     if "timm" not in packages:
-        advice += f"{'' if advice else ';'} for the networks of timm: python -m pip install timm"
-    return f"there is no {shown(option)}: {' and '.join(packages)} know no {shown(name)}{advice}"
+        advice += f"{' For' if advice else '; for'} the networks of timm: python -m pip install timm"
+    know = "know" if len(packages) > 1 else "knows"
+    return f"there is no {shown(option)}: {' and '.join(packages)} {know} no {shown(name)}{advice}"
 
 
 def _value_problem(override: Override) -> str | None:

@@ -194,8 +194,13 @@ def _refuse_missing(root: Path, present: Sequence[str]) -> NoReturn:
         advice = f"it is in {root / below[0]}: data_loading.root={root / below[0]}"
     elif len(classes) > 1 and root.name.casefold() == "train":
         advice = f"name the folder that contains {root.name}: data_loading.root={root.parent}"
+    elif (filled := [name for name in classes if _has_image(root / name)]) and len(filled) == 1:
+        raise MissingDataError(f"{root} has images of one class only, {filled[0]}; add a folder for each other class")
     else:
-        advice = f"put one folder of images for each class there, such as {train / 'cat' / '1.png'}"
+        advice = (
+            f"put a folder of images for each class into {root}, such as {root / 'cat' / '1.png'}, "
+            "or into train, val and test there"
+        )
     raise MissingDataError(f"there is no folder {train}; {advice}")
 
 

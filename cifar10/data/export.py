@@ -78,7 +78,7 @@ def _refuse_foreign(folder: Path, data: ImageDataset) -> None:
     if folder.exists() and (marker := _read_marker(folder)) != _marker(data):
         held = marker.partition(" ")[0]
         content = f"holds {printable(held)}" if held else "was not made by an export"
-        raise DataError(f"{folder} already exists and {content}; move it away, or export in another folder")
+        raise DataError(f"{folder} already exists and {content}; move it away")
 
 
 def _read_marker(folder: Path) -> str:

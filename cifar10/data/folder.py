@@ -32,6 +32,7 @@ _LOGGER = logging.getLogger(__name__)
 _LOOK_AHEAD = 256  # files
 _STORED_BYTES = 64 * 2**20
 """From this size on, images are decoded once and kept in a file: 445 of 224 x 224 pixels, or 21,845 of 32 x 32."""
+_TEST_FRACTION = ", or raise data_loading.test_fraction; copies of one picture stay in one split"
 _COPIES = 4
 """Bytes of memory for each byte of pixels: the images, their splits, and four bytes for three in training."""
 
@@ -173,9 +174,9 @@ def _check_test_images(test: Split, names: Sequence[str], folders: SplitFolders,
     """Warn about classes without test images, and about a test split cut from `train` despite a validation folder."""
     if not len(test):
         if folders.is_undivided:
-            raise DataError(f"no images to test on: add images to {folders.train}, or raise test_fraction")
+            raise DataError(f"no images to test on: add images to {folders.train}{_TEST_FRACTION}")
         where = folders.test or folders.train.parent / "test"
-        raise DataError(f"no images to test on: put class folders into {where}, or raise test_fraction without it")
+        raise DataError(f"no images to test on: put class folders into {where}{_TEST_FRACTION}")
     if not folders.test and folders.validation:
         _LOGGER.warning(
             "%s is for validation; without a test folder, data_loading.test_fraction=%g of %s is cut off to test on "

@@ -24,6 +24,7 @@ from cifar10.inference.engines import Engine
 from cifar10.inference.engines.onnx import PRECISION, load
 from cifar10.runs.checkpoints import Checkpoint
 
+_BATCH_IMAGES = 64
 _QUANTIZED = ["Conv", "Gemm", "MatMul", "MaxPool", "Sigmoid", "Mul", "Relu", "Add", "GlobalAveragePool"]
 
 
@@ -73,7 +74,9 @@ def _quantized(prepared: Path, folder: Path, images: NDArray[np.uint8], percenti
 
     class Reader(CalibrationDataReader):  # type: ignore[misc]
         def __init__(self) -> None:
-            self.batches: Iterator[NDArray[np.uint8]] = iter(np.array_split(images, -(-len(images) // 64)))
+            num_batches = -(-len(images) // _BATCH_IMAGES)
+            size = len(images) // num_batches  # the quantiser needs batches of one size
+            self.batches: Iterator[NDArray[np.uint8]] = iter(np.split(images[: num_batches * size], num_batches))
 
         def get_next(self) -> dict[str, NDArray[np.uint8]] | None:
             return next(({"pixels": batch} for batch in self.batches), None)

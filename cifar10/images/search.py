@@ -143,6 +143,8 @@ def listed(skipped: Counter[str]) -> str:
 
 def no_images(given: str, skipped: Counter[str], root: Path) -> str:
     """Return the message that a finished search found no image, with the entries that it skipped."""
+    if given == "-":
+        return "the list on standard input is empty"
     message = f"no images in {given!r}: looked for *.png, *.jpg and other picture files"
     if skipped:
         message += f"; {describe_skipped(skipped)}"

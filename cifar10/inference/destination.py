@@ -31,6 +31,7 @@ _FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".ndjson": "jsonl",
     ".parquet": "parquet",
 }
+BEING_WRITTEN = "is being written by another process; wait for it, or name another file"
 _UNFINISHED = ".partial"
 _LONGEST_NAME = 255  # bytes, of most file systems
 _OWN_STREAMS = {"stdin": 0, "stdout": 1, "stderr": 2}
@@ -125,13 +126,28 @@ def partial_path(path: Path) -> Path:
 
 
 def refuse_unfinished(path: Path, resume: bool) -> None:
-    """Raise a UsageError if there are rows of an interrupted run for `path`, unless they are to be continued."""
+    """Raise a UsageError if there are rows of another run for `path`, unless they are to be continued."""
     partial = partial_path(path)
-    if not resume and partial.exists():
-        raise UsageError(
-            f"--output={path}: an interrupted run has kept its rows in {partial}; continue it with --resume, or delete "
-            "that file to start again"
-        )
+    if partial.is_dir():
+        raise UsageError(f"--output={path}: {partial}, where rows are kept until all are there, is a folder; move it")
+    if resume or not partial.exists():
+        return
+    if _is_locked(partial):
+        raise UsageError(f"--output={path}: {partial} {BEING_WRITTEN}")
+    raise UsageError(
+        f"--output={path}: an interrupted run has kept its rows in {partial}; continue it with --resume, or delete "
+        "that file to start again"
+    )
+
+
+def _is_locked(partial: Path) -> bool:
+    """Whether another process has locked a file, as one that writes rows does."""
+    try:
+        with partial.open("rb") as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except OSError as error:
+        return error.errno in (errno.EWOULDBLOCK, errno.EACCES)
+    return False
 
 
 def _standard_output(chosen: Format | None) -> Destination:

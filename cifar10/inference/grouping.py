@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import numpy as np
 import yaml
@@ -40,7 +40,7 @@ class Grouping(Section):
     """Least probability of a group that is named."""
     rest: GroupName | None = "neither"
     """Name of the probability that no group has. None: it is not reported."""
-    expects: dict[int, str] = Field(default_factory=dict)
+    expects: dict[Annotated[int, Field(ge=0)], str] = Field(default_factory=dict)
     """Id -> name of classes that the network must have, so that ids of another network are not mistaken for them."""
 
     @model_validator(mode="after")
@@ -131,12 +131,13 @@ def read_grouping(name: str, threshold: str | None = None) -> Grouping:
     if not is_path and name not in known:
         advice = did_you_mean(name, known) or f"; choose {', '.join(known)}, or name a YAML file: grouping=FILE.yaml"
         raise UsageError(f"grouping={name}: there is no such grouping{advice}")
+    number = None if threshold is None else _number(threshold)
     try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
+        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # a safe loader
         if not isinstance(values, dict):
             raise ValueError("it must be a mapping with the key groups")
-        if threshold is not None:
-            values["threshold"] = float(threshold)
+        if number is not None:
+            values["threshold"] = number
         return validate(Grouping, values)
     except OSError as error:
         raise UsageError(f"grouping: {file} cannot be read: {error.strerror}") from None
@@ -148,6 +149,29 @@ def read_grouping(name: str, threshold: str | None = None) -> Grouping:
         raise UsageError(f"grouping: {file}{line}: {error.problem}") from None
     except (ValueError, TypeError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"grouping: {file}: {first_line(error)}") from None
+
+
+class _Loader(yaml.SafeLoader):
+    """Refuses what a person writes by mistake, a key twice, and what only a file that is to do harm needs: aliases."""
+
+    def compose_node(self, parent: yaml.Node | None, index: Any) -> yaml.Node | None:
+        if self.check_event(yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not allowed", problem_mark=self.get_mark())
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: yaml.MappingNode, deep: bool = False) -> dict[Any, Any]:
+        names = [key.value for key, _ in node.value if isinstance(key, yaml.ScalarNode)]
+        for position, (name, (key, _)) in enumerate(zip(names, node.value, strict=False)):
+            if name in names[:position]:
+                raise yaml.MarkedYAMLError(problem=f"{name} is there twice", problem_mark=key.start_mark)
+        return super().construct_mapping(node, deep)
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise UsageError(f"grouping.threshold={text} is not a number from 0 to 1, such as 0.8") from None
 
 
 def _ids(entry: int | str, class_names: Sequence[str]) -> Sequence[int]:

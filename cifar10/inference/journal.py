@@ -1,15 +1,18 @@
 """The rows of a result file that is not complete yet, in `FILE.partial` beside it; an interrupted run continues there.
 
 The first line holds what the predictions depend on, every further line one row, as JSON. Rows are appended a batch at
-a time, so that a process which is killed loses no batch that it has written; half a line at the end is cut off. Images
-are found in the same order each time: the rows that are kept must be those of the first images, so that each image gets
-one row.
+a time, so that a process which is killed loses no batch that it has written; half a line at the end, and whatever
+follows a damaged line, is cut off and computed again. Images are found in the same order each time: the rows that are
+kept must be those of the first images, so that each image gets one row.
 """
 
 import dataclasses
 import errno
 import fcntl
 import json
+import logging
+import math
+import os
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from itertools import islice
@@ -18,11 +21,12 @@ from typing import Any, BinaryIO
 
 from cifar10.data.class_names import printable
 from cifar10.errors import UserError
-from cifar10.files import DISK_ERRORS, sync_folder
+from cifar10.files import DISK_ERRORS, remove_leftovers, sync_folder
 from cifar10.images.named_image import NamedImage
-from cifar10.inference.destination import partial_path, refuse_unfinished
+from cifar10.inference.destination import BEING_WRITTEN, partial_path, refuse_unfinished
 from cifar10.inference.prediction import GroupResult, ImageResult, Prediction
 
+_LOGGER = logging.getLogger(__name__)
 _FORMAT = {"format": "1"}
 _ROWS_AT_ONCE = 1000
 _OWN = ("path", "top", "group", "provenance")
@@ -54,12 +58,13 @@ def open_journal(
         except OSError as error:
             if error.errno not in (errno.EWOULDBLOCK, errno.EACCES):
                 raise
-            raise UserError(f"{partial} is being written by another process; wait for it, or stop it") from None
+            raise UserError(f"{partial} {BEING_WRITTEN}") from None
         journal = Journal(file, partial, class_names, {**_FORMAT, **fingerprint})
+        remove_leftovers(path)
         try:
             yield journal
         finally:
-            if not journal.num_rows:
+            if journal.is_empty:
                 partial.unlink(missing_ok=True)
 
 
@@ -73,24 +78,31 @@ class Journal:
         fingerprint: What the rows depend on.
 
     Raises:
-        UserError: The rows in the file depend on something else.
+        UserError: The rows in the file depend on something else, or it was not written by this program.
     """
 
     def __init__(self, file: BinaryIO, path: Path, class_names: Sequence[str], fingerprint: Mapping[str, str]) -> None:
         self._file, self._path, self._class_names = file, path, class_names
         self.num_rows = 0
         """Rows that are in the file, as far as it has been read or written."""
+        self._num_damaged = 0
         file.seek(0)
         header = file.readline()
         found = _parsed(header)
-        if not isinstance(found, dict):  # a new file, or half a first line
+        if _is_half_a_header(header, os.fstat(file.fileno()).st_size):
             file.truncate(0)
             header = _line(dict(fingerprint))
             file.write(header)
+        elif not isinstance(found, dict) or "format" not in found:
+            raise UserError(f"{path} holds no rows of an interrupted run; move it away, or name another --output")
         elif found != fingerprint:
-            self.num_rows = 1  # it has rows, which are not deleted
             raise UserError(_differences(path, found, fingerprint))
         self._start = len(header)
+
+    @property
+    def is_empty(self) -> bool:
+        """Whether the file holds no rows."""
+        return os.fstat(self._file.fileno()).st_size <= self._start
 
     def resumed(self, images: Iterator[NamedImage]) -> Iterator[list[ImageResult]]:
         """Yield the rows that are kept, take as many from `images`, and cut off what is behind the last whole row.
@@ -99,8 +111,8 @@ class Journal:
             UserError: The first images are others than those of the rows.
         """
         end = self._start
-        for lines in self._whole_lines():
-            rows = [self._row(values) for values, _ in lines]
+        for part in self._whole_rows():
+            rows = [row for row, _ in part]
             for row in rows:
                 self.num_rows += 1
                 image = next(images, None)
@@ -110,8 +122,11 @@ class Journal:
                         f"{self._path}: the images have changed since: number {self.num_rows:,} was "
                         f"{printable(row.path)} and is {now}; delete that file to start again"
                     )
-            end += sum(length for _, length in lines)
+            end += sum(length for _, length in part)
             yield rows
+        if self._num_damaged:
+            damage = f"{self._path}: the line after {self.num_rows:,} rows is damaged"
+            _LOGGER.warning("%s; it and the %s lines behind it are computed again", damage, f"{self._num_damaged:,}")
         self._file.truncate(end)
 
     def write(self, rows: Sequence[ImageResult]) -> None:
@@ -124,8 +139,8 @@ class Journal:
 
     def rows(self) -> Iterator[list[ImageResult]]:
         """Yield all rows."""
-        for lines in self._whole_lines():
-            yield [self._row(values) for values, _ in lines]
+        for part in self._whole_rows():
+            yield [row for row, _ in part]
 
     def remove(self) -> None:
         """Delete the file: its rows are elsewhere."""
@@ -133,27 +148,46 @@ class Journal:
         sync_folder(self._path.parent)
         self.num_rows = 0
 
-    def _whole_lines(self) -> Iterator[list[tuple[list[Any], int]]]:
-        """Yield parsed lines and their lengths in bytes, up to the first that is not whole."""
-        with open(self._path, "rb") as file:
+    def _whole_rows(self) -> Iterator[list[tuple[ImageResult, int]]]:
+        """Yield rows and the lengths of their lines in bytes, up to the first line that is not a row."""
+        # The open file, not its name: it may have been deleted since.
+        with os.fdopen(os.dup(self._file.fileno()), "rb") as file:
             file.seek(self._start)
-            lines = ((_parsed(line), len(line)) for line in file)
-            whole = ((values, length) for values, length in _until_damaged(lines))
+            whole = self._until_damaged(file)
             while part := list(islice(whole, _ROWS_AT_ONCE)):
                 yield part
 
-    def _row(self, values: list[Any]) -> ImageResult:
+    def _until_damaged(self, lines: BinaryIO) -> Iterator[tuple[ImageResult, int]]:
+        for line in lines:
+            try:
+                yield self._row(_parsed(line)), len(line)
+            except (ValueError, TypeError):
+                self._num_damaged = sum(1 for _ in lines)
+                return
+
+    def _row(self, values: Any) -> ImageResult:
+        """Return the row of a parsed line.
+
+        Raises:
+            ValueError, TypeError: It is not one.
+        """
         path, top, group, *others = values
-        found = tuple(Prediction(self._class_names[class_id], class_id, value) for class_id, value in top)
+        if not all(text is None or isinstance(text, str) for text in (path or 0, *others)):
+            raise ValueError("a column is not a text")
+        found = tuple(self._prediction(class_id, probability) for class_id, probability in top)
         groups = None if group is None else GroupResult(*group)
         return ImageResult(path, found, group=groups, **dict(zip(_OTHERS, others, strict=True)))
 
+    def _prediction(self, class_id: Any, probability: Any) -> Prediction:
+        if class_id not in range(len(self._class_names)) or not math.isfinite(probability):
+            raise ValueError("there is no such class or probability")
+        return Prediction(self._class_names[class_id], class_id, probability)
 
-def _until_damaged(lines: Iterator[tuple[Any, int]]) -> Iterator[tuple[list[Any], int]]:
-    for values, length in lines:
-        if not isinstance(values, list) or len(values) != 3 + len(_OTHERS):
-            return
-        yield values, length
+
+def _is_half_a_header(line: bytes, file_size: int) -> bool:
+    """Whether a file with this first line is new, or was being begun when its process or the machine stopped."""
+    start, written = _line(_FORMAT)[:-2], line.rstrip(b"\0")  # NUL: a block that did not reach the disk
+    return len(line) == file_size and not line.endswith(b"\n") and start[: len(written)] == written[: len(start)]
 
 
 def _values(row: ImageResult) -> list[Any]:
@@ -172,7 +206,7 @@ def _parsed(line: bytes) -> Any:
         return None
     try:
         return json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
 
 
@@ -193,6 +227,5 @@ def _disk_errors(path: Path) -> Iterator[None]:
     except OSError as error:
         if error.errno not in DISK_ERRORS:
             raise
-        raise UserError(
-            f"{path} could not be written: {error.strerror}; its rows are kept, continue with --resume"
-        ) from error
+        kept = "; its rows are kept, continue with --resume" if path.exists() and path.stat().st_size else ""
+        raise UserError(f"{path} could not be written: {error.strerror}{kept}") from error

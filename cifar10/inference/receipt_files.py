@@ -7,16 +7,19 @@ import csv
 import json
 import random
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cifar10.errors import UserError, first_line
+from cifar10.inference.prediction import Prediction
 from cifar10.inference.receipts import RECEIPT_COLUMNS
 from cifar10.wording import counted
 
-_NEEDED = ("path", "class_id", "probability", "error", *RECEIPT_COLUMNS)
+_NEEDED = ("path", "class_name", "class_id", "probability", "error", *RECEIPT_COLUMNS)
+_FURTHER = re.compile("(class_name|class_id|probability)_([2-9]|[1-9][0-9]{1,3})")
+"""Columns of CSV for classes behind the most probable one."""
 _LONGEST_LINE = 2**20  # characters
 _BATCH_ROWS = 4096
 _SHA256 = re.compile("[0-9a-f]{64}")
@@ -27,9 +30,9 @@ class RecordedRow:
     """A row of a result file, with its receipt."""
 
     path: str
-    class_id: int | None
-    probability: float | None
-    """None, as the class id, if the image could not be read."""
+    top: Sequence[Prediction]
+    """The classes, the most probable first; empty if the image could not be read."""
+    error: str | None
     image_sha256: str | None
     checkpoint: str
     weights_digest: str
@@ -54,6 +57,8 @@ def sample_rows(file: Path, num_rows: int, seed: int = 0) -> tuple[list[Recorded
         raise UserError(f"{file} cannot be read: {error.strerror or first_line(error)}") from None
     except UnicodeDecodeError:
         raise UserError(f"{file} is damaged after {counted(total, 'row')}: it is not UTF-8") from None
+    except UserError:  # rows without receipts
+        raise
     except (ValueError, RecursionError, csv.Error) as error:
         raise UserError(f"{file} is damaged after {counted(total, 'row')}: {first_line(error)[:200]}") from None
     rows = []
@@ -81,7 +86,7 @@ def _csv_rows(file: Path) -> Iterator[Mapping[str, Any]]:
         for row in reader:
             if None in row or None in row.values():
                 raise ValueError("a row has more or fewer cells than the header; the file may be cut off")
-            yield {name: row[name] or None for name in _NEEDED}
+            yield {name: row[name] or None for name in _NEEDED} | {"top": _further(row)}
 
 
 def _json_rows(file: Path) -> Iterator[Mapping[str, Any]]:
@@ -94,7 +99,7 @@ def _json_rows(file: Path) -> Iterator[Mapping[str, Any]]:
             if not isinstance(row, dict):
                 raise ValueError("a line is not an object of JSON")
             _require_columns(row, file)
-            yield {name: row[name] for name in _NEEDED}
+            yield {name: row[name] for name in _NEEDED} | {"top": row.get("top")}
 
 
 def _parquet_rows(file: Path) -> Iterator[Mapping[str, Any]]:
@@ -104,7 +109,8 @@ def _parquet_rows(file: Path) -> Iterator[Mapping[str, Any]]:
     try:
         table = pq.ParquetFile(file)
         _require_columns(table.schema_arrow.names, file)
-        for batch in table.iter_batches(_BATCH_ROWS, columns=list(_NEEDED)):
+        further = [name for name in ("top",) if name in table.schema_arrow.names]
+        for batch in table.iter_batches(_BATCH_ROWS, columns=[*_NEEDED, *further]):
             yield from batch.to_pylist()
     except (pa.ArrowException, OSError) as error:
         raise ValueError(first_line(error)) from None
@@ -123,21 +129,53 @@ def _require_columns(names: Any, file: Path) -> None:
         raise UserError(f"{file} has no {missing[0]} in its rows; receipts are written by infer --receipts")
 
 
+def _further(row: Mapping[str, str]) -> list[dict[str, str]]:
+    """Return the classes of a row of CSV behind the first."""
+    classes: dict[int, dict[str, str]] = {}
+    for name, cell in row.items():
+        if cell and (found := _FURTHER.fullmatch(name)):
+            classes.setdefault(int(found[2]), {})[found[1]] = cell
+    return [classes[number] for number in sorted(classes)]
+
+
 def _parsed(values: Mapping[str, Any]) -> RecordedRow:
-    class_id, probability, digest = values["class_id"], values["probability"], values["image_sha256"]
+    digest, error = values["image_sha256"], values["error"]
     texts = {name: values[name] for name in ("path", "checkpoint", "weights_digest", "engine", "settings")}
-    for name, text in texts.items():
+    for name, text in [*texts.items(), ("error", error or "")]:
         if not isinstance(text, str) or "\0" in text or len(text) > _LONGEST_LINE:
             raise ValueError(f"{name} is not a text")
     if not _SHA256.fullmatch(texts["weights_digest"]) or not (digest is None or _SHA256.fullmatch(digest)):
         raise ValueError("a digest does not have 64 hexadecimal digits")
-    if (class_id is None) != (probability is None):
-        raise ValueError("it has a class without a probability, or a probability without a class")
-    if class_id is not None:
-        class_id, probability = int(class_id), float(probability)
-        if class_id < 0 or not 0 <= probability <= 1:
-            raise ValueError("class_id or probability is out of range")
+    top = _classes(values)
+    if bool(top) == bool(error):
+        raise ValueError("it has a class and an error" if top else "it has neither a class nor an error")
+    if top and digest is None:
+        raise ValueError("it has a class, and no SHA-256 of its image")
     settings = json.loads(texts.pop("settings"))
     if not isinstance(settings, dict) or not all(isinstance(value, str) for value in settings.values()):
         raise ValueError("settings are not an object of texts")
-    return RecordedRow(texts.pop("path"), class_id, probability, digest, settings=settings, **texts)
+    return RecordedRow(texts.pop("path"), top, error, digest, settings=settings, **texts)
+
+
+def _classes(values: Mapping[str, Any]) -> list[Prediction]:
+    """Return all classes of a row. JSON Lines and Parquet repeat the first under `top`."""
+    first = {name: values[name] for name in ("class_name", "class_id", "probability")}
+    further = values["top"] or []
+    if not isinstance(further, list) or not all(isinstance(one, dict) for one in further):
+        raise ValueError("top is not a list of classes")
+    if set(first.values()) == {None}:
+        if further:
+            raise ValueError("it has further classes without a first")
+        return []
+    top = [_class(each) for each in (first, *further)]
+    return top[1:] if top[:1] == top[1:2] else top
+
+
+def _class(values: Mapping[str, Any]) -> Prediction:
+    name, class_id, probability = (values.get(key) for key in ("class_name", "class_id", "probability"))
+    if not isinstance(name, str) or class_id is None or probability is None:
+        raise ValueError("it has a class without a name, an id or a probability")
+    class_id, probability = int(class_id), float(probability)
+    if class_id < 0 or not 0 <= probability <= 1:
+        raise ValueError("class_id or probability is out of range")
+    return Prediction(name, class_id, probability)

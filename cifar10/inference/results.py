@@ -159,12 +159,12 @@ def _table_line(row: ImageResult, top_k: int, width: int, groups: Sequence[str])
 def _csv_line(row: ImageResult, top_k: int, receipt: Mapping[str, str] | None, groups: Sequence[str]) -> str:
     """Return a line of RFC 4180, without its end. With lines that end in LF, `csv.writer` leaves a lone CR unquoted."""
     path = _unicode(row.path)
-    classes = [[_inert(one.class_name), str(one.class_id), f"{one.probability:.6f}"] for one in row.top]
+    classes = [[inert(one.class_name), str(one.class_id), f"{one.probability:.6f}"] for one in row.top]
     first, *others = classes + [["", "", ""]] * (top_k - len(classes))
-    cells = [f"./{path}" if path.startswith(_FORMULA) else path, *first, _inert(row.label or ""), row.error or ""]
+    cells = [f"./{path}" if path.startswith(_FORMULA) else path, *first, inert(row.label or ""), row.error or ""]
     cells += [cell for one in others for cell in one]
     if receipt is not None:
-        cells += [_inert(_unicode(cell or "")) for cell in complete(receipt, row).values()]
+        cells += [inert(_unicode(cell or "")) for cell in complete(receipt, row).values()]
     if groups:
         found = row.group.probabilities if row.group else {}
         cells += [row.group.name if row.group else "", *(f"{found[name]:.6f}" if found else "" for name in groups)]
@@ -214,6 +214,6 @@ def _unicode(name: str) -> str:
     return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
-def _inert(text: str) -> str:
+def inert(text: str) -> str:
     """Return text that no spreadsheet takes for a formula."""
     return f"'{text}" if text.startswith(_FORMULA) else text

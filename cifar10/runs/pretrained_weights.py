@@ -78,7 +78,8 @@ def read_state_dict(path: Path) -> dict[str, Tensor]:
     except pickle.UnpicklingError:
         raise UserError(f"{path} holds more than tensors and plain values; it was not loaded") from None
     except Exception as error:  # torch and safetensors raise a dozen kinds for a damaged file
-        raise UserError(f"{path} cannot be read as weights: {first_line(error)}") from None
+        reason = first_line(error) if isinstance(error, OSError | RuntimeError) else "it is damaged, or another file"
+        raise UserError(f"{path} cannot be read as weights: {reason}") from None
     if not isinstance(content, dict) or not all(isinstance(tensor, Tensor) for tensor in content.values()):
         raise UserError(f"{path} is not a plain state_dict: it must map names to tensors")
     return content

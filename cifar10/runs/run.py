@@ -10,6 +10,7 @@ import io
 import json
 import math
 import os
+import re
 import shutil
 import sys
 import time
@@ -203,4 +204,6 @@ def _run_name(config: Config, processes: Processes) -> str:
     if processes.is_launched_by_lightning:
         return os.environ[_RUN_NAME_VARIABLE]
     data_name, model_name = (part.target.rsplit(".", 1)[1].lower() for part in (config.data_loading, config.model))
+    if isinstance(published := config.model.arguments.get("name"), str):  # of torchvision or timm
+        model_name = re.sub(r"\W", "_", published)
     return config.run_name or f"{data_name}-{model_name}-{time.strftime('%Y%m%d-%H%M%S')}"

@@ -1,7 +1,9 @@
 """Checks before the first step: images, network, batch size and memory fit; errors name the settings to change."""
 
 import copy
+import importlib.util
 import logging
+import sys
 from typing import Any
 
 import torch
@@ -24,6 +26,17 @@ log = logging.getLogger(__name__)
 
 _COPIES = 3  # of each weight, at least, in training: the weight, its gradient and one moment
 _MOST_LEFT = 0.1  # fraction of the training images that an epoch may leave out without a note
+
+
+def require_tensorboard(config: Config) -> None:
+    """Refuse to go on without the package tensorboard if the run is to write its files.
+
+    Raises:
+        UsageError: The package is missing.
+    """
+    if config.tracking.tensorboard and importlib.util.find_spec("tensorboard") is None:
+        line = f"{sys.executable} -m pip install 'tensorboard>=2.18'"
+        raise UsageError(f"tracking.tensorboard=true needs a package: {line}")
 
 
 def refuse_unfit(config: Config, data: ImageDataset) -> None:

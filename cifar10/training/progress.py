@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 _REDRAW_SECONDS = 0.5
 _LINE_SECONDS = 30.0
 _FORECAST_AFTER_SECONDS = 20.0  # the first steps also warm up kernels and caches
+_FAST = 10  # images per second; fewer are shown with a decimal
 _LONG_SECONDS = 1800.0
 
 
@@ -120,7 +121,7 @@ class TrainingProgress(ProgressBar):
         if left is None:  # the run was stopped between the last step of an epoch and its end
             return "no step since the resume"
         rate = (self._images_done(trainer) - self._first_image) / max(time.monotonic() - self._started_at, 1e-9)
-        return f"{rate:,.0f} images/s, {_clock(left)} left"
+        return f"{rate:,.{0 if rate >= _FAST else 1}f} images/s, {_clock(left)} left"
 
     def _seconds_left(self, trainer: pl.Trainer) -> float | None:
         """Return the time left, smaller images in proportion to their pixels; None: no step was measured."""

@@ -50,6 +50,23 @@ def test_classes_of_one_image_and_constant_features_are_no_obstacle() -> None:
     assert (head.logits(points).argmax(axis=1) == labels).mean() > 0.9
 
 
+def test_a_head_without_a_bias_is_fitted_without_one() -> None:
+    points, labels = clusters(30, 4, 0.5)
+    head = fit_linear_head(points, labels, STRENGTHS, folds=5, seed=0, with_bias=False)
+    assert (head.bias == 0).all()
+    others, truth = clusters(50, 4, 0.5, seed=1)
+    assert (head.logits(others).argmax(axis=1) == truth).mean() > 0.9
+
+
+@pytest.mark.parametrize("sizes", [(1, 1), (1, 1, 1), (20, 1), (2, 1), (2, 2), (1, 20, 1)])
+def test_too_few_images_for_cross_validation_are_no_obstacle(sizes: tuple[int, ...]) -> None:
+    points, labels = clusters(20, len(sizes), 0.1)
+    kept = np.concatenate([np.flatnonzero(labels == number)[:size] for number, size in enumerate(sizes)])
+    head = fit_linear_head(points[kept], labels[kept], STRENGTHS, folds=5, seed=0)
+    assert head.strength in STRENGTHS
+    assert (head.logits(points[kept]).argmax(axis=1) == labels[kept]).all()
+
+
 def test_the_seed_decides_the_folds_and_nothing_else() -> None:
     points, labels = clusters(10, 3, 1.0)
     first, again = (fit_linear_head(points, labels, STRENGTHS, folds=3, seed=4) for _ in range(2))

@@ -112,10 +112,10 @@ def test_a_class_that_is_held_out_altogether_is_an_error(tmp_path: Path) -> None
 @pytest.mark.parametrize(
     ("folders", "message"),
     [
-        ({}, r"put one folder of images for each class there, such as .*/train/cat/1\.png"),
+        ({}, r"put a folder of images for each class into .*, such as .*/cat/1\.png, or into train"),
         ({"cat": 1, "dog": 1}, "no images to test on: add images to"),
-        ({"cat": 4, "test": 1, "dog": 4}, "put one folder of images for each class there"),
-        ({"cat": 4, "dog": 0}, "put one folder of images for each class there"),
+        ({"cat": 4, "test": 1, "dog": 4}, "put a folder of images for each class into"),
+        ({"cat": 4, "dog": 0}, "has images of one class only, cat; add a folder for each other class"),
         ({"train/cat": 1}, "has 1 class folders; a classifier needs at least 2"),
         ({"train/cat": 0, "train/dog": 0}, "class cat, dog has no image that can be read"),
         ({"train/cat": 4, "train/dog": 4, "test/cat": 0}, "no images to test on"),

@@ -234,8 +234,9 @@ def test_an_engine_refuses_what_it_cannot_compute() -> None:
 
 
 @pytest.mark.usefixtures("here")
-def test_few_images_are_enough_to_choose_ranges(tmp_path: Path) -> None:
-    source = Source(load_checkpoint(RUN / "best.ckpt"), some_images(5), some_images(0))
+@pytest.mark.parametrize("num_images", [1, 5, 65, 131])
+def test_any_number_of_images_is_enough_to_choose_ranges(num_images: int, tmp_path: Path) -> None:
+    source = Source(load_checkpoint(RUN / "best.ckpt"), some_images(num_images), some_images(0))
     Int8Format(percentiles=[99.99]).write(source, tmp_path / "model_int8.onnx")
     assert (tmp_path / "model_int8.onnx").exists()
 

@@ -201,6 +201,21 @@ def test_a_zip_that_is_cut_off_is_refused_at_once(tmp_path: Path, length: int) -
         open_source(str(tmp_path / "a.zip"))
 
 
+@pytest.mark.parametrize("cut", [1, 21, 60, 90])
+def test_an_archive_within_one_that_is_cut_off_is_not_taken_for_it(tmp_path: Path, cut: int) -> None:
+    inner = io.BytesIO()
+    with zipfile.ZipFile(inner, "w") as archive:
+        archive.writestr("a.png", image(0))
+    with zipfile.ZipFile(tmp_path / "outer.zip", "w") as archive:
+        archive.writestr("inner.zip", inner.getvalue())
+        archive.writestr("b.png", image(1))
+    whole = (tmp_path / "outer.zip").read_bytes()
+    assert read(tmp_path / "outer.zip") == {"b.png": ""}
+    (tmp_path / "cut.zip").write_bytes(whole[: len(whole) - cut])
+    with pytest.raises(UserError, match="cannot be read as a zip archive"):
+        open_source(str(tmp_path / "cut.zip"))
+
+
 def test_a_zip_whose_directory_takes_too_much_memory_is_refused(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -256,6 +271,21 @@ def test_a_list_is_read_in_bounded_memory(tmp_path: Path) -> None:
     assert sum(1 for _ in path_list.split(stream)) == 200_001
     assert tracemalloc.get_traced_memory()[1] - before < 2**21
     tracemalloc.stop()
+
+
+@pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
+def test_a_list_in_another_encoding_is_refused_by_its_name(tmp_path: Path, encoding: str) -> None:
+    (tmp_path / "list.txt").write_text("./cat 1.png\n" * 50, encoding=encoding)
+    with pytest.raises(UserError, match=r"list\.txt is in UTF-16; save it as UTF-8"):
+        open_source(str(tmp_path / "list.txt"))
+
+
+def test_a_malformed_address_in_a_list_is_a_row(tmp_path: Path) -> None:
+    write_files(tmp_path)
+    (tmp_path / "list.txt").write_text(f"{NAMES[0]}\nhttp://[x\nhttp://[::1\n")
+    found = read(tmp_path / "list.txt")
+    assert found.pop(NAMES[0]) == ""
+    assert list(found) == ["http://[x", "http://[::1"] and all(x.startswith("not an address: ") for x in found.values())
 
 
 def test_another_text_is_not_taken_for_a_list(tmp_path: Path) -> None:

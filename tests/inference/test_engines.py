@@ -1,8 +1,13 @@
 """Engines by name: measured in turn, the fastest remembered, and compared by `benchmark`."""
 
 import json
+import math
 import os
+import subprocess
+import sys
+import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -11,11 +16,12 @@ from numpy.typing import NDArray
 import cifar10
 from cifar10 import benchmark as entry
 from cifar10.config.compose import load_config
-from cifar10.errors import CheckpointError, UserError
+from cifar10.errors import CheckpointError, UsageError, UserError
 from cifar10.export import export
 from cifar10.inference.engines import auto, load_model, measuring
 from cifar10.inference.engines.measuring import Measured, measure, seconds_per_batch
 from cifar10.train import train
+from tests.conftest import ROOT
 from tests.tiny_run import TINY
 
 RUN = Path("models/run")
@@ -77,7 +83,7 @@ def test_without_a_usable_engine_all_reasons_are_given() -> None:
 
 def test_the_explanation_begins_with_the_engine_that_was_taken() -> None:
     known = {"torch": measured(0.002, 0.128), "onnx": measured(0.001, 0.256), "native": Measured(refused="no AMX")}
-    explained = "images/s at batch 1 and 256: onnx 1,000, 1,000, torch 500, 2,000; native: no AMX"
+    explained = "images/s in batches of 1 / 256: onnx 1,000 / 1,000, torch 500 / 2,000\n  native: no AMX"
     assert auto.explanation(known, "onnx") == explained
 
 
@@ -162,9 +168,74 @@ def test_a_process_of_its_own_measures_and_says_why_an_engine_cannot_compute(her
         assert 0 < found[name]["least_seconds"]["1"] <= found[name]["seconds"]["1"] < found[name]["seconds"]["256"]
 
 
+@pytest.mark.parametrize(
+    "damage",
+    [
+        {},
+        [],
+        {"torch": None},
+        {"torch": {}},
+        {"torch": {"refused": 3}},
+        {"torch": {"precision": "fp32", "least_seconds": []}},
+        *({"torch": {"precision": "fp32", "least_seconds": {"1": 0.1, "256": x}}} for x in (0.0, -1.0, "1", math.nan)),
+        {"torch": {"precision": None, "least_seconds": {"1": 0.1, "256": 0.1}}},
+        {"torch": {"precision": "fp32", "least_seconds": {"1": 0.1, "256": 0.1, "9": 0.1}}},
+    ],
+)
+def test_what_was_remembered_and_is_damaged_is_measured_again(
+    damage: Any, here: Path, measurements: list[list[str]]
+) -> None:
+    auto.measured_engines(here, CANDIDATES)
+    [file] = auto.cache_folder().glob("*.json")
+    content = json.loads(file.read_text())
+    content["engines"] = {**content["engines"], **damage} if damage else damage
+    file.write_text(json.dumps(content))
+    found = auto.measured_engines(here, CANDIDATES)
+    assert len(measurements) == 2 and auto.fastest(found, 256) == "torch"
+    auto.measured_engines(here, CANDIDATES)
+    assert len(measurements) == 2
+
+
+def test_a_dangling_link_among_the_exports_is_no_obstacle(
+    here: Path, tmp_path: Path, measurements: list[list[str]]
+) -> None:
+    (tmp_path / "run/export").mkdir(parents=True)
+    (tmp_path / "run/best.ckpt").write_bytes(here.read_bytes())
+    (tmp_path / "run/export/model.onnx").symlink_to(tmp_path / "gone")
+    os.mkfifo(tmp_path / "run/export/native_int8.json")
+    assert auto.measured_engines(tmp_path / "run/best.ckpt", CANDIDATES).keys() == set(CANDIDATES)
+    assert len(measurements) == 1
+
+
+@pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("engine", ["torch", "eager", "native"])
+def test_an_onnx_file_is_no_checkpoint_for_the_other_engines(engine: str) -> None:
+    with pytest.raises(UsageError, match=rf"engine={engine} computes checkpoints; for .*model\.onnx, choose onnx"):
+        load_model(engine, RUN / "export/model.onnx")
+
+
+@pytest.mark.slow  # starts PyTorch
+@pytest.mark.skipif(sys.platform != "linux", reason="reads /proc")
+def test_a_measurement_ends_with_the_process_that_wanted_it(here: Path) -> None:
+    words = ["-m", "cifar10.inference.engines.measuring", str(here.absolute()), "--engines=eager", "--threads=1"]
+    start = f"p = subprocess.Popen([sys.executable, *{words}])"
+    code = f"import subprocess, sys; {start}; print(p.pid, flush=True); p.wait()"
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, text=True, env=environment) as parent:
+        assert parent.stdout is not None
+        child = Path("/proc", parent.stdout.readline().strip())
+        time.sleep(1)
+        assert child.exists()
+        parent.kill()
+    until = time.monotonic() + 60
+    while child.exists():
+        assert time.monotonic() < until
+        time.sleep(0.1)
+
+
 def test_a_measurement_that_fails_says_so(here: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("sys.executable", "/bin/false")
-    with pytest.raises(UserError, match=r"could not be measured.*--engine=torch"):
+    with pytest.raises(UserError, match=r"could not be measured: exit code 1"):
         measure(here, ["eager"])
 
 
@@ -184,6 +255,7 @@ def test_benchmark_compares_all_engines_on_the_test_images(
     assert (tmp_path / "out/engines.png").read_bytes().startswith(b"\x89PNG")
     printed = capsys.readouterr()
     assert [line.split()[0] for line in printed.out.splitlines()] == ["engine", "eager", "torch", "onnx"]
+    assert "\n  native: " in printed.err
     assert "engine=auto: " in printed.err and "native: " in printed.err
     chosen = printed.err.split("engine=auto: ")[1].split(",")[0]
     model = cifar10.load("run", engine="auto")  # remembers

@@ -8,6 +8,7 @@ import pytest
 import torchvision
 import yaml
 
+from cifar10.cli.checks import require_grouping
 from cifar10.config.conf_folder import CONF, options
 from cifar10.errors import UsageError
 from cifar10.inference.grouping import UNSURE, ClassGroups, Grouping, read_grouping
@@ -23,6 +24,33 @@ def grouping(**values: Any) -> Grouping:
 def random_probabilities(num_images: int = 50) -> "np.typing.NDArray[np.float32]":
     values = np.random.default_rng(0).dirichlet(np.ones(len(NAMES)), num_images)
     return values.astype(np.float32)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("groups: {cat: [cat], dog: [dog], cat: [ship]}", "cat is there twice"),
+        ("groups: {cat: [cat]}\nthreshold: 0.1\nthreshold: 0.2", "line 3: threshold is there twice"),
+        ("groups: {cat: &a [cat], dog: *a}", "aliases are not allowed"),
+        ("a: &a [x]\nb: &b [*a, *a]\ngroups: {cat: *b}", "aliases are not allowed"),
+        ("groups: {cat: [cat]}\nexpects: {-7: cat}", "expects"),
+    ],
+)
+def test_a_file_that_does_not_mean_what_it_says_is_refused(text: str, message: str, tmp_path: Path) -> None:
+    (tmp_path / "own.yaml").write_text(text)
+    with pytest.raises(UsageError, match=message):
+        read_grouping(str(tmp_path / "own.yaml"))
+
+
+@pytest.mark.parametrize("threshold", ["0,8", "80%", "abc", ""])
+def test_a_threshold_that_is_no_number_is_named(threshold: str) -> None:
+    with pytest.raises(UsageError, match=f"^grouping.threshold={threshold} is not a number"):
+        read_grouping("animals", threshold)
+
+
+def test_two_groupings_are_one_too_many() -> None:
+    with pytest.raises(UsageError, match="grouping=animals and grouping=cats_vs_dogs: choose one"):
+        require_grouping(["grouping=animals", "grouping=cats_vs_dogs"])
 
 
 def test_groups_and_the_rest_sum_to_one() -> None:

@@ -19,7 +19,7 @@ import pytest
 
 from cifar10.errors import UsageError, UserError
 from cifar10.images.named_image import NamedImage, unreadable
-from cifar10.inference.destination import choose_destination, partial_path
+from cifar10.inference.destination import choose_destination, partial_path, refuse_unfinished
 from cifar10.inference.journal import open_journal
 from cifar10.inference.prediction import GroupResult, ImageResult, Prediction
 from tests.malformed import encode, picture
@@ -62,7 +62,7 @@ def test_whatever_is_torn_off_the_end_whole_rows_are_kept(tmp_path: Path) -> Non
     whole = interrupted(tmp_path / "r.csv", rows()).read_bytes()
     ends = [position + 1 for position, byte in enumerate(whole) if byte == ord("\n")]
     for length in [*random.Random(0).sample(range(len(whole)), 60), 0, ends[0], len(whole) - 1]:
-        for garbage in (b"", b"\0" * 700, b"[1, 2\n"):
+        for garbage in (b"", b"\0" * 700, b"[1, 2\n")[: 3 if length >= ends[0] else 2]:
             partial_path(tmp_path / "r.csv").write_bytes(whole[:length] + garbage)
             num_kept = max(sum(end <= length for end in ends) - 1, 0)
             left = images(NAMES)
@@ -71,6 +71,91 @@ def test_whatever_is_torn_off_the_end_whole_rows_are_kept(tmp_path: Path) -> Non
                 journal.write(rows()[num_kept:])
                 assert [row for part in journal.rows() for row in part] == rows()
             assert [image.name for image in left] == NAMES[num_kept:]
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (b"[1, 0.3", b"[2, 0.3"),
+        (b"[1, 0.3", b"[-1, 0.3"),
+        (b"[1, 0.3", b"[1.5, 0.3"),
+        (b"[1, 0.3", b"[true, NaN"),
+        (b"[[1, 0.30000000000000004]]", b'[[1, "0.3"]]'),
+        (b"[[1, 0.30000000000000004]]", b"null"),
+        (b"[[1, 0.30000000000000004]]", b"[" * 5000),
+        (b'"cat/1.png"', b"1"),
+        (b'"cat/1.png"', b"null"),
+        (b', "cat", ', b", 3, "),
+        (b"\n[", b"\n{"),
+    ],
+)
+@pytest.mark.parametrize("number", [0, 3])
+def test_from_a_damaged_line_on_rows_are_computed_again(
+    old: bytes, new: bytes, number: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    kept = [replace(rows()[0], path=name) for name in NAMES]
+    kept[number] = rows()[0]
+    partial = interrupted(tmp_path / "r.csv", kept)
+    lines = partial.read_bytes().splitlines(keepends=True)
+    damaged = (b"\n" + lines[number + 1]).replace(old, new, 1)[1:]
+    assert damaged != lines[number + 1]
+    partial.write_bytes(b"".join([*lines[: number + 1], damaged, *lines[number + 2 :]]))
+    left = images([row.path for row in kept])
+    with open_journal(tmp_path / "r.csv", CLASSES, FINGERPRINT, resume=True) as journal:
+        assert [row for part in journal.resumed(left) for row in part] == kept[:number]
+        journal.write(kept[number:])
+        assert [row for part in journal.rows() for row in part] == kept
+    assert [image.name for image in left] == [row.path for row in kept[number:]]
+    assert f"the line after {number} rows is damaged" in caplog.text
+    assert partial.exists()
+
+
+@pytest.mark.parametrize(
+    "content", [b"my notes\n", b"my notes", b"\xff" * 5000, b'{"a": 1}\n', b'{"format": "1", "weig\n[1]\n', b"[1]\n"]
+)
+def test_a_file_that_is_none_of_ours_is_not_touched(content: bytes, tmp_path: Path) -> None:
+    partial_path(tmp_path / "r.csv").write_bytes(content)
+    with (
+        pytest.raises(UserError, match="holds no rows of an interrupted run"),
+        open_journal(tmp_path / "r.csv", CLASSES, FINGERPRINT, resume=True),
+    ):
+        pass
+    assert partial_path(tmp_path / "r.csv").read_bytes() == content
+
+
+def test_rows_stay_if_the_run_ends_before_it_has_read_them(tmp_path: Path) -> None:
+    partial = interrupted(tmp_path / "r.csv", rows())
+    before = partial.read_bytes()
+    with (
+        contextlib.suppress(KeyboardInterrupt),
+        open_journal(tmp_path / "r.csv", CLASSES, FINGERPRINT, resume=True),
+    ):
+        raise KeyboardInterrupt
+    assert partial.read_bytes() == before
+
+
+def test_rows_are_complete_even_if_their_file_was_deleted(tmp_path: Path) -> None:
+    with open_journal(tmp_path / "r.csv", CLASSES, FINGERPRINT, resume=False) as journal:
+        journal.write(rows())
+        partial_path(tmp_path / "r.csv").unlink()
+        assert [row for part in journal.rows() for row in part] == rows()
+
+
+def test_a_folder_of_that_name_is_told(tmp_path: Path) -> None:
+    partial_path(tmp_path / "r.csv").mkdir()
+    with (
+        pytest.raises(UsageError, match=r"r\.csv\.partial, where rows are kept.* is a folder"),
+        open_journal(tmp_path / "r.csv", CLASSES, FINGERPRINT, resume=True),
+    ):
+        pass
+
+
+def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:
+    mine, others = ".r.csv.0123456789ab.tmp", [".q.csv.0123456789ab.tmp", ".r.csv.tmp", "r.csv.0123456789ab.tmp"]
+    for name in (mine, *others):
+        (tmp_path / name).touch()
+    interrupted(tmp_path / "r.csv", rows())
+    assert set(os.listdir(tmp_path)) == {*others, "r.csv.partial"}
 
 
 def test_nothing_is_left_of_a_run_without_rows(tmp_path: Path) -> None:
@@ -131,10 +216,12 @@ def test_two_processes_do_not_write_the_same_rows(tmp_path: Path) -> None:
     with open_journal(tmp_path / "r.csv", CLASSES, FINGERPRINT, resume=True) as journal:
         list(journal.resumed(images(NAMES)))
         with (
-            pytest.raises(UserError, match="is being written by another process"),
+            pytest.raises(UserError, match="is being written by another process; wait for it"),
             open_journal(tmp_path / "r.csv", CLASSES, FINGERPRINT, resume=True),
         ):
             pass
+        with pytest.raises(UsageError, match="is being written by another process; wait for it"):
+            refuse_unfinished(tmp_path / "r.csv", resume=False)
 
 
 def test_a_long_name_has_a_journal_too(tmp_path: Path) -> None:

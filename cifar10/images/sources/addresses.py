@@ -12,6 +12,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 from urllib.parse import unquote, urljoin, urlsplit
 
+from cifar10.errors import first_line
 from cifar10.images.named_image import BeforeReading, NamedImage, unreadable
 from cifar10.images.other_formats import kind_of_collection
 from cifar10.images.reading import MAX_BYTES, ImageError, refuse_size
@@ -48,16 +49,27 @@ def find(address: str) -> Iterator[NamedImage]:
     elif kind == "text":
         for line in data.decode("utf-8", "replace").split("\0" if b"\0" in data else "\n"):
             if name := line.strip("\ufeff\r"):
-                yield image_at(urljoin(address, name))
+                yield _image_relative_to(address, name)
     else:
-        yield unreadable(address, f"{kind}; download it first")
+        yield unreadable(address, f"{kind.partition(';')[0]}; download it first, and name the file")
 
 
 def image_at(address: str) -> NamedImage:
     """Return the image at `address`; it is fetched when it is read."""
     if not is_address(address):
         return unreadable(address, "not an address of http or https")
+    try:
+        urlsplit(address)
+    except ValueError as error:
+        return unreadable(address, f"not an address: {first_line(error)}")
     return NamedImage(address, partial(_fetch, address), is_remote=True, folders=_folders(address))
+
+
+def _image_relative_to(address: str, name: str) -> NamedImage:
+    try:
+        return image_at(urljoin(address, name))
+    except ValueError as error:
+        return unreadable(name, f"not an address: {first_line(error)}")
 
 
 def _folders(address: str) -> str:
@@ -127,7 +139,7 @@ def _reason(error: Exception) -> str:
         (exceptions.InvalidSchema, "it redirects to something else than http or https"),
         (exceptions.InvalidURL, "not an address"),
         (exceptions.ChunkedEncodingError, "the connection ended early"),
-        (requests.ConnectionError, "no connection"),
+        (requests.ConnectionError, "the server stalled" if "Read timed out" in str(error) else "no connection"),
         (UnicodeError, "not an address"),
     )
     return next((reason for kind, reason in reasons if isinstance(error, kind)), "the connection broke")

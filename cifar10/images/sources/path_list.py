@@ -28,6 +28,9 @@ def in_file(path: Path) -> ImageSource:
     """
     folder = str(path.parent)
     with path.open("rb") as file:
+        if _is_utf16(file.read(_TRIED * 10)):
+            raise UserError(f"{path} is in UTF-16; save it as UTF-8, as a list of one path a line")
+        file.seek(0)
         first = list(islice(split(file), _TRIED))
     if first and not any(addresses.is_address(os.fsdecode(line)) or _exists(folder, line) for line in first):
         raise UserError(
@@ -78,6 +81,13 @@ def split(stream: BinaryIO) -> Iterator[bytes]:
         rest = rest[: 2 * _LONGEST]
     if line := _ended(rest):
         yield line
+
+
+def _is_utf16(start: bytes) -> bool:
+    """Whether text is in the encoding of Windows' PowerShell and Notepad: ASCII letters between NULs."""
+    return start.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) or (
+        len(start) > 3 and (not any(start[1::2]) or not any(start[::2]))
+    )
 
 
 def _ended(line: bytes) -> bytes:

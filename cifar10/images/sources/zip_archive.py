@@ -49,7 +49,11 @@ def open_zip(path: Path) -> "ZipFile":
                 f"{path} lists its members in {size / 2**20:.0f} MiB, and the limit is {MAX_DIRECTORY // 2**20} MiB; "
                 "unpack it first, and name the folder"
             )
-        return ZipFile(path)
+        archive = ZipFile(path)
+        # What stands before the first member would be a larger archive, which was cut off within this one.
+        if archive.infolist() and min(member.header_offset for member in archive.infolist()) > 0:
+            raise BadZipFile("its end is missing")
+        return archive
     except UserError:
         raise
     except (BadZipFile, OSError, ValueError, struct.error, NotImplementedError, EOFError) as error:

@@ -3,7 +3,7 @@
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from cifar10.config.conf_folder import options
+from cifar10.config.conf_folder import content_of, options
 from cifar10.errors import UsageError
 from cifar10.suggest import did_you_mean
 
@@ -43,7 +43,7 @@ def require_engine(name: str) -> None:
 def exported_files(checkpoint: Path) -> list[Path]:
     """Return the files that engines read beside `checkpoint` itself: those that `export` has written for it."""
     folder = checkpoint.parent / "export"
-    return sorted([*folder.glob("*.onnx"), *folder.glob("*.json")])
+    return sorted(file for pattern in ("*.onnx", "*.json") for file in folder.glob(pattern) if file.is_file())
 
 
 def load_model(engine: str, path: Path, device: str = "auto", batch_size: int | None = None) -> "LoadedModel":
@@ -61,6 +61,8 @@ def load_model(engine: str, path: Path, device: str = "auto", batch_size: int | 
     from cifar10.config.build import build, read_component
     from cifar10.config.targets import ENGINE
 
+    if path.suffix == ".onnx" and not {"file_name", "candidates"} & content_of("engine", engine).keys():
+        raise UsageError(f"engine={engine} computes checkpoints; for {path}, choose onnx, or leave engine out")
     component = read_component("engine", engine)
     model: LoadedModel = build(ENGINE, component, path=path, device=device, batch_size=batch_size)
     return model

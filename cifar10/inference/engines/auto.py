@@ -9,6 +9,7 @@ An engine that does not compute in float32 must be a fifth faster than those tha
 import hashlib
 import json
 import logging
+import math
 import os
 from collections.abc import Mapping
 from importlib.metadata import PackageNotFoundError, version
@@ -62,10 +63,10 @@ def measured_engines(path: Path, candidates: list[str]) -> dict[str, Measured]:
     """Return what is known about each engine for the model at `path`; measure it if nothing is."""
     file = _verdict_file(path, candidates)
     try:
-        known: dict[str, Measured] = json.loads(file.read_text(encoding="utf-8"))["engines"]
-        if set(known) == set(candidates):
+        known: dict[str, Measured] = json.loads(file.read_bytes())["engines"]
+        if set(known) == set(candidates) and all(map(_is_measured, known.values())):
             return known
-    except (OSError, ValueError, KeyError, TypeError):
+    except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # not there, or damaged
         pass
     _LOGGER.warning("engine=auto: measuring %s, once for this model on this machine", ", ".join(candidates))
     measured = measure(path, candidates)
@@ -74,6 +75,15 @@ def measured_engines(path: Path, candidates: list[str]) -> dict[str, Measured]:
     except (OSError, UserError) as error:
         _LOGGER.warning("engine=auto: will be measured again, since %s", error)
     return measured
+
+
+def _is_measured(about: Measured) -> bool:
+    """Whether an entry of a file has all that is needed to choose."""
+    if "refused" in about:
+        return isinstance(about["refused"], str)
+    seconds = about["least_seconds"]
+    is_positive = all(isinstance(value, float) and 0 < value < math.inf for value in seconds.values())
+    return isinstance(about["precision"], str) and set(seconds) == set(map(str, BATCH_SIZES)) and is_positive
 
 
 def remember(path: Path, candidates: list[str], measured: Mapping[str, Measured]) -> None:
@@ -116,14 +126,14 @@ def fastest(measured: Mapping[str, Measured], batch_size: int) -> str:
 
 
 def explanation(measured: Mapping[str, Measured], chosen: str) -> str:
-    """Return the images per second of all engines, the chosen one first, and why others cannot compute."""
+    """Return the images per second of all engines, the chosen one first, and, on lines of their own, the others."""
     usable = sorted((name for name in measured if "refused" not in measured[name]), key=lambda name: name != chosen)
     speeds = [
-        f"{name} {', '.join(f'{int(size) / each:,.0f}' for size, each in measured[name]['least_seconds'].items())}"
+        f"{name} {' / '.join(f'{int(size) / each:,.0f}' for size, each in measured[name]['least_seconds'].items())}"
         for name in usable
     ]
-    sizes = " and ".join(map(str, BATCH_SIZES))
-    return "; ".join([f"images/s at batch {sizes}: {', '.join(speeds)}", *_refusals(measured)])
+    sizes = " / ".join(map(str, BATCH_SIZES))
+    return "\n  ".join([f"images/s in batches of {sizes}: {', '.join(speeds)}", *_refusals(measured)])
 
 
 def cache_folder() -> Path:

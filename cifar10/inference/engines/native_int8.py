@@ -3,6 +3,7 @@
 The weights are those of the checkpoint; the file of the ranges is small, and no part of it is executed.
 """
 
+import stat
 from pathlib import Path
 from typing import Annotated, Literal
 
@@ -77,6 +78,8 @@ def load_ranges(file: Path, checkpoint: Checkpoint) -> NativeEngine:
 
 def _read(file: Path, checkpoint: Path, export: str) -> CalibratedRanges:
     try:
+        if not stat.S_ISREG(file.stat().st_mode):
+            raise ValueError("it is not a file")
         if file.stat().st_size > _MOST_BYTES:
             raise ValueError("it is too large")
         return CalibratedRanges.model_validate_json(file.read_bytes())
