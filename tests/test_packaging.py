@@ -531,6 +531,18 @@ def test_the_image_does_not_run_as_root_and_needs_no_buildkit() -> None:
     assert not re.search(r"^# *syntax=|--mount=|<<", dockerfile, re.MULTILINE)
 
 
+def test_what_the_image_keeps_is_in_the_volumes_that_it_names() -> None:
+    dockerfile = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    [program] = re.findall(r'CIFAR10_PROGRAM="(.+)"', dockerfile)
+    [cache] = re.findall(r"XDG_CACHE_HOME=(\S+)", dockerfile)  # the engines' measurements, published weights
+    [created] = re.findall(r"^RUN install --directory --owner=cifar10 ([a-z ]+) ", dockerfile, re.MULTILINE)
+    volumes = re.findall(r"--volume cifar10-[a-z]+:(\S+)", program)
+    assert volumes == [f"/app/{folder}" for folder in created.split()]
+    assert any(Path(cache).is_relative_to(volume) for volume in volumes)
+    head = dockerfile.partition("\nFROM ")[0]
+    assert all(f":{volume} " in head for volume in volumes)
+
+
 def copy_of_the_project(folder: Path) -> Path:
     """Copy what Git tracks into a new repository in `folder` and commit it there; skip where this is no repository."""
     listed = subprocess.run(["git", "ls-files", "-z"], cwd=ROOT, capture_output=True, text=True, check=False)
