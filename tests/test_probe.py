@@ -108,16 +108,20 @@ def test_without_a_cache_nothing_is_kept(tmp_path: Path, num_embedded: list[int]
     assert sum(num_embedded) == 500 and not list(tmp_path.rglob("*.npz"))
 
 
-def test_a_network_of_your_own_is_probed_on_other_classes(tmp_path: Path) -> None:
-    train(load_config([*TINY, f"models_dir={tmp_path}/models", "run_name=own"]))
+@pytest.mark.parametrize(
+    ("model", "new"),
+    [(["model=simple_cnn"], {"head.weight", "head.bias"}), (["model=speed", "model.widths=[8,8,8]"], {"head.weight"})],
+)
+def test_a_network_of_your_own_is_probed_on_other_classes(model: list[str], new: set[str], tmp_path: Path) -> None:
+    train(load_config([*TINY, *model, f"models_dir={tmp_path}/models", "run_name=own"]))
     fill(tmp_path / "photos", {"a": 20, "b": 20, "c": 20})
     weights = f"weights={tmp_path}/models/own/best.ckpt"
     words = ["data_loading=folder", f"data_loading.root={tmp_path}/photos", "data_loading.image_size=16", weights]
-    words += ["model=simple_cnn", f"models_dir={tmp_path}/models", "tracking=none", "run_name=probed"]
+    words += [*model, f"models_dir={tmp_path}/models", "tracking=none", "run_name=probed"]
     probe(load_config(["experiment=probe", "probe.cache=null", *words]))
     own, probed = (load_checkpoint(tmp_path / "models" / name / "best.ckpt") for name in ("own", "probed"))
     changed = {name for name, x in own.weights.items() if not torch.equal(x, probed.weights[name])}
-    assert probed.class_names == ("a", "b", "c") and changed == {"head.weight", "head.bias"}
+    assert probed.class_names == ("a", "b", "c") and changed == new
     with pytest.raises(UsageError, match=r"to replace its last layer: training.freeze_until=0.2, or experiment=probe"):
         train(load_config(["experiment=demo", *words[:-1], "run_name=refused"]))
 

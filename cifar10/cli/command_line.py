@@ -64,14 +64,22 @@ def main(commands: Commands, description: str, words: Sequence[str] | None = Non
     except BrokenPipeError:  # the reader of stdout, such as `head`, has exited
         return 128 + signal.SIGPIPE
     except OSError as error:
-        if error.errno not in _DISK_FULL and error.filename != STDOUT_NAME:
-            raise
-        print(f"error: {error.strerror}: {error.filename or STDOUT_NAME} was not written whole", file=sys.stderr)
-        return UserError.exit_code
+        return _reported(error)
     finally:
         with contextlib.suppress(OSError):  # reported above; Python's last flush would report it a second time
             if sys.stdout is not None:
                 sys.stdout.flush()
+
+
+def _reported(error: OSError) -> int:
+    """Print what to do about an error of the disk, and return the exit code; other errors are raised again."""
+    if "temporary director" in str(error):  # of tempfile and of matplotlib; there is no other sign
+        print("error: no folder for temporary files can be written; name one: TMPDIR=DIR", file=sys.stderr)
+    elif error.errno in _DISK_FULL or error.filename == STDOUT_NAME:
+        print(f"error: {error.strerror}: {error.filename or STDOUT_NAME} was not written whole", file=sys.stderr)
+    else:
+        raise error
+    return UserError.exit_code
 
 
 def _run(commands: Commands, description: str, words: list[str]) -> int:

@@ -291,7 +291,12 @@ def failing(error: BaseException) -> Commands:
             ModuleNotFoundError("No module named 'hydra'", name="hydra.core"),
             1,
             "error: this needs the package hydra, which is not installed: python -m pip install hydra-core, or all "
-            "packages: sh scripts/setup\n",
+            "packages: sh scripts/setup, then . .venv/bin/activate\n",
+        ),
+        (
+            FileNotFoundError(2, "No usable temporary directory found in ['/tmp']"),
+            1,
+            "error: no folder for temporary files can be written; name one: TMPDIR=DIR\n",
         ),
     ],
 )

@@ -160,7 +160,7 @@ def test_a_file_that_is_not_there_is_refused_with_the_nearest() -> None:
 def test_the_threshold_of_a_file_can_be_replaced() -> None:
     assert read_grouping("cats_vs_dogs", "0.7").threshold == 0.7
     for wrong in ("2", "many", "nan"):
-        with pytest.raises(UsageError, match="grouping: "):
+        with pytest.raises(UsageError, match=r"^grouping"):
             read_grouping("cats_vs_dogs", wrong)
 
 
