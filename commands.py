@@ -27,6 +27,7 @@ from cifar10.cli.checks import (
     require_pretrained,
     require_ray,
     require_resumable,
+    require_temperature,
 )
 from cifar10.cli.command_line import main
 from cifar10.config.changeable import placement_settings, refuse_other_settings, require_network_settings
@@ -289,6 +290,7 @@ def export(
     output: str | None = None,
     register: str | None = None,
     photos: str | None = None,
+    temperature: float | None = None,
 ) -> None:
     """Write the network of a checkpoint in other formats, each compared with it on the whole test split.
 
@@ -297,6 +299,8 @@ def export(
     --output=DIR             the folder of the files  (export beside the checkpoint)
     --register=NAME[@ALIAS]  also log the model in MLflow, and register it: for mlflow models serve, and as
                              --checkpoint_name=models:/NAME@ALIAS
+    --temperature=X          divide logits by X, from 0.01 to 100, which calibrates probabilities. With --output, since
+                             the files differ from the checkpoint.
     data_loading.root=DIR    where the data are today, if they have moved; likewise data_loading.sources=[...]
     model=NAME_imagenet      instead of a checkpoint, a network of torchvision or timm, with its published weights
     --photos=DIR             with model=: images to compare on  (random pixels)
@@ -309,6 +313,8 @@ def export(
     if any(override.startswith("model") for override in overrides):
         if register is not None:
             raise UsageError("--register: only checkpoints are registered; fine-tune the pretrained network first")
+        if temperature is not None:
+            raise UsageError("--temperature is for checkpoints; fine-tune the pretrained network first")
         _export_pretrained(overrides, checkpoint_name, formats, output, photos)
         return
     if photos is not None:
@@ -316,6 +322,8 @@ def export(
     from cifar10.runs.registry import RegisteredName
 
     registered = RegisteredName.parse(register) if register else None
+    if temperature is not None:
+        require_temperature(temperature, output)
     checkpoint_name = checkpoint_name or "best"
     require_checkpoint(checkpoint_name)
     refuse_other_settings(override.partition("=")[0] for override in overrides)
@@ -331,6 +339,7 @@ def export(
             overrides=overrides,
             registered=registered,
             leave_out_impossible=formats == "all",
+            temperature=temperature,
         )
 
 

@@ -17,6 +17,7 @@ from cifar10.errors import CheckpointError, UsageError
 from cifar10.files import make_output_folder, sync_folder, told_if_not_written
 from cifar10.formats import ExportFormat, Source
 from cifar10.formats.parity import all_probabilities, compare
+from cifar10.formats.temperature import tempered
 from cifar10.images.decode import ImageError
 from cifar10.images.named_image import ImageSource
 from cifar10.images.parallel import decode_images
@@ -39,6 +40,7 @@ def export(
     overrides: Sequence[str] = (),
     registered: RegisteredName | None = None,
     leave_out_impossible: bool = False,
+    temperature: float | None = None,
 ) -> list[Path]:
     """Write the network of a checkpoint in other formats, and return the files.
 
@@ -51,9 +53,10 @@ def export(
         overrides: Where the data are today, as for `load_trained_data`.
         registered: Also register the checkpoint under this name, with its first ONNX file, as a model of MLflow.
         leave_out_impossible: Leave out formats that this network or CPU cannot have, with a message.
+        temperature: What the logits are divided by in the files; None: nothing.
 
     Raises:
-        UsageError: This network or CPU cannot have a format.
+        UsageError: This network or CPU cannot have a format, or the network no temperature.
         CheckpointError: A file computes something else.
         UserError: The checkpoint, its data, a package, the folder or MLflow's store is not as needed.
     """
@@ -61,6 +64,8 @@ def export(
         require_registry()
     writers: dict[str, ExportFormat] = {name: build(EXPORT, read_component("export", name)) for name in formats}
     checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
+    if temperature is not None:
+        checkpoint = tempered(checkpoint, temperature)
     writers = _possible(writers, checkpoint, leave_out_impossible)
     folder = Path(output) if output else checkpoint.path.parent / "export"
     make_output_folder(folder)
