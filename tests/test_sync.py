@@ -128,7 +128,7 @@ def test_the_second_time_nothing_is_sent(capsys: pytest.CaptureFixture[str]) -> 
     before = recorded(folder)
     told(capsys)
     sync("twice")
-    assert told(capsys).startswith("twice: is complete, nothing was sent")
+    assert told(capsys).startswith("twice: its record was complete, nothing was sent")
     assert recorded(folder) == before
     assert len(client().search_runs(["1"], filter_string="tags.mlflow.runName = 'twice'")) == 1
 
@@ -138,7 +138,7 @@ def test_a_run_that_was_recorded_at_once_is_complete(status: Status, capsys: pyt
     folder = make_run(f"complete_{status}", status, backend="mlflow")
     before = recorded(folder)
     sync(folder.name)
-    assert "is complete, nothing was sent" in told(capsys)
+    assert "its record was complete, nothing was sent" in told(capsys)
     assert recorded(folder) == before
 
 
@@ -171,7 +171,7 @@ def test_a_run_that_was_killed_without_a_word_is_recorded_as_killed(capsys: pyte
     assert "3 epochs, 2 files, its end as KILLED" in told(capsys)
     assert recorded(folder)["times"][1] == 2_000_000_000_000
     sync("killed")
-    assert "is complete" in told(capsys)
+    assert "was complete" in told(capsys)
 
 
 def test_a_run_that_is_running_is_left_to_its_own_process() -> None:

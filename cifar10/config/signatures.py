@@ -8,10 +8,14 @@ import ast
 import builtins
 import contextlib
 import sys
+import threading
 from collections.abc import Callable, Collection
 from typing import Any
 
 from cifar10.config.conf_folder import PROJECT
+
+_PARSING = threading.Lock()
+"""`ast.parse` fails at times where another thread parses: https://github.com/python/cpython/issues/106905."""
 
 
 def read_declaration(dotted: str, without: Collection[str] = ()) -> Callable[..., Any] | None:
@@ -24,7 +28,11 @@ def read_declaration(dotted: str, without: Collection[str] = ()) -> Callable[...
     Returns:
         None if the source cannot be read, or does not define all parameters.
     """
-    module, _, name = dotted.rpartition(".")
+    with _PARSING:
+        return _read(*dotted.rpartition(".")[::2], without)
+
+
+def _read(module: str, name: str, without: Collection[str]) -> Callable[..., Any] | None:
     try:
         statements = ast.parse(PROJECT.joinpath(*module.split(".")).with_suffix(".py").read_bytes()).body
     except (OSError, ValueError, SyntaxError):
@@ -39,7 +47,7 @@ def read_declaration(dotted: str, without: Collection[str] = ()) -> Callable[...
     for statement in [s for s in statements if isinstance(s, ast.Import | ast.ImportFrom | ast.Assign)] + [declaration]:
         program = ast.fix_missing_locations(ast.Module([statement], type_ignores=[]))
         with contextlib.suppress(Exception):  # needs a module that is not loaded, or a name defined in another way
-            exec(compile(program, dotted, "exec"), namespace)
+            exec(compile(program, f"{module}.{name}", "exec"), namespace)
     return namespace.get(name)
 
 

@@ -106,7 +106,7 @@ def test_a_name_that_only_timm_has_is_timms(monkeypatch: pytest.MonkeyPatch) -> 
     ("word", "expected"),
     [
         ("resnt152_imagenet", "did you mean resnet152_imagenet?"),
-        ("zzz_imagenet", "for the networks of timm: python -m pip install timm"),
+        ("zzz_imagenet", "For the networks of timm: python -m pip install timm"),
         ("resnet152", "with the weights of torchvision: model=resnet152_imagenet"),
     ],
 )

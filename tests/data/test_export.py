@@ -101,9 +101,7 @@ def test_foreign_folder_is_left_alone(tmp_path: Path, name: str) -> None:
 def test_export_of_other_data_is_left_alone(tmp_path: Path) -> None:
     export_images(make_data(), tmp_path)
     before = files_of(tmp_path)
-    with pytest.raises(
-        DataError, match=r"train already exists and holds noise; move it away, or export in another folder"
-    ):
+    with pytest.raises(DataError, match=r"train already exists and holds noise; move it away$"):
         export_images(make_data("other", seed=1), tmp_path)
     assert files_of(tmp_path) == before
 

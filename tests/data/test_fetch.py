@@ -66,7 +66,10 @@ def test_data_without_a_root_are_exported_to_the_data_folder(tmp_path: Path, mon
     config = load_config(["data_loading=shapes", *sizes])
     monkeypatch.chdir(tmp_path)
     prepare_data(config, export_images=True)
-    assert len(list(Path("data/train").rglob("*.png"))) == 30 and len(list(Path("data/test").rglob("*.png"))) == 10
+    assert (
+        len(list(Path("data/shapes/train").rglob("*.png"))) == 30
+        and len(list(Path("data/shapes/test").rglob("*.png"))) == 10
+    )
 
 
 def test_data_that_are_files_already_are_not_exported(tmp_path: Path) -> None:
