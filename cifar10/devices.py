@@ -1,6 +1,7 @@
 """Choose a device, query its capabilities, and prepare a network for it."""
 
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -75,6 +76,34 @@ def prepare_network(network: nn.Module, channels_last: bool, with_kernels: bool)
     """
     network = network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
     return kernels.convert(network) if with_kernels else network
+
+
+def has_gpu_kernels(network: nn.Module) -> bool:
+    """Whether `network` computes with our own programs on a GPU, so that nothing is left for torch.compile to fuse."""
+    return kernels.has_gpu_kernels(network)
+
+
+def kernels_for_gpu() -> bool:
+    """Whether there is a GPU that our own programs can be compiled for."""
+    return kernels.gpu_layers.is_available()
+
+
+def resize_on_gpu(images: Tensor, pixels: int) -> Tensor:
+    """Return square `images` on a GPU, (B, 3, H, H), averaged to sides of `pixels`: float, channels last.
+
+    PyTorch's own kernel handles one image after the other.
+    """
+    return kernels.gpu_layers.resize(images, pixels)
+
+
+def gpu_optimizer() -> ModuleType:
+    """Return the module whose programs compute the elementwise part of an optimizer step on a GPU."""
+    return kernels.gpu_optimizer
+
+
+def cross_entropy_on_gpu(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    """Return the mean cross-entropy of `logits` on a GPU, float32 (B, K), and `targets`, int64 (B,)."""
+    return kernels.gpu_layers.cross_entropy(logits, targets, label_smoothing)
 
 
 def fuse(
