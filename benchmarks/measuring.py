@@ -36,15 +36,24 @@ _AT_START = _processor_times()
 _LOAD_AT_START = os.getloadavg()[0]
 
 
-def in_turn(ways: Mapping[str, Callable[[], float]], rounds: int) -> dict[str, list[float]]:
+def in_turn(
+    ways: Mapping[str, Callable[[], float]], rounds: int, most_seconds: float = math.inf
+) -> dict[str, list[float]]:
     """Let each of `ways` measure itself once a round, each round beginning with another one.
+
+    Args:
+        ways: Name -> makes a measurement, and returns its figure.
+        rounds: How many, or fewer if `most_seconds` have passed.
+        most_seconds: No round begins after that.
 
     Returns:
         For each way, its figure in each round.
     """
     figures: dict[str, list[float]] = {name: [] for name in ways}
-    names = list(ways)
+    names, began = list(ways), time.monotonic()
     for number in range(rounds):
+        if time.monotonic() - began > most_seconds:
+            break
         start = number % len(names)
         for name in names[start:] + names[:start]:
             figures[name].append(ways[name]())

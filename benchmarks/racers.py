@@ -27,10 +27,11 @@ from recipe_files import Values, make
 from torch import Tensor, nn
 
 from cifar10.data.image_dataset import Split
-from cifar10.devices import prepare_network
+from cifar10.devices import has_gpu_kernels, prepare_network
 from cifar10.inference.tta import predict_probabilities
 from cifar10.system.memory import keep_memory_warm
 from cifar10.training.batches import TrainingBatches
+from cifar10.training.captured_step import CapturedStep, can_capture
 from cifar10.training.hard_example_mining import ExampleSelection
 from cifar10.training.step import TrainingStep, make_scheduler, update
 
@@ -87,7 +88,8 @@ class OurRecipe:
     """The recipe as `train` computes it, in a plain loop, as the record scripts are.
 
     Args:
-        wishes: recipe (a configuration), device, data (a file), compile (torch.compile's mode, or None).
+        wishes: recipe (a configuration), device, data (a file), compile (None, "graphs" as in `training.compile`, or a
+            mode of torch.compile, without a graph of the whole step).
     """
 
     def __init__(self, wishes: Values) -> None:
@@ -102,10 +104,25 @@ class OurRecipe:
         )
         self.num_classes = len(data["class_names"])
         self.split = Split(data["train_images"], data["train_labels"])
+        self.with_programs = wishes["compile"] == "graphs"
         self.network, self.selection = self._fresh(seed=0)
-        if wishes["compile"]:
+        self.optimizer = self._optimizer_for(self.network)
+        self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
+        stages: Any = [SimpleNamespace(**stage) for stage in self.training.resizing]
+        self.step = TrainingStep(self.network, self.selection, stages, self.training.label_smoothing)
+        mode = wishes["compile"]
+        if mode and not (mode == "graphs" and has_gpu_kernels(self.network)):
             for network in (self.network, *self.selection.networks):
-                network.compile(mode=wishes["compile"], dynamic=False)  # code for each size of images, not for any
+                # Code for each size of images, not for any.
+                network.compile(mode="default" if mode == "graphs" else mode, dynamic=False)
+        self.captured: CapturedStep | None = None
+        if (
+            mode == "graphs"
+            and self.device == "cuda"
+            and can_capture(self.step, self.optimizer, self.training.accumulate)
+        ):
+            clip = self.training.gradient_clip
+            self.captured = CapturedStep(self.step, self.network, self.optimizer, self._autocast, clip)
 
     def _fresh(self, seed: int) -> tuple[nn.Module, ExampleSelection]:
         """Return a network that has learnt nothing, and what chooses the images that it will learn from."""
@@ -114,7 +131,8 @@ class OurRecipe:
         network: nn.Module = make(self.recipe["model"], **shapes)
         selection: ExampleSelection = make(self.recipe["selection"], **shapes)
         for each in (network, *selection.networks):
-            prepare_network(each.to(self.device), self.training.channels_last, self.training.kernels)
+            layout, kernels = self.training.channels_last, self.training.kernels
+            prepare_network(each.to(self.device), layout, kernels, with_programs=self.with_programs)
         return network, selection
 
     def run(self, number: int) -> tuple[float, float]:
@@ -124,15 +142,15 @@ class OurRecipe:
         networks = [self.network, *self.selection.networks]
         for old, new in zip(networks, [fresh, *fresh_selection.networks], strict=True):
             old.load_state_dict(new.state_dict())
+        self._reset_optimizer()
         batches = self._batches(seed=number + 1)
-        optimizer = self._optimizer_for(self.network)
         self.selection.begin(torch.device(self.device), self._optimizer_for, make(self.recipe["schedule"]))
         start, end = Stopwatch(), Stopwatch()
         wait(self.device)
         start.record()
         for network in networks:
             network.calibrate(self.train_images)  # type: ignore[operator]
-        self._learn(batches, optimizer)
+        self._learn(batches)
         answers = self._answer()
         end.record()
         wait(self.device)
@@ -143,6 +161,14 @@ class OurRecipe:
         optimizer: torch.optim.Optimizer = make(self.recipe["optimizer"], network=network, params=network.parameters())
         return optimizer
 
+    def _reset_optimizer(self) -> None:
+        """Make the optimizer as if it had done nothing, with its state in the same tensors."""
+        for group, rate in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
+            group["lr"] = rate
+        for state in self.optimizer.state.values():
+            for value in state.values():
+                value.zero_()
+
     def _batches(self, seed: int) -> TrainingBatches:
         augmentation: Any = SimpleNamespace(**self.recipe["augmentation"])
         place = torch.device(self.device)
@@ -150,22 +176,25 @@ class OurRecipe:
             self.split, self.num_classes, augmentation, self.training.batch_size, seed, place, self.training.accumulate
         )
 
-    def _learn(self, batches: TrainingBatches, optimizer: torch.optim.Optimizer) -> None:
+    def _learn(self, batches: TrainingBatches) -> None:
         """Make every step; nothing here waits for the device."""
         micro_batches = self.training.accumulate
-        stages: Any = [SimpleNamespace(**stage) for stage in self.training.resizing]
         num_steps, done = self.training.epochs * batches.steps_per_epoch, 0
-        scheduler = make_scheduler(optimizer, make(self.recipe["schedule"]), num_steps)
-        step = TrainingStep(self.network, self.selection, stages, self.training.label_smoothing)
+        scheduler = make_scheduler(self.optimizer, make(self.recipe["schedule"]), num_steps)
         self.network.train()
         for epoch in range(self.training.epochs):
             batches.seek(epoch, batch=0)
             for number, batch in enumerate(batches):
+                if self.captured is not None:
+                    self.captured(batch, done / num_steps)
+                    scheduler.step()
+                    done += 1
+                    continue
                 with self._autocast():
-                    loss = step.forward(batch, number, done / num_steps).loss
+                    loss = self.step.forward(batch, number, done / num_steps).loss
                 (loss / micro_batches).backward()
                 if (number + 1) % micro_batches == 0:
-                    update(optimizer, scheduler, self.training.gradient_clip)
+                    update(self.optimizer, scheduler, self.training.gradient_clip)
                     done += 1
 
     @torch.no_grad()
@@ -186,7 +215,9 @@ class OurRecipe:
         return torch.cat(parts)[: len(images)]
 
     def _autocast(self) -> torch.autocast:
-        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=self.precision == torch.bfloat16)
+        """Return the context of a forward pass; weights are converted again each time, as a graph needs."""
+        is_enabled = self.precision == torch.bfloat16
+        return torch.autocast(self.device, dtype=torch.bfloat16, enabled=is_enabled, cache_enabled=False)
 
 
 def prepare(device: str) -> None:

@@ -1,6 +1,7 @@
 """Choose a device, query its capabilities, and prepare a network for it."""
 
 from collections.abc import Mapping, Sequence
+from types import ModuleType
 from typing import Any, Literal
 
 import torch
@@ -65,16 +66,47 @@ def fastest_precision(device: torch.device, with_kernels: bool) -> Literal["fp32
     return "bf16" if computes_bf16(device) else "fp32"
 
 
-def prepare_network(network: nn.Module, channels_last: bool, with_kernels: bool) -> nn.Module:
+def prepare_network(
+    network: nn.Module, channels_last: bool, with_kernels: bool, with_programs: bool = False
+) -> nn.Module:
     """Set memory format and layers of `network` in place, and return it. Its outputs change by rounding only.
 
     Args:
         network: Its weights keep their values and their names.
         channels_last: Lay weights out as (out, H, W, in) in memory, and not as (out, in, H, W).
         with_kernels: Use our own kernels for its layers on a CPU in float32.
+        with_programs: Then also use our programs on a GPU in bfloat16.
     """
     network = network.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
-    return kernels.convert(network) if with_kernels else network
+    return kernels.convert(network, with_programs) if with_kernels else network
+
+
+def has_gpu_kernels(network: nn.Module) -> bool:
+    """Whether `network` computes with our own programs on a GPU, so that nothing is left for torch.compile to fuse."""
+    return kernels.has_gpu_kernels(network)
+
+
+def kernels_for_gpu() -> bool:
+    """Whether there is a GPU that our own programs can be compiled for."""
+    return kernels.gpu_layers.is_available()
+
+
+def resize_on_gpu(images: Tensor, pixels: int) -> Tensor:
+    """Return square `images` on a GPU, (B, 3, H, H), averaged to sides of `pixels`: float, channels last.
+
+    PyTorch's own kernel handles one image after the other.
+    """
+    return kernels.gpu_layers.resize(images, pixels)
+
+
+def gpu_optimizer() -> ModuleType:
+    """Return the module whose programs compute the elementwise part of an optimizer step on a GPU."""
+    return kernels.gpu_optimizer
+
+
+def cross_entropy_on_gpu(logits: Tensor, targets: Tensor, label_smoothing: float) -> Tensor:
+    """Return the mean cross-entropy of `logits` on a GPU, float32 (B, K), and `targets`, int64 (B,)."""
+    return kernels.gpu_layers.cross_entropy(logits, targets, label_smoothing)
 
 
 def fuse(

@@ -3,6 +3,7 @@
 Shapes: B images in a micro-batch, K classes.
 """
 
+import dataclasses
 import math
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -17,9 +18,11 @@ from torch.nn.functional import cross_entropy, nll_loss
 from torchmetrics import Metric
 from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
 
+from cifar10.devices import has_gpu_kernels
 from cifar10.errors import UserError
 from cifar10.inference.tta import predict_plain_and_augmented
 from cifar10.training.batches import Batch
+from cifar10.training.captured_step import CapturedStep, can_capture
 from cifar10.training.freezing import Freezing
 from cifar10.training.hard_example_mining import ExampleSelection
 from cifar10.training.metrics import MetricSet, RunningMetrics
@@ -107,7 +110,8 @@ class Classifier(pl.LightningModule):
         if recipe is not None:
             self.recipe, settings = recipe, recipe.settings
             self.automatic_optimization = not settings.chunked
-            forward = self._compile() if settings.compile else self.network
+            self._captured_step: CapturedStep | None = None
+            forward = self._compile("default") if settings.compile is True else self.network
             freezing = Freezing(network, num_classes, settings.freeze_until) if settings.freeze_until else None
             self._training_step = TrainingStep(
                 forward, recipe.selection, settings.resizing, settings.label_smoothing, freezing
@@ -115,18 +119,28 @@ class Classifier(pl.LightningModule):
 
     # -- training ------------------------------------------------------------------------------------------------
 
-    def _compile(self) -> Callable[[Tensor], Tensor]:
+    def _compile(self, mode: str) -> Callable[[Tensor], Tensor]:
         """Return the forward pass compiled for each image size of training, and compile the selection's networks.
 
         Evaluation has batches of many lengths, and uses the network without compilation.
         """
-        options: dict[str, Any] = {"dynamic": False}
-        if self.recipe.settings.compile == "graphs":
-            options["mode"] = "max-autotune"
         for module in self.recipe.selection.networks:
-            module.compile(**options)
-        compiled: Callable[[Tensor], Tensor] = torch.compile(self.network.forward, **options)
+            module.compile(mode=mode, dynamic=False)
+        compiled: Callable[[Tensor], Tensor] = torch.compile(self.network.forward, mode=mode, dynamic=False)
         return compiled
+
+    def _use_graphs(self) -> None:
+        """Replay whole steps as CUDA graphs if they can be captured, else let torch.compile do so with the network."""
+        settings, optimizer = self.recipe.settings, self.trainer.optimizers[0]
+        captures = self.device.type == "cuda" and settings.chunked
+        captures = captures and can_capture(self._training_step, optimizer, settings.accumulate)
+        if not (captures and has_gpu_kernels(self.network)):
+            forward = self._compile("default" if captures else "reduce-overhead")
+            self._training_step = dataclasses.replace(self._training_step, network=forward)
+        if captures:
+            context = self.trainer.precision_plugin.forward_context
+            step = self._training_step
+            self._captured_step = CapturedStep(step, self.network, optimizer, context, settings.gradient_clip)
 
     def configure_optimizers(self) -> OptimizerLRScheduler:
         optimizer = self.recipe.make_optimizer(self.network)
@@ -134,11 +148,13 @@ class Classifier(pl.LightningModule):
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": scheduler, "interval": "step"}}
 
     def on_fit_start(self) -> None:
-        """Start the selection, or restore its state from the checkpoint."""
+        """Start the selection, or restore its state from the checkpoint; choose how steps are computed."""
         selection = self.recipe.selection
         selection.begin(self.device, self.recipe.make_optimizer, self.recipe.schedule)
         if self._selection_state:
             selection.load_state_dict(self._selection_state)
+        if self.recipe.settings.compile == "graphs":
+            self._use_graphs()
 
     def training_step(self, batch: Batch | Iterator[Batch], batch_idx: int) -> Tensor | None:
         """Train on one micro-batch, or on one chunk of an iterator over micro-batches."""
@@ -180,12 +196,17 @@ class Classifier(pl.LightningModule):
         optimizer, scheduler = self.trainer.optimizers[0], self.trainer.lr_scheduler_configs[0].scheduler
         with torch.autocast(self.device.type, enabled=False):
             for number, batch in enumerate(batches, first):
-                with self.trainer.precision_plugin.forward_context():
-                    loss = self._loss(batch, number)
-                (loss / micro_batches if micro_batches > 1 else loss).backward()
-                if (number + 1) % micro_batches:
-                    continue
-                update(optimizer, scheduler, settings.gradient_clip)  # type: ignore[arg-type]
+                if self._captured_step is not None:
+                    self._seed(number)
+                    self._training_sums.add(*self._captured_step(batch, self._progress(number)))
+                    scheduler.step()  # type: ignore[call-arg]
+                else:
+                    with self.trainer.precision_plugin.forward_context():
+                        loss = self._loss(batch, number)
+                    (loss / micro_batches if micro_batches > 1 else loss).backward()
+                    if (number + 1) % micro_batches:
+                        continue
+                    update(optimizer, scheduler, settings.gradient_clip)  # type: ignore[arg-type]
                 # Lightning advances global_step only for optimizers that it has wrapped.
                 steps = self.trainer.fit_loop.epoch_loop.manual_optimization.optim_step_progress
                 steps.increment_ready()

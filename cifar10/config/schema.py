@@ -141,8 +141,9 @@ class TrainingConfig(Section):
     channels_last: bool
     """Use the memory layout (B, H, W, C); faster for convolutions on nearly all hardware."""
     compile: bool | Literal["graphs"]
-    """torch.compile the network; slower on the CPUs measured. graphs: on a GPU, also benchmark several kernels for each
-    shape and replay the step as a CUDA graph; the start takes minutes."""
+    """torch.compile the network; slower on the CPUs measured. graphs: on a GPU, replay each optimizer step as one CUDA
+    graph. It needs Muon, all examples, no `accumulate` or `freeze_until`, and one device; else only the forward and the
+    backward pass of the network are graphs."""
     save_every_seconds: PositiveFloat | None
     """Save `last.ckpt` when this much time has passed since the last save, within an epoch or at its end. null: at the
     end of each epoch. The best epoch by `monitor` and the last one are saved in any case."""
@@ -150,7 +151,8 @@ class TrainingConfig(Section):
     """Run optimizer steps for about this long between two calls of Lightning's callbacks, which take about a
     millisecond. 0: they are called at every step, as they also are with several devices, ema_decay or fp16."""
     kernels: bool = False
-    """On a CPU in fp32: convolve, normalise and activate with our own machine code. Results differ by rounding."""
+    """On a CPU in fp32: convolve, normalise and activate with our own machine code. On a GPU in bf16, with
+    compile=graphs and model=speed: all between the convolutions, in Triton. Results differ by rounding."""
 
     @property
     def num_processes(self) -> int:

@@ -1,7 +1,7 @@
-"""Kernels for layers that PyTorch computes slowly on a CPU in float32. `convert` puts them into a finished network.
+"""Kernels for layers that PyTorch computes slowly on a CPU in float32, or on a GPU under autocast.
 
-The network itself is built of plain PyTorch layers and does not know this package. `FusedNetwork` is a copy of it for
-inference on CPUs with AMX, or with integer vectors.
+`convert` puts them into a finished network. The network itself is built of plain PyTorch layers and does not know this
+package. `FusedNetwork` is a copy of it for inference on CPUs with AMX, or with integer vectors.
 """
 
 from collections.abc import Mapping
@@ -9,19 +9,25 @@ from typing import TypeVar
 
 from torch import nn
 
+from cifar10.kernels import gpu_layers, gpu_optimizer
 from cifar10.kernels.arithmetic import BF16_AMX
 from cifar10.kernels.convolution import WinogradConv3x3, WinogradConvPool
 from cifar10.kernels.fused_network import FusedNetwork, integer_arithmetic, obstacle
+from cifar10.kernels.gpu_layers import ConvolutionGroupOnGpu, SpeedNetOnGpu
 from cifar10.kernels.jit import is_available
 from cifar10.kernels.normalization import FusedBatchNormSiLU
 from cifar10.kernels.quantization import InputRange, input_ranges
 from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
+from cifar10.networks.speed import ConvolutionGroup, SpeedNet
 
 __all__ = [
     "BF16_AMX",
     "FusedNetwork",
     "InputRange",
     "convert",
+    "gpu_layers",
+    "gpu_optimizer",
+    "has_gpu_kernels",
     "input_ranges",
     "integer_arithmetic",
     "is_available",
@@ -34,12 +40,16 @@ _CONVERTED: dict[type[nn.Module], type[nn.Module]] = {
     ConvPool: WinogradConvPool,
     BatchNormSiLU: FusedBatchNormSiLU,
 }
-_REVERTED = {converted: plain for plain, converted in _CONVERTED.items()}
+_CONVERTED_ON_GPU: dict[type[nn.Module], type[nn.Module]] = {
+    ConvolutionGroup: ConvolutionGroupOnGpu,
+    SpeedNet: SpeedNetOnGpu,
+}
+_REVERTED = {converted: plain for plain, converted in (_CONVERTED | _CONVERTED_ON_GPU).items()}
 
 Network = TypeVar("Network", bound=nn.Module)
 
 
-def convert(network: Network) -> Network:
+def convert(network: Network, with_programs: bool = False) -> Network:
     """Exchange the layers of `network`, in place, for layers that compute with kernels; return the network.
 
     The class of a module is replaced by its subclass in this package, as `torch.distributed.fsdp.fully_shard` does: the
@@ -47,7 +57,14 @@ def convert(network: Network) -> Network:
     where no kernel fits: on other devices and types, under autocast, while compiling, for few images or odd numbers of
     channels. Where kernels are unavailable, nothing is exchanged.
     """
-    return _exchange(network, _CONVERTED) if is_available() else network
+    on_cpu = _CONVERTED if is_available() else {}
+    on_gpu = _CONVERTED_ON_GPU if with_programs and gpu_layers.is_available() else {}
+    return _exchange(network, on_cpu | on_gpu)
+
+
+def has_gpu_kernels(network: nn.Module) -> bool:
+    """Whether `network` computes with our programs on a GPU."""
+    return isinstance(network, SpeedNetOnGpu)
 
 
 def revert(network: Network) -> Network:

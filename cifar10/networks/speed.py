@@ -65,9 +65,16 @@ class SpeedNet(nn.Module):
             self.head.weight /= self.head.weight.std() * widths[-1]  # small: the first probabilities are nearly equal
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
-        features = functional.silu(self.whiten(self.normalize(images)))
-        logits: Tensor = self.head(_global_max(self.groups(features)))
+        logits: Tensor = self.head(self.pooled(self.groups(self.whitened(images))))
         return logits
+
+    def whitened(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, 24, H-1, W-1)
+        """Return the output of the first layer, which is not trained."""
+        return functional.silu(self.whiten(self.normalize(images)))
+
+    def pooled(self, features: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C)
+        """Return the largest of all pixels."""
+        return _global_max(features)
 
     @torch.no_grad()
     def calibrate(self, images: Tensor) -> None:
@@ -77,7 +84,8 @@ class SpeedNet(nn.Module):
         sample = self.normalize(images[:_WHITEN_IMAGES])
         patches = sample.unfold(2, side, 1).unfold(3, side, 1)  # (N, 3, H', W', side, side)
         patches = patches.permute(0, 2, 3, 1, 4, 5).flatten(3).flatten(0, 2).double()  # (N*H'*W', 3*side*side)
-        eigenvalues, eigenvectors = torch.linalg.eigh(patches.T @ patches / len(patches))
+        covariance = (patches.T @ patches / len(patches)).cpu()  # small: faster there
+        eigenvalues, eigenvectors = torch.linalg.eigh(covariance)
         # The signs of eigh depend on the BLAS build; fix them.
         signs = torch.sign(eigenvectors.gather(0, eigenvectors.abs().argmax(dim=0, keepdim=True)))
         filters = (eigenvectors * signs / (eigenvalues + _WHITEN_EPSILON).sqrt()).T.flip(0)  # strongest first

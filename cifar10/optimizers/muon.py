@@ -6,8 +6,9 @@ vectors, in the same optimizer, so that Lightning, schedules and checkpoints han
 """
 
 from collections import defaultdict
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
+from typing import Any, Protocol, cast
 
 import torch
 from torch import Tensor, nn
@@ -56,11 +57,28 @@ def muon(
     return Muon([group for group in groups if group["params"]])
 
 
+class Programs(Protocol):
+    """The elementwise part of orthogonal steps of k matrices (M, N), in one pass before and one after the products."""
+
+    def begin(
+        self, parameters: Sequence[Tensor], grads: Sequence[Tensor], buffers: Sequence[Tensor], momentum: float
+    ) -> tuple[Tensor, Tensor]:
+        """Update the momentum; return directions divided by their norms, bfloat16 (k, M, N), and sums for `finish`."""
+
+    def finish(self, parameters: Sequence[Tensor], steps: Tensor, parts: Tensor, rate: Tensor, normalize: bool) -> None:
+        """Rescale each parameter to norm sqrt(M) if `normalize`, and subtract `rate` times its step."""
+
+
 class Muon(torch.optim.Optimizer):
     """SGD with Nesterov momentum, and orthogonal steps in some parameter groups. Created by `muon`.
 
     All parameters of a group are updated in one call, without synchronisation with the device.
     """
+
+    is_capturable = True
+    """CUDA graphs can hold its steps. Learning rates may be tensors on the device."""
+    programs: "Programs | None" = None
+    """Set from outside on a GPU: used for orthogonal steps whose rate is a tensor."""
 
     def __init__(self, groups: list[dict[str, Any]]) -> None:
         super().__init__(groups, defaults={})
@@ -72,51 +90,114 @@ class Muon(torch.optim.Optimizer):
         if closure is not None:
             with torch.enable_grad():
                 loss = closure()
-        for group in self.param_groups:
-            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
-            if parameters:
-                self._update(parameters, group)
+        _run_all([partial(self._update, parameters, group) for parameters, group in self._bundles()])
         return loss
 
+    def _bundles(self) -> Iterator[tuple[list[Tensor], dict[str, Any]]]:
+        """Yield the parameters that are updated together, which have gradients, and their group."""
+        for group in self.param_groups:
+            parameters = [parameter for parameter in group["params"] if parameter.grad is not None]
+            if group["orthogonal"]:  # on a GPU those of one shape, on a CPU all
+                members: dict[torch.Size | None, list[Tensor]] = defaultdict(list)
+                for parameter in parameters:
+                    members[parameter.shape if parameter.is_cuda else None].append(parameter)
+                yield from ((bundle, group) for bundle in members.values())
+            elif parameters:
+                yield parameters, group
+
     def _update(self, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        if self.programs is not None and self._fits_programs(parameters, group):
+            self._update_by_programs(self.programs, parameters, group)
+            return
         directions = self._directions(parameters, group)
-        if group["normalize"]:
-            norms = torch._foreach_norm(parameters)
-            scales = [len(parameter) ** 0.5 / norm for parameter, norm in zip(parameters, norms, strict=True)]
-            torch._foreach_mul_(parameters, scales)
+        jobs: list[Callable[[], None]] = []
         if group["orthogonal"]:
-            directions = orthogonal_steps(parameters, directions)
+            jobs += orthogonal_steps(parameters, directions)
+        if group["normalize"]:
+            jobs.append(partial(_normalize, parameters))
+        _run_all(jobs)
         torch._foreach_mul_(directions, -group["lr"])  # not `alpha` below: it would synchronise if the rate is a tensor
         torch._foreach_add_(parameters, directions)
+
+    def _fits_programs(self, parameters: list[Tensor], group: dict[str, Any]) -> bool:
+        """Whether these are float32 matrices that are laid out alike in memory, and the rate is on the device."""
+        states = [self.state[parameter].get("momentum_buffer", parameter) for parameter in parameters]
+        return (
+            group["orthogonal"]
+            and not group["weight_decay"]
+            and isinstance(group["lr"], Tensor)
+            and all(parameter.dtype == torch.float32 for parameter in parameters)
+            and all(state.stride() == parameter.stride() for state, parameter in zip(states, parameters, strict=True))
+        )
+
+    def _update_by_programs(self, programs: Programs, parameters: list[Tensor], group: dict[str, Any]) -> None:
+        """Do the same to parameters of one shape."""
+        gradients = [_laid_out_like(cast(Tensor, parameter.grad), parameter) for parameter in parameters]
+        buffers = self._buffers(parameters, gradients)
+        directions, sums = programs.begin(parameters, gradients, buffers, group["momentum"])
+        wide = directions.shape[1] <= directions.shape[2]
+        steps = _by_rounds(directions, _ROUNDS) if wide else _by_rounds(directions.mT, _ROUNDS).mT
+        programs.finish(parameters, steps, sums, group["lr"], group["normalize"])
+
+    def _buffers(self, parameters: list[Tensor], gradients: list[Tensor]) -> list[Tensor]:
+        """Return the momentum of each parameter, which starts at zero."""
+        for parameter, gradient in zip(parameters, gradients, strict=True):
+            if "momentum_buffer" not in self.state[parameter]:
+                self.state[parameter]["momentum_buffer"] = torch.zeros_like(gradient)
+        return [self.state[parameter]["momentum_buffer"] for parameter in parameters]
 
     def _directions(self, parameters: list[Tensor], group: dict[str, Any]) -> list[Tensor]:
         """Return each gradient with weight decay and Nesterov momentum, and update the momentum."""
         gradients = [cast(Tensor, parameter.grad) for parameter in parameters]
         if group["weight_decay"]:
             gradients = list(torch._foreach_add(gradients, parameters, alpha=group["weight_decay"]))
-        for parameter, gradient in zip(parameters, gradients, strict=True):
-            if "momentum_buffer" not in self.state[parameter]:
-                self.state[parameter]["momentum_buffer"] = torch.zeros_like(gradient)
-        buffers = [self.state[parameter]["momentum_buffer"] for parameter in parameters]
+        buffers = self._buffers(parameters, gradients)
         torch._foreach_mul_(buffers, group["momentum"])
         torch._foreach_add_(buffers, gradients)
         return list(torch._foreach_add(gradients, buffers, alpha=group["momentum"]))
 
 
-def orthogonal_steps(parameters: list[Tensor], directions: list[Tensor]) -> list[Tensor]:
-    """Return each of `directions` orthogonalised, laid out like its parameter.
+def orthogonal_steps(parameters: list[Tensor], directions: list[Tensor]) -> list[Callable[[], None]]:
+    """Return jobs that orthogonalise some of `directions` each, in place; each is laid out like its parameter then.
 
     A GPU computes matrices of one shape together, and in bfloat16, as the source does. A CPU computes one at a time, in
     the type of the directions: there, a product of three matrices takes 1.2 times as long as three products of one.
     """
     matrices = [_matrix(direction, like) for direction, like in zip(directions, parameters, strict=True)]
-    steps = list(directions)
-    for indices in _together(matrices):
+
+    def orthogonalize_together(indices: list[int]) -> None:
         batch = torch.stack([matrices[index] for index in indices])  # (k, M, N)
         levelled = orthogonalize(batch.bfloat16() if batch.is_cuda else batch).to(batch.dtype)
         for index, step in zip(indices, levelled, strict=True):
-            steps[index] = _filters(step, parameters[index])
-    return steps
+            directions[index] = _filters(step, parameters[index])
+
+    return [partial(orthogonalize_together, indices) for indices in _together(matrices)]
+
+
+def _normalize(parameters: list[Tensor]) -> None:
+    """Rescale each filter bank to norm sqrt(number of filters)."""
+    norms = torch._foreach_norm(parameters)
+    scales = [len(parameter) ** 0.5 / norm for parameter, norm in zip(parameters, norms, strict=True)]
+    torch._foreach_mul_(parameters, scales)
+
+
+def _run_all(jobs: Sequence[Callable[[], None]]) -> None:
+    """Run independent `jobs`: one after the other, or as branches of the CUDA graph that is being captured.
+
+    The matrices are small: one job takes a fraction of a GPU.
+    """
+    if len(jobs) < 2 or not (torch.cuda.is_initialized() and torch.cuda.is_current_stream_capturing()):
+        for job in jobs:
+            job()
+        return
+    here = torch.cuda.current_stream()
+    branches = [torch.cuda.Stream() for _ in jobs]
+    for branch, job in zip(branches, jobs, strict=True):
+        branch.wait_stream(here)
+        with torch.cuda.stream(branch):
+            job()
+    for branch in branches:
+        here.wait_stream(branch)
 
 
 def _together(matrices: list[Tensor]) -> list[list[int]]:
@@ -138,6 +219,13 @@ def _filters(matrix: Tensor, like: Tensor) -> Tensor:
         return matrix.reshape(like.shape)
     out, channels, height, width = like.shape
     return matrix.reshape(out, height, width, channels).permute(0, 3, 1, 2)
+
+
+def _laid_out_like(gradient: Tensor, parameter: Tensor) -> Tensor:
+    """Return `gradient` with its numbers in memory in the order of those of `parameter`."""
+    if gradient.stride() == parameter.stride():
+        return gradient
+    return torch.empty_like(parameter).copy_(gradient)
 
 
 def _is_channels_last(parameter: Tensor) -> bool:

@@ -77,7 +77,9 @@ def make_metrics(config: Config, num_classes: int) -> dict[str, Metric]:
 
 def _calibrate(network: nn.Module, config: Config, data: ImageDataset) -> None:
     network.calibrate(sample_of(data.train.images))  # type: ignore[operator]
-    prepare_network(network, config.training.channels_last, config.training.kernels)
+    prepare_network(
+        network, config.training.channels_last, config.training.kernels, config.training.compile == "graphs"
+    )
 
 
 def fit(

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import interpolate
 
+from cifar10.devices import resize_on_gpu
+
 if TYPE_CHECKING:
     from cifar10.config.schema import ResizingStage
 
@@ -25,13 +27,16 @@ def scaled(image_size: int, stage: "ResizingStage") -> int:
     return max(1, round(stage.scale * image_size))
 
 
-def resize(images: Tensor, pixels: int) -> Tensor:
+def resize(images: Tensor, pixels: int, with_programs: bool = False) -> Tensor:
     """Return square `images`, (B, 3, H, H), resized to sides of `pixels` with antialiasing.
 
-    On a CPU uint8 stays uint8, which is three times as fast as float; GPUs cannot resize uint8.
+    On a CPU uint8 stays uint8, which is three times as fast as float; on a GPU the result is float, computed
+    by our own program if `with_programs`.
     """
     if pixels == images.shape[-1]:
         return images
+    if images.is_cuda and with_programs:
+        return resize_on_gpu(images, pixels)
     images = images if images.device.type == "cpu" else images.float()
     smaller: Tensor = interpolate(images, size=(pixels, pixels), mode="bilinear", antialias=True)
     return smaller.contiguous(memory_format=torch.channels_last)

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 from torch.optim.lr_scheduler import LambdaLR
 
+from cifar10.devices import cross_entropy_on_gpu, has_gpu_kernels
 from cifar10.training.batches import Batch
 from cifar10.training.freezing import Freezing
 from cifar10.training.hard_example_mining import ExampleSelection
@@ -56,10 +57,15 @@ class TrainingStep:
         images, targets = batch
         if self.freezing is not None:
             self.freezing.set_progress(progress)
-        images = resize(images, pixels_at(progress, self.resizing, images.shape[-1]))
+        has_programs = isinstance(self.network, nn.Module) and has_gpu_kernels(self.network)
+        images = resize(images, pixels_at(progress, self.resizing, images.shape[-1]), has_programs)
         images, targets = self.selection.choose((images, targets), number, progress, self.label_smoothing)
         logits = self.network(images).float()
-        return Forward(cross_entropy(logits, targets, label_smoothing=self.label_smoothing), logits, targets)
+        if logits.is_cuda and targets.ndim == 1 and has_programs:
+            loss = cross_entropy_on_gpu(logits, targets, self.label_smoothing)
+        else:
+            loss = cross_entropy(logits, targets, label_smoothing=self.label_smoothing)
+        return Forward(loss, logits, targets)
 
 
 def make_scheduler(optimizer: torch.optim.Optimizer, schedule: Callable[[float], float], num_steps: int) -> LambdaLR:
@@ -75,8 +81,13 @@ def update(optimizer: torch.optim.Optimizer, scheduler: LambdaLR, gradient_clip:
         scheduler: Scheduler of its learning rate.
         gradient_clip: Largest 2-norm of the whole gradient; None: no limit.
     """
+    apply_gradients(optimizer, gradient_clip)
+    scheduler.step()
+
+
+def apply_gradients(optimizer: torch.optim.Optimizer, gradient_clip: float | None = None) -> None:
+    """Update the weights and drop the gradients. Launches the same operations each time, as a CUDA graph needs."""
     if gradient_clip is not None:
         nn.utils.clip_grad_norm_([p for group in optimizer.param_groups for p in group["params"]], gradient_clip)
     optimizer.step()
     optimizer.zero_grad()
-    scheduler.step()

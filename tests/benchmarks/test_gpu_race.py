@@ -49,7 +49,7 @@ if __name__ == "__main__":
 """
 
 
-@pytest.mark.parametrize("experiment", [None, "fast", "speedrun", "teaching", "demo"])
+@pytest.mark.parametrize("experiment", [None, "fast", "speedrun", "speedrun_gpu", "teaching", "demo"])
 def test_recipes_read_without_hydra_are_those_that_hydra_composes(experiment: str | None) -> None:
     read = load_recipe(experiment, ["training.epochs=3", "evaluation.tta=mirror"])
     words = [f"experiment={experiment}"] if experiment else []
