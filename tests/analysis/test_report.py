@@ -11,7 +11,7 @@ import pytest
 from matplotlib.figure import Figure
 from PIL import Image
 
-from cifar10.analysis.report import Gallery, Number, Numbers, Picture, Report, Section, Table, Text, Tile
+from cifar10.analysis.report import Gallery, Number, Numbers, Part, Picture, Report, Section, Table, Text, Tile
 
 PIXELS = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 
@@ -19,7 +19,7 @@ PIXELS = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 def a_report(name: str = "cat") -> Report:
     figure = Figure(figsize=(2, 1))
     figure.subplots().plot([0, 1])
-    parts = [
+    parts: list[Part] = [
         Text(f"About {name}."),
         Numbers([Number(name, "93.2 %", "92.7 to 93.7 %")]),
         Table(["class", name, "share", "gain"], [[name, 1234, 0.5, "+0.1"], ["dog", None, 0.25, "−0.2 %"]], name),
