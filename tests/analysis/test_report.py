@@ -1,96 +1,88 @@
-"""Scores of classes are what their definitions say, and folder names mean the classes a person would think of."""
+"""Reports are single files: escaped, complete, and readable without a network."""
 
-from pathlib import PurePath
+import base64
+import io
+import re
+from html.parser import HTMLParser
+from pathlib import Path
 
 import numpy as np
 import pytest
+from matplotlib.figure import Figure
+from PIL import Image
 
-from cifar10.analysis.classification_report import Score
-from cifar10.data.class_names import ClassFolders
+from cifar10.analysis.report import Gallery, Number, Numbers, Part, Picture, Report, Section, Table, Text, Tile
 
-CIFAR = ("airplane", "automobile", "bird", "cat")
-
-
-def scored(confusion: list[list[int]], names: tuple[str, ...] = ("a", "b", "c")) -> Score:
-    score = Score(names)
-    for label, answers in enumerate(confusion):
-        for answer, count in enumerate(answers):
-            for _ in range(count):
-                score.add(label, answer)
-    return score
+PIXELS = np.random.default_rng(0).integers(0, 256, (32, 32, 3), np.uint8)
 
 
-def test_precision_recall_and_f1_follow_their_definitions() -> None:
-    score = scored([[8, 2, 0], [4, 6, 0], [0, 0, 0]])
-    a, b = score.classes
-    assert (a.name, a.support, a.recall) == ("a", 10, 0.8)
-    assert a.precision == pytest.approx(8 / 12)
-    assert a.f1 == pytest.approx(2 * 0.8 * (8 / 12) / (0.8 + 8 / 12))
-    assert (b.precision, b.recall) == (6 / 8, 0.6)
-    assert score.accuracy == 14 / 20
+def a_report(name: str = "cat") -> Report:
+    figure = Figure(figsize=(2, 1))
+    figure.subplots().plot([0, 1])
+    parts: list[Part] = [
+        Text(f"About {name}."),
+        Numbers([Number(name, "93.2 %", "92.7 to 93.7 %")]),
+        Table(["class", name, "share", "gain"], [[name, 1234, 0.5, "+0.1"], ["dog", None, 0.25, "−0.2 %"]], name),
+        Picture(figure, name, name),
+        Gallery([Tile([PIXELS, PIXELS[::-1]], name, [name])], name),
+    ]
+    return Report(name, name, [Section(name, parts), Section("two", []), Section("three", [])], [(name, name)])
 
 
-def test_a_class_that_is_never_right_scores_zero_and_nothing_divides_by_zero() -> None:
-    never_there, never_said = scored([[0, 0], [3, 0]], ("a", "b")).classes
-    assert (never_there.precision, never_there.recall, never_there.f1) == (0.0, None, 0.0)
-    assert (never_said.precision, never_said.recall, never_said.f1) == (None, 0.0, 0.0)
-    assert Score(("a", "b")).accuracy is None
+class Elements(HTMLParser):
+    """Collects elements and the text between them."""
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.text: list[str] = []
+        self.feed(html)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data.strip())
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attributes for name, attributes in self.tags if name == tag]
 
 
-def test_the_most_frequent_mistakes_come_first() -> None:
-    score = scored([[1, 2, 0], [5, 9, 0], [0, 1, 1]])
-    assert score.confusions == [("b", "a", 5), ("a", "b", 2), ("c", "b", 1)]
-    assert score.report().splitlines()[-1] == (
-        "most frequent mistakes: b taken for a 5x, a taken for b 2x, c taken for b 1x"
-    )
+def test_nothing_is_loaded_from_elsewhere(tmp_path: Path) -> None:
+    a_report().write(tmp_path / "report.html")
+    html = (tmp_path / "report.html").read_text()
+    elements = Elements(html)
+    addresses = [
+        value for _, attributes in elements.tags for key, value in attributes.items() if key in ("src", "href")
+    ]
+    assert len(addresses) == 6
+    assert all(str(address).startswith(("data:image/png;base64,", "#section-")) for address in addresses)
+    assert "http" not in re.sub(r"data:[^\"]*", "", html) and "@import" not in html and "url(" not in html
 
 
-def test_the_report_is_an_aligned_table() -> None:
-    lines = scored([[8, 2, 0], [4, 6, 0], [0, 0, 1]], ("a", "a long name", "c")).report().splitlines()
-    assert lines[0].split() == ["class", "precision", "recall", "f1", "images"]
-    assert lines[1].split() == ["a", "0.667", "0.800", "0.727", "10"]
-    assert len({len(line) for line in lines[:-1]}) == 1
+def test_pixels_of_a_gallery_are_exact() -> None:
+    urls = [str(image["src"]) for image in Elements(a_report().html()).of("img")]
+    decoded = [np.asarray(Image.open(io.BytesIO(base64.b64decode(url.partition(",")[2])))) for url in urls]
+    assert np.array_equal(decoded[1], PIXELS) and np.array_equal(decoded[2], PIXELS[::-1])
+    assert decoded[0].shape[:2] == (144, 288)
 
 
-def test_of_many_classes_the_worst_are_shown() -> None:
-    confusion = np.diag([10] * 50)
-    confusion[44] = np.eye(50, dtype=int)[7]
-    lines = scored(confusion.tolist(), tuple(f"class{n}" for n in range(50))).report().splitlines()
-    assert len(lines) == 32 and lines[0].startswith("class (30 of 50") and lines[1].startswith("class44")
+@pytest.mark.parametrize("name", ["<script>alert(1)</script>", 'a" onload="x', "{{ 7 * 7 }}", "<!--", "кот & 猫"])
+def test_names_cannot_become_markup(name: str) -> None:
+    plain, elements = Elements(a_report().html()), Elements(a_report(name).html())
+    assert [tag for tag, _ in elements.tags] == [tag for tag, _ in plain.tags]
+    assert [attributes.keys() for _, attributes in elements.tags] == [keys.keys() for _, keys in plain.tags]
+    assert elements.text.count(name) == plain.text.count("cat") >= 8
+    assert all(image["alt"] == name for image in elements.of("img"))
 
 
-@pytest.mark.parametrize(
-    ("folder", "expected"),
-    [
-        ("cat", 3),
-        ("Cat", 3),
-        ("plane", 0),
-        ("aeroplane", 0),
-        ("airplane", 0),
-        ("car", 1),
-        ("Automobile", 1),
-        ("cats", None),
-        ("", None),
-    ],
-)
-def test_folder_names_are_understood_as_people_write_them(folder: str, expected: int | None) -> None:
-    assert ClassFolders(CIFAR).find(folder) == expected
+def test_columns_of_numbers_are_aligned_and_formatted() -> None:
+    table = Table(["class", "count", "share", "gain"], [["a1", 1234, 0.5, "+0.1"], ["1b", None, 2500.25, "−0.2 %"]])
+    assert table.is_number == [False, True, True, True]
+    text = Elements(Report("a", "b", [Section("c", [table])]).html()).text
+    assert {"1,234", "0.500", "2,500.2", "+0.1", "−0.2 %"} <= set(text)
+    assert "None" not in text
 
 
-def test_aliases_work_in_both_directions_but_never_against_a_name_that_is_a_class() -> None:
-    assert ClassFolders(("plane", "car")).find("airplane") == 0
-    both = ClassFolders(("plane", "airplane"))
-    assert (both.find("plane"), both.find("airplane"), both.find("aeroplane")) == (0, 1, None)
-
-
-def test_names_that_differ_only_in_case_are_told_apart() -> None:
-    folders = ClassFolders(("Cat", "cat"))
-    assert (folders.find("Cat"), folders.find("cat"), folders.find("CAT")) == (0, 1, None)
-
-
-def test_the_outermost_folder_that_is_a_class_is_the_label_as_in_training() -> None:
-    folders = ClassFolders(CIFAR)
-    assert folders.label(PurePath("test/cat/tabby/1.png")) == 3
-    assert folders.label(PurePath("cat/bird/1.png")) == 3
-    assert folders.label(PurePath("cat.png")) is None
-    assert folders.label(PurePath("cat")) is None
+def test_every_picture_is_described() -> None:
+    assert all(image["alt"] for image in Elements(a_report().html()).of("img"))
