@@ -34,17 +34,6 @@ from cifar10.analysis.warping import (
     zoom,
 )
 from cifar10.data.stored_images import Images
-from cifar10.errors import UsageError
-from cifar10.suggest import did_you_mean
-
-GROUPS = {
-    "noise": ("gaussian_noise", "shot_noise", "impulse_noise"),
-    "blur": ("defocus_blur", "glass_blur", "motion_blur", "zoom_blur"),
-    "weather": ("snow", "frost", "fog", "brightness"),
-    "digital": ("contrast", "elastic_transform", "pixelate", "jpeg_compression"),
-}
-KINDS = tuple(kind for kinds in GROUPS.values() for kind in kinds)
-STRENGTHS = (1, 2, 3, 4, 5)
 
 _AT_ONCE = 2**18  # pixels in a block: 256 images of 32 x 32
 _PUBLISHED_SIZE = 32  # pixels, for which the numbers below are
@@ -54,32 +43,12 @@ _ICE = torch.tensor([0.86, 0.94, 1.0]).view(1, 3, 1, 1)
 Random = np.random.Generator
 
 
-def chosen_kinds(names: str) -> list[str]:
-    """Return the kinds that `all`, or a list of kinds and groups with commas, names.
-
-    Raises:
-        UsageError: A name is not known.
-    """
-    kinds: list[str] = []
-    for name in (name.strip().replace("-", "_") for name in names.strip("[]()").split(",") if name.strip()):
-        if name not in ("all", *GROUPS, *KINDS):
-            known = ["all", *GROUPS, *KINDS]
-            raise UsageError(
-                f"--corruptions={names[:80]}: there is no {name[:40]}"
-                + (did_you_mean(name, known) or f"; choose all, {', '.join(GROUPS)}, or of {', '.join(KINDS)}")
-            )
-        kinds += KINDS if name == "all" else GROUPS.get(name, (name,))
-    if not kinds:
-        raise UsageError(f"--corruptions names none; choose all, {', '.join(GROUPS)}, or single kinds")
-    return [kind for kind in KINDS if kind in kinds]
-
-
 def corrupted(images: Images, kind: str, strength: int, seed: int = 0) -> Iterator[Tensor]:
     """Yield `images` with a corruption, in order, in blocks of some hundred.
 
     Args:
         images: uint8 (N, 3, S, S).
-        kind: One of `KINDS`.
+        kind: One of `corruption_kinds.KINDS`.
         strength: 1 to 5.
         seed: Of everything that is random. The strengths of a kind share their random numbers.
 
@@ -166,7 +135,9 @@ def _zoom_blur(images: Tensor, largest: float, random: Random) -> Tensor:
 def _snow(images: Tensor, numbers: tuple[float, ...], random: Random) -> Tensor:
     mean, deviation, flake, threshold, radius, sigma, kept = numbers
     size = images.shape[-1]
-    flakes = both_sides(mean + deviation * _normal(random, len(images), 1, size, size), zoom(size, _length(images, flake)))
+    flakes = both_sides(
+        mean + deviation * _normal(random, len(images), 1, size, size), zoom(size, _length(images, flake))
+    )
     flakes = torch.where(flakes < threshold, 0.0, flakes).clamp(0, 1)
     angles = torch.pi * (_uniform(random, len(images)) - 1.5) / 2  # downwards, by 45 degrees to either side
     fallen = streaked(flakes, angles, _length(images, radius), _length(images, sigma))

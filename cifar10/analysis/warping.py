@@ -95,7 +95,9 @@ def streaked(images: Tensor, angles: Tensor, radius: float, sigma: float) -> Ten
     weights = torch.exp(-0.5 * (distances / sigma) ** 2)
     size, total = images.shape[-1], torch.zeros_like(images)
     for distance, weight in zip(distances.tolist(), (weights / weights.sum()).tolist(), strict=True):
-        total += weight * _shifted(images, distance * torch.cos(angles) * 2 / size, distance * torch.sin(angles) * 2 / size)
+        total += weight * _shifted(
+            images, distance * torch.cos(angles) * 2 / size, distance * torch.sin(angles) * 2 / size
+        )
     return total
 
 
