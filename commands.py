@@ -31,6 +31,7 @@ from cifar10.cli.checks import (
 from cifar10.cli.command_line import main
 from cifar10.config.changeable import placement_settings, refuse_other_settings, require_network_settings
 from cifar10.config.corruption_kinds import chosen_kinds
+from cifar10.config.temperature import read_temperature
 from cifar10.errors import UsageError
 from cifar10.inference.destination import choose_destination
 from cifar10.inference.engines import require_engine
@@ -323,6 +324,7 @@ def export(
     output: str | None = None,
     register: str | None = None,
     photos: str | None = None,
+    temperature: str | None = None,
 ) -> None:
     """Write the network of a checkpoint in other formats, each compared with it on the whole test split.
 
@@ -331,6 +333,9 @@ def export(
     --output=DIR             the folder of the files  (export beside the checkpoint)
     --register=NAME[@ALIAS]  also log the model in MLflow, and register it: for mlflow models serve, and as
                              --checkpoint_name=models:/NAME@ALIAS
+    --temperature=T          divide logits by this number, so that probabilities are calibrated: a number, or the
+                             report.json that evaluate has written. With --output, since the files differ from the
+                             checkpoint.
     data_loading.root=DIR    where the data are today, if they have moved; likewise data_loading.sources=[...]
     model=NAME_imagenet      instead of a checkpoint, a network of torchvision or timm, with its published weights
     --photos=DIR             with model=: images to compare on  (random pixels)
@@ -343,6 +348,8 @@ def export(
     if any(override.startswith("model") for override in overrides):
         if register is not None:
             raise UsageError("--register: only checkpoints are registered; fine-tune the pretrained network first")
+        if temperature is not None:
+            raise UsageError("--temperature is for checkpoints; fine-tune the pretrained network first")
         _export_pretrained(overrides, checkpoint_name, formats, output, photos)
         return
     if photos is not None:
@@ -350,6 +357,9 @@ def export(
     from cifar10.runs.registry import RegisteredName
 
     registered = RegisteredName.parse(register) if register else None
+    chosen_temperature = None if temperature is None else read_temperature(temperature)
+    if temperature is not None and output is None:
+        raise UsageError("--temperature: the files would no longer be those of the checkpoint; add --output=DIR")
     checkpoint_name = checkpoint_name or "best"
     require_checkpoint(checkpoint_name)
     refuse_other_settings(override.partition("=")[0] for override in overrides)
@@ -365,6 +375,7 @@ def export(
             overrides=overrides,
             registered=registered,
             leave_out_impossible=formats == "all",
+            temperature=chosen_temperature,
         )
 
 

@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cifar10.analysis.corruptions import corrupted
-from cifar10.analysis.evaluation import Answers, Evaluation, WorstErrors, averages, calibrate
+from cifar10.analysis.evaluation import Answers, Evaluation, Temperature, WorstErrors, averages, calibrate
 from cifar10.analysis.evaluation_report import make_report
 from cifar10.analysis.figures import save_figures
 from cifar10.analysis.grad_cam import grad_cam, last_feature_map
@@ -105,6 +105,7 @@ def evaluate(
     write_text(folder / "confusion.csv", _confusion_table(answers))
     save_figures([], answers.score.confusion, data.class_names, folder)
     trained, held_out = _others(tester, data, split)
+    calibration = calibrate(answers, held_out, trained, split)
     found = Evaluation(
         name=name_of_run(checkpoint.path.parent),
         split=split,
@@ -112,11 +113,11 @@ def evaluate(
         answers=answers,
         trained=trained,
         num_trained=len(data.train),
-        calibration=calibrate(answers, held_out, split),
+        calibration=calibration,
         errors=_worst_errors(checkpoint, measured, answers),
         corruptions=_under_corruptions(checkpoint, measured, corruptions, engine or "torch"),
         honest=honest_scores(answers.augmented, answers.labels, findings) if findings else (),
-        people=_against_people(answers, findings),
+        people=_against_people(answers, findings, calibration.temperature),
         origin=_origin(facts),
     )
     write_text(folder / NUMBERS, f"{json.dumps({**facts, 'split': split, **found.numbers()}, indent=1)}\n")
@@ -172,7 +173,7 @@ def _facts(checkpoint: Checkpoint, data: ImageDataset, number: int, split: str, 
 
 
 def _others(tester: Tester, data: ImageDataset, split: str) -> tuple[Answers | None, Answers | None]:
-    """Return what is computed for training images to compare with, and for validation images to fit a temperature on."""
+    """Return what is computed for training images, to compare with, and for validation images, to fit a temperature."""
     trained = held_out = None
     if split != "train":
         _, trained = tester.answers(sample_of(data.train, _MOST_OTHERS), "training")
@@ -215,10 +216,11 @@ def _under_corruptions(
     return accuracies
 
 
-def _against_people(answers: Answers, findings: Findings | None) -> PeopleScore | None:
+def _against_people(answers: Answers, findings: Findings | None, temperature: Temperature | None) -> PeopleScore | None:
     if findings is None or findings.people is None:
         return None
-    return people_score(answers.augmented, answers.labels, answers.class_names, findings.people)
+    value = None if temperature is None else temperature.value
+    return people_score(answers.augmented, answers.labels, answers.class_names, findings.people, value)
 
 
 def _origin(facts: Mapping[str, Any]) -> list[tuple[str, str]]:

@@ -135,9 +135,8 @@ def _zoom_blur(images: Tensor, largest: float, random: Random) -> Tensor:
 def _snow(images: Tensor, numbers: tuple[float, ...], random: Random) -> Tensor:
     mean, deviation, flake, threshold, radius, sigma, kept = numbers
     size = images.shape[-1]
-    flakes = both_sides(
-        mean + deviation * _normal(random, len(images), 1, size, size), zoom(size, _length(images, flake))
-    )
+    noise = mean + deviation * _normal(random, len(images), 1, size, size)
+    flakes = both_sides(noise, zoom(size, _length(images, flake)))
     flakes = torch.where(flakes < threshold, 0.0, flakes).clamp(0, 1)
     angles = torch.pi * (_uniform(random, len(images)) - 1.5) / 2  # downwards, by 45 degrees to either side
     fallen = streaked(flakes, angles, _length(images, radius), _length(images, sigma))

@@ -48,7 +48,8 @@ class Answers:
     @cached_property
     def predicted(self) -> NDArray[np.int64]:
         """The answers, (N,), with test-time augmentation."""
-        return self.augmented.argmax(axis=1)
+        predicted: NDArray[np.int64] = self.augmented.argmax(axis=1)
+        return predicted
 
     @cached_property
     def score(self) -> Score:
@@ -80,9 +81,8 @@ class Accuracy:
         Of equally probable classes, those with the lower ids come first, as with `argmax`.
         """
         own = probabilities[np.arange(len(labels)), labels][:, None]
-        is_before = (probabilities > own) | (
-            (probabilities == own) & (np.arange(probabilities.shape[1]) < labels[:, None])
-        )
+        is_lower = np.arange(probabilities.shape[1]) < labels[:, None]
+        is_before = (probabilities > own) | ((probabilities == own) & is_lower)
         hits = int((is_before.sum(axis=1) < top).sum())
         return cls(hits / len(labels), wilson(hits, len(labels)), hits, len(labels))
 
@@ -129,17 +129,20 @@ class Calibration:
     mean_confidence: float
     bins: list[Bin]
     temperature: Temperature | None
-    """None: there are too few images to fit it."""
+    """None: there are no images to fit it on."""
+    temperature_on_training: float | None
+    """What would be fitted on images that the network was trained on."""
     scaled_bins: list[Bin] | None
 
 
-def calibrate(answers: Answers, held_out: Answers | None, split: str) -> Calibration:
+def calibrate(answers: Answers, held_out: Answers | None, trained: Answers | None, split: str) -> Calibration:
     """Measure the calibration, and fit a temperature on images that the network was not trained on.
 
     Args:
         answers: Of the images to measure.
         held_out: Of the validation images; None: there are none, or they are those to measure. Then the images to
             measure are scaled in two halves, unless they are training images.
+        trained: Of training images, for comparison.
         split: Name of the images to measure: train, val or test.
     """
     bins = reliability(answers.plain, answers.labels)
@@ -165,6 +168,7 @@ def calibrate(answers: Answers, held_out: Answers | None, split: str) -> Calibra
         mean_confidence=float(answers.plain.max(axis=1).mean()),
         bins=bins,
         temperature=temperature,
+        temperature_on_training=None if trained is None else fit_temperature(trained.plain, trained.labels),
         scaled_bins=scaled_bins,
     )
 

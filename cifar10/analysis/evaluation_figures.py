@@ -64,7 +64,7 @@ def recall_by_class(own: Score, name: str, other: Score | None = None, other_nam
 def calibration_figure(bins: Sequence[Bin], scaled: Sequence[Bin] | None, temperature: float | None) -> Figure:
     """Return accuracy against confidence, before and after scaling, above the histogram of confidence."""
     shown = [("as it is", bins, _RED)] + ([(f"temperature {temperature:.2f}", scaled, _BLUE)] if scaled else [])
-    figure = Figure(figsize=(4.4 * len(shown), 5.4), layout="constrained")
+    figure = Figure(figsize=(4.4 * len(shown), 6.0), layout="constrained")
     panels = figure.subplots(2, len(shown), squeeze=False, sharex=True, sharey="row", height_ratios=(3, 1.2))
     for column, (title, each, colour) in enumerate(shown):
         upper, lower = panels[:, column]
@@ -77,6 +77,8 @@ def calibration_figure(bins: Sequence[Bin], scaled: Sequence[Bin] | None, temper
         lower.xaxis.set_major_formatter(PercentFormatter(1, decimals=0))
         lower.set_xlabel("confidence")
         _plain(lower)
+    handles, labels = panels[0, 0].get_legend_handles_labels()
+    figure.legend(handles, labels, loc="outside upper left", ncols=2, frameon=False)
     panels[0, 0].set_ylabel("accuracy")
     panels[1, 0].set_ylabel("share of images")
     return figure
@@ -104,12 +106,10 @@ def _reliability(axes: Axes, bins: Sequence[Bin], colour: str) -> None:
     )
     axes.set_xlim(0, 1)
     axes.set_ylim(0, 1.02)
-    axes.set_aspect("equal")
     axes.yaxis.set_major_formatter(PercentFormatter(1, decimals=0))
-    axes.text(0.97, 0.06, "too confident", ha="right", color=_GREY, fontsize=9)
-    axes.text(0.03, 0.72, "too cautious", color=_GREY, fontsize=9)
+    axes.text(0.97, 0.06, "too confident", ha="right", color=_GREY)
+    axes.text(0.03, 0.92, "too cautious", color=_GREY)
     _plain(axes)
-    axes.legend(frameon=False, loc="upper left", fontsize=9)
 
 
 def corruption_map(accuracies: Mapping[str, Sequence[float]], clean: float) -> Figure:
@@ -152,10 +152,11 @@ def corruption_map(accuracies: Mapping[str, Sequence[float]], clean: float) -> F
 
 
 def honest_figure(scores: Sequence[HonestScore], people: PeopleScore | None) -> Figure:
-    """Return accuracies with their intervals, one below the other."""
-    lines = [(f"{score.name} ({score.num_images:,})", score.accuracy, score.interval) for score in scores]
+    """Return accuracies with their intervals, one below the other; those of the images left out are not shown."""
+    whole = [score for score in scores if not score.is_remainder]
+    lines = [(f"{score.name} ({score.num_images:,})", score.accuracy, score.interval) for score in whole]
     if people is not None:
-        lines.append(("expected agreement with a person's label", people.accuracy, people.interval))
+        lines.append(("agreement with a person's own label", people.accuracy, people.interval))
     figure = Figure(figsize=(8.6, 1 + 0.38 * len(lines)), layout="constrained")
     axes = figure.subplots()
     rows = np.arange(len(lines))[::-1]

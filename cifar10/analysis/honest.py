@@ -18,7 +18,7 @@ from typing import TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar10.analysis.calibration import Probabilities
+from cifar10.analysis.calibration import Probabilities, with_temperature
 from cifar10.analysis.intervals import Interval, mean_interval, wilson
 from cifar10.data.class_names import ClassFolders
 from cifar10.data.image_dataset import Split
@@ -55,6 +55,8 @@ class HonestScore:
     num_images: int
     accuracy: float
     interval: Interval
+    is_remainder: bool = False
+    """Whether these are the images that others leave out."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +68,8 @@ class PeopleScore:
     interval: Interval
     cross_entropy: float
     """Of the network's probabilities against the fractions of people, in nats."""
+    scaled_cross_entropy: float | None
+    """Likewise, with the fitted temperature; None: none was fitted."""
     entropy: float
     """The smallest cross-entropy that is possible: that of the fractions themselves."""
     agreement: float
@@ -106,15 +110,17 @@ def honest_scores(probabilities: Probabilities, labels: NDArray[np.int64], findi
         parts.append(("without labels that people reject", ~rejected))
     if twins is not None and rejected is not None:
         parts.append(("without both", ~(twins | rejected)))
-    if twins is not None:
-        parts.append(("near-duplicates of training images alone", twins))
-    if rejected is not None:
-        parts.append(("rejected labels alone", rejected))
-    return [_score(name, correct[part]) for name, part in parts]
+    scores = [_score(name, correct[part]) for name, part in parts]
+    left_out = (("near-duplicates of training images alone", twins), ("rejected labels alone", rejected))
+    return scores + [_score(name, correct[part], True) for name, part in left_out if part is not None]
 
 
 def people_score(
-    probabilities: Probabilities, labels: NDArray[np.int64], class_names: Sequence[str], people: NDArray[np.float64]
+    probabilities: Probabilities,
+    labels: NDArray[np.int64],
+    class_names: Sequence[str],
+    people: NDArray[np.float64],
+    temperature: float | None = None,
 ) -> PeopleScore:
     """Return how far the network agrees with people.
 
@@ -123,28 +129,34 @@ def people_score(
         labels: (N,).
         class_names: The ten classes of CIFAR-10, in any order and known spelling.
         people: See `Findings`.
+        temperature: To scale by, as `calibration.fit_temperature` returns it.
     """
     known = ClassFolders(CLASS_NAMES)
     columns = [known.find(name) for name in class_names]
     assert None not in columns, class_names
     fractions, rows = people[:, np.array(columns, np.int64)], np.arange(len(people))
     agreement = fractions[rows, probabilities.argmax(axis=1)]
-    logarithms = np.log(probabilities.astype(np.float64).clip(_LEAST))
     own = np.where(fractions > 0, fractions * np.log(fractions.clip(_LEAST)), 0)
     mean = float(agreement.mean())
     return PeopleScore(
         accuracy=mean,
         interval=mean_interval(mean, float(agreement.std(ddof=1)), len(agreement)),
-        cross_entropy=float(-(fractions * logarithms).sum(axis=1).mean()),
+        cross_entropy=_cross_entropy(fractions, probabilities),
+        scaled_cross_entropy=temperature and _cross_entropy(fractions, with_temperature(probabilities, temperature)),
         entropy=float(-own.sum(axis=1).mean()),
         agreement=float((fractions**2).sum(axis=1).mean()),
         label_accuracy=float(fractions[rows, labels].mean()),
     )
 
 
-def _score(name: str, correct: NDArray[np.bool_]) -> HonestScore:
+def _cross_entropy(fractions: NDArray[np.float64], probabilities: Probabilities) -> float:
+    logarithms = np.log(probabilities.astype(np.float64).clip(_LEAST))
+    return float(-(fractions * logarithms).sum(axis=1).mean())
+
+
+def _score(name: str, correct: NDArray[np.bool_], is_remainder: bool = False) -> HonestScore:
     hits, number = int(correct.sum()), len(correct)
-    return HonestScore(name, number, hits / number, wilson(hits, number))
+    return HonestScore(name, number, hits / number, wilson(hits, number), is_remainder)
 
 
 def _read(file: Path | None, read: Callable[[Path], Array]) -> Array | None:

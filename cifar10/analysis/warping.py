@@ -94,10 +94,9 @@ def streaked(images: Tensor, angles: Tensor, radius: float, sigma: float) -> Ten
     distances = torch.linspace(0, length, number)
     weights = torch.exp(-0.5 * (distances / sigma) ** 2)
     size, total = images.shape[-1], torch.zeros_like(images)
+    right, down = 2 / size * torch.cos(angles), 2 / size * torch.sin(angles)
     for distance, weight in zip(distances.tolist(), (weights / weights.sum()).tolist(), strict=True):
-        total += weight * _shifted(
-            images, distance * torch.cos(angles) * 2 / size, distance * torch.sin(angles) * 2 / size
-        )
+        total += weight * _shifted(images, distance * right, distance * down)
     return total
 
 
@@ -136,7 +135,8 @@ def fractal(number: int, size: int, roughness: float, random: np.random.Generato
     noise = torch.from_numpy(random.standard_normal((number, side, side), np.float32))
     clouds = torch.fft.irfft2(torch.fft.rfft2(noise) * amplitudes, s=(side, side))[:, None, :size, :size]
     low, high = clouds.amin(dim=(2, 3), keepdim=True), clouds.amax(dim=(2, 3), keepdim=True)
-    return (clouds - low) / (high - low).clamp(min=1e-12)
+    scaled: Tensor = (clouds - low) / (high - low).clamp(min=1e-12)
+    return scaled
 
 
 def _reflected(positions: NDArray[np.int64], size: int) -> NDArray[np.int64]:

@@ -55,7 +55,7 @@ PATIENT = Patience(connect=5, read=15)
 
 
 def obtain_labels(folder: Path, patience: Patience = PATIENT) -> dict[str, Path]:
-    """Return name -> file of those that are in `folder`, or can be fetched into it; one line on stderr names a missing one.
+    """Return name -> file of those that are in `folder` or can be fetched into it; others are named on stderr.
 
     Raises:
         UserError: None is there, one has another content than the published file, or the folder cannot be written.

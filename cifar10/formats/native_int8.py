@@ -21,6 +21,8 @@ class NativeInt8Format(IntegerFormat):
     file_name = FILE_NAME
 
     def obstacle(self, checkpoint: Checkpoint) -> str | None:
+        if checkpoint.temperature != 1:
+            return "its file holds no weights, and so no temperature"
         return integer_obstacle(checkpoint.network())
 
     def write(self, source: Source, path: Path) -> None:

@@ -46,6 +46,8 @@ class ModelDescription(BaseModel):
     batch_size: Annotated[int, Field(ge=1)]
     tta: TTAMode
     tta_confidence: Annotated[float, Field(ge=0, le=1)]
+    temperature: Annotated[float, Field(gt=0)] = 1.0
+    """What the logits of the checkpoint are divided by in this file; older files lack it."""
     weights_digest: str
     data_digest: str
     run_id: str | None = None
@@ -77,6 +79,7 @@ class ModelDescription(BaseModel):
             batch_size=evaluation.images_at_once(checkpoint.image_size),
             tta=checkpoint.tta,
             tta_confidence=evaluation.tta_confidence,
+            temperature=checkpoint.temperature,
             weights_digest=checkpoint.weights_digest,
             data_digest=checkpoint.data_digest,
             run_id=metadata.run_id,

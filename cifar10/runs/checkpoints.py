@@ -42,6 +42,8 @@ class Checkpoint:
     metadata: Metadata
     weights: dict[str, Tensor]
     """The network's state_dict."""
+    temperature: float = 1.0
+    """What the logits of the trained network have been divided by, in the weights, as an export may do."""
 
     @property
     def class_names(self) -> tuple[str, ...]:
