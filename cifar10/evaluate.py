@@ -13,7 +13,7 @@ import numpy as np
 import torch
 
 from cifar10.analysis.corruptions import corrupted
-from cifar10.analysis.evaluation import Answers, Evaluation, Temperature, WorstErrors, averages, calibrate
+from cifar10.analysis.evaluation import Answers, Evaluation, FittedTemperature, WorstErrors, averages, calibrate
 from cifar10.analysis.evaluation_report import make_report
 from cifar10.analysis.figures import save_figures
 from cifar10.analysis.grad_cam import grad_cam, last_feature_map
@@ -216,7 +216,9 @@ def _under_corruptions(
     return accuracies
 
 
-def _against_people(answers: Answers, findings: Findings | None, temperature: Temperature | None) -> PeopleScore | None:
+def _against_people(
+    answers: Answers, findings: Findings | None, temperature: FittedTemperature | None
+) -> PeopleScore | None:
     if findings is None or findings.people is None:
         return None
     value = None if temperature is None else temperature.value

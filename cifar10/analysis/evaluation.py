@@ -104,7 +104,7 @@ def averages(classes: Sequence[ClassScore], is_weighted: bool) -> Averages:
 
 
 @dataclass(frozen=True)
-class Temperature:
+class FittedTemperature:
     """The number that logits are divided by, and what it is worth."""
 
     value: float
@@ -128,7 +128,7 @@ class Calibration:
     calibration_error_tta: float
     mean_confidence: float
     bins: list[Bin]
-    temperature: Temperature | None
+    temperature: FittedTemperature | None
     """None: there are no images to fit it on."""
     temperature_on_training: float | None
     """What would be fitted on images that the network was trained on."""
@@ -154,7 +154,7 @@ def calibrate(answers: Answers, held_out: Answers | None, trained: Answers | Non
         if held_out is None:
             scaled, _ = cross_fitted(answers.plain, answers.labels)
         scaled_bins = reliability(scaled, answers.labels)
-        temperature = Temperature(
+        temperature = FittedTemperature(
             value=value,
             fitted_on=split if held_out is None else "val",
             num_images=len(fitting),

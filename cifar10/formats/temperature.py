@@ -28,8 +28,8 @@ def tempered(checkpoint: Checkpoint, temperature: float) -> Checkpoint:
     copy = dataclasses.replace(checkpoint, weights=weights, temperature=temperature * checkpoint.temperature)
     if not _is_divided(network, copy.network(), checkpoint.image_size, temperature):
         raise UsageError(
-            f"--temperature: {checkpoint.config.model.target} computes more behind its last linear layer, so its logits "
-            "cannot be divided there; leave it out"
+            f"--temperature: {checkpoint.config.model.target} computes more behind its last linear layer, so its "
+            "logits cannot be divided there; leave it out"
         )
     return copy
 
