@@ -290,7 +290,10 @@ def evaluate(
     python commands.py evaluate first data_loading.root=/mnt/flowers
     """
     note_place()
-    require_checkpoint(checkpoint_name)
+    if require_checkpoint(checkpoint_name) is None and output is None and report:
+        raise UsageError(
+            "a checkpoint from MLflow has no folder here; add --output=DIR for the report, or --report=false"
+        )
     refuse_other_settings(override.partition("=")[0] for override in overrides)
     kinds = [] if corruptions is None else chosen_kinds(corruptions)
     if engine is not None:
