@@ -11,6 +11,7 @@ from cifar10.runs.checkpoints import Checkpoint
 from cifar10.runs.known_stores import unknown_settings
 from cifar10.runs.mlflow_entities import metrics
 from cifar10.runs.mlflow_store import StoreError, connect, connect_for_reading, probe, reason_of
+from cifar10.runs.record import RunRecord
 
 
 def add_to_run(checkpoint: Checkpoint, scores: Mapping[str, float | None], files: Sequence[Path], folder: str) -> bool:
@@ -24,7 +25,8 @@ def add_to_run(checkpoint: Checkpoint, scores: Mapping[str, float | None], files
         files: Become artifacts.
         folder: Of the artifacts.
     """
-    tracking, run_id = checkpoint.config.tracking, checkpoint.run_id
+    tracking = checkpoint.config.tracking
+    run_id = checkpoint.run_id or RunRecord(checkpoint.path.parent).run_id  # if MLflow was slow at the first step
     if tracking.backend == "none" or run_id is None:
         return False
     place = f"MLflow at {shown_uri(tracking.uri)}"
