@@ -79,4 +79,5 @@ def grad_cam(network: nn.Module, layer: nn.Module, images: Tensor, classes: Sequ
 
 def overlay(image: NDArray[np.uint8], heat: NDArray[np.float32]) -> NDArray[np.uint8]:
     """Return `image`, (S, S, 3), nearly black where `heat`, (S, S), is 0, and as it is where it is 1."""
-    return np.round(image * (_DIMMED + (1 - _DIMMED) * heat[..., None])).astype(np.uint8)
+    brightness = _DIMMED + (1 - _DIMMED) * heat[..., None] ** 2  # squared, since maps are coarse and so rarely dark
+    return np.round(image * brightness).astype(np.uint8)
