@@ -100,7 +100,7 @@ def test_the_lists_about_cifar10_are_refused_for_other_images(tmp_path: Path) ->
 
 @pytest.mark.slow
 def test_an_exported_file_evaluates_to_the_same_numbers() -> None:
-    train(load_config([*TINY, "model.width=4", "run_name=a"]))
+    train(load_config([*TINY, "model.width=4", "training.precision=fp32", "run_name=a"]))
     scores = evaluate("a", report=False)
     assert main(COMMANDS, "", ["export", "a"]) == 0
     assert evaluate("a", engine="onnx") == pytest.approx(scores, abs=1e-4)

@@ -105,7 +105,7 @@ def test_the_published_files_belong_to_the_order_of_the_test_split(real_data_roo
     assert is_published_test_split(data.test)
     assert data.class_names == CLASS_NAMES
     assert not is_published_test_split(data.test.take(torch.arange(9999, -1, -1)))
-    names = [*reversed(CLASS_NAMES)]
+    names: list[str | int] = [*reversed(CLASS_NAMES)]
     relabelled = cifar10(str(real_data_root), classes=names, validation_size=0, seed=0, sources=None)
     assert is_published_test_split(relabelled.test) and relabelled.class_names == tuple(names)
     found = read_findings(obtain_labels(EXTRA))

@@ -206,7 +206,7 @@ def test_infer_says_by_its_exit_code_that_a_file_failed(
     assert run("infer", "photos") == 3
 
 
-EVALUATED = {
+EVALUATED: dict[str, Any] = {
     **{"output": None, "overrides": (), "split": "test", "engine": None, "corruptions": [], "honest": None},
     "report": True,
 }
