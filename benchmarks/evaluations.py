@@ -46,6 +46,8 @@ def main() -> None:
         ]
         title = f"accuracy of one view, %, by strength; mean of {len(corrupted)}"
         body += ["", *table([title, *map(str, STRENGTHS)], rows)]
+    for name, report in reports.items():
+        report["checkpoint"] = name  # others do not have its folder
     write_results("evaluations", "Evaluations on CIFAR-10", body, {"reports": reports})
 
 
