@@ -47,7 +47,7 @@ from cifar10.types import Metrics
 SPLITS = {"train": "train", "val": "validation", "test": "test"}
 """Values of --split -> names of the splits of a data set."""
 REPORT, NUMBERS = "report.html", "report.json"
-_MOST_OTHERS = 5000  # training images to compare with, and validation images to fit the temperature on
+_MOST_OTHERS = 2500  # training images to compare with, and validation images to fit the temperature on
 _NUM_ERRORS = 24
 
 
