@@ -27,12 +27,14 @@ from cifar10.cli.checks import (
     require_pretrained,
     require_ray,
     require_resumable,
-    require_temperature,
 )
 from cifar10.cli.command_line import main
 from cifar10.config.changeable import placement_settings, refuse_other_settings, require_network_settings
+from cifar10.config.corruption_kinds import chosen_kinds
+from cifar10.config.temperature import read_temperature
 from cifar10.errors import UsageError
 from cifar10.inference.destination import choose_destination
+from cifar10.inference.engines import require_engine
 from cifar10.inference.request import InferenceRequest
 from cifar10.system.signals import if_stopped
 
@@ -260,27 +262,64 @@ def verify(file: str, *, checkpoint_name: str | None = None, test_dir: str | Non
         return 0 if verify(Path(file), checkpoint_name, test_dir, sample) else 1
 
 
-def evaluate(*overrides: str, checkpoint_name: str = "best", output: str | None = None) -> None:
-    """Evaluate a checkpoint on the test images of the data set it was trained on.
+def evaluate(
+    *overrides: str,
+    checkpoint_name: str = "best",
+    split: Literal["train", "val", "test"] = "test",
+    output: str | None = None,
+    engine: str | None = None,
+    corruptions: str | None = None,
+    honest: str | None = None,
+    report: bool = True,
+) -> None:
+    """Evaluate a checkpoint on the test images of the data set it was trained on: scores, and a report to look at.
 
     --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
-    --output=DIR             also write scores and the confusion matrix, with a figure, into this folder
+    --split=SPLIT            train, val or test  (test)
+    --output=DIR             the folder of the report and its numbers  (evaluation beside the checkpoint)
+    --engine=NAME            what computes: a file of conf/engine/  (as in the test of the training)
+    --corruptions=KINDS      also measure the accuracy under noise, blur, weather and digital artefacts, at five
+                             strengths each: all, or groups and kinds such as noise,fog
+    --honest=DIR             CIFAR-10: also measure without near-duplicates of training images and without labels that
+                             people reject, and against people's own labels. The lists are read from this folder; those
+                             that are missing are downloaded into it.
+    --report=false           only print the scores
     data_loading.root=DIR    the folder of the data, if they have moved; likewise data_loading.sources=[...] and cache.
                              All other settings come from the checkpoint.
 
     python commands.py evaluate --checkpoint_name=last --output=measured
+    python commands.py evaluate first --corruptions=all --honest=data/honest
     python commands.py evaluate first data_loading.root=/mnt/flowers
     """
     note_place()
-    require_checkpoint(checkpoint_name)
+    if require_checkpoint(checkpoint_name) is None and output is None and report:
+        raise UsageError(
+            "a checkpoint from MLflow has no folder here; add --output=DIR for the report, or --report=false"
+        )
     refuse_other_settings(override.partition("=")[0] for override in overrides)
+    kinds = [] if corruptions is None else chosen_kinds(corruptions)
+    if engine is not None:
+        require_engine(engine)
+    if honest is not None and Path(honest).exists() and not Path(honest).is_dir():
+        raise UsageError(f"--honest: {honest} is a file; name a folder")
+    if not report and (output or kinds or honest):
+        raise UsageError("--report=false prints scores only; leave it out, or --output, --corruptions and --honest")
     if output is not None:
         require_folder(output)
     checkpoint_name = pin_checkpoint(checkpoint_name)
-    with if_stopped("in the test; no scores were written"):
+    with if_stopped("in the test; no report was written"):
         from cifar10.evaluate import evaluate
 
-        evaluate(checkpoint_name, output=output, overrides=overrides)
+        evaluate(
+            checkpoint_name,
+            output=output,
+            overrides=overrides,
+            split=split,
+            engine=engine,
+            corruptions=kinds,
+            honest=honest,
+            report=report,
+        )
 
 
 def export(
@@ -290,7 +329,7 @@ def export(
     output: str | None = None,
     register: str | None = None,
     photos: str | None = None,
-    temperature: float | None = None,
+    temperature: str | None = None,
 ) -> None:
     """Write the network of a checkpoint in other formats, each compared with it on the whole test split.
 
@@ -299,8 +338,9 @@ def export(
     --output=DIR             the folder of the files  (export beside the checkpoint)
     --register=NAME[@ALIAS]  also log the model in MLflow, and register it: for mlflow models serve, and as
                              --checkpoint_name=models:/NAME@ALIAS
-    --temperature=X          divide logits by X, from 0.01 to 100, which calibrates probabilities. With --output, since
-                             the files differ from the checkpoint.
+    --temperature=T          divide logits by this number, so that probabilities are calibrated: a number, or the
+                             report.json that evaluate has written. With --output, since the files differ from the
+                             checkpoint.
     data_loading.root=DIR    where the data are today, if they have moved; likewise data_loading.sources=[...]
     model=NAME_imagenet      instead of a checkpoint, a network of torchvision or timm, with its published weights
     --photos=DIR             with model=: images to compare on  (random pixels)
@@ -322,8 +362,9 @@ def export(
     from cifar10.runs.registry import RegisteredName
 
     registered = RegisteredName.parse(register) if register else None
-    if temperature is not None:
-        require_temperature(temperature, output)
+    chosen_temperature = None if temperature is None else read_temperature(temperature)
+    if temperature is not None and output is None:
+        raise UsageError("--temperature: the files would no longer be those of the checkpoint; add --output=DIR")
     checkpoint_name = checkpoint_name or "best"
     require_checkpoint(checkpoint_name)
     refuse_other_settings(override.partition("=")[0] for override in overrides)
@@ -339,7 +380,7 @@ def export(
             overrides=overrides,
             registered=registered,
             leave_out_impossible=formats == "all",
-            temperature=temperature,
+            temperature=chosen_temperature,
         )
 
 

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from cifar10.config.build import build, read_component
 from cifar10.config.schema import Component
 from cifar10.config.targets import EXPORT
+from cifar10.config.temperature import Temperature
 from cifar10.errors import CheckpointError, UsageError
 from cifar10.files import make_output_folder, sync_folder, told_if_not_written
 from cifar10.formats import ExportFormat, Source
@@ -40,7 +41,7 @@ def export(
     overrides: Sequence[str] = (),
     registered: RegisteredName | None = None,
     leave_out_impossible: bool = False,
-    temperature: float | None = None,
+    temperature: Temperature | None = None,
 ) -> list[Path]:
     """Write the network of a checkpoint in other formats, and return the files.
 
@@ -53,10 +54,10 @@ def export(
         overrides: Where the data are today, as for `load_trained_data`.
         registered: Also register the checkpoint under this name, with its first ONNX file, as a model of MLflow.
         leave_out_impossible: Leave out formats that this network or CPU cannot have, with a message.
-        temperature: What the logits are divided by in the files; None: nothing.
+        temperature: To divide the logits by, in the files.
 
     Raises:
-        UsageError: This network or CPU cannot have a format, or the network no temperature.
+        UsageError: This network or CPU cannot have a format, or the temperature is of another network.
         CheckpointError: A file computes something else.
         UserError: The checkpoint, its data, a package, the folder or MLflow's store is not as needed.
     """
@@ -65,7 +66,7 @@ def export(
     writers: dict[str, ExportFormat] = {name: build(EXPORT, read_component("export", name)) for name in formats}
     checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
     if temperature is not None:
-        checkpoint = tempered(checkpoint, temperature)
+        checkpoint = _with_temperature(checkpoint, temperature)
     writers = _possible(writers, checkpoint, leave_out_impossible)
     folder = Path(output) if output else checkpoint.path.parent / "export"
     make_output_folder(folder)
@@ -77,6 +78,17 @@ def export(
     if registered is not None:
         _register(checkpoint, files, registered)
     return files
+
+
+def _with_temperature(checkpoint: Checkpoint, temperature: Temperature) -> Checkpoint:
+    if temperature.weights_digest not in (None, checkpoint.weights_digest):
+        raise UsageError(
+            f"--temperature was fitted for other weights ({str(temperature.weights_digest)[:12]}) than those of "
+            f"{checkpoint.path} ({checkpoint.weights_digest[:12]}); evaluate this checkpoint"
+        )
+    on = f", fitted on {temperature.fitted_on} images" if temperature.fitted_on else ""
+    print(f"logits are divided by {temperature.value:.6g}{on}", file=sys.stderr)
+    return tempered(checkpoint, temperature.value)
 
 
 def export_pretrained(

@@ -97,6 +97,8 @@ class Classifier(pl.LightningModule):
         """One entry per finished epoch."""
         self.confusion = torch.zeros(0)
         """int64 (K, K) after a test: number of images of class [row] predicted as [column], with augmentation."""
+        self.kept: list[tuple[Tensor, Tensor]] | None = None
+        """Filled by a test if it is a list: probabilities (B, K) of each batch, plain and augmented, on the CPU."""
         self.test_scores: Metrics = {}
         """Filled by a test; exact, where Lightning's own copies are rounded to float32."""
         num_classes = len(metadata["class_names"])
@@ -278,6 +280,8 @@ class Classifier(pl.LightningModule):
             loss = nll_loss(probabilities.clamp(min=_LEAST).log(), labels)
             metrics.update(loss, probabilities, labels)
         self._confusion_matrix.update(augmented, labels)
+        if self.kept is not None:
+            self.kept.append((plain.cpu(), augmented.cpu()))
 
     def _probabilities(self, images: Tensor) -> Tensor:
         return self.network(images).float().softmax(dim=1)  # type: ignore[no-any-return]

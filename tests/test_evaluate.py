@@ -56,7 +56,7 @@ def test_other_data_than_the_runs_own_are_pointed_out(capsys: pytest.CaptureFixt
     raw = torch.load("models/a/best.ckpt", weights_only=True)
     raw["cifar10"]["config"]["data_loading"]["seed"] = 9
     torch.save(raw, "models/a/best.ckpt")
-    evaluate("a")
+    evaluate("a", report=False)
     assert "these are not the data of the training run" in capsys.readouterr().err
 
 
@@ -65,7 +65,7 @@ def test_evaluate_takes_from_a_checkpoint_no_more_than_it_needs() -> None:
     raw = torch.load("models/a/best.ckpt", weights_only=True)
     raw["cifar10"]["config"]["training"]["threads"] = 65536
     torch.save({"cifar10": raw["cifar10"], "state_dict": raw["state_dict"]}, "models/a/best.ckpt")
-    assert evaluate("a").items() <= scores.items()
+    assert evaluate("a", report=False).items() <= scores.items()
     assert torch.get_num_threads() <= num_cpus()
 
 
@@ -106,17 +106,19 @@ def test_today_s_data_are_matched_to_the_checkpoint_s_classes_by_name(capsys: py
     for name in ("red", "blue", "green"):  # first RED sorts before blue; at last only spellings differ
         for split in ("train", "test"):
             Path("set", split, name).rename(Path("set", split, name.upper()))
-        assert evaluate("a") == pytest.approx(tested)  # images come in another order, so sums are rounded otherwise
+        assert evaluate("a", report=False) == pytest.approx(
+            tested
+        )  # images come in another order, so sums are rounded otherwise
     for split in ("train", "test"):
         Path("set", split, "RED").rename(Path("set", split, "amber"))
     with pytest.raises(UserError, match=r"other classes than models/a/best\.ckpt: red missing and amber added"):
-        evaluate("a")
+        evaluate("a", report=False)
     for split in ("train", "test"):
         Path("set", split, "red").mkdir()
         for file in Path("set", split, "amber").iterdir():
             (Path("set", split, "red") / file.name).write_bytes(file.read_bytes())
     with pytest.raises(UserError, match=r"best\.ckpt: amber added; restore"):
-        evaluate("a")
+        evaluate("a", report=False)
     Path("models/a/scores.json").unlink()  # so that the run is not finished
     with pytest.raises(UserError, match=r"last\.ckpt: amber added; restore"):
         train(load_config(), resume="a")
@@ -144,7 +146,7 @@ def test_data_that_have_moved_are_named_with_where_the_path_comes_from(capsys: p
     trained = train(load_config([*FOLDER, "run_name=a"]))
     Path("set").rename("elsewhere")
     with pytest.raises(UserError) as caught:
-        evaluate("a")
+        evaluate("a", report=False)
     _, told = str(caught.value).splitlines()
     assert told.startswith(f"data_loading.root=set ({Path('set').absolute()}) comes from the checkpoint models/a/best")
     line = told.partition("if the data have moved: python commands.py ")[2].replace("DIR", "elsewhere")
@@ -211,13 +213,13 @@ def test_nothing_is_fetched_into_a_folder_that_only_a_checkpoint_names(
         torch.save(raw, f"{name}.ckpt")
     Path("private").mkdir()
     with pytest.raises(UserError, match=r"cifar-10.* is not in private, or incomplete\ndata_loading.root=private \("):
-        evaluate("private.ckpt")
+        evaluate("private.ckpt", report=False)
     with pytest.raises(UserError, match="there is no folder absent"):
-        evaluate("absent.ckpt")
+        evaluate("absent.ckpt", report=False)
     assert not any(Path("private").iterdir()) and not Path("absent").exists()
     capsys.readouterr()
     with pytest.raises(pytest.fail.Exception, match="asked a mirror"):  # who types it may have it fetched
-        evaluate("private.ckpt", overrides=["data_loading.root=typed"])
+        evaluate("private.ckpt", report=False, overrides=["data_loading.root=typed"])
 
 
 def test_infer_and_evaluate_agree_where_a_class_folder_lies_within_another(capsys: pytest.CaptureFixture[str]) -> None:
@@ -226,7 +228,7 @@ def test_infer_and_evaluate_agree_where_a_class_folder_lies_within_another(capsy
     inner.mkdir()
     Path("set/test/blue/0.png").rename(inner / "0.png")
     train(load_config([*FOLDER, "run_name=a"]))
-    scores = evaluate("a")
+    scores = evaluate("a", report=False)
     capsys.readouterr()
     assert main(COMMANDS, "", ["infer", "set/test", "--checkpoint_name=a"]) == 0
     assert f"accuracy {scores['test/accuracy_tta']:.2%} (" in capsys.readouterr().err

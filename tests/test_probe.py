@@ -69,7 +69,7 @@ def test_the_run_folder_is_that_of_a_training_run(probed: Path) -> None:
 
 def test_its_checkpoint_is_evaluated_and_used_as_any(probed: Path, capsys: pytest.CaptureFixture[str]) -> None:
     run = probed / "models" / "first"
-    scores = evaluate(str(run / "best.ckpt"))
+    scores = evaluate(str(run / "best.ckpt"), report=False)
     assert scores["test/accuracy"] == scores_of(run)["test/accuracy"]
     predictor = Predictor.from_checkpoint(run / "best.ckpt")
     assert predictor.predict([bytes_of_a_picture()])[0].class_name in predictor.class_names

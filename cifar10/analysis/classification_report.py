@@ -71,12 +71,11 @@ class Score:
             if true or found
         ]
 
-    @property
-    def confusions(self) -> list[tuple[str, str, int]]:
-        """(true class, predicted class, number of images) of the most frequent mistakes, most frequent first."""
+    def confusions(self, most: int = _MOST_CONFUSIONS) -> list[tuple[str, str, int]]:
+        """Return (true class, predicted class, number of images) of the most frequent mistakes, most frequent first."""
         wrong = self.confusion.copy()
         np.fill_diagonal(wrong, 0)
-        order = np.argsort(-wrong, axis=None, kind="stable")[:_MOST_CONFUSIONS].tolist()
+        order = np.argsort(-wrong, axis=None, kind="stable")[:most].tolist()
         pairs = [divmod(index, len(wrong)) for index in order]
         names = self.class_names
         return [(names[true], names[other], int(wrong[true, other])) for true, other in pairs if wrong[true, other]]
@@ -94,7 +93,7 @@ class Score:
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ["  ".join([name.ljust(widths[0]), *map(str.rjust, cells, widths[1:])]) for name, *cells in rows]
         mistakes = ", ".join(
-            f"{printable(true)} taken for {printable(other)} {count}x" for true, other, count in self.confusions
+            f"{printable(true)} taken for {printable(other)} {count}x" for true, other, count in self.confusions()
         )
         return "\n".join([*lines, f"most frequent mistakes: {mistakes or 'none'}"])
 

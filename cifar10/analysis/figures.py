@@ -112,6 +112,14 @@ def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
             tick_label.set_fontproperties(FontProperties(fname=path, size=size))
 
 
+def drawable_names(class_names: Sequence[str], ids: Sequence[int]) -> list[tuple[str, FontProperties]]:
+    """Return for each of the classes `ids` a short name on one line, or its number if no installed font can draw it."""
+    names = [_on_one_line(class_names[class_id]) for class_id in ids]
+    fonts = _fonts(set(names))
+    texts = [name if name in fonts else str(class_id) for name, class_id in zip(names, ids, strict=True)]
+    return [(text, FontProperties(fname=fonts.get(text))) for text in texts]
+
+
 def _on_one_line(name: str) -> str:
     """Return a name without line breaks and control characters, and without its middle if it is long."""
     printable = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(name.split()))

@@ -91,14 +91,6 @@ def require_ray(address: str | None) -> None:
         require_address(address)
 
 
-def require_temperature(temperature: float, output: str | None) -> None:
-    """Raise UsageError if logits cannot be divided by `temperature`, or the files would be those of a checkpoint."""
-    if not 0.01 <= temperature <= 100:
-        raise UsageError(f"--temperature={temperature:g}: must be between 0.01 and 100; 1 changes nothing")
-    if output is None:
-        raise UsageError("--temperature: the files would no longer be those of the checkpoint; add --output=DIR")
-
-
 def require_file(name: str) -> None:
     """Refuse what is not a file with content."""
     try:

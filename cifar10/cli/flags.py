@@ -31,7 +31,7 @@ class Flag:
 
     name: str
     hint: Any
-    """Its type, without None: str, int, float, bool or a Literal."""
+    """Its type, without None: str, int, bool or a Literal."""
     required: bool
     positional: bool
     """Whether it may be given without its name."""
@@ -44,7 +44,7 @@ class Flag:
     @property
     def placeholder(self) -> str:
         """The text in place of its value in a usage line."""
-        return {int: "N", float: "X"}.get(self.hint) or "|".join(get_args(self.hint)) or self.name.upper()
+        return "N" if self.hint is int else "|".join(get_args(self.hint)) or self.name.upper()
 
     def parse(self, word: str) -> Any:
         """Return the value of `word`.
@@ -61,11 +61,6 @@ class Flag:
             if not re.fullmatch("[0-9]{1,18}", word) or int(word) == 0:
                 raise UsageError(f"{given}: must be a whole number, 1 or more")
             return int(word)
-        if self.hint is float:
-            try:
-                return float(word)
-            except ValueError:
-                raise UsageError(f"{given}: must be a number, such as 1.5") from None
         choices = get_args(self.hint)
         if choices and word not in choices:
             raise UsageError(f"{given}: must be one of {', '.join(choices)}{did_you_mean(word, choices)}")

@@ -11,6 +11,7 @@ from pytorch_lightning.callbacks import ProgressBar
 from tqdm import tqdm
 
 from cifar10.model import Classifier
+from cifar10.system.progress import Progress
 from cifar10.system.streams import print_message
 from cifar10.types import Metrics
 
@@ -137,6 +138,24 @@ class TrainingProgress(ProgressBar):
             work += max(0.0, min(progress, end) - begin) * scale**2
             begin = end
         return work
+
+
+class TestProgress(pl.Callback):
+    """Images tested, of all."""
+
+    __test__ = False  # no test of pytest
+
+    def on_test_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        total = len(trainer.datamodule.data.test)  # type: ignore[attr-defined]
+        self._progress = Progress("testing", total).__enter__()
+
+    def on_test_batch_end(
+        self, trainer: pl.Trainer, pl_module: pl.LightningModule, outputs: Any, batch: Any, *_: Any
+    ) -> None:
+        self._progress.update(len(batch[1]))
+
+    def teardown(self, trainer: pl.Trainer, pl_module: pl.LightningModule, stage: str) -> None:
+        self._progress.__exit__(None, None, None)
 
 
 def _validation(scores: Metrics) -> str:

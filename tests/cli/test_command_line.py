@@ -206,10 +206,17 @@ def test_infer_says_by_its_exit_code_that_a_file_failed(
     assert run("infer", "photos") == 3
 
 
+EVALUATED: dict[str, Any] = {
+    **{"output": None, "overrides": (), "split": "test", "engine": None, "corruptions": [], "honest": None},
+    "report": True,
+}
+"""What `evaluate` gets if no flag is given."""
+
+
 def test_the_other_commands_reach_their_entry_points(calls: dict[str, Call]) -> None:
     image("models/first/best.ckpt")
     assert run("evaluate", "first", "--output=new") == 0
-    assert calls["evaluate"] == (("first",), {"output": "new", "overrides": ()})
+    assert calls["evaluate"] == (("first",), {**EVALUATED, "output": "new"})
     assert run("data", "data_loading=shapes", "--export-images") == 0
     assert calls["prepare_data"][1] == {"export_images": True}
     assert run("demo") == 0
@@ -220,9 +227,16 @@ def test_evaluate_takes_its_checkpoint_as_a_word_and_where_the_data_lie_today(ca
     image("models/first/best.ckpt")
     image("epoch=3.ckpt")
     assert run("evaluate", "data_loading.root=/mnt/data", "first") == 0
-    assert calls["evaluate"] == (("first",), {"output": None, "overrides": ("data_loading.root=/mnt/data",)})
+    assert calls["evaluate"] == (("first",), {**EVALUATED, "overrides": ("data_loading.root=/mnt/data",)})
     assert run("evaluate", "epoch=3.ckpt") == 0
-    assert calls["evaluate"] == (("epoch=3.ckpt",), {"output": None, "overrides": ()})
+    assert calls["evaluate"] == (("epoch=3.ckpt",), EVALUATED)
+    words = ("--split=val", "--engine=onnx", "--corruptions=fog,noise", "--honest=lists")
+    assert run("evaluate", "first", *words) == 0
+    kinds = ["gaussian_noise", "shot_noise", "impulse_noise", "fog"]
+    chosen = {"split": "val", "engine": "onnx", "corruptions": kinds, "honest": "lists"}
+    assert calls["evaluate"][1] == EVALUATED | chosen
+    assert run("evaluate", "first", "--report=false") == 0
+    assert calls["evaluate"][1] == EVALUATED | {"report": False}
 
 
 def test_config_prints_what_explain_says(capsys: pytest.CaptureFixture[str]) -> None:

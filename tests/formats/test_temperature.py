@@ -9,19 +9,18 @@ import numpy as np
 import pytest
 import torch
 
+from cifar10.analysis.calibration import with_temperature
 from cifar10.cli.command_line import main
 from cifar10.config.compose import load_config
+from cifar10.config.temperature import Temperature, read_temperature
 from cifar10.errors import UsageError
 from cifar10.formats.temperature import tempered
-from cifar10.inference.description import ModelDescription
 from cifar10.inference.engines import load_model
 from cifar10.inference.engines.pytorch import TorchEngine
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.train import train
 from commands import COMMANDS
 from tests.tiny_run import TINY
-
-PIXELS = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
 
 
 @pytest.fixture(scope="module", params=[("model.width=4",), ("model=speed", "model.widths=[4,4,4]")])
@@ -31,25 +30,19 @@ def run_folder(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPath
     return folder / "a"
 
 
-def probabilities(checkpoint: Checkpoint) -> Any:
-    return TorchEngine(checkpoint.network(), torch.device("cpu")).probabilities(PIXELS)
-
-
-def divided_by(temperature: float, before: Any) -> Any:
-    """Return the probabilities of logits that are divided by a temperature, from those of the logits."""
-    powers = before.astype(np.float64) ** (1 / temperature)
-    return powers / powers.sum(axis=1, keepdims=True)
+def probabilities(checkpoint: Checkpoint, pixels: Any) -> Any:
+    return TorchEngine(checkpoint.network(), torch.device("cpu")).probabilities(pixels)
 
 
 def test_probabilities_are_those_of_the_divided_logits_and_the_original_is_kept(run_folder: Path) -> None:
     checkpoint = load_checkpoint(run_folder / "best.ckpt")
-    before, digest = probabilities(checkpoint), checkpoint.weights_digest
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    before, digest = probabilities(checkpoint, pixels), checkpoint.weights_digest
     for temperature in (0.25, 1.0, 3.0):
         divided = tempered(checkpoint, temperature)
-        np.testing.assert_allclose(probabilities(divided), divided_by(temperature, before), atol=1e-5)
+        np.testing.assert_allclose(probabilities(divided, pixels), with_temperature(before, temperature), atol=1e-5)
         assert (divided.weights_digest == digest) == (temperature == 1)
-        assert divided.temperature == temperature
-    np.testing.assert_array_equal(probabilities(checkpoint), before)
+    np.testing.assert_array_equal(probabilities(checkpoint, pixels), before)
 
 
 def test_a_network_that_computes_more_behind_its_last_layer_is_refused(
@@ -72,21 +65,37 @@ def test_a_network_that_computes_more_behind_its_last_layer_is_refused(
         tempered(checkpoint, 2.0)
 
 
-def test_an_onnx_file_carries_the_temperature(
+@pytest.mark.slow
+def test_an_onnx_file_carries_the_temperature_that_evaluate_has_fitted(
     run_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    line = ["export", str(run_folder), "--temperature=2.5", "--output=calibrated"]
-    assert main(COMMANDS, "", [*line, "--formats=native_int8"]) == 2
+    assert main(COMMANDS, "", ["evaluate", str(run_folder), "--output=measured"]) == 0
+    fitted = json.loads(Path("measured/report.json").read_text())["calibration"]["temperature"]
+    line = ["export", str(run_folder), "--temperature=measured", "--formats=onnx,safetensors,native_int8"]
+    capsys.readouterr()
+    assert main(COMMANDS, "", [*line[:-1], "--formats=onnx"]) == 2
+    assert "add --output=DIR" in capsys.readouterr().err
+    assert main(COMMANDS, "", [*line, "--output=calibrated"]) == 2
     assert "its file holds no weights, and so no temperature" in capsys.readouterr().err
-    assert main(COMMANDS, "", [*line, "--formats=onnx"]) == 0
+    assert main(COMMANDS, "", [*line[:-1], "--formats=onnx,safetensors", "--output=calibrated"]) == 0
     model = load_model("onnx", Path("calibrated/model.onnx"))
-    assert model.description.temperature == 2.5
-    expected = divided_by(2.5, probabilities(load_checkpoint(run_folder / "best.ckpt")))
-    np.testing.assert_allclose(model.engine.probabilities(PIXELS), expected, atol=1e-5)
+    assert model.description.temperature == fitted["value"] != 1
+    pixels = np.random.default_rng(0).integers(0, 256, (5, 16, 16, 3), np.uint8)
+    expected = with_temperature(probabilities(load_checkpoint(run_folder / "best.ckpt"), pixels), fitted["value"])
+    np.testing.assert_allclose(model.engine.probabilities(pixels), expected, atol=1e-5)
+
+
+def test_a_temperature_of_other_weights_is_refused(run_folder: Path, tmp_path: Path) -> None:
+    from cifar10.export import export
+
+    with pytest.raises(UsageError, match="was fitted for other weights"):
+        export(str(run_folder), ["onnx"], str(tmp_path), temperature=Temperature(2.0, "0" * 64, "val"))
 
 
 def test_descriptions_of_older_files_have_no_temperature(run_folder: Path) -> None:
+    from cifar10.inference.description import ModelDescription
+
     checkpoint = load_checkpoint(run_folder / "best.ckpt")
     described = ModelDescription.of(dataclasses.replace(checkpoint, temperature=2.0))
     older = json.loads(described.model_dump_json())
@@ -95,18 +104,24 @@ def test_descriptions_of_older_files_have_no_temperature(run_folder: Path) -> No
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("text", "message"),
     [
-        (["--temperature=0", "--output=x"], "must be between 0.01 and 100"),
-        (["--temperature=nan", "--output=x"], "must be between 0.01 and 100"),
-        (["--temperature=2"], "add --output=DIR"),
-        (["--temperature=high", "--output=x"], "--temperature=high: must be a number, such as 1.5"),
+        ("0", "must be between 0.01 and 100"),
+        ("nan", "must be between"),
+        ("-1", "must be between"),
+        ("nowhere", "there is no file nowhere"),
+        ("broken.json", "is not a report.json that evaluate writes"),
+        ("none.json", "holds no temperature"),
+        ("zero.json", "which is not possible"),
     ],
 )
 def test_temperatures_that_cannot_be_are_refused(
-    words: list[str], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    text: str, message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    Path("a.ckpt").touch()
-    assert main(COMMANDS, "", ["export", "a.ckpt", *words]) == 2
-    assert message in capsys.readouterr().err
+    Path("broken.json").write_text("[1]")
+    for name, value in (("none", None), ("zero", {"value": 0, "fitted_on": "val"})):
+        content = {"weights_digest": "a", "calibration": {"temperature": value}}
+        Path(f"{name}.json").write_text(json.dumps(content))
+    with pytest.raises(UsageError, match=message):
+        read_temperature(text)
