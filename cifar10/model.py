@@ -99,8 +99,10 @@ class Classifier(pl.LightningModule):
         num_classes = len(metadata["class_names"])
         accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         metrics = {"accuracy": accuracy, **(metrics or {})}
-        self._validation_metrics, self._plain_metrics, self._augmented_metrics = (MetricSet(metrics) for _ in range(3))
-        self._training_sums = RunningMetrics()
+        keeps_batches = recipe is not None and recipe.settings.batch_quartiles
+        self._validation_metrics = MetricSet(metrics, keeps_batches)
+        self._plain_metrics, self._augmented_metrics = MetricSet(metrics), MetricSet(metrics)
+        self._training_sums = RunningMetrics(keeps_batches)
         self._validation_scores: Metrics = {}
         self._selection_state: dict[str, Any] = {}
         self._epoch_started = time.monotonic()
@@ -206,7 +208,8 @@ class Classifier(pl.LightningModule):
         Raises:
             DivergedError: The loss is not finite; raised in all processes.
         """
-        scores = {f"train/{name}": value for name, value in self._training_sums.means(self.trainer.strategy).items()}
+        means = self._training_sums.means(self.trainer.strategy) | self._training_sums.quartiles()
+        scores = {f"train/{name}": value for name, value in means.items()}
         self._training_sums.clear()
         if not math.isfinite(scores["train/loss"]):
             raise self.diverged("the loss is", self.global_step)
@@ -275,9 +278,11 @@ class Classifier(pl.LightningModule):
         """Add metadata, history and the state within the epoch."""
         checkpoint["cifar10"] = {**self.metadata, "history": self.history}
         checkpoint["cifar10_tally"] = self._training_sums.sums()
+        checkpoint["cifar10_batches"] = self._training_sums.batches().tolist()
         checkpoint["cifar10_selection"] = self.recipe.selection.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = list(checkpoint["cifar10"]["history"])
-        self._training_sums.restore(checkpoint["cifar10_tally"])
+        batches = checkpoint.get("cifar10_batches", [[], []])  # older checkpoints have none
+        self._training_sums.restore(checkpoint["cifar10_tally"], batches)
         self._selection_state = checkpoint.get("cifar10_selection", {})  # older checkpoints have none

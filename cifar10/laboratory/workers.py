@@ -1,0 +1,175 @@
+"""Train several runs at the same time, each in one of a few worker processes.
+
+A small network leaves the cores of a machine waiting for each other. One process a core, each with one thread, trains
+several of them in less time than all cores train one after the other. A run is what `train` makes of its
+configuration, so an interrupted one is resumed, and a finished one is not trained again.
+"""
+
+import ctypes
+import multiprocessing
+import os
+import signal
+import sys
+import time
+import traceback
+from collections import deque
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from multiprocessing.connection import Connection, wait
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+from cifar10.config.schema import Config
+from cifar10.errors import UserError, first_line
+from cifar10.system.signals import Stopped, listening, stopped_by
+from cifar10.types import Metrics
+
+_SENT_SECONDS = 1.0  # between two messages of a worker
+_STOPPING_SECONDS = 30.0  # that a worker has for saving its run
+_PR_SET_PDEATHSIG = 1  # of prctl(2)
+
+
+@dataclass(frozen=True)
+class Trained:
+    """Some epochs of a run have ended."""
+
+    name: str
+    epochs: list[Metrics]
+
+
+@dataclass(frozen=True)
+class Finished:
+    """A run has been trained and tested, now or earlier."""
+
+    name: str
+
+
+@dataclass(frozen=True)
+class Failed:
+    """A run has ended with an error."""
+
+    name: str
+    reason: str
+
+
+Event = Trained | Finished | Failed
+
+
+def train_side_by_side(runs: Mapping[str, Config], num_workers: int, log_folder: Path) -> Iterator[Event]:
+    """Train `runs`, and yield what happens; the last event of each run is `Finished` or `Failed`.
+
+    If the iteration ends early, as by a signal, the runs in training are saved first.
+
+    Args:
+        runs: Name -> configuration, with `run_name`.
+        num_workers: Processes at a time.
+        log_folder: Exists; what `train` prints goes into its files `worker-N.log`.
+    """
+    waiting = deque(runs.items())
+    workers = [_Worker(log_folder / f"worker-{number}.log") for number in range(min(num_workers, len(runs)))]
+    try:
+        for worker in workers:
+            worker.give(*waiting.popleft())
+        while busy := {worker.connection: worker for worker in workers if worker.run is not None}:
+            for connection in wait(list(busy)):
+                worker = busy[connection]  # type: ignore[index]
+                event = worker.next_event()
+                yield event
+                if isinstance(event, Trained):
+                    continue
+                worker.run = None
+                if waiting:
+                    worker.give(*waiting.popleft())
+    finally:
+        _stop(workers)
+
+
+@dataclass(eq=False)
+class _Worker:
+    """A process that trains one run at a time; it is started with its first run, and again if it has died."""
+
+    log: Path
+    run: str | None = None
+    """Name of the run in training."""
+    process: BaseProcess | None = None
+    connection: Connection = field(init=False)
+
+    def give(self, name: str, config: Config) -> None:
+        if self.process is None:
+            context = multiprocessing.get_context("spawn")
+            self.connection, other = context.Pipe()
+            self.process = context.Process(target=_work, args=(other, self.log), daemon=True)
+            self.process.start()
+            other.close()
+        self.run = name
+        self.connection.send((name, config))
+
+    def next_event(self) -> Event:
+        assert self.run is not None
+        assert self.process is not None
+        try:
+            event: Event = self.connection.recv()
+            return event
+        except EOFError:
+            self.process.join()
+            code, self.process = self.process.exitcode, None
+            return Failed(self.run, f"its process ended with exit code {code}; see {self.log}")
+
+
+def _stop(workers: Sequence[_Worker]) -> None:
+    """Let workers that train save and end, by the signal that ends this process; end the others."""
+    stop = stopped_by()
+    for worker in workers:
+        if worker.process is None or worker.process.pid is None:
+            continue
+        if worker.run is not None and worker.process.is_alive():
+            os.kill(worker.process.pid, stop.number if stop else signal.SIGTERM)
+        worker.connection.close()
+    deadline = time.monotonic() + _STOPPING_SECONDS
+    for worker in workers:
+        if worker.process is not None:
+            worker.process.join(max(0.0, deadline - time.monotonic()))
+            if worker.process.is_alive():
+                worker.process.kill()
+
+
+def _work(connection: Connection, log: Path) -> None:
+    """Train the runs that come through `connection`, until it is closed."""
+    if sys.platform == "linux":  # also if the first process has no time to end this one
+        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    with log.open("a", encoding="utf-8", buffering=1) as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+        sys.stdout = sys.stderr = file
+        try:
+            with listening():
+                _train_all(connection)
+        except Stopped as stop:
+            print(stop, file=sys.stderr)
+            os._exit(128 + stop.number)
+
+
+def _train_all(connection: Connection) -> None:
+    from cifar10.config.build import build
+    from cifar10.config.targets import DATA
+    from cifar10.laboratory.reporting import SendEpochs
+    from cifar10.train import train
+
+    loaded: dict[str, Any] = {}  # of the last data set
+    while True:
+        try:
+            name, config = connection.recv()
+        except EOFError:
+            return
+        try:
+            key = config.data_loading.model_dump_json()
+            loaded = loaded if key in loaded else {key: build(DATA, config.data_loading)}
+            sender = SendEpochs(lambda epochs, name=name: connection.send(Trained(name, epochs)), _SENT_SECONDS)
+            train(config, resume="auto", callbacks=[sender], data=loaded[key])
+            connection.send(Finished(name))
+        except (UserError, Exception) as error:
+            if stop := stopped_by():
+                raise stop from None
+            traceback.print_exc()
+            connection.send(Failed(name, first_line(error)))
