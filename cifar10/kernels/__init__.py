@@ -14,8 +14,12 @@ from cifar10.kernels.convolution import WinogradConv3x3, WinogradConvPool
 from cifar10.kernels.fused_network import FusedNetwork, integer_arithmetic, obstacle
 from cifar10.kernels.jit import is_available
 from cifar10.kernels.normalization import FusedBatchNormSiLU
+from cifar10.kernels.pooling_network import FusedAveragePoolCNN, FusedMaxPoolCNN, FusedStrideCNN
 from cifar10.kernels.quantization import InputRange, input_ranges
 from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
+from cifar10.networks.pooling.average_pool import AveragePoolCNN
+from cifar10.networks.pooling.max_pool import MaxPoolCNN
+from cifar10.networks.pooling.stride import StrideCNN
 
 __all__ = [
     "BF16_AMX",
@@ -33,6 +37,9 @@ _CONVERTED: dict[type[nn.Module], type[nn.Module]] = {
     Conv3x3: WinogradConv3x3,
     ConvPool: WinogradConvPool,
     BatchNormSiLU: FusedBatchNormSiLU,
+    StrideCNN: FusedStrideCNN,
+    MaxPoolCNN: FusedMaxPoolCNN,
+    AveragePoolCNN: FusedAveragePoolCNN,
 }
 _REVERTED = {converted: plain for plain, converted in _CONVERTED.items()}
 
