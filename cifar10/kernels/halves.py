@@ -1,7 +1,7 @@
 """Vectors of bfloat16 and of bits, as kernels for AMX read and write them."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 from cifar10.kernels.arithmetic import BF16_AMX
 from cifar10.kernels.codegen import Integer, IntVector, KernelBuilder, Vector
@@ -12,6 +12,21 @@ except ImportError:  # then `jit.is_available` is false, and no code is generate
     ir = None
 
 LANES = 16
+
+
+class Layout(NamedTuple):
+    """How the pixels of an image lie in memory."""
+
+    bytes_of_pixel: int
+    """1 or 4, see `load_pixels`."""
+    num_pixels: int
+    """Of an image."""
+
+    @property
+    def image_bytes(self) -> int:
+        return self.num_pixels * (self.bytes_of_pixel if self.bytes_of_pixel > 1 else 3)
+
+
 BYTES = 2
 """Of a bfloat16."""
 
@@ -76,6 +91,26 @@ def transposed(builder: KernelBuilder, rows: Sequence[Any]) -> list[Any]:
         vectors = swapped
         distance *= 2
     return vectors
+
+
+def load_pixels(builder: KernelBuilder, pixels: Integer, place: Integer, channel: int, layout: Layout) -> Vector:
+    """Return a channel of 16 neighbouring pixels as float32.
+
+    Args:
+        builder: Of the kernel.
+        pixels: Address of an image, uint8.
+        place: Number of the first pixel.
+        channel: Of three.
+        layout: Of the image: one channel after the other, or four bytes for each pixel, of which the last is unused.
+    """
+    llvm, is_packed = builder.llvm, layout.bytes_of_pixel > 1
+    kind = ir.VectorType(ir.IntType(8), LANES * layout.bytes_of_pixel)
+    address = pixels + place * layout.bytes_of_pixel + (0 if is_packed else channel * layout.num_pixels)
+    loaded = llvm.load(llvm.inttoptr(address.value, kind.as_pointer()))
+    loaded.align = 1
+    if is_packed:
+        loaded = shuffled(builder, loaded, loaded, range(channel, LANES * layout.bytes_of_pixel, layout.bytes_of_pixel))
+    return IntVector(builder, llvm.zext(loaded, builder.int_vector_type)).to_float()
 
 
 def store_mask(builder: KernelBuilder, mask: Any, address: Integer) -> None:

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 
 from cifar10.kernels import halves
 from cifar10.kernels.amx import ROW_BYTES, ROWS, Tiles
-from cifar10.kernels.arrays import byte_array, float_array
+from cifar10.kernels.arrays import float_array
 from cifar10.kernels.codegen import Integer, KernelBuilder, Vector
-from cifar10.kernels.halves import BYTES, LANES
+from cifar10.kernels.halves import BYTES, LANES, Layout
 from cifar10.kernels.jit import Kernel
 from cifar10.kernels.pooling_shapes import (
     DEPTH,
@@ -52,7 +52,7 @@ class _Slot:
 
 
 @functools.cache
-def backward_kernel(shapes: PoolingShapes) -> Kernel:
+def backward_kernel(shapes: PoolingShapes, layout: Layout) -> Kernel:
     """Compile the backward pass. An item is an image.
 
     Arguments: as for the forward kernel, but filters with K and C exchanged, of the two stages only, and no biases; the
@@ -75,7 +75,7 @@ def backward_kernel(shapes: PoolingShapes) -> Kernel:
             with builder.loop(block, block_end) as image:
                 slot = pass_.slot(image - block)
                 _shift_pixels(
-                    builder, pixels + image * (IMAGE_CHANNELS * IMAGE_SIZE**2), normalization, slot.shifted_pixels
+                    builder, pixels + image * layout.image_bytes, layout, normalization, slot.shifted_pixels
                 )
                 place = image * (num_features * _FLOAT_BYTES)
                 pass_.through_features(features + place, gradient + place, slot)
@@ -365,7 +365,8 @@ def _transpose(builder: KernelBuilder, stage: Stage, maps: Integer, target: Inte
                 halves.store_raw(builder, column, goal + (group * LANES + channel) * (stage.positions * BYTES))
 
 
-def _shift_pixels(builder: KernelBuilder, pixels: Integer, normalization: Integer, target: Integer) -> None:
+def _shift_pixels(
+    builder: KernelBuilder, pixels: Integer, layout: Layout, normalization: Integer, target: Integer) -> None:
     """Write what each filter weight is multiplied with: every second column, shifted by the weight's column.
 
     Row (column of the filter, channel) of the result: even rows of the padded image, then odd ones.
@@ -374,10 +375,12 @@ def _shift_pixels(builder: KernelBuilder, pixels: Integer, normalization: Intege
     zeros = builder.llvm.trunc(builder.int_constant(0).value, halves.rounded(builder, builder.constant(0.0)).type)
     for channel in range(IMAGE_CHANNELS):
         scale, offset = numbers.broadcast(channel), numbers.broadcast(IMAGE_CHANNELS + channel)
-        plane = byte_array(builder, pixels + channel * IMAGE_SIZE**2)
         with builder.loop(0, IMAGE_SIZE) as row:
             left, right = (
-                halves.rounded(builder, plane.load(row * IMAGE_SIZE + start).to_float() * scale + offset)
+                halves.rounded(
+                    builder,
+                    halves.load_pixels(builder, pixels, row * IMAGE_SIZE + start, channel, layout) * scale + offset,
+                )
                 for start in (0, LANES)
             )
             even, odd = (halves.shuffled(builder, left, right, range(first, 2 * LANES, 2)) for first in range(2))

@@ -10,9 +10,9 @@ from typing import Any
 
 from cifar10.kernels import halves
 from cifar10.kernels.amx import ROW_BYTES, ROWS, Tiles
-from cifar10.kernels.arrays import byte_array, float_array
+from cifar10.kernels.arrays import float_array
 from cifar10.kernels.codegen import Integer, KernelBuilder, Vector
-from cifar10.kernels.halves import BYTES, LANES
+from cifar10.kernels.halves import BYTES, LANES, Layout
 from cifar10.kernels.jit import Kernel
 from cifar10.kernels.pooling_shapes import (
     DEPTH,
@@ -38,10 +38,10 @@ Values = Callable[[Integer, Integer, int], Vector]
 
 
 @functools.cache
-def forward_kernel(shapes: PoolingShapes) -> Kernel:
+def forward_kernel(shapes: PoolingShapes, layout: Layout) -> Kernel:
     """Compile the forward pass. An item is an image.
 
-    Arguments: pixels, uint8 (B, 3, S, S); factor and offset of each channel of pixels, float32 (2, 3); filters of the
+    Arguments: pixels; factor and offset of each channel of pixels, float32 (2, 3); configuration of the tiles; filters of the
     three convolutions, packed; their biases, float32, one after the other; and, written: maps and bits of the first
     stage, maps and bits of the second stage, features, float32 (B, H H, K). Maps must be zero where nothing is written.
     """
@@ -60,7 +60,7 @@ def forward_kernel(shapes: PoolingShapes) -> Kernel:
         tiles.configure(configuration)
         halves.fill_zeros(builder, padded, image_bytes)
         with builder.loop(start, end) as image:
-            _pad_image(builder, pixels + image * (IMAGE_CHANNELS * IMAGE_SIZE**2), normalization, padded)
+            _pad_image(builder, pixels + image * layout.image_bytes, layout, normalization, padded)
             of_first = maps1 + image * first.input_bytes, bits1 + image * first.mask_bytes
             of_second = maps2 + image * second.input_bytes, bits2 + image * second.mask_bytes
             with builder.loop(0, STEM_SIZE // 2) as row:
@@ -88,7 +88,8 @@ def _sum_bytes(shapes: PoolingShapes) -> int:
     return _FLOAT_BYTES * max(sizes)
 
 
-def _pad_image(builder: KernelBuilder, pixels: Integer, normalization: Integer, padded: Integer) -> None:
+def _pad_image(
+    builder: KernelBuilder, pixels: Integer, layout: Layout, normalization: Integer, padded: Integer) -> None:
     """Write normalised pixels, (S, S, 3) within a border of zeros."""
     numbers = float_array(builder, normalization)
     scale = [numbers.broadcast(channel) for channel in range(IMAGE_CHANNELS)]
@@ -96,8 +97,8 @@ def _pad_image(builder: KernelBuilder, pixels: Integer, normalization: Integer, 
     with builder.loop(0, IMAGE_SIZE) as row, builder.loop(0, IMAGE_SIZE, LANES) as column:
         planes = []
         for channel in range(IMAGE_CHANNELS):
-            plane = byte_array(builder, pixels + channel * IMAGE_SIZE**2)
-            values = plane.load(row * IMAGE_SIZE + column).to_float() * scale[channel] + offset[channel]
+            values = halves.load_pixels(builder, pixels, row * IMAGE_SIZE + column, channel, layout)
+            values = values * scale[channel] + offset[channel]
             planes.append(halves.rounded(builder, values))
         joined = halves.shuffled(builder, planes[0], planes[1], range(2 * LANES))
         last = halves.shuffled(builder, planes[2], planes[2], range(2 * LANES))

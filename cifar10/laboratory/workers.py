@@ -151,6 +151,10 @@ def _work(connection: Connection, log: Path) -> None:
 
 
 def _train_all(connection: Connection) -> None:
+    import torch
+
+    if not torch.cuda.is_available():  # else each step of an optimizer looks for a driver, in 0.15 ms
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""
     from cifar10.config.build import build
     from cifar10.config.targets import DATA
     from cifar10.laboratory.reporting import SendEpochs
