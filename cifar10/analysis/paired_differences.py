@@ -2,14 +2,15 @@
 
 A difference of accuracy varies with the seed and with the images. Both are treated as samples: an interval covers the
 mean difference over further seeds and further images of the same kind. This is the analysis of variance with two
-crossed random effects (Searle, Casella and McCulloch, "Variance Components", 1992, section 4.7), with Satterthwaite's
-degrees of freedom.
+crossed random effects; each of the two parts of the variance of the mean has Student's factor for its own degrees of
+freedom (Cochran, "Approximate significance levels of the Behrens-Fisher test", Biometrics 20, 1964). The part of the
+seeds is estimated from all pairs of recipes together, since few seeds say little about a single pair.
 
 Shapes: S seeds, N images.
 """
 
 import itertools
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -62,54 +63,69 @@ def compare_all(is_right: Mapping[str, Mapping[int, NDArray[np.bool_]]]) -> list
     Args:
         is_right: Recipe -> seed -> whether each test image is classified correctly, (N,).
     """
-    pairs = list(itertools.combinations(is_right, 2))
-    confidence = 1 - (1 - CONFIDENCE) / max(len(pairs), 1)
-    differences = []
-    for first, second in pairs:
+    values = {}
+    for first, second in itertools.combinations(is_right, 2):
         seeds = [seed for seed in is_right[first] if seed in is_right[second]]
         if seeds:
-            values = [is_right[first][seed].astype(float) - is_right[second][seed] for seed in seeds]
-            differences.append(Difference(first, second, crossed_interval(np.stack(values), confidence), len(seeds)))
-    return differences
+            values[first, second] = np.stack([is_right[first][s].astype(float) - is_right[second][s] for s in seeds])
+    confidence = 1 - (1 - CONFIDENCE) / max(len(values), 1)
+    chance = SeedChance.of(list(values.values()), len(is_right))
+    return [
+        Difference(*pair, crossed_interval(of_pair, chance, confidence), len(of_pair))
+        for pair, of_pair in values.items()
+    ]
 
 
-def crossed_interval(values: NDArray[np.float64], confidence: float = CONFIDENCE) -> Interval:
+@dataclass(frozen=True)
+class SeedChance:
+    """How much a difference of accuracy varies with the seed."""
+
+    variance: float
+    """Of the difference with one seed, over all test images."""
+    degrees: int
+    """Degrees of freedom of this estimate; 0: it is not known, since there is one seed."""
+
+    @classmethod
+    def of(cls, pairs: Sequence[NDArray[np.float64]], num_recipes: int) -> "SeedChance":
+        """Estimate it from the differences of all pairs, each (S, N)."""
+        several = [values.mean(axis=1) for values in pairs if len(values) > 1]
+        if not several:
+            return cls(0.0, 0)
+        squares = sum(float(np.square(each - each.mean()).sum()) for each in several)
+        least = min(map(len, several))
+        return cls(squares / sum(len(each) - 1 for each in several), (num_recipes - 1) * (least - 1))
+
+
+def crossed_interval(
+    values: NDArray[np.float64], chance: SeedChance, confidence: float = CONFIDENCE
+) -> Interval:
     """Return the mean of `values`, (S, N), with its interval over further seeds and images.
 
-    With one seed, it covers further images only.
+    If the chance of seeds is not known, it covers further images only.
     """
+    from scipy import stats
+
     num_seeds, num_images = values.shape
-    mean = float(values.mean())
-    if num_seeds == 1:
-        return _interval(mean, values[0].var(ddof=1) / num_images, num_images - 1, confidence)
-    of_seeds, of_images = values.mean(axis=1), values.mean(axis=0)
-    rest = values - of_seeds[:, None] - of_images[None, :] + mean
-    freedom = np.array([num_seeds - 1, num_images - 1, (num_seeds - 1) * (num_images - 1)], dtype=np.float64)
-    squares = np.array(
-        [
-            num_images * np.square(of_seeds - mean).sum(),
-            num_seeds * np.square(of_images - mean).sum(),
-            np.square(rest).sum(),
-        ]
-    )
-    mean_squares = squares / freedom
-    # Each of the two alone would leave out one kind of chance; by chance, the sum less the rest may be smaller.
-    total = max(mean_squares[0] + mean_squares[1] - mean_squares[2], mean_squares[0], mean_squares[1])
-    spread = float((np.square(mean_squares) / freedom).sum())
-    degrees = total**2 / spread if spread else num_images - 1
-    return _interval(mean, total / values.size, degrees, confidence)
+    mean, of_seeds, of_images = float(values.mean()), values.mean(axis=1), values.mean(axis=0)
+    among_images = float(np.square(of_images - mean).sum()) / (num_images - 1)
+    if num_seeds > 1:  # the mean of an image varies with the seed, too, and that is counted among the seeds
+        rest = values - of_seeds[:, None] - of_images[None, :] + mean
+        among_images -= float(np.square(rest).sum()) / ((num_seeds - 1) * (num_images - 1)) / num_seeds
+    parts = [(max(among_images, 0.0) / num_images, num_images - 1)]
+    if chance.degrees:
+        parts.append((chance.variance / num_seeds, chance.degrees))
+    quantile = (1 + confidence) / 2
+    half = sum(variance * float(stats.t.ppf(quantile, degrees)) ** 2 for variance, degrees in parts) ** 0.5
+    return Interval(mean, mean - half, mean + half)
 
 
 def seed_interval(values: NDArray[np.float64], confidence: float = CONFIDENCE) -> Interval:
     """Return the mean of one value per seed, (S,), with Student's interval; with one seed it has no bounds."""
+    from scipy import stats
+
     mean = float(np.mean(values))
     if len(values) < 2:
         return Interval(mean, -np.inf, np.inf)
-    return _interval(mean, float(np.var(values, ddof=1)) / len(values), len(values) - 1, confidence)
-
-
-def _interval(mean: float, variance: float, degrees: float, confidence: float) -> Interval:
-    from scipy import stats
-
-    half = float(stats.t.ppf((1 + confidence) / 2, max(degrees, 1.0)) * np.sqrt(variance))
+    factor = float(stats.t.ppf((1 + confidence) / 2, len(values) - 1))
+    half = factor * float(np.std(values, ddof=1)) / len(values) ** 0.5
     return Interval(mean, mean - half, mean + half)

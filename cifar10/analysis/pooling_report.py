@@ -5,7 +5,7 @@ from typing import Any
 
 import numpy as np
 
-from cifar10.analysis.classification_report import ClassScore
+from cifar10.analysis.classification_report import Score
 from cifar10.analysis.network_summary import NetworkSummary
 from cifar10.analysis.paired_differences import Interval, seed_interval
 from cifar10.analysis.pooling_figures import accuracies, class_recalls, difference_figure, live_curves
@@ -13,6 +13,7 @@ from cifar10.analysis.pooling_results import SPLITS, PoolingResults, SeedResult,
 from cifar10.analysis.report import Number, Numbers, Part, Picture, Report, Section, Table, Text
 
 _SPLIT_NAMES = {"train": "training", "validation": "validation", "test": "test"}
+_NOT_SEEN = "not seen"
 _INTERVALS = (
     "An interval of an accuracy is Student's, over seeds. The intervals of differences cover further seeds and further "
     "test images of the same kind, and hold for all pairs together with a probability of 95 %."
@@ -117,10 +118,8 @@ def _overfitting(results: PoolingResults) -> list[Part]:
             [
                 way.name,
                 begins_in_words([run.overfitting.begins for run in way.runs.values()]),
-                *(
-                    _in_points([getattr(one, name) for one in each])
-                    for name in ("gap_there", "gap_at_end")
-                ),
+                _in_points([one.gap_there for one in each]),
+                _in_points([one.gap_at_end for one in each]),
                 float(np.mean([one.loss_gap_at_end for one in each])),
             ]
         )
@@ -138,8 +137,8 @@ def begins_in_words(epochs: Sequence[int | None]) -> str:
     """Return the epochs at which runs begin to overfit as a median and a range."""
     known = [epoch for epoch in epochs if epoch is not None]
     if not known:
-        return "not seen"
-    missing = f", {len(epochs) - len(known)} not seen" if len(known) < len(epochs) else ""
+        return _NOT_SEEN
+    missing = f", {len(epochs) - len(known)} {_NOT_SEEN}" if len(known) < len(epochs) else ""
     return _range(known) + missing
 
 
@@ -155,24 +154,30 @@ def overfitting_in_words(results: PoolingResults) -> str:
     for way in results.ways:
         runs = [run.overfitting for run in way.runs.values()]
         gap = 100 * float(np.mean([run.gap_at_end for run in runs]))
-        parts.append(f"{way.name} from epoch {begins_in_words([run.begins for run in runs])}, {gap:.1f} points at the end")
+        begins = begins_in_words([run.begins for run in runs])
+        since = begins if begins == _NOT_SEEN else f"from epoch {begins}"
+        parts.append(f"{way.name} {since}, {gap:.1f} points at the end")
     return f"Overfitting (training less validation accuracy): {'; '.join(parts)}."
 
 
 def _classes(results: PoolingResults) -> list[Part]:
     parts: list[Part] = [Picture(class_recalls(results), "Recall of each class, on training and test images")]
+    head = ("class", *(f"{split} {score}" for split in ("training", "test") for score in ("precision", "recall", "F1")))
     for way in results.ways:
-        for split in ("train", "test"):
-            score = results.score(way, split)
-            mistakes = ", ".join(f"{true} taken for {other} {count}x" for true, other, count in score.confusions[:3])
-            caption = f"{way.name}, {_SPLIT_NAMES[split]} images, all seeds together. Most frequent mistakes: {mistakes}"
-            head = ("class", "precision", "recall", "F1", "predictions")
-            parts.append(Table(head, [_class_row(each) for each in score.classes], caption))
+        scores = [results.score(way, split) for split in ("train", "test")]
+        mistakes = ", ".join(f"{true} taken for {other} {count}x" for true, other, count in scores[1].confusions[:3])
+        rows = [
+            [name, *(number for score in scores for number in _numbers_of(score, name))] for name in results.class_names
+        ]
+        caption = f"{way.name}, all seeds together. Most frequent mistakes on test images: {mistakes or 'none'}"
+        parts.append(Table(head, rows, caption))
     return parts
 
 
-def _class_row(score: ClassScore) -> list[str | int | float | None]:
-    return [score.name, score.precision, score.recall, score.f1, score.support]
+def _numbers_of(score: Score, name: str) -> list[float | None]:
+    """Return precision, recall and F1 of a class."""
+    found = next((each for each in score.classes if each.name == name), None)
+    return [None] * 3 if found is None else [found.precision, found.recall, found.f1]
 
 
 def _networks(networks: Mapping[str, NetworkSummary]) -> list[Part]:
