@@ -36,9 +36,6 @@ from cifar10.inference.request import InferenceRequest
 from cifar10.system.signals import if_stopped
 
 
-EXPERIMENT = "experiment=pooling"
-
-
 def train(*overrides: str, resume: str | None = None) -> None:
     """Train a network, test it once, and save it with its configuration, scores and provenance.
 
@@ -97,7 +94,9 @@ def compare_pooling(*overrides: str, resume: bool = False) -> int:
     note_place()
     from cifar10.config.compose import load_config
 
-    chosen = [] if any(override.lstrip("+").startswith("experiment=") for override in overrides) else [EXPERIMENT]
+    chosen = (
+        [] if any(override.lstrip("+").startswith("experiment=") for override in overrides) else ["experiment=pooling"]
+    )
     config = load_config([*chosen, *overrides])
     with if_stopped("before training began; nothing was trained"):
         from cifar10.compare_pooling import compare_pooling
@@ -464,7 +463,10 @@ def demo() -> None:
 
 COMMANDS = {
     command.__name__: command
-    for command in (train, compare_pooling, infer, batch, verify, similar, evaluate, export, benchmark, sync, data, config, demo)
+    for command in (
+        *(train, compare_pooling, infer, batch, verify, similar, evaluate),
+        *(export, benchmark, sync, data, config, demo),
+    )
 }
 
 if __name__ == "__main__":

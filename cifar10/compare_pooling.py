@@ -1,4 +1,4 @@
-"""Entry point of `compare_pooling`: ways to shrink feature maps -> one network each and seed, trained -> report, winner."""
+"""Entry point of `compare_pooling`: ways to shrink feature maps -> a network for each, trained -> report, winner."""
 
 import json
 import sys
@@ -102,9 +102,7 @@ def _num_workers(laboratory: Laboratory) -> int:
     return laboratory.pooling.workers or max(1, num_cpus() // threads)
 
 
-def _write(
-    laboratory: Laboratory, results: PoolingResults, data: ImageDataset, checks: list[tuple[str, str]]
-) -> None:
+def _write(laboratory: Laboratory, results: PoolingResults, data: ImageDataset, checks: list[tuple[str, str]]) -> None:
     networks = summarize_networks(laboratory, data)
     code, computer = code_state(), machine()
     origin = [

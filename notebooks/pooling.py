@@ -13,12 +13,13 @@
 # %% [markdown]
 # # Three ways to shrink feature maps
 #
-# A convolutional network makes its feature maps smaller from layer to layer. It can compute every second position only
-# (stride), keep the largest of 2 x 2 numbers (max pooling), or their mean (average pooling). Here the same small network is
-# trained with each of them, several times, with everything else equal: weights at the start, order of the images, optimizer.
+# A convolutional network makes its feature maps smaller from layer to layer. It can compute every second position
+# only (stride), keep the largest of 2 x 2 numbers (max pooling), or their mean (average pooling). Here the same small
+# network is trained with each of them, several times, with everything else equal: weights at the start, order of the
+# images, optimizer.
 #
-# This notebook is a text file. Open it with Jupyter and the extension jupytext, or make a notebook of it:
-# `jupytext --to ipynb notebooks/pooling.py`. The command `python commands.py compare_pooling` does the same.
+# This notebook is a text file. Open it with Jupyter and the extension jupytext, or make a notebook of it: `jupytext
+# --to ipynb notebooks/pooling.py`. The command `python commands.py compare_pooling` does the same.
 
 # %%
 import os
@@ -42,9 +43,9 @@ print("seeds ", config.pooling.seeds)
 print("epochs", config.training.epochs)
 
 # %% [markdown]
-# Train. The picture below is drawn again while the networks learn: left the cross-entropy, right the accuracy, a row for each
-# way. A line is the median over the batches of an epoch, a band their middle half. Interrupt the kernel to stop; run the
-# cell again to go on.
+# Train. The picture below is drawn again while the networks learn: left the cross-entropy, right the accuracy, a row
+# for each way. A line is the median over the batches of an epoch, a band their middle half. Interrupt the kernel to
+# stop; run the cell again to go on.
 
 # %%
 picture = display(display_id=True)
@@ -66,7 +67,8 @@ report = Path(config.models_dir) / config.run_name / "laboratory" / "report.html
 display(HTML(f'<a href="{report}" target="_blank">{report}</a>'))
 
 # %% [markdown]
-# The winner is an ordinary run: `python commands.py infer --checkpoint_name=pooling --test_dir=DIR` classifies images with it.
+# The winner is an ordinary run: `python commands.py infer --checkpoint_name=pooling --test_dir=DIR` classifies images
+# with it.
 
 # %%
 from cifar10.runs.checkpoints import load_checkpoint  # noqa: E402

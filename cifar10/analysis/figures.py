@@ -34,9 +34,7 @@ def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
         history: One entry per epoch: `epoch` from 0, `train/loss`, `train/accuracy`, and perhaps `val/...`. A value
             that is not finite leaves a gap.
     """
-    validation = (
-        name.removeprefix("val/") for name in history[0] if name.startswith("val/") and not is_quartile(name)
-    )
+    validation = (name.removeprefix("val/") for name in history[0] if name.startswith("val/") and not is_quartile(name))
     names = list(dict.fromkeys(["loss", "accuracy", *validation]))
     figure = Figure(figsize=(4.5 * len(names), 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):

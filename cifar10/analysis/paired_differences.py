@@ -96,9 +96,7 @@ class SeedChance:
         return cls(squares / sum(len(each) - 1 for each in several), (num_recipes - 1) * (least - 1))
 
 
-def crossed_interval(
-    values: NDArray[np.float64], chance: SeedChance, confidence: float = CONFIDENCE
-) -> Interval:
+def crossed_interval(values: NDArray[np.float64], chance: SeedChance, confidence: float = CONFIDENCE) -> Interval:
     """Return the mean of `values`, (S, N), with its interval over further seeds and images.
 
     If the chance of seeds is not known, it covers further images only.

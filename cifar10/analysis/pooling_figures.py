@@ -122,7 +122,8 @@ def _name_rows(axes: Axes, names: Sequence[str]) -> None:
 
 def class_recalls(results: PoolingResults) -> Figure:
     """Return a table of colours: the recall of each class, of each way, on training and test images."""
-    figure = Figure(figsize=(4.2 + 0.75 * len(results.class_names), 1.6 + 0.9 * len(results.ways)), layout="constrained")
+    size = 4.2 + 0.75 * len(results.class_names), 1.6 + 0.9 * len(results.ways)
+    figure = Figure(figsize=size, layout="constrained")
     axes = figure.subplots()
     rows = [(way, split) for split in ("train", "test") for way in results.ways]
     values = np.array([_recalls(results, way.name, split) for way, split in rows])

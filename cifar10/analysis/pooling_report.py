@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 
 from cifar10.analysis.classification_report import Score
-from cifar10.analysis.network_summary import NetworkSummary
+from cifar10.analysis.network_summary import Layer, NetworkSummary
 from cifar10.analysis.paired_differences import Interval, seed_interval
 from cifar10.analysis.pooling_figures import accuracies, class_recalls, difference_figure, live_curves
 from cifar10.analysis.pooling_results import SPLITS, PoolingResults, SeedResult, WayResult, percent, points
@@ -126,8 +126,9 @@ def _overfitting(results: PoolingResults) -> list[Part]:
     head = ("way", "begins at epoch", "gap there, points", "gap at the end, points", "gap of loss at the end")
     return [
         Text(
-            "A network overfits from the epoch on after which its loss on the validation images rises while that on the "
-            "training images falls. The gap is training accuracy less validation accuracy. All are means over five epochs."
+            "A network overfits from the epoch on after which its loss on the validation images rises while that on "
+            "the training images falls. The gap is training accuracy less validation accuracy. All are means over five "
+            "epochs."
         ),
         Table(head, rows),
     ]
@@ -190,14 +191,18 @@ def _networks(networks: Mapping[str, NetworkSummary]) -> list[Part]:
         Table(
             ("layer", "kind", "output of an image", "parameters", "multiplications and additions"),
             [
-                [each.name, each.kind, " x ".join(map(str, each.output_shape)), each.num_parameters, each.multiplications]
-                for each in network.layers
+                [layer.name, layer.kind, _shape(layer), layer.num_parameters, layer.multiplications]
+                for layer in network.layers
             ],
             f"{name}, layer by layer",
         )
         for name, network in networks.items()
     ]
     return [Text(size_in_words(networks)), Table(head, rows, "For one image"), *layers]
+
+
+def _shape(layer: Layer) -> str:
+    return " x ".join(map(str, layer.output_shape))
 
 
 def size_in_words(networks: Mapping[str, NetworkSummary]) -> str:
@@ -217,7 +222,9 @@ def size_in_words(networks: Mapping[str, NetworkSummary]) -> str:
         f"{each.multiplications / max(least.multiplications, 1):.2f}"
         for name, each in networks.items()
     )
-    return f"The networks are not of equal size. Parameters and multiplications, as multiples of the least: {differing}."
+    return (
+        f"The networks are not of equal size. Parameters and multiplications, as multiples of the least: {differing}."
+    )
 
 
 def pooling_numbers(results: PoolingResults, networks: Mapping[str, NetworkSummary]) -> dict[str, Any]:

@@ -74,9 +74,7 @@ def backward_kernel(shapes: PoolingShapes, layout: Layout) -> Kernel:
             block_end = builder.minimum(block + _BLOCK, end)
             with builder.loop(block, block_end) as image:
                 slot = pass_.slot(image - block)
-                _shift_pixels(
-                    builder, pixels + image * layout.image_bytes, layout, normalization, slot.shifted_pixels
-                )
+                _shift_pixels(builder, pixels + image * layout.image_bytes, layout, normalization, slot.shifted_pixels)
                 place = image * (num_features * _FLOAT_BYTES)
                 pass_.through_features(features + place, gradient + place, slot)
                 of_second = maps2 + image * shapes.second.input_bytes, bits2 + image * shapes.second.mask_bytes
@@ -220,10 +218,7 @@ class _Pass:
                                 Factor(
                                     [
                                         rows
-                                        + (
-                                            (stage.origin() + row * ROWS - shift) * position_bytes
-                                            + depth * ROW_BYTES
-                                        )
+                                        + ((stage.origin() + row * ROWS - shift) * position_bytes + depth * ROW_BYTES)
                                         for row in tile_rows
                                     ],
                                     position_bytes,
@@ -366,7 +361,8 @@ def _transpose(builder: KernelBuilder, stage: Stage, maps: Integer, target: Inte
 
 
 def _shift_pixels(
-    builder: KernelBuilder, pixels: Integer, layout: Layout, normalization: Integer, target: Integer) -> None:
+    builder: KernelBuilder, pixels: Integer, layout: Layout, normalization: Integer, target: Integer
+) -> None:
     """Write what each filter weight is multiplied with: every second column, shifted by the weight's column.
 
     Row (column of the filter, channel) of the result: even rows of the padded image, then odd ones.

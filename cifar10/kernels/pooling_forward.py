@@ -41,9 +41,10 @@ Values = Callable[[Integer, Integer, int], Vector]
 def forward_kernel(shapes: PoolingShapes, layout: Layout) -> Kernel:
     """Compile the forward pass. An item is an image.
 
-    Arguments: pixels; factor and offset of each channel of pixels, float32 (2, 3); configuration of the tiles; filters of the
-    three convolutions, packed; their biases, float32, one after the other; and, written: maps and bits of the first
-    stage, maps and bits of the second stage, features, float32 (B, H H, K). Maps must be zero where nothing is written.
+    Arguments: pixels; factor and offset of each channel of pixels, float32 (2, 3); configuration of the tiles; filters
+    of the three convolutions, packed; their biases, float32, one after the other; and, written: maps and bits of the
+    first stage, maps and bits of the second stage, features, float32 (B, H H, K). Maps must be zero where nothing is
+    written.
     """
     first, second = shapes.first, shapes.second
 
@@ -89,7 +90,8 @@ def _sum_bytes(shapes: PoolingShapes) -> int:
 
 
 def _pad_image(
-    builder: KernelBuilder, pixels: Integer, layout: Layout, normalization: Integer, padded: Integer) -> None:
+    builder: KernelBuilder, pixels: Integer, layout: Layout, normalization: Integer, padded: Integer
+) -> None:
     """Write normalised pixels, (S, S, 3) within a border of zeros."""
     numbers = float_array(builder, normalization)
     scale = [numbers.broadcast(channel) for channel in range(IMAGE_CHANNELS)]
@@ -122,10 +124,7 @@ def _convolve_pixels(tiles: Tiles, shapes: PoolingShapes, rows: Integer, filters
     for column in range(0, groups, 2):
         columns = range(column, min(column + 2, groups))
         total = Sums(
-            [
-                [sums + (_FLOAT_BYTES * (y * STEM_SIZE * width + LANES * group)) for group in columns]
-                for y in range(2)
-            ],
+            [[sums + (_FLOAT_BYTES * (y * STEM_SIZE * width + LANES * group)) for group in columns] for y in range(2)],
             _FLOAT_BYTES * width,
         )
         total.zero(tiles)
@@ -213,9 +212,7 @@ def _shrink_row(
     with builder.loop(0, stage.size) as column:
         position = (row * stage.pitch + column + stage.origin()) * (BYTES * stage.channels_in)
         for group in range(groups):
-            corners = [
-                values(builder.integer(number // 2), column * 2 + number % 2, group) for number in range(4)
-            ]
+            corners = [values(builder.integer(number // 2), column * 2 + number % 2, group) for number in range(4)]
             flows, results = _shrink(builder, stage, corners, zero)
             for number, result in enumerate(results):
                 halves.store(builder, result, maps + position + (number * stage.map_bytes + LANES * BYTES * group))
@@ -224,7 +221,9 @@ def _shrink_row(
                 halves.store_mask(builder, flow, bits + place * BYTES)
 
 
-def _shrink(builder: KernelBuilder, stage: Stage, corners: list[Vector], zero: Vector) -> tuple[list[Any], list[Vector]]:
+def _shrink(
+    builder: KernelBuilder, stage: Stage, corners: list[Vector], zero: Vector
+) -> tuple[list[Any], list[Vector]]:
     """Return the bits of four neighbours, and what becomes of them: four numbers, or one."""
     llvm = builder.llvm
     positive = [llvm.fcmp_ordered(">", corner.value, zero.value) for corner in corners]
@@ -252,4 +251,3 @@ def _write_features(builder: KernelBuilder, stage: Stage, values: Values, featur
             value = values(row, column, group)
             value = builder.select(builder.llvm.fcmp_ordered(">", value.value, zero.value), value, zero)
             target.store(value, (row * stage.size + column) * stage.channels_out + LANES * group)
-

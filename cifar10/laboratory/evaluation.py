@@ -76,4 +76,3 @@ def summarize_networks(laboratory: Laboratory, data: ImageDataset) -> dict[str, 
         )
         for way in laboratory.pooling.ways
     }
-

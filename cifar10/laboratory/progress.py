@@ -1,9 +1,8 @@
-"""The learning curves of a comparison while it trains, as a picture that is drawn again and again, and a line of text."""
+"""The learning curves of a comparison while it trains, as a picture that is drawn again and again, and as text."""
 
 import sys
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -81,7 +80,8 @@ class LiveCurves:
             if history:
                 by_way[self.laboratory.runs[name][0]].append(history)
         total = len(self.histories)
-        caption = f"Median over the batches of an epoch, and the middle half. {len(self._finished)} of {total} runs done."
+        done = f"{len(self._finished)} of {total} runs done"
+        caption = f"Median over the batches of an epoch, and the middle half. {done}."
         longest = max(len(history) for history in self.histories.values())
         image = png_of(live_curves(by_way, longest, caption))
         with atomic_write(self.laboratory.folder / CURVES) as file:
@@ -110,4 +110,5 @@ class LiveCurves:
         elif time.monotonic() - self._line_at >= _LINE_SECONDS:
             self._line_at = time.monotonic()
             total = len(self.histories) * epochs
-            print_message(f"{text}, {self._num_epochs:,} of up to {total:,} epochs; see {self.laboratory.folder / CURVES}")
+            picture = self.laboratory.folder / CURVES
+            print_message(f"{text}, {self._num_epochs:,} of up to {total:,} epochs; see {picture}")

@@ -1,7 +1,8 @@
 """Keep the winner of a comparison as an ordinary run, and check in a process of its own what was kept.
 
-`check_winner` starts the process: `python -P -m cifar10.laboratory.winner FOLDER`. It loads the checkpoint, computes the
-test images, exports the network to ONNX, which is compared with the checkpoint on all of them, and computes them again.
+`check_winner` starts the process: `python -P -m cifar10.laboratory.winner FOLDER`. It loads the checkpoint, computes
+the test images, exports the network to ONNX, which is compared with the checkpoint on all of them, and computes them
+again.
 """
 
 import hashlib

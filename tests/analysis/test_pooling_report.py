@@ -69,9 +69,9 @@ def test_a_way_that_is_better_than_all_is_the_best() -> None:
     assert results.winner[0].name == "b"
     first, second, last = results.verdict
     assert first == "b is the best way here."
-    assert re.fullmatch(
-        r"b is better than a \(\+\d\d\.\d, .* points\) and c \(\+\d\d\.\d, .* points\)\.", second
-    ), second
+    assert re.fullmatch(r"b is better than a \(\+\d\d\.\d, .* points\) and c \(\+\d\d\.\d, .* points\)\.", second), (
+        second
+    )
     assert last.startswith("The winner is b with seed") and "it was chosen on the validation images (a " in last
 
 

@@ -68,7 +68,8 @@ def test_a_run_is_an_ordinary_run_of_one_way_and_seed() -> None:
 
 def test_other_settings_are_refused_and_more_seeds_are_not() -> None:
     opened()
-    opened("pooling.seeds=[0,1]", "training.epochs=3", "pooling.ways.again=cifar10.networks.pooling.max_pool.MaxPoolCNN")
+    another_way = "pooling.ways.again=cifar10.networks.pooling.max_pool.MaxPoolCNN"
+    opened("pooling.seeds=[0,1]", "training.epochs=3", another_way)
     with pytest.raises(UsageError, match=r"was begun with optimizer.lr=0.001, not 0.01; .*run_name=NAME"):
         opened("optimizer.lr=0.01")
     with pytest.raises(UsageError, match=r"pooling.ways.max=cifar10.networks.pooling.max_pool.MaxPoolCNN"):

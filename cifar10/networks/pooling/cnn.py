@@ -24,7 +24,7 @@ class PoolingCNN(nn.Module):
     """A convolution with stride 2, two stages that halve the map, and a linear layer.
 
     Args:
-        num_classes: K.
+        num_outputs: K.
         image_size: H = W in pixels, a multiple of 8.
         widths: Channels of the three convolutions.
         make_shrinking: (channels in, channels out) -> a 3 x 3 convolution with bias that also halves the map,
@@ -32,7 +32,7 @@ class PoolingCNN(nn.Module):
     """
 
     def __init__(
-        self, num_classes: int, image_size: int, widths: list[int], make_shrinking: Callable[[int, int], nn.Module]
+        self, num_outputs: int, image_size: int, widths: list[int], make_shrinking: Callable[[int, int], nn.Module]
     ) -> None:
         super().__init__()
         if image_size % _SMALLEST:
@@ -47,7 +47,7 @@ class PoolingCNN(nn.Module):
             make_shrinking(second, third),
             nn.ReLU(),
         )
-        self.head = nn.Linear(third * (image_size // _SMALLEST) ** 2, num_classes)
+        self.head = nn.Linear(third * (image_size // _SMALLEST) ** 2, num_outputs)
 
     def calibrate(self, images: Tensor) -> None:
         """Take the pixel statistics from the training images, uint8 (N, 3, H, W)."""
