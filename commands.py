@@ -29,7 +29,12 @@ from cifar10.cli.checks import (
     require_resumable,
 )
 from cifar10.cli.command_line import main
-from cifar10.config.changeable import placement_settings, refuse_other_settings, require_network_settings
+from cifar10.config.changeable import (
+    placement_settings,
+    refuse_other_settings,
+    require_network_settings,
+    with_experiment,
+)
 from cifar10.errors import UsageError
 from cifar10.inference.destination import choose_destination
 from cifar10.inference.request import InferenceRequest
@@ -94,10 +99,7 @@ def compare_pooling(*overrides: str, resume: bool = False) -> int:
     note_place()
     from cifar10.config.compose import load_config
 
-    chosen = (
-        [] if any(override.lstrip("+").startswith("experiment=") for override in overrides) else ["experiment=pooling"]
-    )
-    config = load_config([*chosen, *overrides])
+    config = load_config(with_experiment("pooling", overrides))
     with if_stopped("before training began; nothing was trained"):
         from cifar10.compare_pooling import compare_pooling
 

@@ -48,9 +48,9 @@ print("epochs", config.training.epochs)
 # stop; run the cell again to go on.
 
 # %%
-picture = display(display_id=True)
+picture = display(display_id=True)  # type: ignore[no-untyped-call]
 assert picture is not None
-results = compare_pooling(config, show=lambda image: picture.update(Image(data=image)))
+results = compare_pooling(config, show=lambda png: picture.update(Image(data=png)))  # type: ignore[no-untyped-call]
 
 # %% [markdown]
 # ## The verdict
@@ -64,7 +64,7 @@ print("\n".join(results.verdict))
 # %%
 assert config.run_name is not None
 report = Path(config.models_dir) / config.run_name / "laboratory" / "report.html"
-display(HTML(f'<a href="{report}" target="_blank">{report}</a>'))
+display(HTML(f'<a href="{report}" target="_blank">{report}</a>'))  # type: ignore[no-untyped-call]
 
 # %% [markdown]
 # The winner is an ordinary run: `python commands.py infer --checkpoint_name=pooling --test_dir=DIR` classifies images

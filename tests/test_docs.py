@@ -28,6 +28,7 @@ from cifar10.cli.checks import require_grouping
 from cifar10.cli.command_line import main, parse
 from cifar10.cli.flags import takes_overrides
 from cifar10.config import compose, conf_folder, explain
+from cifar10.config.changeable import with_experiment
 from cifar10.config.compose import load_config
 from cifar10.config.conf_folder import CONF, groups, options
 from cifar10.train import train
@@ -124,7 +125,8 @@ def test_each_command_of_a_page_is_understood(page: Path) -> None:
         task = parse(COMMANDS, words)
         if takes_overrides(task.command):
             require_grouping([str(override) for override in task.arguments])
-            load_config([str(override) for override in task.arguments if not str(override).startswith("grouping")])
+            overrides = [str(override) for override in task.arguments if not str(override).startswith("grouping")]
+            load_config(with_experiment("pooling", overrides) if words[0] == "compare_pooling" else overrides)
 
 
 @pytest.mark.parametrize(("words", "shown"), transcripts((DOCS / "configuration.md").read_text()))

@@ -111,7 +111,7 @@ def _differences(results: PoolingResults) -> list[Part]:
 
 
 def _overfitting(results: PoolingResults) -> list[Part]:
-    rows = []
+    rows: list[list[str | float]] = []
     for way in results.ways:
         each = [run.overfitting for run in way.runs.values()]
         rows.append(
@@ -183,7 +183,7 @@ def _numbers_of(score: Score, name: str) -> list[float | None]:
 
 def _networks(networks: Mapping[str, NetworkSummary]) -> list[Part]:
     head = ("way", "parameters", "multiplications and additions", "FLOPs", "comparisons or additions of pooling")
-    rows = [
+    rows: list[list[str | int]] = [
         [name, each.num_parameters, each.multiplications, 2 * each.multiplications, each.pooled_inputs]
         for name, each in networks.items()
     ]

@@ -67,13 +67,11 @@ def forward_kernel(shapes: PoolingShapes, layout: Layout) -> Kernel:
             with builder.loop(0, STEM_SIZE // 2) as row:
                 _convolve_pixels(tiles, shapes, padded + row * (4 * _ROW_BYTES), filters, sums)
                 values = _with_bias(builder, sums, biases, shapes.stem_width, pitch=STEM_SIZE)
-                _shrink_row(builder, first, row, lambda y, x, group, values=values: values(y, x, group), *of_first)
+                _shrink_row(builder, first, row, (values, builder.integer(0)), *of_first)
             _convolve(tiles, first, of_first[0], filters1, sums)
             values = _with_bias(builder, sums, biases1, first.channels_out, first.pitch)
             with builder.loop(0, second.size) as row:
-                _shrink_row(
-                    builder, second, row, lambda y, x, group, row=row: values(row * 2 + y, x, group), *of_second
-                )
+                _shrink_row(builder, second, row, (values, row * 2), *of_second)
             _convolve(tiles, second, of_second[0], filters2, sums)
             values = _with_bias(builder, sums, biases2, second.channels_out, second.pitch)
             _write_features(builder, second, values, features + image * (second.size**2 * second.channels_out * 4))
@@ -195,7 +193,7 @@ def _with_bias(builder: KernelBuilder, sums: Integer, biases: Integer, channels:
 
 
 def _shrink_row(
-    builder: KernelBuilder, stage: Stage, row: Integer, values: Values, maps: Integer, bits: Integer
+    builder: KernelBuilder, stage: Stage, row: Integer, source: tuple[Values, Integer], maps: Integer, bits: Integer
 ) -> None:
     """Write row `row` of halved maps, and the bits, from two rows of sums.
 
@@ -203,16 +201,16 @@ def _shrink_row(
         builder: Of the kernel.
         stage: That halves them.
         row: Number of the row after halving.
-        values: Of row 0 or 1 of the two.
+        source: The sums, and the first of the two rows in them.
         maps: Address of the maps of an image.
         bits: Address of its bits, (H, H, 2 x 2, C / 16) of 16 each.
     """
-    groups = stage.channels_in // LANES
+    groups, (values, first_row) = stage.channels_in // LANES, source
     zero = builder.constant(0.0)
     with builder.loop(0, stage.size) as column:
         position = (row * stage.pitch + column + stage.origin()) * (BYTES * stage.channels_in)
         for group in range(groups):
-            corners = [values(builder.integer(number // 2), column * 2 + number % 2, group) for number in range(4)]
+            corners = [values(first_row + number // 2, column * 2 + number % 2, group) for number in range(4)]
             flows, results = _shrink(builder, stage, corners, zero)
             for number, result in enumerate(results):
                 halves.store(builder, result, maps + position + (number * stage.map_bytes + LANES * BYTES * group))

@@ -13,8 +13,9 @@ import sys
 import time
 import traceback
 from collections import deque
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -56,7 +57,7 @@ class Failed:
 Event = Trained | Finished | Failed
 
 
-def train_side_by_side(runs: Mapping[str, Config], num_workers: int, log_folder: Path) -> Iterator[Event]:
+def train_side_by_side(runs: Mapping[str, Config], num_workers: int, log_folder: Path) -> Generator[Event, None, None]:
     """Train `runs`, and yield what happens; the last event of each run is `Finished` or `Failed`.
 
     If the iteration ends early, as by a signal, the runs in training are saved first.
@@ -150,6 +151,10 @@ def _work(connection: Connection, log: Path) -> None:
             os._exit(128 + stop.number)
 
 
+def _send_epochs(connection: Connection, name: str, epochs: list[Metrics]) -> None:
+    connection.send(Trained(name, epochs))
+
+
 def _train_all(connection: Connection) -> None:
     import torch
 
@@ -169,7 +174,7 @@ def _train_all(connection: Connection) -> None:
         try:
             key = config.data_loading.model_dump_json()
             loaded = loaded if key in loaded else {key: build(DATA, config.data_loading)}
-            sender = SendEpochs(lambda epochs, name=name: connection.send(Trained(name, epochs)), _SENT_SECONDS)
+            sender = SendEpochs(partial(_send_epochs, connection, name), _SENT_SECONDS)
             train(config, resume="auto", callbacks=[sender], data=loaded[key])
             connection.send(Finished(name))
         except (UserError, Exception) as error:

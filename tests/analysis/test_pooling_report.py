@@ -149,12 +149,11 @@ def test_curves_show_the_medians_and_bands_of_the_median_run() -> None:
     figure = live_curves({"a": [fast, other, slow], "b": []}, 3, "caption")
     left, right, empty, _ = figure.axes
     line = left.lines[0]
-    np.testing.assert_allclose(line.get_xdata(), [1, 2, 3])
-    np.testing.assert_allclose(line.get_ydata(), [0.5, 1.5, 3.5])  # medians of 3, 3 and 2 runs
-    band = left.collections[0].get_paths()[0].vertices
+    np.testing.assert_allclose(np.asarray(line.get_xydata()), [(1, 0.5), (2, 1.5), (3, 3.5)])  # of 3, 3 and 2 runs
+    band = np.asarray(left.collections[0].get_paths()[0].vertices)
     assert (band[:, 1].min(), band[:, 1].max()) == (0.25, 2.75)
     assert left.get_title(loc="left") == "a, 3 runs" and right.get_ylabel() == "accuracy"
-    assert empty.get_title(loc="left") == "b" and not len(empty.lines[0].get_xdata())
+    assert empty.get_title(loc="left") == "b" and not np.size(empty.lines[0].get_xdata())
 
 
 def test_only_differences_beyond_chance_are_red() -> None:

@@ -70,7 +70,7 @@ def make(way: type[PoolingCNN], number: int, widths: list[int]) -> tuple[Any, Te
     generator = torch.Generator().manual_seed(0)
     images = torch.randint(0, 256, (number, 3, 32, 32), dtype=torch.uint8, generator=generator)
     torch.manual_seed(0)
-    network = way(5, 32, widths)  # type: ignore[arg-type, call-arg]
+    network = way(5, 32, widths)  # type: ignore[call-arg]
     network.calibrate(images)
     return network, images, torch.arange(number) % 5
 

@@ -184,7 +184,7 @@ def test_a_run_that_fails_does_not_end_the_others(tmp_path: Path) -> None:
 @pytest.mark.slow
 def test_ctrl_c_saves_and_the_same_command_goes_on(tmp_path: Path) -> None:
     words = [*TINY[1:], "training.epochs=3000", "optimizer.lr=1e-5"]
-    command = [sys.executable, ROOT / "commands.py", "compare_pooling", *words]
+    command = [sys.executable, str(ROOT / "commands.py"), "compare_pooling", *words]
     process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
     folder = tmp_path / "models/small/laboratory"
     deadline = time.monotonic() + 100
