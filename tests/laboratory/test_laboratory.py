@@ -150,7 +150,7 @@ def test_the_picture_is_drawn_while_it_trains() -> None:
 
 @pytest.mark.slow
 def test_a_comparison_leaves_a_report_and_a_winner_that_works(capsys: pytest.CaptureFixture[str]) -> None:
-    results = compare_pooling(config("tracking=mlflow"))
+    results = compare_pooling(config("tracking.backend=mlflow"))
     out = capsys.readouterr().out
     assert [way.name for way in results.ways] == ["stride", "max"] and not results.failures
     assert all(sentence in out for sentence in results.verdict)
@@ -166,7 +166,7 @@ def test_a_comparison_leaves_a_report_and_a_winner_that_works(capsys: pytest.Cap
     assert parent is not None and child is not None and parent.run_id is not None
     assert child.tags["mlflow.parentRunId"] == parent.run_id
     before = (folder / "max-0" / "last.ckpt").stat().st_mtime_ns
-    again = compare_pooling(config("tracking=none"), resume=True)
+    again = compare_pooling(config(), resume=True)
     assert (folder / "max-0" / "last.ckpt").stat().st_mtime_ns == before
     assert again.verdict == results.verdict
 
