@@ -6,7 +6,6 @@ of the filters, which are products that sum over positions.
 
 import functools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
 
 from cifar10.kernels import halves
 from cifar10.kernels.amx import ROW_BYTES, ROWS, Tiles
@@ -14,41 +13,16 @@ from cifar10.kernels.arrays import float_array
 from cifar10.kernels.codegen import Integer, KernelBuilder, Vector
 from cifar10.kernels.halves import BYTES, LANES, Layout
 from cifar10.kernels.jit import Kernel
-from cifar10.kernels.pooling_shapes import (
-    DEPTH,
-    IMAGE_CHANNELS,
-    IMAGE_SIZE,
-    STEM_PADDING,
-    STEM_SIDE,
-    STEM_SIZE,
-    TILE_BYTES,
-    PoolingShapes,
-    Stage,
-)
+from cifar10.kernels.pooling_filter_gradients import PAIR_BYTES, Block, Slot, add_filter_gradients
+from cifar10.kernels.pooling_operands import SHIFTED_BYTES, shift_pixels, transpose_maps
+from cifar10.kernels.pooling_shapes import DEPTH, STEM_SIZE, TILE_BYTES, PoolingShapes, Stage
 from cifar10.kernels.tile_products import Factor, Sums, add_products
 
 _FLOAT_BYTES = 4
-_PAIR_BYTES = 4
 _BLOCK = 4  # images whose products for the gradients of filters are summed in registers
-_ROWS_OF_PARITY = STEM_SIZE + STEM_SIDE // 2
-"""Even, or odd, rows of a padded image."""
-_SHIFTED_BYTES = 2 * _ROWS_OF_PARITY * STEM_SIZE * BYTES
-"""Of every second column of a channel: even rows, then odd ones."""
 
 Store = Callable[[Integer, Integer, Integer, int, list[Vector]], None]
 """Row, column, its half, number of a group of 16 channels, and the gradients of two neighbouring positions there."""
-
-
-@dataclass(frozen=True)
-class _Slot:
-    """Addresses of what the gradients of filters are computed from, for one image of a block."""
-
-    shifted_pixels: Integer
-    stem_pairs: Integer
-    transposed: tuple[Integer, Integer]
-    """Maps before each stage, (maps, C, positions)."""
-    pairs: tuple[Integer, Integer]
-    """Gradients after each stage, (positions / 2, K, 2)."""
 
 
 @functools.cache
@@ -74,14 +48,14 @@ def backward_kernel(shapes: PoolingShapes, layout: Layout) -> Kernel:
             block_end = builder.minimum(block + _BLOCK, end)
             with builder.loop(block, block_end) as image:
                 slot = pass_.slot(image - block)
-                _shift_pixels(builder, pixels + image * layout.image_bytes, layout, normalization, slot.shifted_pixels)
+                shift_pixels(builder, pixels + image * layout.image_bytes, layout, normalization, slot.shifted_pixels)
                 place = image * (num_features * _FLOAT_BYTES)
                 pass_.through_features(features + place, gradient + place, slot)
                 of_second = maps2 + image * shapes.second.input_bytes, bits2 + image * shapes.second.mask_bytes
                 of_first = maps1 + image * shapes.first.input_bytes, bits1 + image * shapes.first.mask_bytes
                 pass_.through_second(*of_second, slot)
                 pass_.through_first(*of_first, slot)
-            pass_.add_filter_gradients(tiles_out, block_end - block)
+            add_filter_gradients(pass_.tiles, shapes, Block(pass_.slot, block_end - block), tiles_out)
         pass_.tiles.release()
 
     return Kernel(emit, num_arguments=12, num_lanes=LANES)
@@ -109,7 +83,7 @@ class _Pass:
         sums = max(stage.num_maps * ROWS * stage.num_tiles * stage.channels_in for stage in stages)
         self.sums = builder.allocate(sums)
         self.sizes = [
-            ROWS * _SHIFTED_BYTES,
+            ROWS * SHIFTED_BYTES,
             STEM_SIZE**2 * shapes.stem_width * BYTES,
             *(stage.input_bytes for stage in stages),
             *(DEPTH * stage.num_steps * stage.channels_out * BYTES for stage in stages),
@@ -124,12 +98,12 @@ class _Pass:
         for number in (0, 4, 5):  # borders of the pixels, and of both gradients
             halves.fill_zeros(self.builder, self.slots[number], _BLOCK * self.sizes[number])
 
-    def slot(self, number: Integer) -> _Slot:
+    def slot(self, number: Integer) -> Slot:
         """Return the memory of image `number` of a block."""
         at = [address + number * size for address, size in zip(self.slots, self.sizes, strict=True)]
-        return _Slot(at[0], at[1], (at[2], at[3]), (at[4], at[5]))
+        return Slot(at[0], at[1], (at[2], at[3]), (at[4], at[5]))
 
-    def through_features(self, features: Integer, gradient: Integer, slot: _Slot) -> None:
+    def through_features(self, features: Integer, gradient: Integer, slot: Slot) -> None:
         """Write the gradient after the second stage: that of the features, where they are positive."""
         builder, stage = self.builder, self.shapes.second
         values, given, zero = float_array(builder, features), float_array(builder, gradient), builder.constant(0.0)
@@ -143,28 +117,28 @@ class _Pass:
                     both.append(builder.select(is_positive, given.load(place), zero))
                 store(row, half * 2, half, group, both)
 
-    def through_second(self, maps: Integer, bits: Integer, slot: _Slot) -> None:
+    def through_second(self, maps: Integer, bits: Integer, slot: Slot) -> None:
         """From the gradient after the second stage to that after the first; also transpose the maps between them."""
         stage = self.shapes.second
-        _transpose(self.builder, stage, maps, slot.transposed[1])
+        transpose_maps(self.builder, stage, maps, slot.transposed[1])
         self._gradient_of_maps(stage, self.rows[1], self.filters[1])
         self._expand(stage, bits, self._store_of_stage(0, slot))
 
-    def through_first(self, maps: Integer, bits: Integer, slot: _Slot) -> None:
+    def through_first(self, maps: Integer, bits: Integer, slot: Slot) -> None:
         """From the gradient after the first stage to that after the first convolution."""
         stage = self.shapes.first
-        _transpose(self.builder, stage, maps, slot.transposed[0])
+        transpose_maps(self.builder, stage, maps, slot.transposed[0])
         self._gradient_of_maps(stage, self.rows[0], self.filters[0])
         width = self.shapes.stem_width
 
         def store(row: Integer, column: Integer, half: Integer, group: int, both: list[Vector]) -> None:
-            place = ((row * (STEM_SIZE // 2) + half) * width + LANES * group) * _PAIR_BYTES
+            place = ((row * (STEM_SIZE // 2) + half) * width + LANES * group) * PAIR_BYTES
             self._store_pair(slot.stem_pairs + place, both)
             self._add_to_bias(LANES * group, both)
 
         self._expand(stage, bits, store)
 
-    def _store_of_stage(self, number: int, slot: _Slot) -> Store:
+    def _store_of_stage(self, number: int, slot: Slot) -> Store:
         """Return what stores a gradient after a stage: in rows for its maps, in pairs for its filters."""
         stage = (self.shapes.first, self.shapes.second)[number]
         first_bias = self.shapes.stem_width + number * self.shapes.first.channels_out
@@ -175,7 +149,7 @@ class _Pass:
                 at = (position + (stage.origin() + neighbour)) * (BYTES * stage.channels_out) + BYTES * LANES * group
                 halves.store(self.builder, value, self.rows[number] + at)
             pair = row * (stage.pitch // 2) + half
-            at = (pair * stage.channels_out + LANES * group) * _PAIR_BYTES
+            at = (pair * stage.channels_out + LANES * group) * PAIR_BYTES
             self._store_pair(slot.pairs[number] + at, both)
             self._add_to_bias(first_bias + LANES * group, both)
 
@@ -256,140 +230,3 @@ class _Pass:
                         flow = halves.load_mask(builder, bits + (first_bits + (number * groups + group)) * BYTES)
                         both.append(builder.select(flow, values[number % stage.num_maps], zero))
                     store(row * 2 + y, column * 2, column, group, both)
-
-    def add_filter_gradients(self, gradients: Integer, num_images: Integer) -> None:
-        """Add the gradients of all filters, summed over the positions of the images of a block."""
-        self._add_stem_gradient(gradients, num_images)
-        gradients = gradients + self.shapes.stem_tiles * TILE_BYTES
-        for number, stage in enumerate((self.shapes.first, self.shapes.second)):
-            self._add_stage_gradient(stage, number, gradients, num_images)
-            gradients = gradients + stage.gradient_tiles * TILE_BYTES
-
-    def _add_stem_gradient(self, gradients: Integer, num_images: Integer) -> None:
-        width = self.shapes.stem_width
-        groups = width // LANES
-        for column in range(0, groups, 2):
-            columns = range(column, min(column + 2, groups))
-            for row in range(0, STEM_SIDE, 2):
-                rows = range(row, min(row + 2, STEM_SIDE))
-                total = Sums(
-                    [[gradients + (dy * groups + group) * TILE_BYTES for group in columns] for dy in rows], ROW_BYTES
-                )
-                total.load(self.tiles)
-                with self.builder.loop(0, num_images) as image, self.builder.loop(0, STEM_SIZE // 2) as step:
-                    slot = self.slot(image)
-                    left = [
-                        slot.shifted_pixels
-                        + step * (DEPTH * BYTES)
-                        + ((dy % 2) * _ROWS_OF_PARITY + dy // 2) * (STEM_SIZE * BYTES)
-                        for dy in rows
-                    ]
-                    first = slot.stem_pairs + step * (DEPTH * width * BYTES)
-                    right = [first + group * (LANES * _PAIR_BYTES) for group in columns]
-                    factors = Factor(left, _SHIFTED_BYTES), Factor(right, width * _PAIR_BYTES)
-                    add_products(self.tiles, [factors])
-                total.store(self.tiles)
-
-    def _add_stage_gradient(self, stage: Stage, number: int, gradients: Integer, num_images: Integer) -> None:
-        groups_in, groups_out = stage.channels_in // LANES, stage.channels_out // LANES
-        row_bytes = stage.positions * BYTES
-        for tap, (source, shift) in enumerate(stage.taps):
-            for row in range(0, groups_in, 2):
-                rows = range(row, min(row + 2, groups_in))
-                for column in range(0, groups_out, 2):
-                    columns = range(column, min(column + 2, groups_out))
-                    total = Sums(
-                        [
-                            [
-                                gradients + ((tap * groups_in + group) * groups_out + other) * TILE_BYTES
-                                for other in columns
-                            ]
-                            for group in rows
-                        ],
-                        ROW_BYTES,
-                    )
-                    total.load(self.tiles)
-                    with self.builder.loop(0, num_images) as image:
-                        slot = self.slot(image)
-                        transposed = slot.transposed[number] + (
-                            source * stage.map_bytes + (stage.origin() + shift) * BYTES
-                        )
-                        pairs = slot.pairs[number]
-                        add_products(
-                            self.tiles,
-                            (
-                                (
-                                    Factor(
-                                        [
-                                            transposed + (group * LANES * row_bytes + step * (DEPTH * BYTES))
-                                            for group in rows
-                                        ],
-                                        row_bytes,
-                                    ),
-                                    Factor(
-                                        [
-                                            pairs
-                                            + (
-                                                step * (DEPTH * stage.channels_out * BYTES)
-                                                + other * (LANES * _PAIR_BYTES)
-                                            )
-                                            for other in columns
-                                        ],
-                                        stage.channels_out * _PAIR_BYTES,
-                                    ),
-                                )
-                                for step in range(stage.num_steps)
-                            ),
-                        )
-                    total.store(self.tiles)
-
-
-def _transpose(builder: KernelBuilder, stage: Stage, maps: Integer, target: Integer) -> None:
-    """Write maps, (maps, positions, C), with positions and channels exchanged, (maps, C, positions)."""
-    position_bytes = BYTES * stage.channels_in
-    with builder.loop(0, stage.num_maps) as number, builder.loop(0, stage.positions, DEPTH) as first:
-        source = maps + number * stage.map_bytes + first * position_bytes
-        goal = target + number * stage.map_bytes + first * BYTES
-        for group in range(stage.channels_in // LANES):
-            rows = [
-                halves.load_raw(builder, source + (position * position_bytes + group * LANES * BYTES))
-                for position in range(DEPTH)
-            ]
-            paired = [halves.pairs(builder, rows[2 * pair], rows[2 * pair + 1]).value for pair in range(DEPTH // 2)]
-            for channel, column in enumerate(halves.transposed(builder, paired)):
-                halves.store_raw(builder, column, goal + (group * LANES + channel) * (stage.positions * BYTES))
-
-
-def _shift_pixels(
-    builder: KernelBuilder, pixels: Integer, layout: Layout, normalization: Integer, target: Integer
-) -> None:
-    """Write what each filter weight is multiplied with: every second column, shifted by the weight's column.
-
-    Row (column of the filter, channel) of the result: even rows of the padded image, then odd ones.
-    """
-    numbers = float_array(builder, normalization)
-    zeros = builder.llvm.trunc(builder.int_constant(0).value, halves.rounded(builder, builder.constant(0.0)).type)
-    for channel in range(IMAGE_CHANNELS):
-        scale, offset = numbers.broadcast(channel), numbers.broadcast(IMAGE_CHANNELS + channel)
-        with builder.loop(0, IMAGE_SIZE) as row:
-            left, right = (
-                halves.rounded(
-                    builder,
-                    halves.load_pixels(builder, pixels, row * IMAGE_SIZE + start, channel, layout) * scale + offset,
-                )
-                for start in (0, LANES)
-            )
-            even, odd = (halves.shuffled(builder, left, right, range(first, 2 * LANES, 2)) for first in range(2))
-            later, earlier = list(range(1, LANES + 1)), [LANES, *range(LANES - 1)]
-            columns = [
-                halves.shuffled(builder, even, zeros, earlier),
-                halves.shuffled(builder, odd, zeros, earlier),
-                even,
-                odd,
-                halves.shuffled(builder, even, zeros, later),
-            ]
-            padded = row + STEM_PADDING
-            place = ((padded % 2) * _ROWS_OF_PARITY + padded // 2) * (STEM_SIZE * BYTES)
-            for column, values in enumerate(columns):
-                at = place + (column * IMAGE_CHANNELS + channel) * _SHIFTED_BYTES
-                halves.store_raw(builder, values, target + at)
