@@ -98,9 +98,11 @@ def compare_pooling(*overrides: str, resume: bool = False) -> int:
     """
     note_place()
     from cifar10.config.compose import load_config
+    from cifar10.laboratory.workers import prepare_workers
 
     config = load_config(with_experiment("pooling", overrides))
     with if_stopped("before training began; nothing was trained"):
+        prepare_workers()
         from cifar10.compare_pooling import compare_pooling
 
         return 3 if compare_pooling(config, resume).failures else 0

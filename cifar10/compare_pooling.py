@@ -70,7 +70,7 @@ def _compare(laboratory: Laboratory, data: ImageDataset, show: Show | None) -> P
     started = time.monotonic()
     again = command_line("compare_pooling", resume="", run_name=laboratory.config.run_name).replace("--resume=", "")
     with if_stopped(f"while networks were trained; what is there is saved, and the same command goes on: {again}"):
-        failures = _train(laboratory, show)
+        failures = _train(laboratory, data, show)
     with if_stopped("while networks were compared; all are trained, and the same command repeats this part"):
         results = evaluate_runs(laboratory, data, failures)
         way, seed = results.winner
@@ -83,14 +83,14 @@ def _compare(laboratory: Laboratory, data: ImageDataset, show: Show | None) -> P
     return results
 
 
-def _train(laboratory: Laboratory, show: Show | None) -> dict[str, str]:
+def _train(laboratory: Laboratory, data: ImageDataset, show: Show | None) -> dict[str, str]:
     """Train all runs that are not finished; return run -> reason of those that failed."""
     curves = LiveCurves(laboratory, show)
     runs = {name: laboratory.config_of(name) for name in laboratory.runs}
     if done := len(laboratory.finished()):
         print_message(f"{done} of {counted(len(runs), 'run')} in {laboratory.folder} are finished already")
     try:
-        for event in train_side_by_side(runs, _num_workers(laboratory), laboratory.folder):
+        for event in train_side_by_side(runs, _num_workers(laboratory), laboratory.folder, data):
             curves.take(event)
     finally:
         curves.close()

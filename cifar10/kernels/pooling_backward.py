@@ -108,14 +108,17 @@ class _Pass:
         builder, stage = self.builder, self.shapes.second
         values, given, zero = float_array(builder, features), float_array(builder, gradient), builder.constant(0.0)
         store = self._store_of_stage(1, slot)
-        with builder.loop(0, stage.size) as row, builder.loop(0, stage.size // 2) as half:
-            for group in range(stage.channels_out // LANES):
-                both = []
-                for neighbour in range(2):
-                    place = (row * stage.size + half * 2 + neighbour) * stage.channels_out + LANES * group
-                    is_positive = builder.llvm.fcmp_ordered(">", values.load(place).value, zero.value)
-                    both.append(builder.select(is_positive, given.load(place), zero))
-                store(row, half * 2, half, group, both)
+        for group in range(stage.channels_out // LANES):
+            rows = []
+            for channel in range(LANES):
+                place = (LANES * group + channel) * LANES
+                is_positive = builder.llvm.fcmp_ordered(">", values.load(place).value, zero.value)
+                rows.append(builder.select(is_positive, given.load(place), zero).value)
+            columns = [Vector(builder, column) for column in halves.transposed(builder, rows)]
+            for position in range(0, LANES, 2):
+                row, column = divmod(position, stage.size)
+                row_number, column_number, half = map(builder.integer, (row, column, column // 2))
+                store(row_number, column_number, half, group, columns[position : position + 2])
 
     def through_second(self, maps: Integer, bits: Integer, slot: Slot) -> None:
         """From the gradient after the second stage to that after the first; also transpose the maps between them."""

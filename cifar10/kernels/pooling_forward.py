@@ -43,7 +43,7 @@ def forward_kernel(shapes: PoolingShapes, layout: Layout) -> Kernel:
 
     Arguments: pixels; factor and offset of each channel of pixels, float32 (2, 3); configuration of the tiles; filters
     of the three convolutions, packed; their biases, float32, one after the other; and, written: maps and bits of the
-    first stage, maps and bits of the second stage, features, float32 (B, H H, K). Maps must be zero where nothing is
+    first stage, maps and bits of the second stage, features, float32 (B, K, H H). Maps must be zero where nothing is
     written.
     """
     first, second = shapes.first, shapes.second
@@ -242,10 +242,15 @@ def _shrink(
 
 
 def _write_features(builder: KernelBuilder, stage: Stage, values: Values, features: Integer) -> None:
-    """Write the activated outputs of an image, float32 (H, H, K)."""
-    zero, target = builder.constant(0.0), float_array(builder, features)
-    with builder.loop(0, stage.size) as row, builder.loop(0, stage.size) as column:
-        for group in range(stage.channels_out // LANES):
-            value = values(row, column, group)
-            value = builder.select(builder.llvm.fcmp_ordered(">", value.value, zero.value), value, zero)
-            target.store(value, (row * stage.size + column) * stage.channels_out + LANES * group)
+    """Write the activated outputs of an image, float32 (K, H H), which are 16 positions."""
+    zero, positions = builder.constant(0.0), range(stage.size**2)
+    assert len(positions) == LANES
+    for group in range(stage.channels_out // LANES):
+        rows = []
+        for position in positions:
+            row, column = divmod(position, stage.size)
+            value = values(builder.integer(row), builder.integer(column), group)
+            rows.append(builder.select(builder.llvm.fcmp_ordered(">", value.value, zero.value), value, zero).value)
+        for channel, column_values in enumerate(halves.transposed(builder, rows)):
+            at = (LANES * group + channel) * (LANES * _FLOAT_BYTES)
+            halves.store_raw(builder, column_values, features + at)

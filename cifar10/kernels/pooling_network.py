@@ -11,7 +11,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional
 
 from cifar10.kernels import amx
 from cifar10.kernels.halves import Layout
@@ -99,10 +98,9 @@ def _logits(network: PoolingCNN, way: Way, images: Tensor) -> Tensor:
     parameters = [p for convolution in _convolutions(network) for p in (convolution.weight, convolution.bias)]
     normalization, is_training = _scale_and_offset(network.normalize), torch.is_grad_enabled()
     features: Tensor = _Convolutions.apply(_in_a_layout(images), normalization, shapes, is_training, *parameters)
-    head, positions = network.head, shapes.second.size**2
-    weight = head.weight.view(head.out_features, -1, positions).transpose(1, 2)  # features are channels last
     with torch.autocast("cpu", enabled=False):
-        return functional.linear(features, weight.reshape(head.out_features, -1), head.bias)
+        logits: Tensor = network.head(features)
+    return logits
 
 
 def _in_a_layout(images: Tensor) -> Tensor:
@@ -122,7 +120,7 @@ def _scale_and_offset(normalize: Normalize) -> Tensor:
 
 
 class _Convolutions(torch.autograd.Function):
-    """uint8 (B, 3, S, S) -> activated outputs of the last convolution, channels last, float32 (B, E)."""
+    """uint8 (B, 3, S, S) -> activated outputs of the last convolution, float32 (B, E)."""
 
     @staticmethod
     def forward(  # type: ignore[no-untyped-def]

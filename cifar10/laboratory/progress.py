@@ -18,7 +18,7 @@ from cifar10.system.streams import print_message
 from cifar10.types import Metrics
 
 CURVES = "curves.png"
-_PAUSE = 9  # times as long as drawing takes, in which it is not drawn again: a tenth of a core is enough
+_PAUSE = 19  # times as long as drawing takes, in which it is not drawn again: a twentieth of a core is enough
 _LINE_SECONDS = 30.0
 
 Show = Callable[[bytes], object]

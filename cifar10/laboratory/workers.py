@@ -3,10 +3,15 @@
 A small network leaves the cores of a machine waiting for each other. One process a core, each with one thread, trains
 several of them in less time than all cores train one after the other. A run is what `train` makes of its
 configuration, so an interrupted one is resumed, and a finished one is not trained again.
+
+Where the operating system can, the processes are forks of one that has imported everything: it is started early, so
+that it does so while the first process reads the data.
 """
 
 import ctypes
 import multiprocessing
+import multiprocessing.context
+import multiprocessing.forkserver
 import os
 import signal
 import sys
@@ -19,16 +24,24 @@ from functools import partial
 from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import NDArray
 
 from cifar10.config.schema import Config
 from cifar10.errors import UserError, first_line
 from cifar10.system.signals import Stopped, listening, stopped_by
 from cifar10.types import Metrics
 
+if TYPE_CHECKING:
+    from cifar10.data.image_dataset import ImageDataset
+
 _SENT_SECONDS = 1.0  # between two messages of a worker
 _STOPPING_SECONDS = 30.0  # that a worker has for saving its run
 _PR_SET_PDEATHSIG = 1  # of prctl(2)
+_FORKSERVER = "forkserver"
+_PRELOADED = ("cifar10.train", "cifar10.laboratory.reporting", "cifar10.laboratory.workers")
 
 
 @dataclass(frozen=True)
@@ -57,7 +70,55 @@ class Failed:
 Event = Trained | Finished | Failed
 
 
-def train_side_by_side(runs: Mapping[str, Config], num_workers: int, log_folder: Path) -> Generator[Event, None, None]:
+@dataclass(frozen=True)
+class _Arrays:
+    """A data set that goes through a pipe: PyTorch would send tensors by files that both processes share."""
+
+    name: str
+    class_names: tuple[str, ...]
+    splits: list[tuple[NDArray[np.uint8], NDArray[np.int64]]]
+    is_mirrorable: bool | None
+
+    @classmethod
+    def of(cls, data: "ImageDataset") -> "_Arrays | None":
+        """Return `data` for a pipe; None if its images are in a file, which each process opens itself."""
+        from torch import Tensor
+
+        splits = []
+        for split in data.splits.values():
+            if not isinstance(split.images, Tensor):
+                return None
+            splits.append((split.images.numpy(), split.labels.numpy()))
+        return cls(data.name, data.class_names, splits, data.is_mirrorable)
+
+    def data(self) -> "ImageDataset":
+        from torch import from_numpy
+
+        from cifar10.data.image_dataset import ImageDataset, Split
+
+        splits = [Split(from_numpy(images), from_numpy(labels)) for images, labels in self.splits]
+        return ImageDataset(self.name, self.class_names, *splits, is_mirrorable=self.is_mirrorable)
+
+
+def prepare_workers() -> None:
+    """Begin to import what workers need, in a process of its own; without it, that begins with the first worker."""
+    context = _context()
+    if isinstance(context, multiprocessing.context.ForkServerContext):
+        multiprocessing.forkserver.ensure_running()
+
+
+def _context() -> multiprocessing.context.BaseContext:
+    """Return how processes are started: as forks, or from scratch where that is not possible."""
+    if _FORKSERVER not in multiprocessing.get_all_start_methods():
+        return multiprocessing.get_context("spawn")
+    context = multiprocessing.get_context(_FORKSERVER)
+    context.set_forkserver_preload([*_PRELOADED])
+    return context
+
+
+def train_side_by_side(
+    runs: Mapping[str, Config], num_workers: int, log_folder: Path, data: "ImageDataset | None" = None
+) -> Generator[Event, None, None]:
     """Train `runs`, and yield what happens; the last event of each run is `Finished` or `Failed`.
 
     If the iteration ends early, as by a signal, the runs in training are saved first.
@@ -66,9 +127,11 @@ def train_side_by_side(runs: Mapping[str, Config], num_workers: int, log_folder:
         runs: Name -> configuration, with `run_name`.
         num_workers: Processes at a time.
         log_folder: Exists; what `train` prints goes into its files `worker-N.log`.
+        data: What the `data_loading` of all runs names, if it is loaded already.
     """
     waiting = deque(runs.items())
-    workers = [_Worker(log_folder / f"worker-{number}.log") for number in range(min(num_workers, len(runs)))]
+    arrays = None if data is None else _Arrays.of(data)
+    workers = [_Worker(log_folder / f"worker-{number}.log", arrays) for number in range(min(num_workers, len(runs)))]
     try:
         for worker in workers:
             worker.give(*waiting.popleft())
@@ -91,6 +154,7 @@ class _Worker:
     """A process that trains one run at a time; it is started with its first run, and again if it has died."""
 
     log: Path
+    data: "_Arrays | None"
     run: str | None = None
     """Name of the run in training."""
     process: BaseProcess | None = None
@@ -98,11 +162,12 @@ class _Worker:
 
     def give(self, name: str, config: Config) -> None:
         if self.process is None:
-            context = multiprocessing.get_context("spawn")
+            context = _context()
             self.connection, other = context.Pipe()
-            self.process = context.Process(target=_work, args=(other, self.log), daemon=True)
+            self.process = context.Process(target=_work, args=(other, self.log), daemon=True)  # type: ignore[attr-defined]
             self.process.start()
             other.close()
+            self.connection.send(self.data)
         self.run = name
         self.connection.send((name, config))
 
@@ -160,22 +225,19 @@ def _train_all(connection: Connection) -> None:
 
     if not torch.cuda.is_available():  # else each step of an optimizer looks for a driver, in 0.15 ms
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
-    from cifar10.config.build import build
-    from cifar10.config.targets import DATA
     from cifar10.laboratory.reporting import SendEpochs
     from cifar10.train import train
 
-    loaded: dict[str, Any] = {}  # of the last data set
+    arrays: _Arrays | None = connection.recv()
+    data = None if arrays is None else arrays.data()
     while True:
         try:
             name, config = connection.recv()
         except EOFError:
             return
         try:
-            key = config.data_loading.model_dump_json()
-            loaded = loaded if key in loaded else {key: build(DATA, config.data_loading)}
             sender = SendEpochs(partial(_send_epochs, connection, name), _SENT_SECONDS)
-            train(config, resume="auto", callbacks=[sender], data=loaded[key])
+            train(config, resume="auto", callbacks=[sender], data=data)
             connection.send(Finished(name))
         except (UserError, Exception) as error:
             if stop := stopped_by():
