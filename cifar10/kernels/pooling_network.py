@@ -6,6 +6,8 @@ Shapes: B images of 32 x 32 pixels, K classes, E = 16 C numbers behind the last 
 """
 
 import functools
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -126,8 +128,9 @@ class _Convolutions(torch.autograd.Function):
     def forward(  # type: ignore[no-untyped-def]
         ctx, images: Tensor, normalization: Tensor, shapes: PoolingShapes, is_training: bool, *parameters: Tensor
     ) -> Tensor:
-        packing = _packing(shapes)
-        numbers = torch.cat([parameter.detach().reshape(-1) for parameter in parameters] + [packing.zero])
+        is_channels_last = _is_channels_last(parameters)
+        packing = _packing(shapes, is_channels_last)
+        numbers = torch.cat([_in_memory_order(p.detach(), is_channels_last) for p in parameters] + [packing.zero])
         memory = _memory_for(shapes, len(images))
         features = torch.empty(len(images), shapes.second.size**2 * shapes.second.channels_out)
         filters, biases = _picked(numbers.bfloat16(), packing.forward), _picked(numbers, packing.biases)
@@ -138,15 +141,15 @@ class _Convolutions(torch.autograd.Function):
             _release(shapes, memory)
             return features
         ctx.save_for_backward(features, numbers)
-        ctx.rest = constants, shapes, layout, memory, [parameter.shape for parameter in parameters]
+        ctx.rest = constants, packing, shapes, layout, memory, [parameter.shape for parameter in parameters]
         return features
 
     @staticmethod
     def backward(ctx, gradient: Tensor) -> Any:  # type: ignore[no-untyped-def]
         features, numbers = ctx.saved_tensors
         assert ctx.rest is not None, "the memory of the forward pass is used again, so it has one backward pass"
-        (constants, shapes, layout, memory, parameter_shapes), ctx.rest = ctx.rest, None
-        packing, threads = _packing(shapes), torch.get_num_threads()
+        (constants, packing, shapes, layout, memory, parameter_shapes), ctx.rest = ctx.rest, None
+        threads = torch.get_num_threads()
         tiles = torch.zeros(threads, shapes.gradient_tiles * _FLOATS_OF_TILE)
         biases = torch.zeros(threads, len(packing.biases))
         filters = _picked(numbers.bfloat16(), packing.backward)
@@ -156,7 +159,11 @@ class _Convolutions(torch.autograd.Function):
         both = torch.cat([tiles.sum(dim=0), biases.sum(dim=0)] if threads > 1 else [tiles[0], biases[0]])
         sizes = [shape.numel() for shape in parameter_shapes]
         parts = _picked(both, packing.gradients).split(sizes)
-        return None, None, None, None, *(part.view(shape) for part, shape in zip(parts, parameter_shapes, strict=True))
+        gradients = [
+            _from_memory_order(part, shape, packing.is_channels_last)
+            for part, shape in zip(parts, parameter_shapes, strict=True)
+        ]
+        return None, None, None, None, *gradients
 
 
 def _picked(numbers: Tensor, places: Tensor) -> Tensor:
@@ -179,10 +186,31 @@ class _Packing:
     """float32 (1,)."""
     configuration: Tensor
     """Of the tile registers."""
+    is_channels_last: bool
+    """Whether weights lie as (K, H, W, C) in memory, and not as (K, C, H, W)."""
+
+
+def _is_channels_last(parameters: Sequence[Tensor]) -> bool:
+    weights = [parameter for parameter in parameters if parameter.ndim == 4]
+    return all(weight.is_contiguous(memory_format=torch.channels_last) for weight in weights)
+
+
+def _in_memory_order(tensor: Tensor, is_channels_last: bool) -> Tensor:
+    """Return all numbers one after the other, without a copy if that is how they lie in memory."""
+    is_permuted = is_channels_last and tensor.ndim == 4
+    return (tensor.permute(0, 2, 3, 1) if is_permuted else tensor).reshape(-1)
+
+
+def _from_memory_order(numbers: Tensor, shape: torch.Size, is_channels_last: bool) -> Tensor:
+    """Return the tensor of this shape whose numbers lie in memory in this order."""
+    if not (is_channels_last and len(shape) == 4):
+        return numbers.view(shape)
+    channels_out, channels_in, height, width = shape
+    return numbers.view(channels_out, height, width, channels_in).permute(0, 3, 1, 2)
 
 
 @functools.cache
-def _packing(shapes: PoolingShapes) -> _Packing:
+def _packing(shapes: PoolingShapes, is_channels_last: bool) -> _Packing:
     first, second = shapes.first, shapes.second
     weight_shapes = [
         (shapes.stem_width, 3, 5, 5),
@@ -191,16 +219,17 @@ def _packing(shapes: PoolingShapes) -> _Packing:
     ]
     places, weights, biases = 0, [], []
     for shape in weight_shapes:
-        weights.append(numbered(shape, places))
+        numbers = numbered((math.prod(shape),), places)
+        weights.append(_from_memory_order(numbers, torch.Size(shape), is_channels_last))
         biases.append(numbered(shape[:1], places + weights[-1].numel()))
         places += weights[-1].numel() + shape[0]
     starts = [0, shapes.stem_tiles, shapes.stem_tiles + first.gradient_tiles]
     of_weights = [stem_gradient_places(shapes.stem_width), *(gradient_places(shape) for shape in weight_shapes[1:])]
     of_biases = numbered((sum(map(len, biases)),), shapes.gradient_tiles * _FLOATS_OF_TILE).split([*map(len, biases)])
     gradients = [
-        part.reshape(-1)
+        part
         for start, weight, bias in zip(starts, of_weights, of_biases, strict=True)
-        for part in (weight + start * _FLOATS_OF_TILE, bias)
+        for part in (_in_memory_order(weight + start * _FLOATS_OF_TILE, is_channels_last), bias)
     ]
     return _Packing(
         forward=_joined([stem_filters(weights[0], zero=places), *map(forward_filters, weights[1:])]),
@@ -209,6 +238,7 @@ def _packing(shapes: PoolingShapes) -> _Packing:
         gradients=_joined(gradients),
         zero=torch.zeros(1),
         configuration=amx.configuration(),
+        is_channels_last=is_channels_last,
     )
 
 

@@ -103,12 +103,18 @@ def test_logits_and_gradients_are_those_of_pytorch(way: type[PoolingCNN], number
         assert (gradient - other).norm() < 0.01 * other.norm(), name
 
 
+def in_channels_last(network: Any) -> Any:
+    return network.to(memory_format=torch.channels_last)
+
+
 @needs_amx
 @pytest.mark.parametrize("way", WAYS)
 def test_threads_and_layouts_of_pixels_make_no_difference_but_in_the_order_of_sums(way: type[PoolingCNN]) -> None:
     network, images, labels = make(way, 37, [32, 32, 64])
     planar = fused(network, images)
     one = learn(network, planar, labels)
+    for gradient, other in zip(learn(network, fused(in_channels_last(network), images), labels), one, strict=True):
+        assert torch.equal(gradient, other)
     packed = fused(network, unpack(pack(images)))
     assert torch.equal(packed, planar)
     torch.set_num_threads(3)
