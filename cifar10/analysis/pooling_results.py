@@ -97,38 +97,29 @@ class PoolingResults:
     def verdict(self) -> list[str]:
         """In sentences: what the differences on the test images say, and why the winner is the winner."""
         way, seed = self.winner
-        against = [difference.of(way.name) for difference in self.differences if way.name in _names(difference)]
-        better = [each for each in against if each.is_beyond_chance and each.interval.value > 0]
-        worse = [each for each in against if each.is_beyond_chance and each.interval.value < 0]
-        equal = [each for each in against if not each.is_beyond_chance]
-        sentences = []
-        if not any(each.is_beyond_chance for each in self.differences):
+        beyond = [each if each.interval.value > 0 else each.of(each.second) for each in self.differences]
+        beyond = [each for each in beyond if each.is_beyond_chance]
+        others = [each for each in self.differences if not each.is_beyond_chance]
+        sentences = [f"{each.first} is better than {each.second}: {points(each.interval)} points." for each in beyond]
+        if not beyond:
             sentences.append("No difference beyond chance between the ways.")
-        elif better and not (worse or equal):
-            sentences.append(f"{way.name} is the best way here.")
-        if better:
-            sentences.append(f"{way.name} is better than {_in_words(better)}.")
-        if worse:
-            sentences.append(
-                f"{way.name} is worse than {_in_words(worse)} on the test images, although the validation images, "
-                "which choose, prefer it."
-            )
-        if equal:
-            sentences.append(f"{way.name} does not differ beyond chance from {_in_words(equal)}.")
+        elif others:
+            pairs = " and between ".join(f"{each.first} and {each.second} ({points(each.interval)})" for each in others)
+            sentences.append(f"No difference beyond chance between {pairs}.")
         accuracies = ", ".join(f"{each.name} {self.accuracy(each, 'validation').value:.1%}" for each in self.ways)
         sentences.append(
-            f"The winner is {way.name} with seed {seed}: it was chosen on the validation images ({accuracies}, means "
-            "over seeds), and of its seeds the one that is right on most of them."
+            f"The winner is {way.name}, which is right on most validation images ({accuracies}, means over seeds), "
+            f"with seed {seed}, with which it is."
         )
+        better = [each.first for each in beyond if each.second == way.name]
+        if better:
+            sentences.append(
+                f"The test images say otherwise: there {' and '.join(better)} is better beyond chance. More seeds, or "
+                "more validation images, choose more surely."
+            )
+        elif not any(each.first == way.name for each in beyond):
+            sentences.append("It may be the winner by chance.")
         return sentences
-
-
-def _names(difference: Difference) -> tuple[str, str]:
-    return difference.first, difference.second
-
-
-def _in_words(differences: Sequence[Difference]) -> str:
-    return " and ".join(f"{each.second} ({points(each.interval)} points)" for each in differences)
 
 
 def points(interval: Interval) -> str:
