@@ -107,8 +107,8 @@ def report(
         f"n = {len(ours)}",
         f"- plain loop: {spread(figures['plain loop'], 0)} s; ours: {spread(figures['laboratory'], 0)} s",
         f"- cpu of all runs together: {spread([each['cpu_seconds_of_runs'] for each in ours], 0)} s",
-        f"- the whole command, report and check of the winner included: {spread(whole, 0)} s wall; over the plain loop: "
-        f"median {ratio(whole, figures['plain loop'])}",
+        f"- the whole command, report and check of the winner included: {spread(whole, 0)} s wall; over the plain "
+        f"loop: median {ratio(whole, figures['plain loop'])}",
     ]
 
 
