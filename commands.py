@@ -29,7 +29,12 @@ from cifar10.cli.checks import (
     require_resumable,
 )
 from cifar10.cli.command_line import main
-from cifar10.config.changeable import placement_settings, refuse_other_settings, require_network_settings
+from cifar10.config.changeable import (
+    placement_settings,
+    refuse_other_settings,
+    require_network_settings,
+    with_experiment,
+)
 from cifar10.config.corruption_kinds import chosen_kinds
 from cifar10.config.temperature import read_temperature
 from cifar10.errors import UsageError
@@ -61,6 +66,8 @@ def train(*overrides: str, resume: str | None = None) -> None:
 
     changes = overrides if resume not in (None, "auto") else ()
     config = load_config(placement_settings(changes) if changes else overrides)  # before slow imports
+    if config.pooling is not None:
+        raise UsageError("experiment=pooling is for compare_pooling; to train its network alone: model=pooling_cnn")
     if resume is None:
         refuse_taken(Path(config.models_dir), config.run_name)
     if config.weights is not None:
@@ -77,6 +84,31 @@ def train(*overrides: str, resume: str | None = None) -> None:
         from cifar10.train import train
 
         train(config, resume=resume, changes=changes, stopwatch=since_start)
+
+
+def compare_pooling(*overrides: str, resume: bool = False) -> int:
+    """Compare ways to shrink feature maps: one small network each, trained with several seeds, everything else equal.
+
+    KEY=VALUE   change the comparison, as for train: data_loading.classes=[cattle,camel], pooling.seeds=[0,1,2],
+                training.epochs=500, training.early_stopping=30, run_name=NAME
+    --resume    go on with an interrupted comparison, and refuse to begin one; without it, the same line goes on too
+
+    Everything is in models/NAME/laboratory/: curves.png while it trains, report.html and results.json in the end, and
+    all runs. The best one becomes the run models/NAME. The exit code is 3 if some runs failed.
+
+    python commands.py compare_pooling
+    python commands.py compare_pooling data_loading=shapes training.epochs=5 run_name=shapes
+    """
+    note_place()
+    from cifar10.config.compose import load_config
+    from cifar10.laboratory.workers import prepare_workers
+
+    config = load_config(with_experiment("pooling", overrides))
+    with if_stopped("before training began; nothing was trained"):
+        prepare_workers()
+        from cifar10.compare_pooling import compare_pooling
+
+        return 3 if compare_pooling(config, resume).failures else 0
 
 
 def infer(
@@ -488,7 +520,10 @@ def demo() -> None:
 
 COMMANDS = {
     command.__name__: command
-    for command in (train, infer, batch, verify, similar, evaluate, export, benchmark, sync, data, config, demo)
+    for command in (
+        *(train, compare_pooling, infer, batch, verify, similar, evaluate),
+        *(export, benchmark, sync, data, config, demo),
+    )
 }
 
 if __name__ == "__main__":

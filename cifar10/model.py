@@ -28,7 +28,7 @@ from cifar10.training.hard_example_mining import ExampleSelection
 from cifar10.training.metrics import MetricSet, RunningMetrics
 from cifar10.training.random_seeds import fold_in
 from cifar10.training.step import TrainingStep, make_scheduler, update
-from cifar10.types import Metrics
+from cifar10.types import Metrics, is_quartile
 
 if TYPE_CHECKING:
     from cifar10.config.schema import EvaluationConfig, TrainingConfig
@@ -104,8 +104,10 @@ class Classifier(pl.LightningModule):
         num_classes = len(metadata["class_names"])
         accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
         metrics = {"accuracy": accuracy, **(metrics or {})}
-        self._validation_metrics, self._plain_metrics, self._augmented_metrics = (MetricSet(metrics) for _ in range(3))
-        self._training_sums = RunningMetrics()
+        keeps_batches = recipe is not None and recipe.settings.batch_quartiles
+        self._validation_metrics = MetricSet(metrics, keeps_batches)
+        self._plain_metrics, self._augmented_metrics = MetricSet(metrics), MetricSet(metrics)
+        self._training_sums = RunningMetrics(keeps_batches)
         self._validation_scores: Metrics = {}
         self._selection_state: dict[str, Any] = {}
         self._epoch_started = time.monotonic()
@@ -229,15 +231,23 @@ class Classifier(pl.LightningModule):
         Raises:
             DivergedError: The loss is not finite; raised in all processes.
         """
-        scores = {f"train/{name}": value for name, value in self._training_sums.means(self.trainer.strategy).items()}
+        means = self._training_sums.means(self.trainer.strategy) | self._training_sums.quartiles()
+        scores = {f"train/{name}": value for name, value in means.items()}
         self._training_sums.clear()
         if not math.isfinite(scores["train/loss"]):
             raise self.diverged("the loss is", self.global_step)
         position = {"epoch": self.current_epoch, "step": self.global_step}
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         seconds = time.monotonic() - self._epoch_started
-        self.log_dict({**scores, "lr": lr}, sync_dist=True)
+        self._log({**scores, "lr": lr})
         self.history.append({**position, **scores, **self._validation_scores, "lr": lr, "seconds": seconds})
+
+    def _log(self, scores: Metrics) -> None:
+        """Give Lightning the scores of an epoch that its loggers and callbacks read; each takes about a millisecond."""
+        needed = [name for name in scores if not is_quartile(name)] if self.trainer.loggers else []
+        if self.recipe.settings.monitor in scores and not needed:
+            needed = [self.recipe.settings.monitor]
+        self.log_dict({name: scores[name] for name in needed}, sync_dist=True)
 
     def is_finite(self) -> bool:
         """Whether all weights and the loss of the epoch so far are finite numbers. Synchronises with the device."""
@@ -264,7 +274,7 @@ class Classifier(pl.LightningModule):
     def on_validation_epoch_end(self) -> None:
         scores = self._validation_metrics.compute(self.trainer.strategy)
         self._validation_scores = {f"val/{name}": value for name, value in scores.items()}
-        self.log_dict(self._validation_scores, sync_dist=True)
+        self._log(self._validation_scores)
 
     def on_test_epoch_start(self) -> None:
         matrix = MulticlassConfusionMatrix(len(self.metadata["class_names"]), validate_args=False)
@@ -300,9 +310,11 @@ class Classifier(pl.LightningModule):
         """Add metadata, history and the state within the epoch."""
         checkpoint["cifar10"] = {**self.metadata, "history": self.history}
         checkpoint["cifar10_tally"] = self._training_sums.sums()
+        checkpoint["cifar10_batches"] = self._training_sums.batches().tolist()
         checkpoint["cifar10_selection"] = self.recipe.selection.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = list(checkpoint["cifar10"]["history"])
-        self._training_sums.restore(checkpoint["cifar10_tally"])
+        batches = checkpoint.get("cifar10_batches", [[], []])  # older checkpoints have none
+        self._training_sums.restore(checkpoint["cifar10_tally"], batches)
         self._selection_state = checkpoint.get("cifar10_selection", {})  # older checkpoints have none

@@ -42,7 +42,12 @@ from cifar10.types import Metrics
 
 
 def train(
-    config: Config, resume: str | None = None, changes: Sequence[str] = (), stopwatch: Stopwatch | None = None
+    config: Config,
+    resume: str | None = None,
+    changes: Sequence[str] = (),
+    stopwatch: Stopwatch | None = None,
+    callbacks: Sequence[pl.Callback] = (),
+    data: ImageDataset | None = None,
 ) -> Metrics:
     """Train, test and save; return the scores, and print them as one line.
 
@@ -51,6 +56,8 @@ def train(
         resume: The checkpoint to resume: any name that `resolve_checkpoint` accepts; for a run folder, its `last.ckpt`.
         changes: Overrides of the checkpoint's configuration; see `require_resumable` for those that are possible.
         stopwatch: Runs since the program was started; None: from now on.
+        callbacks: Further callbacks for the Trainer.
+        data: What `config.data_loading` names, if it is loaded already.
 
     Raises:
         UserError: Data, devices, folders or the checkpoint are not as needed, or the run diverged.
@@ -64,7 +71,7 @@ def train(
     processes = find_processes(config.training)  # checks the launcher before data are loaded
     keep_memory_warm()
     prepare_cpu(config.training)
-    data = _load_data(config, checkpoint)
+    data = _load_data(config, checkpoint, data)
     refuse_unfit(config, data)
     if processes.is_first:
         warn_of_mirroring(config, data)
@@ -75,7 +82,7 @@ def train(
     initial_weights = checkpoint.metadata.initial_weights if checkpoint else start_from(config, network, data)
     run = open_run(config, data, resolve_precision(config.training), checkpoint, initial_weights)
     try:
-        scores, digest, tta = _fit_and_test(network, config, data, run, checkpoint, stopwatch)
+        scores, digest, tta = _fit_and_test(network, config, data, run, checkpoint, stopwatch, callbacks)
     except BaseException as error:
         close_early(run, config, error)
         if isinstance(error, Stopped) and find_processes(config.training).is_launched_by_lightning:
@@ -89,10 +96,16 @@ def train(
 
 
 def _fit_and_test(
-    network: nn.Module, config: Config, data: ImageDataset, run: Run, resumed: Checkpoint | None, stopwatch: Stopwatch
+    network: nn.Module,
+    config: Config,
+    data: ImageDataset,
+    run: Run,
+    resumed: Checkpoint | None,
+    stopwatch: Stopwatch,
+    callbacks: Sequence[pl.Callback],
 ) -> tuple[Metrics, str, TTAMode]:
     """Return the scores, the digest of the tested weights, and the test-time augmentation."""
-    trainer, classifier, module = fit(network, config, data, run, resumed, stopwatch=stopwatch)
+    trainer, classifier, module = fit(network, config, data, run, resumed, callbacks, stopwatch)
     history = list(classifier.history)
     if not (run.folder / BEST).exists():
         raise UserError(f"{config.training.monitor} was not a finite number in any epoch, so there is no best one")
@@ -134,13 +147,13 @@ def _drop_views_that_score_worse(
     trainer.strategy.barrier()
 
 
-def _load_data(config: Config, checkpoint: Checkpoint | None) -> ImageDataset:
-    """Return the data of the run; of a resumed run, the data that it was started with."""
+def _load_data(config: Config, checkpoint: Checkpoint | None, loaded: ImageDataset | None) -> ImageDataset:
+    """Return the data of the run, unless they are `loaded`; of a resumed run, the data that it was started with."""
     if checkpoint is None:
-        data: ImageDataset = build(DATA, config.data_loading)
+        data: ImageDataset = loaded or build(DATA, config.data_loading)
         return data
     moved = command_line("train", "data_loading.root=DIR", resume=str(checkpoint.path), models_dir=config.models_dir)
-    data = load_trained_data(checkpoint, config.data_loading, moved)
+    data = loaded or load_trained_data(checkpoint, config.data_loading, moved)
     if checkpoint.data_digest != data.digest:
         raise UserError(
             f"the data are not those that {checkpoint.path} was trained on (SHA-256 {data.digest[:12]} now, "

@@ -10,7 +10,14 @@ from dataclasses import dataclass
 from typing import Annotated, Any
 
 Metrics = dict[str, float]
-"""Name, such as `val/accuracy`, -> value."""
+"""Name, such as `val/accuracy`, -> value. Quartiles over batches have a suffix: `val/accuracy_25`."""
+QUARTILES = (25, 50, 75)
+"""In percent."""
+
+
+def is_quartile(name: str) -> bool:
+    """Return whether a metric is a quartile over batches."""
+    return name.endswith(tuple(f"_{percent}" for percent in QUARTILES))
 
 
 @dataclass(frozen=True)

@@ -28,6 +28,7 @@ from cifar10.cli.checks import require_grouping
 from cifar10.cli.command_line import main, parse
 from cifar10.cli.flags import takes_overrides
 from cifar10.config import compose, conf_folder, explain
+from cifar10.config.changeable import with_experiment
 from cifar10.config.compose import load_config
 from cifar10.config.conf_folder import CONF, groups, options
 from cifar10.train import train
@@ -38,7 +39,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 ADD_A_PART = (DOCS / "add_a_part.md").read_text()
 ENTRY_POINTS = {
     *("train", "probe", "infer", "batch", "verify", "similar"),
-    *("evaluate", "sync", "prepare_data", "config.explain", "demo"),
+    *("evaluate", "export", "sync", "prepare_data", "config.explain", "demo", "compare_pooling"),
 }
 SMALL = ["training.epochs=1", "training.batch_size=20", "tracking=none"]
 SMALL_SHAPES = [
@@ -124,7 +125,8 @@ def test_each_command_of_a_page_is_understood(page: Path) -> None:
         task = parse(COMMANDS, words)
         if takes_overrides(task.command):
             require_grouping([str(override) for override in task.arguments])
-            load_config([str(override) for override in task.arguments if not str(override).startswith("grouping")])
+            overrides = [str(override) for override in task.arguments if not str(override).startswith("grouping")]
+            load_config(with_experiment("pooling", overrides) if words[0] == "compare_pooling" else overrides)
 
 
 @pytest.mark.parametrize(("words", "shown"), transcripts((DOCS / "configuration.md").read_text()))
@@ -225,6 +227,8 @@ def test_imports_never_go_in_a_circle() -> None:
 
 def test_an_entry_point_is_imported_by_the_commands_and_the_demo_only() -> None:
     allowed = {("cifar10.demo", "cifar10.train"), ("cifar10.demo", "cifar10.infer")}
+    allowed |= {("cifar10.laboratory.workers", "cifar10.train"), ("cifar10.laboratory.tracking", "cifar10.sync")}
+    allowed |= {("cifar10.laboratory.winner", "cifar10.export")}
     entry_points = {f"cifar10.{name}" for name in ENTRY_POINTS}
     pairs = {(name, entry) for name, imported in import_graph().items() for entry in imported & entry_points}
     assert {pair for pair in pairs if pair[0] != "commands"} == allowed

@@ -16,21 +16,25 @@ from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
 from cifar10.files import atomic_write
+from cifar10.types import is_quartile
 
 _TRAINING, _VALIDATION = "#3a6ea5", "#d1603d"
 _MOST_NUMBERS = 20  # classes up to which each cell of a confusion matrix is labelled
 _MOST_NAMES = 160  # class names that fit side by side along an axis
+_MOST_MARKERS = 60  # epochs up to which each is marked on a curve
 _LONGEST_NAME = 24  # columns of a class name; a wide character, as in Chinese, takes two
 
 
 def learning_curves(history: Sequence[dict[str, float]]) -> Figure:
     """Return loss, accuracy and the other metrics by epoch, training beside validation.
 
+    A band shows the quartiles over the batches of each epoch, if they were recorded.
+
     Args:
         history: One entry per epoch: `epoch` from 0, `train/loss`, `train/accuracy`, and perhaps `val/...`. A value
             that is not finite leaves a gap.
     """
-    validation = (name.removeprefix("val/") for name in history[0] if name.startswith("val/"))
+    validation = (name.removeprefix("val/") for name in history[0] if name.startswith("val/") and not is_quartile(name))
     names = list(dict.fromkeys(["loss", "accuracy", *validation]))
     figure = Figure(figsize=(4.5 * len(names), 3.6), layout="constrained")
     for axes, name in zip(figure.subplots(1, len(names)), names, strict=True):
@@ -50,10 +54,12 @@ def _percent(share: float, _position: float) -> str:
 def _draw_curve(axes: Axes, history: Sequence[dict[str, float]], name: str) -> None:
     epochs = [entry["epoch"] + 1 for entry in history]
     for split, label, colour in (("train", "training", _TRAINING), ("val", "validation", _VALIDATION)):
-        values = np.array([entry.get(f"{split}/{name}", np.nan) for entry in history], dtype=np.float64)
-        values[~np.isfinite(values)] = np.nan
+        values, low, high = (_series(history, f"{split}/{name}{suffix}") for suffix in ("", "_25", "_75"))
+        if not np.isnan(low).all():
+            axes.fill_between(epochs, low, high, color=colour, alpha=0.2, linewidth=0)
         if not np.isnan(values).all():
-            axes.plot(epochs, values, marker="o", markersize=3, color=colour, label=label)
+            marker = "o" if len(epochs) <= _MOST_MARKERS else ""
+            axes.plot(epochs, values, marker=marker, markersize=3, color=colour, label=label)
     axes.set_xlabel("epoch")
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     if len(epochs) == 1:
@@ -63,6 +69,13 @@ def _draw_curve(axes: Axes, history: Sequence[dict[str, float]], name: str) -> N
     axes.spines[["top", "right"]].set_visible(False)
     if axes.lines:
         axes.legend(frameon=False)
+
+
+def _series(history: Sequence[dict[str, float]], name: str) -> NDArray[np.float64]:
+    """Return the values of a metric by epoch, NaN where there is none."""
+    values = np.array([entry.get(name, np.nan) for entry in history], dtype=np.float64)
+    values[~np.isfinite(values)] = np.nan
+    return values
 
 
 def confusion_matrix(counts: NDArray[np.int64], class_names: Sequence[str]) -> Figure:

@@ -15,7 +15,7 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError, create_model
 
 from cifar10.config import conf_folder
 from cifar10.config.schema import Component, Config
-from cifar10.config.targets import METRIC, ROLES, BuildError, Role, Target
+from cifar10.config.targets import METRIC, MODEL, ROLES, BuildError, Role, Target
 from cifar10.config.validation import Problem, problems_of, validate
 from cifar10.errors import UsageError, first_line
 
@@ -75,12 +75,22 @@ def wrong_components(values: Mapping[str, Any], find: Callable[[Role, str], Targ
     sections = {name: (role, values.get(name)) for name, role in ROLES.items()}
     if isinstance(metrics := values.get("metric"), dict):
         sections |= {f"metric.{name}": (METRIC, metric) for name, metric in metrics.items()}
+    sections |= {key: (MODEL, section) for key, section in _compared_networks(values).items()}
     return [
         problem.within(key)
         for key, (role, section) in sections.items()
         if isinstance(section, dict) and isinstance(section.get("_target_"), str)
         for problem in component_problems(role, Component.model_validate(section), find)
     ]
+
+
+def _compared_networks(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the network of each way in `pooling`, by its key: a target with the arguments of `model`."""
+    pooling, model = values.get("pooling"), values.get("model")
+    ways = pooling.get("ways") if isinstance(pooling, dict) else None
+    if not (isinstance(ways, dict) and isinstance(model, dict)):
+        return {}
+    return {f"pooling.ways.{name}": {**model, "_target_": target} for name, target in ways.items()}
 
 
 def require_buildable(config: Config) -> None:

@@ -1,4 +1,4 @@
-"""Which settings of a checkpoint may be changed: to resume its run, and to evaluate it."""
+"""Overrides that a command takes: of a checkpoint, to resume its run or evaluate it; of an experiment of its own."""
 
 from collections.abc import Iterable, Sequence
 
@@ -43,3 +43,9 @@ def refuse_other_settings(keys: Iterable[str]) -> None:
             f"{', '.join(others)}: the configuration of a checkpoint cannot be changed; "
             f"only {', '.join(DATA_LOCATION[:-1])} and {DATA_LOCATION[-1]} may be set"
         )
+
+
+def with_experiment(name: str, overrides: Sequence[str]) -> list[str]:
+    """Return `overrides` with `experiment=NAME` in front, unless they choose an experiment themselves."""
+    is_chosen = any(override.lstrip("+").startswith("experiment=") for override in overrides)
+    return [*([] if is_chosen else [f"experiment={name}"]), *overrides]

@@ -153,6 +153,8 @@ class TrainingConfig(Section):
     kernels: bool = False
     """On a CPU in fp32: convolve, normalise and activate with our own machine code. On a GPU in bf16, with
     compile=graphs and model=speed: all between the convolutions, in Triton. Results differ by rounding."""
+    batch_quartiles: bool = False
+    """Record the quartiles of loss and accuracy over the batches of each epoch, of training and validation."""
 
     @property
     def num_processes(self) -> int:
@@ -236,6 +238,26 @@ class ProbeConfig(Section):
     """Folder in which embeddings are kept, found by the content of image and weights. null: computed in each run."""
 
 
+class PoolingConfig(Section):
+    """A comparison of ways to shrink feature maps: each is trained with each seed, everything else equal."""
+
+    ways: Annotated[dict[Annotated[str, Field(pattern=r"^[a-z][a-z0-9_]*$", max_length=40)], str], Field(min_length=2)]
+    """Name of a way -> its network: a target that takes the arguments of `model`."""
+    seeds: Annotated[list[Annotated[int, Field(ge=0, lt=2**31)]], Field(min_length=1, max_length=1000)]
+    """Each replaces `seed` in one run of each way: of the weights, the order of images, and augmentation."""
+    redraw_every: PositiveInt
+    """Epochs, of all runs together, between two drawings of the learning curves."""
+    workers: Annotated[int, Field(gt=0, le=1024)] | None
+    """Processes that train, each one run at a time. null: one for each processor, as `training.threads` allow."""
+
+    @field_validator("seeds")
+    @classmethod
+    def _all_different(cls, seeds: list[int]) -> list[int]:
+        if len(set(seeds)) < len(seeds):
+            raise ValueError(f"each seed must occur once, not {seeds}")
+        return seeds
+
+
 class Config(Section):
     """A whole run."""
 
@@ -258,6 +280,8 @@ class Config(Section):
     """Parent of the run folders."""
     probe: ProbeConfig | None = None  # older checkpoints lack it
     """Fit the head only, as a linear probe. null: train."""
+    pooling: PoolingConfig | None = None  # older checkpoints lack it
+    """What `compare_pooling` trains. null: nothing is compared."""
     weights: Annotated[str, Field(min_length=1)] | None = None  # older checkpoints lack it
     """A checkpoint whose weights initialise the network: any value of `--checkpoint_name`."""
 

@@ -16,8 +16,12 @@ from cifar10.kernels.fused_network import FusedNetwork, integer_arithmetic, obst
 from cifar10.kernels.gpu_layers import ConvolutionGroupOnGpu, SpeedNetOnGpu
 from cifar10.kernels.jit import is_available
 from cifar10.kernels.normalization import FusedBatchNormSiLU
+from cifar10.kernels.pooling_network import FusedAveragePoolCNN, FusedMaxPoolCNN, FusedStrideCNN
 from cifar10.kernels.quantization import InputRange, input_ranges
 from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
+from cifar10.networks.pooling.average_pool import AveragePoolCNN
+from cifar10.networks.pooling.max_pool import MaxPoolCNN
+from cifar10.networks.pooling.stride import StrideCNN
 from cifar10.networks.speed import ConvolutionGroup, SpeedNet
 
 __all__ = [
@@ -39,6 +43,9 @@ _CONVERTED: dict[type[nn.Module], type[nn.Module]] = {
     Conv3x3: WinogradConv3x3,
     ConvPool: WinogradConvPool,
     BatchNormSiLU: FusedBatchNormSiLU,
+    StrideCNN: FusedStrideCNN,
+    MaxPoolCNN: FusedMaxPoolCNN,
+    AveragePoolCNN: FusedAveragePoolCNN,
 }
 _CONVERTED_ON_GPU: dict[type[nn.Module], type[nn.Module]] = {
     ConvolutionGroup: ConvolutionGroupOnGpu,

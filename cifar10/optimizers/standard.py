@@ -25,8 +25,10 @@ def sgd(
 
 
 def adam(network: nn.Module, lr: PositiveFloat, betas: Betas = [0.9, 0.999]) -> torch.optim.Adam:  # noqa: B006
-    """Return Adam (arXiv:1412.6980), without weight decay."""
-    return torch.optim.Adam(_parameter_groups(network, 0.0), lr=lr, betas=(betas[0], betas[1]))
+    """Return Adam (arXiv:1412.6980), without weight decay; on a CPU in one pass over all parameters."""
+    is_on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
+    groups = _parameter_groups(network, 0.0)
+    return torch.optim.Adam(groups, lr=lr, betas=(betas[0], betas[1]), fused=is_on_cpu or None)
 
 
 def adamw(

@@ -72,3 +72,4 @@ class TrainingState(BaseModel):
     optimizer_states: Annotated[list[dict[str, Any]], Field(min_length=1)]
     lr_schedulers: Annotated[list[dict[str, Any]], Field(min_length=1)]
     cifar10_tally: Annotated[list[float], Field(min_length=3, max_length=3)]
+    cifar10_batches: Annotated[list[list[float]], Field(min_length=2, max_length=2)] = [[], []]  # older ones lack it

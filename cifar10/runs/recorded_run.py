@@ -51,7 +51,7 @@ def read_run(folder: Path) -> Recorded:
         settings = read_settings(folder)
         tracking = TrackingConfig.model_validate(settings["tracking"])
         scores = _scores(folder / SCORES)
-        history = _history(folder / HISTORY)
+        history = read_history(folder / HISTORY)
         record = _record(folder, bool(scores))
     except UserError:
         raise
@@ -60,7 +60,8 @@ def read_run(folder: Path) -> Recorded:
     return Recorded(record, tracking, parameters_of(settings), history, scores)
 
 
-def _history(path: Path) -> list[dict[str, float]]:
+def read_history(path: Path) -> list[dict[str, float]]:
+    """Return the epochs in a `history.csv`; none if there is no such file."""
     if not path.is_file():
         return []
     with path.open(newline="", encoding="utf-8") as file:

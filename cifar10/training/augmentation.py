@@ -82,6 +82,10 @@ class ResidentPixels:
         """Return the index of the first pixel of each of `rows`, (P, H), of the images (P,)."""
         return (images.to(self.index_type).unsqueeze(1) * self.size + rows) * self.size
 
+    def whole(self, order: NDArray[np.int64], images: Tensor) -> Tensor:
+        """Return the images at `order`, (b,), on the host, and `images`, the same on the device, packed (b, H, W)."""
+        return self.packed.index_select(0, images)
+
     def fetch(self, order: NDArray[np.int64], first: Tensor) -> tuple[Tensor, Tensor]:
         """Return packed pixels with the images at `order`, (b,), and where in them the rows are, by `first`, (b, H)."""
         return self.packed, first
@@ -100,6 +104,10 @@ class StoredPixels:
     def first_pixels(self, rows: Tensor, images: Tensor) -> Tensor:
         """Return the index of the first pixel of each of `rows`, (P, H), within its own image."""
         return rows * self.size
+
+    def whole(self, order: NDArray[np.int64], images: Tensor) -> Tensor:
+        """Return the same as `ResidentPixels.whole`."""
+        return pack(self.images[order].to(self.device))
 
     def fetch(self, order: NDArray[np.int64], first: Tensor) -> tuple[Tensor, Tensor]:
         """Return the same as `ResidentPixels.fetch`."""
@@ -133,6 +141,11 @@ class Augmentation:
     def mixes(self) -> bool:
         """Whether targets become probabilities."""
         return self.config.mixup > 0 or self.config.cutmix > 0
+
+    @property
+    def moves(self) -> bool:
+        """Whether pixels come from other places of their image."""
+        return self.config.crop_padding > 0 or self.config.flip != "none"
 
     @property
     def recolours(self) -> bool:
@@ -200,9 +213,12 @@ class Augmentation:
         positions: slice | Tensor,
     ) -> Tensor:
         """Return the images at `positions` of the epoch, `on_host` and on the device."""
-        packed, first_pixels = source.fetch(plan.order[on_host], plan.rows[positions])
-        index = first_pixels.unsqueeze(2) + plan.columns[positions].unsqueeze(1)  # (b, H, W)
-        pixels = packed.view(-1).index_select(0, index.view(-1)).view(index.shape)
+        if self.moves:
+            packed, first_pixels = source.fetch(plan.order[on_host], plan.rows[positions])
+            index = first_pixels.unsqueeze(2) + plan.columns[positions].unsqueeze(1)  # (b, H, W)
+            pixels = packed.view(-1).index_select(0, index.view(-1)).view(index.shape)
+        else:
+            pixels = source.whole(plan.order[on_host], plan.images[positions])
         if self.config.cutout:
             line, first = torch.arange(self.size, device=pixels.device), plan.hole[positions].unsqueeze(2)
             inside = (line >= first) & (line < first + self.config.cutout)  # (b, 2, H)

@@ -3,7 +3,7 @@
 Shapes: B images in a batch, K classes.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torchmetrics import Metric
 
 from cifar10.errors import UsageError
-from cifar10.types import Metrics
+from cifar10.types import QUARTILES, Metrics
 
 _MOST_PENDING = 64  # batches
+_NAMES = ("loss", "accuracy")
 
 
 class RunningMetrics:
@@ -23,15 +24,20 @@ class RunningMetrics:
     counts each batch at once: the next batch overwrites the output of a captured graph.
 
     The sums are no buffers: data-parallel training overwrites those with the ones of process zero.
+
+    Args:
+        keeps_batches: Also keep the loss and accuracy of each batch, for `quartiles`.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, keeps_batches: bool = False) -> None:
+        self.keeps_batches = keeps_batches
         self.clear()
 
     def clear(self) -> None:
         self._pending: list[tuple[Tensor, Tensor, Tensor]] = []
         self._sums = torch.zeros(2, dtype=torch.float64)  # losses, correct images
         self._images = 0
+        self._batches: list[Tensor] = []
 
     def add(self, loss: Tensor, logits: Tensor, targets: Tensor) -> None:
         """Add a batch: its mean `loss`, `logits` (B, K), and `targets`, (B,) or (B, K)."""
@@ -44,10 +50,32 @@ class RunningMetrics:
         self._count()
         return [*self._sums.tolist(), float(self._images)]
 
-    def restore(self, sums: list[float]) -> None:
-        """Continue from the return value of `sums`."""
+    def batches(self) -> Tensor:
+        """Return loss and accuracy of each batch that was kept, float64 (2, batches)."""
+        self._count()
+        return torch.cat([torch.zeros(2, 0, dtype=torch.float64), *(part.cpu() for part in self._batches)], dim=1)
+
+    def restore(self, sums: list[float], batches: Sequence[Sequence[float]] = ((), ())) -> None:
+        """Continue from the return values of `sums` and `batches`."""
         self.clear()
         self._sums, self._images = torch.tensor(sums[:2], dtype=torch.float64), int(sums[2])
+        self._batches = [torch.tensor(batches, dtype=torch.float64)]
+
+    def quartiles(self) -> Metrics:
+        """Return the quartiles of loss and accuracy over the batches of this process: `loss_25`, `loss_50`, ...
+
+        An empty dictionary if no batch was kept.
+        """
+        batches = self.batches()
+        if not batches.shape[1]:
+            return {}
+        parts = torch.tensor(QUARTILES, dtype=torch.float64) / 100
+        of_each = batches.quantile(parts, dim=1).T.tolist()  # (2, quartiles)
+        return {
+            f"{name}_{percent}": value
+            for name, values in zip(_NAMES, of_each, strict=True)
+            for percent, value in zip(QUARTILES, values, strict=True)
+        }
 
     def means(self, strategy: Any = None) -> Metrics:
         """Return loss and accuracy over all processes of Lightning's `strategy`; None: of this process."""
@@ -64,11 +92,16 @@ class RunningMetrics:
         losses = [loss.double() * len(logits) for loss, logits, _ in self._pending]
         predicted = torch.cat([logits.argmax(dim=1) for _, logits, _ in self._pending])
         labels = torch.cat([y if y.ndim == 1 else y.argmax(dim=1) for _, _, y in self._pending])
+        is_right = predicted == labels
+        if self.keeps_batches:
+            means = [part.double().mean() for part in is_right.split([len(logits) for _, logits, _ in self._pending])]
+            each = [loss.double() for loss, _, _ in self._pending]
+            self._batches.append(torch.stack([torch.stack(each), torch.stack(means)]))
         if self._sums.device != predicted.device:  # once after `clear`
             self._sums = self._sums.to(predicted.device)
         for loss in losses:
             self._sums[0].add_(loss)
-        self._sums[1].add_((predicted == labels).sum())
+        self._sums[1].add_(is_right.sum())
         self._images += len(predicted)
         self._pending = []
 
@@ -78,11 +111,12 @@ class MetricSet(nn.Module):
 
     Args:
         metrics: Name -> metric; each is copied.
+        keeps_batches: Also return the quartiles of loss and accuracy over the batches.
     """
 
-    def __init__(self, metrics: Mapping[str, Metric]) -> None:
+    def __init__(self, metrics: Mapping[str, Metric], keeps_batches: bool = False) -> None:
         super().__init__()
-        self.loss = RunningMetrics()
+        self.loss = RunningMetrics(keeps_batches)
         self.names = list(metrics)
         self.metrics = nn.ModuleList(metric.clone() for metric in metrics.values())
 
@@ -94,9 +128,10 @@ class MetricSet(nn.Module):
 
     def compute(self, strategy: Any) -> Metrics:
         """Return the loss and each metric over all batches and processes since the last call."""
-        loss = self.loss.means(strategy)["loss"]
+        loss, quartiles = self.loss.means(strategy)["loss"], self.loss.quartiles()
         self.loss.clear()
-        return {"loss": loss, **{name: _value(metric) for name, metric in zip(self.names, self.metrics, strict=True)}}  # type: ignore[arg-type]
+        values = {name: _value(metric) for name, metric in zip(self.names, self.metrics, strict=True)}  # type: ignore[arg-type]
+        return {"loss": loss, **values, **quartiles}
 
 
 def is_higher_better(monitor: str, metrics: Mapping[str, Metric]) -> bool:

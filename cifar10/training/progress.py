@@ -13,7 +13,7 @@ from tqdm import tqdm
 from cifar10.model import Classifier
 from cifar10.system.progress import Progress
 from cifar10.system.streams import print_message
-from cifar10.types import Metrics
+from cifar10.types import Metrics, is_quartile
 
 if TYPE_CHECKING:
     from cifar10.config.schema import ResizingStage
@@ -160,7 +160,8 @@ class TestProgress(pl.Callback):
 
 def _validation(scores: Metrics) -> str:
     """Return validation accuracy and other metrics as the end of a line."""
-    values = {name.removeprefix("val/"): value for name, value in scores.items() if name.startswith("val/")}
+    names = [name for name in scores if name.startswith("val/") and not is_quartile(name)]
+    values = {name.removeprefix("val/"): scores[name] for name in names}
     if not values:
         return ""
     others = [f", {name} {value:.3f}" for name, value in values.items() if name not in ("accuracy", "loss")]

@@ -128,7 +128,7 @@ WRONG = {
     f"infer {IMAGES} grouping=cats_vs_dogs grouping.groups=x": "only grouping.threshold",
     f"infer {IMAGES} grouping=cats_vs_dogs grouping.threshold=2": "less than or equal to 1",
     "demo now": "'now' is left over",
-    "train model resnet18": "write model=NAME, with NAME one of imagenet, resnet18",
+    "train model resnet18": "write model=NAME, with NAME one of imagenet, pooling_cnn, resnet18",
     "train training.epochs 5": "training.epochs is not KEY=VALUE",
     "train seed = 5": "seed is not KEY=VALUE",
     "train seed= 5": "without spaces",

@@ -17,7 +17,7 @@ def told(*lines: str) -> list[str]:
 @pytest.mark.parametrize(
     ("override", "expected"),
     [
-        ("model=resnet", "model: there is no resnet among imagenet, resnet18, resnet18_imagenet, resnet34, resnet50, "),
+        ("model=resnet", "model: there is no resnet among imagenet, pooling_cnn, resnet18, resnet18_imagenet, "),
         (
             "model=resnt18",
             "resnet50, simple_cnn, speed, timm, torchvision; did you mean resnet18?",

@@ -29,6 +29,9 @@ MEANT = {
     "model": {
         "cifar10.networks.pretrained.TorchvisionNetwork",
         "cifar10.networks.timm_model.TimmNetwork",
+        "cifar10.networks.pooling.average_pool.AveragePoolCNN",
+        "cifar10.networks.pooling.max_pool.MaxPoolCNN",
+        "cifar10.networks.pooling.stride.StrideCNN",
         "cifar10.networks.resnet.ResNet",
         "cifar10.networks.simple_cnn.SimpleCNN",
         "cifar10.networks.speed.SpeedNet",

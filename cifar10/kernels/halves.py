@@ -1,0 +1,134 @@
+"""Vectors of bfloat16 and of bits, as kernels for AMX read and write them."""
+
+from collections.abc import Sequence
+from typing import Any, NamedTuple
+
+from cifar10.kernels.arithmetic import BF16_AMX
+from cifar10.kernels.codegen import Integer, IntVector, KernelBuilder, Vector
+
+try:
+    from llvmlite import ir
+except ImportError:  # then `jit.is_available` is false, and no code is generated
+    ir = None
+
+LANES = 16
+
+
+class Layout(NamedTuple):
+    """How the pixels of an image lie in memory."""
+
+    bytes_of_pixel: int
+    """1 or 4, see `load_pixels`."""
+    num_pixels: int
+    """Of an image."""
+
+    @property
+    def image_bytes(self) -> int:
+        return self.num_pixels * (self.bytes_of_pixel if self.bytes_of_pixel > 1 else 3)
+
+
+BYTES = 2
+"""Of a bfloat16."""
+
+
+def load(builder: KernelBuilder, address: Integer) -> Vector:
+    """Return 16 bfloat16 at an address as float32."""
+    return BF16_AMX.load(builder, address)
+
+
+def store(builder: KernelBuilder, vector: Vector, address: Integer) -> None:
+    """Round 16 float32 to bfloat16, and write them to an address."""
+    BF16_AMX.store(builder, vector, address)
+
+
+def rounded(builder: KernelBuilder, vector: Vector) -> Any:
+    """Return 16 float32 as bfloat16, <16 x i16>."""
+    halves = ir.VectorType(ir.IntType(16), LANES)
+    convert = ir.InlineAsm(ir.FunctionType(halves, [builder.vector_type]), "vcvtneps2bf16 $1, $0", "=v,v")
+    return builder.llvm.call(convert, [vector.value])
+
+
+def store_raw(builder: KernelBuilder, value: Any, address: Integer) -> None:
+    """Write a vector of any type to an address."""
+    pointer = builder.llvm.inttoptr(address.value, value.type.as_pointer())
+    builder.llvm.store(value, pointer).align = BYTES
+
+
+def load_raw(builder: KernelBuilder, address: Integer, num_halves: int = LANES) -> Any:
+    """Return bfloat16 at an address as they are, <num_halves x i16>."""
+    kind = ir.VectorType(ir.IntType(16), num_halves)
+    loaded = builder.llvm.load(builder.llvm.inttoptr(address.value, kind.as_pointer()))
+    loaded.align = BYTES
+    return loaded
+
+
+def shuffled(builder: KernelBuilder, first: Any, second: Any, places: Sequence[int]) -> Any:
+    """Return the elements at `places` of two vectors of the same type, those of the second counted on."""
+    mask = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), list(places))
+    return builder.llvm.shuffle_vector(first, second, mask)
+
+
+def pairs(builder: KernelBuilder, first: Any, second: Any) -> IntVector:
+    """Return element i of `first` and of `second`, <16 x i16>, side by side in 32 bits, as factors of AMX want them."""
+    llvm, kind = builder.llvm, builder.int_vector_type
+    high = llvm.shl(llvm.zext(second, kind), builder.int_constant(LANES).value)
+    return IntVector(builder, llvm.or_(llvm.zext(first, kind), high))
+
+
+def transposed(builder: KernelBuilder, rows: Sequence[Any]) -> list[Any]:
+    """Return the columns of a 16 x 16 matrix given as its rows, vectors of 32-bit numbers."""
+    vectors = list(rows)
+    distance = 1
+    while distance < LANES:
+        swapped = list(vectors)
+        low = [lane if not lane & distance else lane - distance + LANES for lane in range(LANES)]
+        high = [lane + distance if not lane & distance else lane + LANES for lane in range(LANES)]
+        for place in range(LANES):
+            if not place & distance:
+                first, second = vectors[place], vectors[place + distance]
+                swapped[place] = shuffled(builder, first, second, low)
+                swapped[place + distance] = shuffled(builder, first, second, high)
+        vectors = swapped
+        distance *= 2
+    return vectors
+
+
+def load_pixels(builder: KernelBuilder, pixels: Integer, place: Integer, channel: int, layout: Layout) -> Vector:
+    """Return a channel of 16 neighbouring pixels as float32.
+
+    Args:
+        builder: Of the kernel.
+        pixels: Address of an image, uint8.
+        place: Number of the first pixel.
+        channel: Of three.
+        layout: Of the image: one channel after the other, or four bytes for each pixel, of which the last is unused.
+    """
+    llvm, is_packed = builder.llvm, layout.bytes_of_pixel > 1
+    kind = ir.VectorType(ir.IntType(8), LANES * layout.bytes_of_pixel)
+    address = pixels + place * layout.bytes_of_pixel + (0 if is_packed else channel * layout.num_pixels)
+    loaded = llvm.load(llvm.inttoptr(address.value, kind.as_pointer()))
+    loaded.align = 1
+    if is_packed:
+        loaded = shuffled(builder, loaded, loaded, range(channel, LANES * layout.bytes_of_pixel, layout.bytes_of_pixel))
+    return IntVector(builder, llvm.zext(loaded, builder.int_vector_type)).to_float()
+
+
+def store_mask(builder: KernelBuilder, mask: Any, address: Integer) -> None:
+    """Write 16 bits, one for each lane of a mask, to an address."""
+    bits = builder.llvm.bitcast(mask, ir.IntType(LANES))
+    builder.llvm.store(bits, builder.llvm.inttoptr(address.value, ir.IntType(LANES).as_pointer())).align = BYTES
+
+
+def load_mask(builder: KernelBuilder, address: Integer) -> Any:
+    """Return the mask that `store_mask` wrote."""
+    bits = builder.llvm.load(builder.llvm.inttoptr(address.value, ir.IntType(LANES).as_pointer()))
+    bits.align = BYTES
+    return builder.llvm.bitcast(bits, ir.VectorType(ir.IntType(1), LANES))
+
+
+def fill_zeros(builder: KernelBuilder, address: Integer, num_bytes: int) -> None:
+    """Write zeros to an address; `num_bytes` is a multiple of a vector's 64."""
+    zero = builder.constant(0.0)
+    assert num_bytes % (4 * LANES) == 0
+    with builder.loop(0, num_bytes, 4 * LANES) as place:
+        store_raw(builder, zero.value, address + place)
