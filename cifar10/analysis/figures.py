@@ -111,6 +111,14 @@ def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
             tick_label.set_fontproperties(FontProperties(fname=path, size=size))
 
 
+def drawable_names(names: Sequence[str]) -> tuple[list[str], list[FontProperties]]:
+    """Return the names on one line each, shortened, and a font for each; the place of one that no font can draw."""
+    lines = [_on_one_line(name) for name in names]
+    fonts = _fonts(set(lines))
+    shown = [line if line in fonts else str(place) for place, line in enumerate(lines)]
+    return shown, [FontProperties(fname=fonts[line], size=9) if line in fonts else FontProperties() for line in lines]
+
+
 def _on_one_line(name: str) -> str:
     """Return a name without line breaks and control characters, and without its middle if it is long."""
     printable = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(name.split()))

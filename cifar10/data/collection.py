@@ -145,7 +145,9 @@ def of_photos(source: ImageSource, image_size: int) -> Collection:
     files: list[str] = []
     sizes: list[int] = []
     unreadable: list[tuple[str, str]] = []
-    decoded = iter(tqdm(decode_images(source, image_size, _LOOK_AHEAD), "reading", unit=" images", disable=None, leave=False))
+    decoded = iter(
+        tqdm(decode_images(source, image_size, _LOOK_AHEAD), "reading", unit=" images", disable=None, leave=False)
+    )
     while part := list(islice(decoded, _LOOK_AHEAD)):
         readable = [image for image in part if not isinstance(image.pixels, ImageError)]
         unreadable += [(image.source.name, str(image.pixels)) for image in part if isinstance(image.pixels, ImageError)]
