@@ -24,7 +24,7 @@ from numpy.typing import NDArray
 from cifar10 import __version__
 from cifar10.analysis.appearance import find_odd, mean_images, measure
 from cifar10.analysis.descriptors import thumbnails_of
-from cifar10.analysis.embeddings import Embedder, embedder_of
+from cifar10.analysis.embeddings import embedder_of
 from cifar10.analysis.explore_report import Findings, explore_report
 from cifar10.analysis.label_issues import LabelIssues, find_label_issues
 from cifar10.analysis.linear_probe import fit_linear_head
@@ -184,7 +184,8 @@ def _near_duplicates(
     return ranked.take(group_of[ranked.first] != group_of[ranked.second])
 
 
-def _embeddings(embedder: Embedder, collection: Collection) -> NDArray[np.float32]:
+def _embeddings(checkpoint: Checkpoint, collection: Collection) -> NDArray[np.float32]:
+    embedder = embedder_of(checkpoint, choose_device("auto"), None)
     return np.concatenate([embedder.embeddings(split.images, name) for name, split in collection.splits.items()])
 
 

@@ -33,21 +33,20 @@ def class_balance(counts: Mapping[str, NDArray[np.int64]], class_names: Sequence
     panels = figure.subplots(1, len(counts), sharey=True) if few else figure.subplots(len(counts), 1)
     names, fonts = drawable_names(class_names)
     for axes, (split, values), colour in zip(np.atleast_1d(panels), counts.items(), COLOURS, strict=False):
+        mark = axes.axvline if few else axes.axhline
+        mark(values.mean(), color="#888", lw=0.8, ls="--")
         places = np.arange(num_classes)
         if few:
             axes.barh(places, values, color=colour)
             axes.set_yticks(places, names, parse_math=False)
             axes.set_ylim(num_classes - 0.4, -0.6)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
-            for tick, font in zip(axes.get_yticklabels(), fonts, strict=True):
+            for tick, font in zip(axes.get_yticklabels(), fonts, strict=False):  # only the first panel shows them
                 tick.set_fontproperties(font)
         else:
             axes.bar(places, values, color=colour, width=1.0)
             axes.set_xlabel("class")
             axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
-        axes.axvline(values.mean(), color="#888", lw=0.8, ls="--") if few else axes.axhline(
-            values.mean(), color="#888", lw=0.8, ls="--"
-        )
         axes.set_title(f"{split}: {int(values.sum()):,} images", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)
     return figure

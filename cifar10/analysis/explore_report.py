@@ -87,14 +87,9 @@ def _glance(findings: Findings) -> Iterator[Part]:
     names, _ = findings.oddities
     entries = [Number("images", f"{len(findings.collection):,}")]
     if findings.collection.class_names:
-        of_class = next(iter(findings.counts.values()))
-        entries.append(
-            Number(
-                "classes",
-                f"{len(of_class):,}",
-                f"{of_class.min():,} to {of_class.max():,} images each, {next(iter(findings.counts))}",
-            )
-        )
+        split, of_class = next(iter(findings.counts.items()))
+        note = f"{of_class.min():,} to {of_class.max():,} images each, {split}"
+        entries.append(Number("classes", f"{len(of_class):,}", note))
     num_copies = sum(len(group) - 1 for group in findings.copies)
     entries.append(Number("exact copies", f"{num_copies:,}", "images whose pixels another one has too"))
     if findings.pairs is not None:

@@ -110,9 +110,9 @@ def exact_copies(digests: Sequence[bytes]) -> list[NDArray[np.int64]]:
 
 
 def _candidates(descriptors: Sequence[Descriptor]) -> tuple[Tensor, list[Tensor]]:
-    """Return candidates, int64 (P, 3): two images and whether mirrored; and for each descriptor the level of each image.
+    """Return candidates, int64 (P, 3): two images, and whether one is mirrored; and levels, (N,) each.
 
-    A level, (N,), is the mean distance to the neighbours behind the candidates.
+    The level of an image is the mean distance to the neighbours behind its candidates.
     """
     found, levels = [], []
     for descriptor in descriptors:
