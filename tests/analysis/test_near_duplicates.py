@@ -84,9 +84,9 @@ def test_a_map_is_found_and_its_images_agree() -> None:
     right, down = aligned.maps[:, 2] - 1, aligned.maps[:, 5] + 2  # pixels beside the truth
     assert ((right.abs() < 0.25) & (down.abs() < 0.25)).sum() >= 7
     assert aligned.maps[:, [0, 1, 3, 4]].abs().median() < 0.01
-    assert aligned.similarity.median() > 0.8
+    assert aligned.similarity.median() > 0.6
     others = align(one[:, 8:40, 8:40], shifted.roll(1, dims=0))
-    assert others.similarity.max() < 0.5
+    assert others.similarity.max() < 0.3 < aligned.similarity.min()
 
 
 def test_blur_keeps_means_and_shapes() -> None:
