@@ -174,9 +174,7 @@ def _near_duplicates(
         print_message(f"near-duplicates are not searched for among more than {_MOST_COMPARED:,} images")
         return None
     thumbnails = torch.cat([thumbnails_of(split.images) for split in collection.splits.values()])
-    embeddings = (
-        None if checkpoint is None else _embeddings(embedder_of(checkpoint, choose_device("auto"), None), collection)
-    )
+    embeddings = None if checkpoint is None else _embeddings(checkpoint, collection)
     ranked = rank_near_duplicates(thumbnails, embeddings)
     group_of = np.arange(len(collection))
     for group in copies:

@@ -28,4 +28,5 @@ def moved(pixels: NDArray[np.uint8], right: int, down: int) -> NDArray[np.uint8]
 
 def brighter(pixels: NDArray[np.uint8], gain: float, shift: float) -> NDArray[np.uint8]:
     """Return a picture with other contrast and brightness."""
-    return np.clip(gain * pixels.astype(np.float32) + shift, 0, 255).astype(np.uint8)
+    changed: NDArray[np.uint8] = np.clip(gain * pixels.astype(np.float32) + shift, 0, 255).astype(np.uint8)
+    return changed

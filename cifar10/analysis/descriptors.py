@@ -79,7 +79,8 @@ def descriptors_of(thumbnails: Tensor) -> list[Descriptor]:
 def grey(images: Tensor) -> Tensor:
     """Return the brightness of (N, 3, H, W) images as float32 (N, H, W)."""
     red, green, blue = images.float().unbind(1)
-    return red * _GREY[0] + green * _GREY[1] + blue * _GREY[2]
+    brightness: Tensor = red * _GREY[0] + green * _GREY[1] + blue * _GREY[2]
+    return brightness
 
 
 def _orientations(brightness: Tensor) -> Tensor:  # (N, 32, 32) -> (N, 8, 9, 9)
@@ -94,7 +95,8 @@ def _orientations(brightness: Tensor) -> Tensor:  # (N, 32, 32) -> (N, 8, 9, 9)
         maps.append(functional.avg_pool2d(along.unsqueeze(1), 2 * _CELL, stride=_CELL, padding=_CELL))
     cells = torch.cat(maps, dim=1)
     cells = (cells / (cells.flatten(1).norm(dim=1)[:, None, None, None] + _TINY)).sqrt_()
-    return cells - cells.mean(dim=(2, 3), keepdim=True)
+    centred: Tensor = cells - cells.mean(dim=(2, 3), keepdim=True)
+    return centred
 
 
 def _mirrored_orientations(maps: Tensor) -> Tensor:

@@ -109,7 +109,9 @@ def _classes(findings: Findings) -> Iterator[Part]:
     if not names:
         return
     yield Picture(class_balance(findings.counts, names), "Number of images of each class in each split")
-    rows = [[name, *(int(counts[label]) for counts in findings.counts.values())] for label, name in enumerate(names)]
+    rows: list[list[str | int]] = [
+        [name, *(int(counts[label]) for counts in findings.counts.values())] for label, name in enumerate(names)
+    ]
     yield Table(["class", *findings.counts], rows, "Images of each class. A click on a column sorts it.")
 
 

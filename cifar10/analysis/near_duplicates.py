@@ -54,7 +54,11 @@ class RankedPairs:
     def take(self, places: NDArray[np.int64] | NDArray[np.bool_]) -> "RankedPairs":
         """Return the pairs at `places`, in their order."""
         return RankedPairs(
-            *(part[places] for part in (self.first, self.second, self.score, self.similarity, self.is_mirrored))
+            self.first[places],
+            self.second[places],
+            self.score[places],
+            self.similarity[places],
+            self.is_mirrored[places],
         )
 
 

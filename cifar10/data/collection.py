@@ -149,10 +149,11 @@ def of_photos(source: ImageSource, image_size: int) -> Collection:
         tqdm(decode_images(source, image_size, _LOOK_AHEAD), "reading", unit=" images", disable=None, leave=False)
     )
     while part := list(islice(decoded, _LOOK_AHEAD)):
+        pixels = [image.pixels for image in part if not isinstance(image.pixels, ImageError)]
         readable = [image for image in part if not isinstance(image.pixels, ImageError)]
         unreadable += [(image.source.name, str(image.pixels)) for image in part if isinstance(image.pixels, ImageError)]
-        if readable:
-            batches.append(torch.from_numpy(np.stack([image.pixels for image in readable])).permute(0, 3, 1, 2))
+        if pixels:
+            batches.append(torch.from_numpy(np.stack(pixels)).permute(0, 3, 1, 2))
         files += [image.source.name for image in readable]
         sizes += [image.num_pixels for image in readable]
     if not files:
