@@ -12,9 +12,12 @@ from numpy.typing import NDArray
 from PIL import Image
 
 from cifar10.cli.command_line import main
+from cifar10.config.compose import load_config
+from cifar10.train import train
 from commands import COMMANDS
 from tests.pictures import brighter, moved, scene
 from tests.tiny_cifar import make_tiny_cifar10
+from tests.tiny_run import TINY
 
 STRANGE = "<b>кот & 猫"
 
@@ -162,3 +165,34 @@ def test_wrong_words_are_refused_before_anything_is_read(
     assert main(COMMANDS, "", ["explore", *words]) == 2
     assert message in capsys.readouterr().err
     assert not Path("explored").exists()
+
+
+@pytest.fixture
+def run(capsys: pytest.CaptureFixture[str]) -> str:
+    train(load_config([*TINY, "run_name=own"]))
+    capsys.readouterr()
+    return "models/own/best.ckpt"
+
+
+SHAPES = (
+    *("data_loading=shapes", "data_loading.image_size=16", "data_loading.train_size=60"),
+    *("data_loading.validation_size=20", "data_loading.test_size=30"),
+)
+
+
+def test_a_network_of_your_own_compares_images_too(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    explore(capsys, *SHAPES, "--output=plain")
+    explore(capsys, *SHAPES, f"--checkpoint_name={run}", "--output=embedded")
+    plain, embedded = (rows(f"{folder}/near_duplicates.csv") for folder in ("plain", "embedded"))
+    assert [pair["score"] for pair in plain] != [pair["score"] for pair in embedded]
+    assert f"embeddings of {run}" in Path("embedded/report.html").read_text(encoding="utf-8")
+    words = [word.replace("size=16", "size=24") for word in SHAPES]
+    assert main(COMMANDS, "", ["explore", *words, f"--checkpoint_name={run}"]) == 1
+    assert "set data_loading.image_size=16" in capsys.readouterr().err
+
+
+def test_labels_are_judged_by_a_linear_probe(run: str, capsys: pytest.CaptureFixture[str]) -> None:
+    words = ("experiment=probe", f"weights={run}", "model=simple_cnn", "probe.cache=null", "probe.strengths=[0.01]")
+    summary = explore(capsys, *words, *SHAPES, "--labels")
+    assert sum(summary["suspected_labels"].values()) < 110
+    assert len(rows("explored/suspected_labels.csv")) == 110

@@ -24,6 +24,7 @@ from cifar10.analysis.descriptors import Descriptor, descriptors_of, grey
 from cifar10.analysis.neighbours import nearest
 
 _CANDIDATES = 16  # neighbours of an image
+_MIRRORED = 4  # of its mirror image
 _NEIGHBOURS = 48  # those behind the candidates tell how near other images are in general
 _ALIGNED_PART = 1 / 6  # pairs that are looked at again, per image
 _LEAST_ALIGNED = 2000
@@ -128,7 +129,7 @@ def _candidates(descriptors: Sequence[Descriptor]) -> tuple[Tensor, list[Tensor]
     for descriptor in descriptors:
         if descriptor.mirrored is not None:
             title = f"comparing mirrored {descriptor.name}"
-            neighbours = nearest(descriptor.mirrored, descriptor.vectors, _CANDIDATES, title, are_same=True)
+            neighbours = nearest(descriptor.mirrored, descriptor.vectors, _MIRRORED, title, are_same=True)
             found.append(_pairs(neighbours.indices, is_mirrored=True))
             break  # the first kind of descriptor finds most
     return torch.unique(torch.cat(found), dim=0), levels
