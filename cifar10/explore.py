@@ -25,7 +25,7 @@ from cifar10 import __version__
 from cifar10.analysis.appearance import find_odd, mean_images, measure
 from cifar10.analysis.descriptors import thumbnails_of
 from cifar10.analysis.embeddings import embedder_of
-from cifar10.analysis.explore_report import Findings, explore_report
+from cifar10.analysis.explore_report import Findings, explore_report, is_across
 from cifar10.analysis.label_issues import LabelIssues, find_label_issues
 from cifar10.analysis.linear_probe import fit_linear_head
 from cifar10.analysis.near_duplicates import RankedPairs, exact_copies, rank_near_duplicates
@@ -246,7 +246,10 @@ def _summary(findings: Findings) -> dict[str, Any]:
         "unreadable": len(collection.unreadable),
     }
     if findings.pairs is not None:
-        summary["ranked_pairs"] = len(findings.pairs)
+        likely = findings.pairs.take(findings.pairs.is_likely)
+        across = likely.take(is_across(collection, likely))
+        summary["near_duplicates"] = len(np.unique(likely.second))
+        summary["near_duplicates_across_splits"] = len(np.unique(across.second))
     if findings.issues is not None:
         suspected, splits = findings.issues.is_suspected, collection.split_ids
         summary["suspected_labels"] = {
@@ -315,7 +318,12 @@ def _pair_table(findings: Findings) -> pd.DataFrame | None:
     pairs = findings.pairs
     if pairs is None:
         return None
-    columns = {"score": pairs.score, "similarity": pairs.similarity, "mirrored": pairs.is_mirrored}
+    columns = {
+        "score": pairs.score,
+        "likely": pairs.is_likely,
+        "similarity": pairs.similarity,
+        "mirrored": pairs.is_mirrored,
+    }
     first, second = (
         _places(findings.collection, images, f"{name}_")
         for name, images in (("first", pairs.first), ("second", pairs.second))

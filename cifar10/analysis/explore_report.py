@@ -15,7 +15,7 @@ from cifar10.analysis.explore_figures import (
     sample_grid,
 )
 from cifar10.analysis.label_issues import LabelIssues
-from cifar10.analysis.near_duplicates import RankedPairs
+from cifar10.analysis.near_duplicates import LIKELY, RankedPairs
 from cifar10.analysis.report import Gallery, Number, Numbers, Part, Picture, Report, Section, Table, Text, Tile
 from cifar10.data.class_names import printable
 from cifar10.data.collection import Collection
@@ -93,7 +93,11 @@ def _glance(findings: Findings) -> Iterator[Part]:
     num_copies = sum(len(group) - 1 for group in findings.copies)
     entries.append(Number("exact copies", f"{num_copies:,}", "images whose pixels another one has too"))
     if findings.pairs is not None:
-        entries.append(Number("pairs to look at", f"{len(findings.pairs):,}", "ranked, near-duplicates first"))
+        likely = findings.pairs.take(findings.pairs.is_likely)
+        entries.append(Number("near-duplicates", f"{len(np.unique(likely.second)):,}", "images, likely"))
+        if len(findings.collection.splits) > 1:
+            num_across = len(np.unique(likely.second[is_across(findings.collection, likely)]))
+            entries.append(Number("of them across splits", f"{num_across:,}", "what is tested was also learned"))
     entries.append(Number("odd images", f"{int((names != '').sum()):,}", "dark, bright, blurred, noisy or uniform"))
     if findings.issues is not None:
         entries.append(
@@ -189,10 +193,10 @@ def _duplicates(findings: Findings, most: int) -> Iterator[Part]:
         return
     yield Text(
         "Pairs that look most like the same picture again, best first: moved, cropped, scaled, mirrored, or with other "
-        f"brightness and colours. They are candidates for your eyes. Compared by {findings.compared_by}, then aligned "
-        "and compared place by place. The file near_duplicates.csv has all of them."
+        f"brightness and colours. Compared by {findings.compared_by}, then aligned and compared place by place. From a "
+        f"score of {LIKELY:g} on, most are the same picture; below, look yourself. near_duplicates.csv has all pairs."
     )
-    across = collection.split_ids[findings.pairs.first] != collection.split_ids[findings.pairs.second]
+    across = is_across(collection, findings.pairs)
     differ = collection.labels[findings.pairs.first] != collection.labels[findings.pairs.second]
     if len(collection.splits) > 1:
         yield from _pair_gallery(
@@ -201,6 +205,12 @@ def _duplicates(findings: Findings, most: int) -> Iterator[Part]:
     if collection.class_names:
         yield from _pair_gallery(findings, differ, most // 4, "With different labels")
     yield from _pair_gallery(findings, ~across, most // 4, "Within a split")
+
+
+def is_across(collection: Collection, pairs: RankedPairs) -> NDArray[np.bool_]:
+    """Return whether the images of each pair are in different splits, (P,)."""
+    differ: NDArray[np.bool_] = collection.split_ids[pairs.first] != collection.split_ids[pairs.second]
+    return differ
 
 
 def _pair_gallery(findings: Findings, chosen: NDArray[np.bool_], most: int, title: str) -> Iterator[Part]:
@@ -224,7 +234,7 @@ def _pair_tile(collection: Collection, one: int, other: int, score: float, is_mi
     mirrored = ", mirrored" if is_mirrored else ""
     lines = [f"{collection.place(image)[0]}: {_where(collection, image)}" for image in (one, other)]
     return Tile(
-        [_small(collection.pixels(image)) for image in (one, other)], title, [*lines, f"score {score:.1f}{mirrored}"]
+        [_small(collection.pixels(image)) for image in (one, other)], title, [*lines, f"score {score:.2f}{mirrored}"]
     )
 
 
