@@ -17,7 +17,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pandas as pd
 import torch
 from numpy.typing import NDArray
 
@@ -26,6 +25,7 @@ from cifar10.analysis.appearance import find_odd, mean_images, measure
 from cifar10.analysis.descriptors import thumbnails_of
 from cifar10.analysis.embeddings import embedder_of
 from cifar10.analysis.explore_report import Findings, explore_report, is_across
+from cifar10.analysis.explore_tables import explore_tables
 from cifar10.analysis.label_issues import LabelIssues, find_label_issues
 from cifar10.analysis.linear_probe import fit_linear_head
 from cifar10.analysis.near_duplicates import RankedPairs, exact_copies, rank_near_duplicates
@@ -259,13 +259,6 @@ def _summary(findings: Findings) -> dict[str, Any]:
 
 
 def _write(findings: Findings, summary: Mapping[str, Any], request: ExploreRequest) -> None:
-    tables = {
-        "images.csv": _image_table(findings),
-        "copies.csv": _copies_table(findings),
-        "near_duplicates.csv": _pair_table(findings),
-        "suspected_labels.csv": _label_table(findings),
-        "unreadable.csv": pd.DataFrame(findings.collection.unreadable, columns=["file", "reason"]),
-    }
     state = code_state()
     origin = [
         ("made", time.strftime("%Y-%m-%d %H:%M:%S")),
@@ -273,80 +266,11 @@ def _write(findings: Findings, summary: Mapping[str, Any], request: ExploreReque
         ("versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
         ("seconds", str(summary["seconds"])),
     ]
-    for name, table in tables.items():
-        if table is not None and (len(table) or name != "unreadable.csv"):
-            text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")
-            write_text(request.output / name, text.encode("utf-8", "backslashreplace").decode())
+    for name, table in explore_tables(findings).items():
+        text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")
+        write_text(request.output / name, text.encode("utf-8", "backslashreplace").decode())
     write_text(request.output / "summary.json", json.dumps(summary, indent=2) + "\n")
     explore_report(findings, request.most, origin).write(request.output / _REPORT)
-
-
-def _places(
-    collection: Collection, images: Sequence[int] | NDArray[np.int64], prefix: str = ""
-) -> dict[str, list[Any]]:
-    """Return columns that say which images these are."""
-    numbers = [int(image) for image in images]
-    places = [collection.place(image) for image in numbers]
-    columns: dict[str, list[Any]] = {
-        f"{prefix}split": [split for split, _ in places],
-        f"{prefix}position": [position for _, position in places],
-    }
-    if collection.class_names:
-        columns[f"{prefix}class"] = [collection.class_of(image) for image in numbers]
-    if any(split.files is not None for split in collection.splits.values()):
-        columns[f"{prefix}file"] = [collection.file(image) for image in numbers]
-    return columns
-
-
-def _image_table(findings: Findings) -> pd.DataFrame:
-    measures, (oddities, _) = findings.appearance, findings.oddities
-    columns = _places(findings.collection, range(len(findings.collection)))
-    for name in ("brightness", "contrast", "colourfulness", "sharpness"):
-        columns[name] = getattr(measures, name)
-    if findings.collection.num_pixels is not None:
-        columns["pixels"] = list(findings.collection.num_pixels)
-    return pd.DataFrame({**columns, "oddity": oddities})
-
-
-def _copies_table(findings: Findings) -> pd.DataFrame:
-    groups = [number for number, group in enumerate(findings.copies) for _ in group]
-    images = [int(image) for group in findings.copies for image in group]
-    return pd.DataFrame({"group": groups, **_places(findings.collection, images)})
-
-
-def _pair_table(findings: Findings) -> pd.DataFrame | None:
-    pairs = findings.pairs
-    if pairs is None:
-        return None
-    columns = {
-        "score": pairs.score,
-        "likely": pairs.is_likely,
-        "similarity": pairs.similarity,
-        "mirrored": pairs.is_mirrored,
-    }
-    first, second = (
-        _places(findings.collection, images, f"{name}_")
-        for name, images in (("first", pairs.first), ("second", pairs.second))
-    )
-    return pd.DataFrame({**columns, **first, **second})
-
-
-def _label_table(findings: Findings) -> pd.DataFrame | None:
-    issues = findings.issues
-    if issues is None:
-        return None
-    ranking = issues.ranking()
-    names = np.array(findings.collection.class_names, dtype=object)
-    return pd.DataFrame(
-        {
-            **_places(findings.collection, ranking),
-            "suggested": names[issues.suggested[ranking]],
-            "suspicion": issues.suspicion[ranking],
-            "probability": issues.own_probability[ranking],
-            "suggested_probability": issues.suggested_probability[ranking],
-            "suspected": issues.is_suspected[ranking],
-        }
-    )
 
 
 def _track(request: ExploreRequest, summary: Mapping[str, Any], collection: Collection) -> None:
