@@ -27,7 +27,7 @@ _DIRECTIONS = 8
 _CELL = 4  # pixels between two cells, which are twice as wide
 _NUM_CELLS = SIDE // _CELL + 1
 _COLOURS = 8  # side of the image of colours
-_AT_ONCE = 4096  # images
+_AT_ONCE = 1024  # images
 _TINY = 1e-6
 
 

@@ -30,7 +30,7 @@ _ALIGNED_PART = 1 / 6  # pairs that are looked at again, per image
 _LEAST_ALIGNED = 2000
 _FLOOR = 1e-3  # of a distance; smaller ones are noise
 _BEST = 1.02  # similarity that is not reached, so that the logarithm is finite
-_AT_ONCE = 2**16  # pairs
+_AT_ONCE = 2**13  # pairs
 
 LIKELY = 1.0
 """Score from which on pairs count as near-duplicates: 2.7 times nearer than others, in the geometric mean."""
@@ -88,10 +88,9 @@ def rank_near_duplicates(thumbnails: Tensor, embeddings: NDArray[np.float32] | N
     num_aligned = max(_LEAST_ALIGNED, int(_ALIGNED_PART * len(thumbnails)))
     chosen = stand_out.argsort(descending=True, stable=True)[:num_aligned]
     first, second, mirrored = pairs[chosen].unbind(1)
-    brightness = grey(thumbnails)
-    one = brightness[first]
+    one, other = grey(thumbnails[first]), grey(thumbnails[second])
     one = torch.where(mirrored.bool()[:, None, None], one.flip(2), one)
-    similarity = align(one, brightness[second]).similarity
+    similarity = align(one, other).similarity
     score = (stand_out[chosen] - (_BEST - similarity).log()) / (len(descriptors) + 1)
     ranked = RankedPairs(
         first.numpy(), second.numpy(), score.numpy(), similarity.numpy(), mirrored.numpy().astype(np.bool_)
