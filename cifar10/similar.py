@@ -16,16 +16,15 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from cifar10.analysis.embeddings import Embedder
+from cifar10.analysis.embeddings import embedder_of
 from cifar10.config.schema import Component
 from cifar10.data.class_names import printable
-from cifar10.devices import choose_device, limit_threads, prepare_network
+from cifar10.devices import choose_device, limit_threads
 from cifar10.errors import UserError
 from cifar10.images.decode import ImageError, silence_pillow
 from cifar10.images.named_image import ImageSource
 from cifar10.images.parallel import decode_images
 from cifar10.inference.destination import Destination, open_destination
-from cifar10.inference.engines.pytorch import usable_precision
 from cifar10.inference.image_inputs import square_pixels
 from cifar10.inference.pretrained import pretrained_checkpoint
 from cifar10.runs.checkpoint_names import resolve_checkpoint
@@ -33,7 +32,6 @@ from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.wording import counted
 
 _AT_ONCE = 256  # images in memory
-_MOST_PIXELS = 2**22  # in a forward pass
 
 
 @dataclass(frozen=True)
@@ -74,7 +72,7 @@ def similar(
     limit_threads()
     chosen = choose_device(device)
     loaded = _loaded(checkpoint, pretrained)
-    embedder, size = _embedder(loaded, chosen, None if cache is None else Path(cache)), loaded.preprocessing
+    embedder, size = embedder_of(loaded, chosen, None if cache is None else Path(cache)), loaded.preprocessing
     query = _unit(embedder.embeddings(_stacked([square_pixels(photo, size)]), "the photo"))[0]  # (E,)
     paths: list[str] = []
     similarities: list[NDArray[np.float32]] = []
@@ -96,22 +94,6 @@ def similar(
         print(f"not read: {printable(path)}: {error}", file=sys.stderr)
     print(f"{counted(len(paths), 'image')} compared with {photo}, {len(failed):,} could not be read", file=sys.stderr)
     return len(failed)
-
-
-def _embedder(checkpoint: Checkpoint, device: torch.device, cache: Path | None) -> Embedder:
-    """Return the embedder with the checkpoint's network."""
-    training, size = checkpoint.config.training, checkpoint.image_size
-    network = prepare_network(checkpoint.network().to(device), training.channels_last, training.kernels)
-    return Embedder(
-        network=network,
-        num_classes=checkpoint.num_classes,
-        model=checkpoint.config.model,
-        image_size=size,
-        device=device,
-        precision=usable_precision(checkpoint, device),
-        batch_size=max(1, _MOST_PIXELS // size**2),
-        cache=cache,
-    )
 
 
 def _loaded(checkpoint: Path | str | None, pretrained: Component | None) -> Checkpoint:

@@ -39,7 +39,7 @@ PAGES = sorted(DOCS.glob("*.md"))
 ADD_A_PART = (DOCS / "add_a_part.md").read_text()
 ENTRY_POINTS = {
     *("train", "probe", "infer", "batch", "verify", "similar"),
-    *("evaluate", "export", "sync", "prepare_data", "config.explain", "demo", "compare_pooling"),
+    *("evaluate", "explore", "export", "sync", "prepare_data", "config.explain", "demo", "compare_pooling"),
 }
 SMALL = ["training.epochs=1", "training.batch_size=20", "tracking=none"]
 SMALL_SHAPES = [

@@ -26,12 +26,15 @@ from tqdm import tqdm
 from cifar10.config.schema import Component
 from cifar10.data.duplicates import pixel_digests
 from cifar10.data.stored_images import Images
+from cifar10.devices import prepare_network
 from cifar10.errors import UserError
 from cifar10.files import atomic_write
+from cifar10.inference.engines.pytorch import usable_precision
 from cifar10.networks.heads import embed, head_parameters
-from cifar10.runs.checkpoints import digest_of
+from cifar10.runs.checkpoints import Checkpoint, digest_of
 
 _IN_A_FILE = 2048  # embeddings; an interruption loses those of less than one file
+_MOST_PIXELS = 2**22  # in a forward pass
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -98,6 +101,22 @@ class Embedder:
                 rows.append(embed(self.network, batch, self.num_classes).float().cpu().numpy())
             bar.update(len(batch))
         return np.concatenate(rows)
+
+
+def embedder_of(checkpoint: Checkpoint, device: torch.device, cache: Path | None) -> Embedder:
+    """Return the embedder with the checkpoint's network."""
+    training, size = checkpoint.config.training, checkpoint.image_size
+    network = prepare_network(checkpoint.network().to(device), training.channels_last, training.kernels)
+    return Embedder(
+        network=network,
+        num_classes=checkpoint.num_classes,
+        model=checkpoint.config.model,
+        image_size=size,
+        device=device,
+        precision=usable_precision(checkpoint, device),
+        batch_size=max(1, _MOST_PIXELS // size**2),
+        cache=cache,
+    )
 
 
 def _read(folder: Path) -> Iterator[tuple[bytes, NDArray[np.float32]]]:

@@ -9,7 +9,7 @@ from matplotlib.ticker import PercentFormatter
 
 from cifar10.analysis.calibration import Bin
 from cifar10.analysis.classification_report import Score
-from cifar10.analysis.figures import drawable_names
+from cifar10.analysis.figures import name_rows
 from cifar10.analysis.honest import HonestScore, PeopleScore
 from cifar10.analysis.intervals import wilson
 from cifar10.config.corruption_kinds import GROUPS, STRENGTHS
@@ -47,10 +47,7 @@ def recall_by_class(own: Score, name: str, other: Score | None = None, other_nam
         seen = theirs > 0
         shares = other.confusion.diagonal()[lowest] / np.maximum(theirs, 1)
         axes.plot(shares[seen], rows[seen], "D", color=_BLUE, markersize=5, label=other_name)
-    names = drawable_names(own.class_names, lowest)
-    axes.set_yticks(rows, [text for text, _ in names], parse_math=False)
-    for label, (_, font) in zip(axes.get_yticklabels(), names, strict=True):
-        label.set_fontproperties(font)
+    name_rows(axes, rows.tolist(), own.class_names, lowest)
     axes.xaxis.set_major_formatter(PercentFormatter(1))
     axes.set_xlabel("recall: images of the class that are recognised")
     axes.set_ylim(-0.7, len(lowest) - 0.3)

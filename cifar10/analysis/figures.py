@@ -125,12 +125,25 @@ def _name_classes(axes: Axes, class_names: Sequence[str]) -> None:
             tick_label.set_fontproperties(FontProperties(fname=path, size=size))
 
 
-def drawable_names(class_names: Sequence[str], ids: Sequence[int]) -> list[tuple[str, FontProperties]]:
-    """Return for each of the classes `ids` a short name on one line, or its number if no installed font can draw it."""
-    names = [_on_one_line(class_names[class_id]) for class_id in ids]
+def name_rows(
+    axes: Axes, heights: Sequence[float], class_names: Sequence[str], ids: Sequence[int] | None = None
+) -> None:
+    """Write names of classes along the y-axis; in place of one that no installed font can draw, its number.
+
+    Args:
+        axes: Changed.
+        heights: Where the names stand.
+        class_names: Of all classes.
+        ids: Of the classes to name, in the order of `heights`; None: of all.
+    """
+    shown = range(len(class_names)) if ids is None else ids
+    names = [_on_one_line(class_names[class_id]) for class_id in shown]
     fonts = _fonts(set(names))
-    texts = [name if name in fonts else str(class_id) for name, class_id in zip(names, ids, strict=True)]
-    return [(text, FontProperties(fname=fonts.get(text))) for text in texts]
+    texts = [name if name in fonts else str(class_id) for name, class_id in zip(names, shown, strict=True)]
+    axes.set_yticks(heights, texts, parse_math=False)
+    for label, text in zip(axes.get_yticklabels(), texts, strict=False):  # panels that share an axis have none
+        if path := fonts.get(text):
+            label.set_fontproperties(FontProperties(fname=path, size=9))
 
 
 def _on_one_line(name: str) -> str:

@@ -56,7 +56,8 @@ class _Reader:
                 raise UsageError(f"{shortened(word)}: a word of {len(word):,} characters means nothing here")
             key, equals, value = word.partition("=")
             is_setting = equals and not os.path.lexists(word)
-            is_bare = not self._is_override(word) or (self.bare == _CHECKPOINT and word.endswith(".ckpt"))
+            is_file = self.bare == _CHECKPOINT and word.endswith(".ckpt") and key != "weights"
+            is_bare = is_file or not self._is_override(word)
             if word == "--" and flags_may_follow:
                 flags_may_follow = False
             elif flags_may_follow and word.startswith(tuple(_DASHES)):

@@ -156,12 +156,15 @@ def _is_of_grouping(override: str) -> bool:
     return override.partition("=")[0].partition(".")[0] == "grouping"
 
 
-def require_folder(output: str) -> None:
-    """Refuse `output` if it is a file, has no parent folder, or is the folder of a run, which has a confusion.png."""
+def require_folder(output: str, make_parents: bool = False) -> None:
+    """Refuse `output` if it is a file, has no parent folder, or is the folder of a run, which has a confusion.png.
+
+    Parents that are missing are no error if they will be made.
+    """
     path = Path(output)
     if path.exists() and not path.is_dir():
         raise UsageError(f"--output: {output} is a file; name a folder")
-    if not path.exists() and not path.absolute().parent.is_dir():
+    if not make_parents and not path.exists() and not path.absolute().parent.is_dir():
         raise UsageError(f"--output: there is no folder {path.parent}; make it first")
     if any((path / name).exists() for name in (BEST, LAST, "scores.json")):
         again = f"{os.path.normpath(output)}-evaluation"

@@ -137,13 +137,15 @@ def _read(files: Sequence[LabelledFile], image_size: int, split_folder: Path, ca
     )
     labels = torch.tensor([label for _, label in files], dtype=torch.int64)[torch.from_numpy(store.readable)]
     images = StoredImages(store.pixels, store.records["fingerprint"], store.readable)
-    return Split(images[:] if is_resident else images, labels)
+    readable = tuple(str(files[position][0]) for position in store.readable.tolist())
+    return Split(images[:] if is_resident else images, labels, readable)
 
 
 def _decode(files: Sequence[LabelledFile], image_size: int, split_folder: Path) -> Split:
     """Return the readable files, in their order; warn about the others in one line."""
     images = torch.empty((len(files), 3, image_size, image_size), dtype=torch.uint8)  # (N, 3, S, S)
     labels: list[int] = []
+    readable: list[str] = []
     unreadable: list[tuple[Path, str]] = []
     decoded = decode_files((path for path, _ in files), image_size, _LOOK_AHEAD)
     progress = tqdm(decoded, str(split_folder), total=len(files), unit=" images", disable=None, leave=False)
@@ -153,8 +155,9 @@ def _decode(files: Sequence[LabelledFile], image_size: int, split_folder: Path) 
             continue
         images[len(labels)] = torch.from_numpy(pixels).permute(2, 0, 1)
         labels.append(label)
+        readable.append(str(path))
     _warn_of_unreadable(unreadable, len(files), split_folder)
-    return Split(images[: len(labels)], torch.tensor(labels, dtype=torch.int64))
+    return Split(images[: len(labels)], torch.tensor(labels, dtype=torch.int64), tuple(readable))
 
 
 def _warn_of_unreadable(unreadable: Sequence[tuple[Path, str]], num_files: int, split_folder: Path) -> None:

@@ -38,12 +38,15 @@ class Split:
     """uint8 (N, 3, H, W), RGB, H == W: a tensor, or images in a file, from which an index or a slice reads a tensor."""
     labels: Tensor
     """int64 (N,), each in [0, K)."""
+    files: tuple[str, ...] | None = None
+    """The file of each image, N paths; None: they are not from files."""
 
     def __post_init__(self) -> None:
         assert not isinstance(self.images, Tensor) or self.images.dtype == torch.uint8
         assert len(self.images.shape) == 4 and self.images.shape[1] == 3
         assert self.images.shape[2] == self.images.shape[3]
         assert self.labels.dtype == torch.int64 and self.labels.shape == self.images.shape[:1]
+        assert self.files is None or len(self.files) == len(self.labels)
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -51,7 +54,8 @@ class Split:
     def take(self, indices: Tensor) -> "Split":
         """Return the images at `indices`, int64 (M,), in that order; those in a file are not read."""
         images = self.images[indices] if isinstance(self.images, Tensor) else self.images.select(indices)
-        return Split(images, self.labels[indices])
+        files = None if self.files is None else tuple(self.files[index] for index in indices.tolist())
+        return Split(images, self.labels[indices], files)
 
     def arrays(self, most: int | None = None) -> tuple[NDArray[np.uint8], NDArray[np.int64]]:
         """Return the first `most` images, uint8 (N, H, W, 3), C-contiguous, and labels, (N,); None: all."""

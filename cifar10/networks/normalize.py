@@ -65,15 +65,21 @@ def channel_statistics(images: Tensor) -> tuple[Tensor, Tensor]:
     if images.is_cuda:
         return _statistics_from_sums(images)
     values = torch.arange(256, dtype=torch.float64)
+    counts = channel_counts(images).double().cpu()
+    total = counts.sum(dim=1, keepdim=True)
+    means = (counts @ values)[:, None] / total
+    deviations = ((counts * (values - means).square()).sum(dim=1, keepdim=True) / total).sqrt()
+    return means[:, 0], deviations[:, 0]
+
+
+def channel_counts(images: Tensor) -> Tensor:
+    """Return how many pixels of `images`, uint8 (N, 3, H, W), have each level in each channel, int64 (3, 256)."""
     at_once = max(1, _PIXELS_AT_ONCE // (images.shape[-2] * images.shape[-1]))
-    means, deviations = [], []
-    for channel in range(3):
-        parts = [torch.bincount(part[:, channel].flatten(), minlength=256) for part in images.split(at_once)]
-        counts = torch.stack(parts).sum(dim=0).double().cpu()
-        mean = (counts @ values) / counts.sum()
-        means.append(mean)
-        deviations.append(((counts @ (values - mean).square()) / counts.sum()).sqrt())
-    return torch.stack(means), torch.stack(deviations)
+    channels = [
+        torch.stack([torch.bincount(part[:, channel].flatten(), minlength=256) for part in images.split(at_once)])
+        for channel in range(3)
+    ]
+    return torch.stack([parts.sum(dim=0) for parts in channels])
 
 
 def _statistics_from_sums(images: Tensor) -> tuple[Tensor, Tensor]:
