@@ -20,6 +20,7 @@ Row = list[str | int | float | None]
 _TOP = 5
 _MOST_CONFUSIONS = 15
 _MOST_SIDE = 256  # pixels of an image in the gallery
+_FEW_IMAGES = 100
 _SPLITS = {"train": "training", "val": "validation", "test": "test"}
 
 
@@ -126,12 +127,11 @@ def _confusion(found: Evaluation) -> list[Part]:
 def _calibration(found: Evaluation) -> list[Part]:
     measured, answers = found.calibration, found.answers
     scaled = measured.temperature
-    accuracy = Accuracy.of(answers.plain, answers.labels).value
-    verdict = "too sure of itself" if measured.mean_confidence > accuracy else "more cautious than it needs to be"
+    accuracy = Accuracy.of(answers.plain, answers.labels)
     text = (
-        f"With one view, the mean confidence is {measured.mean_confidence:.1%} and the accuracy {accuracy:.1%}: the "
-        f"network is {verdict}. The expected calibration error is the distance between the two, averaged over "
-        f"{len(measured.bins)} bins of equal width."
+        f"With one view, the mean confidence is {measured.mean_confidence:.1%} and the accuracy {accuracy.value:.1%}: "
+        f"{_verdict(measured.mean_confidence, accuracy.interval)}. The expected calibration error is the distance "
+        f"between the two, averaged over {len(measured.bins)} bins of equal width."
     )
     figure = calibration_figure(measured.bins, measured.scaled_bins, scaled.value if scaled else None)
     caption = (
@@ -153,12 +153,21 @@ def _calibration(found: Evaluation) -> list[Part]:
     ]
 
 
+def _verdict(mean_confidence: float, accuracy: Interval) -> str:
+    if mean_confidence > accuracy.high:
+        return "the network is too sure of itself"
+    if mean_confidence < accuracy.low:
+        return "the network is more cautious than it needs to be"
+    return f"no difference beyond chance, since the accuracy has the 95 % interval {_shown(accuracy)}"
+
+
 def _about_temperature(found: Evaluation) -> str:
     scaled, trained = found.calibration.temperature, found.calibration.temperature_on_training
     if scaled is None:
         reason = "there are no others" if found.split == "train" else "one image is too few"
         return f"No temperature was fitted: that needs images which the network was not trained on, and {reason}."
     images = counted(scaled.num_images, f"{_SPLITS[scaled.fitted_on]} image")
+    few = " They are too few to rely on it." if scaled.num_images < _FEW_IMAGES else ""
     text = f"The temperature {scaled.value:.4f} was fitted on {images}"
     if scaled.is_cross_fitted:
         why = "there is no validation split" if found.split == "test" else "no others were held out"
@@ -170,7 +179,7 @@ def _about_temperature(found: Evaluation) -> str:
         text += ", which are not those that are measured."
     if trained is not None:
         text += f" On training images, which the network has learned, it would be {trained:.4f}."
-    return f"{text} export --temperature takes it into exported files."
+    return f"{text}{few} With --temperature, export takes it into its files."
 
 
 def _errors(found: Evaluation) -> list[Part]:

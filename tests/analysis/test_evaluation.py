@@ -132,3 +132,24 @@ def test_answers_that_are_all_right_have_a_page() -> None:
     own = Answers(np.eye(3), np.eye(3), np.arange(3), ("a", "b", "c"))
     page = make_report(evaluation(own)).html()
     assert "No answer is wrong." in page and "100.00%" in page
+
+
+@pytest.mark.parametrize(
+    ("number", "confidence", "words"),
+    [
+        (3, 0.75, "no difference beyond chance, since the accuracy has the 95 % interval 43.85% to 100.00%"),
+        (300, 0.75, "the network is more cautious than it needs to be"),
+        (300, 0.9999, "no difference beyond chance"),
+    ],
+)
+def test_a_network_is_called_too_cautious_beyond_chance_only(number: int, confidence: float, words: str) -> None:
+    probabilities = np.tile([confidence, 1 - confidence], (number, 1))
+    own = Answers(probabilities, probabilities, np.zeros(number, np.int64), ("a", "b"))
+    page = make_report(evaluation(own)).html()
+    assert words in page and ("They are too few to rely on it" in page) == (number < 100)
+
+
+def test_a_network_that_is_often_surely_wrong_is_too_sure_of_itself() -> None:
+    probabilities = np.tile([0.9, 0.1], (300, 1))
+    own = Answers(probabilities, probabilities, np.arange(300) % 2, ("a", "b"))
+    assert "the network is too sure of itself" in make_report(evaluation(own)).html()
