@@ -48,6 +48,7 @@ def test_people_are_counted_by_the_names_of_the_classes() -> None:
     probabilities[:, :3] = [[0.5, 0.5, 0], [0.1, 0.1, 0.8]]  # cat (and dog), airplane
     score = people_score(probabilities, np.array([0, 2]), names, people)
     assert score.accuracy == pytest.approx((0.75 + 1) / 2) == score.label_accuracy
+    assert people_score(probabilities, np.array([1, 2]), names, people).label_accuracy == pytest.approx((0.25 + 1) / 2)
     assert score.agreement == pytest.approx((0.75**2 + 0.25**2 + 1) / 2)
     assert score.cross_entropy == pytest.approx((np.log(2) - np.log(0.8)) / 2)
     assert score.entropy == pytest.approx(-(0.75 * np.log(0.75) + 0.25 * np.log(0.25)) / 2)
