@@ -27,6 +27,7 @@ from cifar10.cli.checks import (
     require_pretrained,
     require_ray,
     require_resumable,
+    require_runs,
 )
 from cifar10.cli.command_line import main
 from cifar10.config.changeable import (
@@ -354,6 +355,29 @@ def evaluate(
         )
 
 
+def compare(*runs: str, output: str = "compared") -> None:
+    """Compare trained networks: settings, learning curves, classes, answers that flip, and whether it is chance.
+
+    RUN RUN ...              two or more, each a path, a name in models/, best, last, an MLflow run id or
+                             models:/NAME@ALIAS. Runs that differ by their seed only count as one recipe.
+    --output=DIR             the folder of report.html and report.json  (compared)
+    data_loading.root=DIR    the folder of the data, if they have moved; likewise data_loading.sources=[...] and cache
+
+    Two networks are compared by McNemar's exact test on the same test images; recipes of several seeds over seeds and
+    images. If test images or classes differ, settings and learning curves are compared.
+
+    python commands.py compare first second
+    python commands.py compare models/speed-* models/simple-* --output=speed_or_simple
+    """
+    note_place()
+    names, overrides = require_runs(runs)
+    require_folder(output, make_parents=True)
+    with if_stopped("while runs were compared; nothing was written"):
+        from cifar10.compare import compare
+
+        compare(names, Path(output), overrides)
+
+
 def export(
     *overrides: str,
     checkpoint_name: str | None = None,
@@ -568,7 +592,7 @@ def demo() -> None:
 COMMANDS = {
     command.__name__: command
     for command in (
-        *(train, compare_pooling, infer, batch, verify, similar, evaluate),
+        *(train, compare_pooling, infer, batch, verify, similar, evaluate, compare),
         *(export, benchmark, explore, sync, data, config, demo),
     )
 }
