@@ -15,6 +15,7 @@ from cifar10.cli.checks import (
     pin_checkpoint,
     require_batch_destination,
     require_batch_images,
+    require_begun,
     require_checkpoint,
     require_device,
     require_file,
@@ -26,6 +27,7 @@ from cifar10.cli.checks import (
     require_place,
     require_pretrained,
     require_ray,
+    require_reproducible,
     require_resumable,
     require_runs,
 )
@@ -378,6 +380,40 @@ def compare(*runs: str, output: str = "compared") -> None:
         compare(names, Path(output), overrides)
 
 
+def reproduce(*overrides: str, checkpoint_name: str, resume: str | None = None) -> int:
+    """Train a run again from what it says of itself, and state whether the result is the same.
+
+    --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS
+    --resume=NAME            go on with a reproduction that was interrupted: its name in models/
+    data_loading.root=DIR    the folder of the data, if they have moved; likewise data_loading.sources=[...] and cache
+    run_name=NAME            the new run  (NAME-reproduced); likewise models_dir=DIR and tracking=none
+
+    With the same code, versions, kind of processor and threads, the weights must be the same bit by bit. If something
+    differs, the accuracies must lie within the spread of the recipe. The exit code is 0 for yes, 1 for no.
+
+    python commands.py reproduce first
+    python commands.py reproduce first --resume=first-reproduced
+    """
+    note_place()
+    require_reproducible(checkpoint_name, overrides)
+    from cifar10.config.compose import load_config
+    from cifar10.runs.folder import refuse_taken
+
+    config = load_config([word for word in overrides if not word.startswith("data_loading.")])
+    if resume is not None:
+        require_begun(resume, config.models_dir)
+    else:
+        refuse_taken(Path(config.models_dir), config.run_name)
+    checkpoint_name = pin_checkpoint(checkpoint_name)
+    with if_stopped("before training began; nothing was trained"):
+        from cifar10.runs.stopwatch import Stopwatch
+
+        since_start = Stopwatch(wall_started=STARTED_AT, cpu_started=0.0)
+        from cifar10.reproduce import reproduce
+
+        return 0 if reproduce(checkpoint_name, config, overrides, resume, since_start) else 1
+
+
 def export(
     *overrides: str,
     checkpoint_name: str | None = None,
@@ -592,7 +628,7 @@ def demo() -> None:
 COMMANDS = {
     command.__name__: command
     for command in (
-        *(train, compare_pooling, infer, batch, verify, similar, evaluate, compare),
+        *(train, compare_pooling, infer, batch, verify, similar, evaluate, compare, reproduce),
         *(export, benchmark, explore, sync, data, config, demo),
     )
 }

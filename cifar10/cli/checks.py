@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cifar10.cli.flags import shortened
 from cifar10.config.advice import command_line
-from cifar10.config.changeable import is_resumable, refuse_other_settings
+from cifar10.config.changeable import is_place, is_resumable, refuse_other_settings
 from cifar10.config.conf_folder import PROJECT, options, top_settings
 from cifar10.errors import CheckpointError, UsageError, UserError
 from cifar10.images.named_image import ImageSource
@@ -205,6 +205,24 @@ def require_runs(words: Sequence[str]) -> tuple[list[str], list[str]]:
             raise UsageError(f"{same}; name each once")
         seen[key] = name
     return [pin_checkpoint(name) for name in names], overrides
+
+
+def require_reproducible(name: str, overrides: Sequence[str]) -> None:
+    """Refuse the name of no checkpoint, and settings that a reproduction does not take."""
+    others = [word for word in overrides if not is_place(word.lstrip("+~").partition("=")[0])]
+    if others:
+        raise UsageError(
+            f"{shlex.join(others)}: a reproduction takes its settings from the run; only places may be set: "
+            "data_loading.root, models_dir, run_name, tracking"
+        )
+    require_checkpoint(name)
+
+
+def require_begun(name: str, models_dir: str) -> None:
+    """Refuse the name of no run in `models_dir`, as the value of --resume."""
+    folder = Path(models_dir, name)
+    if not any((folder / file).is_file() for file in (LAST, BEST)):
+        raise UsageError(f"--resume={shortened(name)}: there is no run {folder}{did_you_mean_path(str(folder))}")
 
 
 def pin_checkpoint(name: str) -> str:

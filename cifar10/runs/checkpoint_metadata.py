@@ -56,6 +56,10 @@ class Metadata(BaseModel):
     git_dirty: bool | None = None
     code_digest: str | None = None
     versions: dict[str, str] = {}
+    machine: dict[str, str | int | list[str] | None] = {}
+    """Processor, its cores and instruction sets, and GPU."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads that computed."""
 
 
 class TrainingState(BaseModel):

@@ -4,7 +4,6 @@ It is read from a run folder or a checkpoint file, or from MLflow if nothing is 
 """
 
 import csv
-import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,8 +14,9 @@ from cifar10.config.schema import flatten
 from cifar10.errors import CheckpointError, UserError
 from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, name_of_run, resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
-from cifar10.runs.folder import HISTORY, SCORES
+from cifar10.runs.folder import HISTORY
 from cifar10.runs.recorded_run import read_history
+from cifar10.runs.run_claims import read_scores
 from cifar10.runs.tracked_run import TrackedRun, read_tracked_run
 
 _PLACES = (
@@ -69,7 +69,7 @@ def describe_run(name: str) -> DescribedRun:
     file = resolve_checkpoint(name)
     checkpoint = load_checkpoint(file)
     is_of_run = file.name in (BEST, LAST)
-    facts = _facts(file.parent / SCORES) if is_of_run else {}
+    facts = read_scores(file.parent) if is_of_run else {}
     history = _longer(checkpoint.history, _history(file.parent / HISTORY) if is_of_run else [])
     shown = name if name.startswith(("models:/", "runs:/")) else name_of_run(file.parent) if is_of_run else str(file)
     if file.name == LAST and (file.parent / BEST).is_file():
@@ -118,7 +118,8 @@ def _lasting(settings: Mapping[str, str]) -> dict[str, str]:
 
 def _origin_of(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> dict[str, str]:
     metadata = checkpoint.metadata
-    machine = facts.get("machine") if isinstance(facts.get("machine"), dict) else {}
+    recorded = metadata.machine or facts.get("machine")
+    machine = recorded if isinstance(recorded, dict) else {}
     wall = facts.get("wall_seconds")
     found = {
         "data": metadata.data_name,
@@ -129,8 +130,9 @@ def _origin_of(checkpoint: Checkpoint, facts: Mapping[str, Any]) -> dict[str, st
         "code": metadata.code_digest and metadata.code_digest[:12],
         "commit": metadata.git_commit and metadata.git_commit[:12],
         "starts from": metadata.initial_weights and metadata.initial_weights[:12],
-        "processor": machine and machine.get("cpu"),
-        "GPU": machine and machine.get("gpu"),
+        "processor": machine.get("cpu"),
+        "threads": metadata.threads,
+        "GPU": machine.get("gpu"),
         **{f"{name} version": number for name, number in metadata.versions.items()},
         "weights": checkpoint.weights_digest[:12],
     }
@@ -156,15 +158,6 @@ def _origin_of_tags(tracked: TrackedRun) -> dict[str, str]:
         },
     }
     return {key: value for key, value in found.items() if value}
-
-
-def _facts(path: Path) -> dict[str, Any]:
-    """Return the content of a `scores.json`; nothing if it cannot be read."""
-    try:
-        facts = json.loads(path.read_text(encoding="utf-8"))
-    except (OSError, ValueError, RecursionError):
-        return {}
-    return facts if isinstance(facts, dict) else {}
 
 
 def _history(path: Path) -> list[dict[str, float]]:

@@ -18,6 +18,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from cifar10 import __version__
@@ -74,7 +75,9 @@ class Run:
         """Record the information known before the first step; `history` holds the epochs before a resume."""
         tags = {
             **code_and_data_tags(self.origin, config.model.target),
-            **{f"machine.{key}": " ".join(x) if isinstance(x, list) else x for key, x in machine().items()},
+            **{
+                f"machine.{key}": " ".join(x) if isinstance(x, list) else x for key, x in self.origin["machine"].items()
+            },
             "num_parameters": num_parameters,
         }
         name, digest = self.origin["data_name"], self.origin["data_digest"]
@@ -98,7 +101,7 @@ class Run:
     def record_scores(self, scores: Metrics, seed: int, num_epochs: int, weights_digest: str) -> None:
         """Write the final scores and their provenance."""
         counts = {"seed": seed, "epochs": num_epochs, "weights_digest": weights_digest}
-        facts = {**scores, **counts, **self.metadata, "machine": machine()}
+        facts = {**scores, **counts, **self.metadata}
         facts = {name: finite_or_none(value) for name, value in facts.items()}
         text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(self.folder / SCORES, text + "\n")
@@ -157,7 +160,7 @@ def open_run(
 
 
 def _origin(data: ImageDataset, precision: str, initial_weights: str | None) -> dict[str, Any]:
-    """Return code, data and versions."""
+    """Return code, data, versions and machine."""
     return {
         "format": FORMAT,
         "program": f"cifar10 {__version__}",
@@ -168,6 +171,8 @@ def _origin(data: ImageDataset, precision: str, initial_weights: str | None) -> 
         "precision": precision,
         **code_state(),
         "versions": versions(),
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
         **({"initial_weights": initial_weights} if initial_weights else {}),
     }
 
