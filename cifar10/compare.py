@@ -19,7 +19,6 @@ from numpy.typing import NDArray
 from cifar10.analysis.comparison import ComparedRun, Comparison, TestAnswers, TestImages
 from cifar10.analysis.comparison_report import ComparisonPage
 from cifar10.analysis.comparison_words import plain_table, verdicts
-from cifar10.config.schema import Component
 from cifar10.data.class_names import printable
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.data.stored_images import parts_of
@@ -156,29 +155,39 @@ def _test_sets(runs: Sequence[DescribedRun], overrides: Sequence[str]) -> tuple[
         if run.checkpoint is None:
             problems[run.name] = f"its network is not at hand: {run.problem}"
             continue
-        component = relocated(run.checkpoint.config, overrides)
-        key = (json.dumps(component.model_dump(), sort_keys=True), run.checkpoint.class_names)
-        if key not in known:
-            try:
-                known[key] = _TestSet.of(_load(run.checkpoint, component))
-            except UserError as error:
-                problems[run.name] = f"its data cannot be loaded: {str(error).splitlines()[0]}"
-                continue
-        data = known[key].data
+        try:
+            test_set = _test_set(run.checkpoint, overrides, known)
+        except UserError as error:
+            if overrides and isinstance(error, UsageError):
+                raise
+            problems[run.name] = f"its data cannot be loaded: {str(error).splitlines()[0]}"
+            continue
+        data = test_set.data
         if data.digest != run.checkpoint.data_digest:
             print_message(
                 f"warning: the data of {printable(run.name)} are not those of its training (SHA-256 "
                 f"{data.digest[:12]} now, {run.checkpoint.data_digest[:12]} then); they are compared as they are now"
             )
-        test_sets[run.name] = known[key]
+        test_sets[run.name] = test_set
     return test_sets, problems
 
 
-def _load(checkpoint: Checkpoint, component: Component) -> ImageDataset:
-    data = load_trained_data(checkpoint, component)
-    if not len(data.test):
-        raise UserError(f"{data.name} has no test images")
-    return data
+def _test_set(
+    checkpoint: Checkpoint, overrides: Sequence[str], known: dict[tuple[str, tuple[str, ...]], _TestSet]
+) -> _TestSet:
+    """Return the test set of a checkpoint; `known` ones are not loaded again.
+
+    Raises:
+        UserError: The data are not available, or have no test images.
+    """
+    component = relocated(checkpoint.config, overrides)
+    key = (json.dumps(component.model_dump(), sort_keys=True), checkpoint.class_names)
+    if key not in known:
+        data = load_trained_data(checkpoint, component)
+        if not len(data.test):
+            raise UserError(f"{data.name} has no test images")
+        known[key] = _TestSet.of(data)
+    return known[key]
 
 
 def _predict(checkpoint: Checkpoint, data: ImageDataset, class_names: Sequence[str], folder: Path) -> TestAnswers:

@@ -219,8 +219,7 @@ def _train(config: Config, data: ImageDataset, folder: Path, name: str, stopwatc
         train(config, resume="auto", stopwatch=stopwatch, data=data)
     except Stopped as stop:
         if (folder / LAST).is_file():
-            typed = None if config.models_dir == "models" else config.models_dir
-            line = command_line("reproduce", name, resume=folder.name, models_dir=typed)
+            line = command_line("reproduce", name, resume=folder.name, models_dir=config.models_dir)
             stop.kept = f"and saved; go on with: {line}"
         raise
 

@@ -7,6 +7,7 @@ from cifar10.analysis.comparison import ComparedRun, Comparison, Side, distinct
 from cifar10.analysis.network_differences import NetworkPair
 from cifar10.analysis.paired_differences import Difference
 from cifar10.data.class_names import printable
+from cifar10.wording import counted
 
 _MOST_SENTENCES = 12
 _MOST_NAMED = 3  # pairs
@@ -101,10 +102,8 @@ def about_pair(pair: NetworkPair) -> str:
     """Return what is known about two networks."""
     first, second = printable(pair.first), printable(pair.second)
     points = 100 * (pair.only_first - pair.only_second) / pair.num_images
-    counts = (
-        f"{first} against {second}: {points:+.2f} points of accuracy; {pair.only_first:,} images are recognised by "
-        f"{first} only, {pair.only_second:,} by {second} only"
-    )
+    only = f"{counted(pair.only_first, 'image')} recognised by {first} only, {pair.only_second:,} by {second} only"
+    counts = f"{first} against {second}: {points:+.2f} points of accuracy; {only}"
     if not pair.is_beyond_chance:
         return f"{counts}: no difference beyond chance (McNemar's exact test, {p_text(pair)})."
     better = first if points > 0 else second
