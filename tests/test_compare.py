@@ -238,6 +238,13 @@ def test_settings_that_differ_are_aligned_also_where_one_lacks_them() -> None:
     assert lines[1].split() == ["model", "speed", "cnn"] and lines[2].split() == ["seed", "1", "2"]
 
 
+def test_many_sides_are_lines_not_columns() -> None:
+    runs = [run_of(f"r{number}", "x" * number, number, 0.9) for number in range(1, 9)]
+    lines = plain_table(comparison(*runs))
+    assert len(lines) == 9 and lines[0].split() == ["seed", "accuracy", "accuracy,", "one", "view", "model"]
+    assert lines[8].split()[:2] == ["r8", "8"] and lines[8].endswith("xxxxxxxx")
+
+
 def test_flips_are_the_images_that_only_one_recognises_and_the_clearest_come_first() -> None:
     runs = [run_of(f"s{n}", "speed", n, 0.9) for n in (1, 2)] + [run_of(f"c{n}", "cnn", n, 0.6) for n in (3, 4)]
     found = comparison(*runs)

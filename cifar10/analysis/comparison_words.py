@@ -11,6 +11,7 @@ from cifar10.wording import counted
 
 _MOST_SENTENCES = 12
 _MOST_NAMED = 3  # pairs
+_MOST_COLUMNS = 6  # of sides on a terminal
 _LONGEST_CELL = 32  # characters of a value in the table on a terminal
 _LEAST_SHOWN = 1e-12
 
@@ -129,13 +130,20 @@ def p_text(pair: NetworkPair) -> str:
 
 
 def plain_table(found: Comparison) -> list[str]:
-    """Return the settings that differ and the accuracies as lines of aligned columns, one column for each side."""
+    """Return the settings that differ and the accuracies as lines of aligned columns, one column for each side.
+
+    If there are many sides, each is a line, with the first of the settings.
+    """
     rows: list[list[str]] = [["", *(printable(side.title) for side in found.sides)]]
     rows += [[key, *("-" if value is None else printable(value) for value in values)] for key, values in found.settings]
     rows.append(["seed", *(", ".join(_seed(run) for run in side.runs) for side in found.sides)])
     if found.images is not None:
         for plain, name in ((False, "accuracy"), (True, "accuracy, one view")):
             rows.append([name, *(_accuracies(found, side, plain) for side in found.sides)])
+    if len(found.sides) > _MOST_COLUMNS:
+        num_results = 3 if found.images is not None else 1
+        rows = [rows[0], *rows[-num_results:], *rows[1:-num_results][:_MOST_COLUMNS]]
+        rows = [list(row) for row in zip(*rows, strict=True)]
     cut = [[_cut(cell) for cell in row] for row in rows]
     widths = [max(map(len, column)) for column in zip(*cut, strict=True)]
     return ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in cut]
