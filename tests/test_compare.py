@@ -217,8 +217,9 @@ def test_an_unlucky_seed_is_not_called_another_recipe() -> None:
 
 
 def test_copies_of_a_network_count_once() -> None:
-    runs = [run_of("s-1", "speed", 1, 0.9), run_of("copy", "speed", 1, 0.9, weights="s-1"), run_of("c", "cnn", 1, 0.6)]
-    found = comparison(*runs)
+    copied = run_of("copy", "speed", 1, 0.9, weights="s-1")
+    others = [run_of(f"c-{seed}", "cnn", seed, 0.6) for seed in (1, 2)]
+    found = comparison(run_of("s-1", "speed", 1, 0.9), copied, *others)
     assert found.differences[0].num_seeds == 1
     assert "s-1 and copy are the same network, weight by weight" in " ".join(verdicts(found))
 

@@ -176,7 +176,7 @@ class ComparisonPage:
         names = self.found.images.class_names
         lines = [self._answer(side, side.answering[0], position) for side in (flips.first, flips.second)]
         lines.append(f"image {position:,}")
-        title = printable(names[int(self.found.images.labels[position])])
+        title = names[int(self.found.images.labels[position])]
         image = self.show_image(position)
         step = max(1, image.shape[0] // _MOST_SIDE)
         return Tile([np.ascontiguousarray(image[::step, ::step])], title, lines)
