@@ -40,7 +40,7 @@ from cifar10.runs.stopwatch import Stopwatch
 from cifar10.runs.trained_data import load_trained_data, without_sources
 from cifar10.system.limits import num_cpus
 from cifar10.system.memory import keep_memory_warm
-from cifar10.system.signals import Stopped
+from cifar10.system.signals import Stopped, if_stopped
 from cifar10.system.streams import print_message
 from cifar10.train import train
 from cifar10.trainer import prepare_cpu, resolve_accelerator, resolve_precision
@@ -105,8 +105,11 @@ def reproduce(
     differences = _differences(claims, repeated)
     _announce(claims, checkpoint_name, differences, repeated)
     folder = Path(repeated.models_dir) / str(repeated.run_name)
-    _train(repeated, data, folder, checkpoint_name, stopwatch)
-    verdict, facts = _compare(claims, folder, data, differences)
+    kept = [word for word in overrides if not word.startswith(("run_name=", "models_dir="))]
+    again = command_line("reproduce", checkpoint_name, *kept, resume=folder.name, models_dir=config.models_dir)
+    _train(repeated, data, folder, again, stopwatch)
+    with if_stopped(f"while the two runs were compared; repeat that with: {again}"):
+        verdict, facts = _compare(claims, folder, data, differences)
     write_text(folder / VERDICT, f"{json.dumps({'of': checkpoint_name, **asdict(verdict), **facts}, indent=1)}\n")
     return _tell(verdict)
 
@@ -210,7 +213,8 @@ def _explains(differences: Sequence[Difference]) -> bool:
     return any(difference.matters for difference in differences)
 
 
-def _train(config: Config, data: ImageDataset, folder: Path, name: str, stopwatch: Stopwatch | None) -> None:
+def _train(config: Config, data: ImageDataset, folder: Path, again: str, stopwatch: Stopwatch | None) -> None:
+    """Train the run in `folder`, unless it is finished; `again` is the line to type if it is stopped."""
     if config.probe is not None:
         if not (folder / SCORES).is_file():
             probe(config, stopwatch)
@@ -219,8 +223,7 @@ def _train(config: Config, data: ImageDataset, folder: Path, name: str, stopwatc
         train(config, resume="auto", stopwatch=stopwatch, data=data)
     except Stopped as stop:
         if (folder / LAST).is_file():
-            line = command_line("reproduce", name, resume=folder.name, models_dir=config.models_dir)
-            stop.kept = f"and saved; go on with: {line}"
+            stop.kept = f"and saved; go on with: {again}"
         raise
 
 

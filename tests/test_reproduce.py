@@ -19,6 +19,7 @@ from cifar10.config.compose import load_config
 from cifar10.reproduce import _judge
 from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.runs.run_claims import Difference, RunClaims, first_other_epoch, seed_siblings
+from cifar10.system.signals import Stopped
 from cifar10.train import train
 from commands import COMMANDS
 from tests.tiny_run import TINY
@@ -196,6 +197,19 @@ def test_a_reproduction_that_is_stopped_goes_on(
     assert reproduce("a", "--resume=a-reproduced") == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("yes: models/a-reproduced has the same weights")
     assert reproduce("a", "--resume=a-reproduced") == 0  # it is finished, and is compared again
+
+
+def test_a_comparison_that_is_stopped_can_be_repeated(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr("cifar10.reproduce.spread_of", stop)
+    assert reproduce("a", "tracking=none") == 143
+    told = capsys.readouterr().err.splitlines()[-1]
+    line = "python commands.py reproduce a tracking=none --resume=a-reproduced"
+    assert told == f"stopped by SIGTERM while the two runs were compared; repeat that with: {line}"
 
 
 def test_unfinished_runs_have_nothing_to_compare_with(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
