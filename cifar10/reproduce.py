@@ -93,7 +93,7 @@ def reproduce(
             Verdict(False, f"the files of {checkpoint_name} contradict each other, so nothing was trained: {shown}")
         )
     keep_memory_warm()
-    repeated = _repeated(claims, config, overrides, resume or _free_name(claims, config))
+    repeated = _repeated(claims, config, overrides, resume or _free_name(claims, checkpoint_name, config))
     data = load_trained_data(claims.checkpoint, repeated.data_loading)
     if data.digest != claims.checkpoint.data_digest:
         then, now = claims.checkpoint.data_digest[:12], data.digest[:12]
@@ -163,15 +163,16 @@ def _tracking(recorded: TrackingConfig, chosen: TrackingConfig, overrides: Seque
     return recorded if recorded.backend == "none" or not unknown_settings(recorded) else chosen
 
 
-def _free_name(claims: RunClaims, config: Config) -> str:
+def _free_name(claims: RunClaims, checkpoint_name: str, config: Config) -> str:
     """Return the name of the new run: the one that was typed, or one that is not taken."""
     if config.run_name is not None:
         return config.run_name
-    path = claims.checkpoint.path
-    own = path.parent.name if claims.folder is not None else path.stem
-    known = claims.checkpoint.run_id
-    if own in ("checkpoints", "best") and known is not None and MLFLOW_RUN_ID.fullmatch(known):
-        own = known[:8]
+    if claims.folder is not None:
+        own = claims.folder.name
+    elif MLFLOW_RUN_ID.fullmatch(checkpoint_name):
+        own = checkpoint_name[:8]
+    else:
+        own = checkpoint_name.removeprefix("models:/").removeprefix("runs:/").removesuffix(".ckpt").rpartition("/")[2]
     plain = re.sub(r"[^\w.+-]", "_", own).lstrip(".+-")[:_LONGEST_NAME] or "run"
     names = (f"{plain}-reproduced" + (f"-{number}" if number > 1 else "") for number in count(1))
     return next(name for name in names if not (Path(config.models_dir) / name).exists())

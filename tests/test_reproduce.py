@@ -285,3 +285,19 @@ def test_siblings_differ_by_their_seed_only(run: Path) -> None:
     claims = RunClaims.of(load_checkpoint(run / "best.ckpt"))
     assert seed_siblings(claims, [Path("models"), Path("models").resolve()]) == {6: 0.0, 7: 0.1}
     assert dataclasses.replace(claims).contradictions() == []
+
+
+@pytest.mark.slow
+def test_a_run_that_only_mlflow_has_is_reproduced(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+    words = [word for word in TINY if not word.startswith("tracking")]
+    train(load_config([*words, "tracking.system_metrics=false", "run_name=gone"]))
+    run_id = Path("models/gone/run_id").read_text().strip()
+    shutil.rmtree("models/gone")
+    assert reproduce(run_id) == 0
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert told == f"yes: models/{run_id[:8]}-reproduced has the same weights, bit by bit"
+    assert Path(f"models/{run_id[:8]}-reproduced/run_id").read_text().strip() != run_id  # a record of its own
