@@ -7,12 +7,13 @@ import dataclasses
 import json
 import re
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict
 from itertools import count
 from pathlib import Path
 from typing import Any
 
-from cifar10.analysis.score_spread import ScoreSpread, spread_of
+from cifar10.analysis.reproduction import Verdict, judge, may_differ
+from cifar10.analysis.score_spread import spread_of
 from cifar10.config.advice import command_line
 from cifar10.config.compose import with_changes
 from cifar10.config.run_name import MLFLOW_RUN_ID
@@ -50,17 +51,6 @@ from cifar10.wording import counted
 VERDICT = "reproduction.json"
 _LONGEST_NAME = 100  # characters of the name of a run, to which more is added
 _ROUNDING = 0.001  # of an accuracy, between machines and versions
-
-
-@dataclass(frozen=True)
-class Verdict:
-    """Whether a run was reproduced, and why."""
-
-    is_reproduced: bool
-    reason: str
-
-    def __str__(self) -> str:
-        return f"{'yes' if self.is_reproduced else 'no'}: {printable(self.reason)}"
 
 
 def reproduce(
@@ -201,17 +191,12 @@ def _announce(claims: RunClaims, name: str, differences: Sequence[Difference], r
     print_message(f"trains {printable(name)} again, seed {repeated.seed}, {epochs}{printable(took)}")
     for difference in differences:
         print_message(f"differs  {printable(str(difference))}")
-    if _explains(differences):
+    if may_differ(differences):
         print_message("expected: scores within the recipe's spread; the same weights bit by bit only by luck")
     else:
         print_message(
             "expected: the same weights, bit by bit: code, versions, kind of processor and threads are the same"
         )
-
-
-def _explains(differences: Sequence[Difference]) -> bool:
-    """Whether other weights may be due to code, versions or machine."""
-    return any(difference.matters for difference in differences)
 
 
 def _train(config: Config, data: ImageDataset, folder: Path, again: str, stopwatch: Stopwatch | None) -> None:
@@ -255,32 +240,7 @@ def _compare(
         return Verdict(False, reason), facts
     if is_same:
         return Verdict(True, f"{folder} has the same weights, bit by bit"), facts
-    return _judge(then, now, spread, differences, first_other_epoch(claims.last.history, new.history)), facts
-
-
-def _judge(
-    then: float, now: float, spread: ScoreSpread, differences: Sequence[Difference], epoch: str | None
-) -> Verdict:
-    """Return the verdict on other weights: a failure if nothing explains them, or if the scores are too far apart."""
-    since = f"; they part in {epoch}" if epoch else ""
-    if not _explains(differences):
-        reason = (
-            f"code, versions, kind of processor and threads are the same, and the weights are others{since}. So these "
-            "weights do not come from the settings, the seed and the data that the run names"
-        )
-        return Verdict(False, reason)
-    points, limit = 100 * abs(now - then), 100 * spread.limit
-    explained = ", ".join(difference.what for difference in differences if difference.matters)
-    if points > limit:
-        reason = (
-            f"the accuracies are {points:.2f} points apart, more than {limit:.2f} by chance ({spread.origin}){since}"
-        )
-        return Verdict(False, reason)
-    reason = (
-        f"the accuracies are {points:.2f} points apart, at most {limit:.2f} by chance ({spread.origin}). The weights "
-        f"are others, which differences of {explained} can explain{since}"
-    )
-    return Verdict(True, reason)
+    return judge(then, now, spread, differences, first_other_epoch(claims.last.history, new.history)), facts
 
 
 def _counterpart(old: Checkpoint, folder: Path) -> Checkpoint:

@@ -13,10 +13,10 @@ import pytest
 import torch
 
 import cifar10.model
+from cifar10.analysis.reproduction import judge
 from cifar10.analysis.score_spread import ScoreSpread
 from cifar10.cli.command_line import main
 from cifar10.config.compose import load_config
-from cifar10.reproduce import _judge
 from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.runs.run_claims import Difference, RunClaims, first_other_epoch, seed_siblings
 from cifar10.system.signals import Stopped
@@ -259,7 +259,7 @@ MLFLOW = Difference("mlflow", "3", "4", matters=False)
 def test_other_weights_need_an_explanation_and_near_scores(
     now: float, differences: list[Difference], is_reproduced: bool, reason: str
 ) -> None:
-    verdict = _judge(0.9, now, SPREAD, differences, "epoch 2: train/loss 1 then, 2 now")
+    verdict = judge(0.9, now, SPREAD, differences, "epoch 2: train/loss 1 then, 2 now")
     assert verdict.is_reproduced == is_reproduced
     assert reason in verdict.reason and "they part in epoch 2" in verdict.reason
 

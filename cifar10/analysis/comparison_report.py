@@ -169,7 +169,8 @@ class ComparisonPage:
         tiles = [self._tile(position, flips) for position in positions[:_MOST_FLIPS].tolist()]
         count = counted(len(positions), "image")
         shown = f"the {len(tiles)} clearest of {count}" if len(tiles) < len(positions) else count
-        return Gallery(tiles, f"Recognised by {names[0]}, not by {names[1]}: {shown}. The title is the true class.")
+        below = "Title: the true class; below: both answers with their probabilities."
+        return Gallery(tiles, f"Recognised by {names[0]}, not by {names[1]}: {shown}. {below}")
 
     def _tile(self, position: int, flips: Flips) -> Tile:
         assert self.found.images is not None
