@@ -91,6 +91,8 @@ def reproduce(
             f"the data are not those that it was trained on (SHA-256 {then} then, {now} now), so nothing was trained"
         )
         return _tell(Verdict(False, reason))
+    if (other := _other_start(claims, repeated)) is not None:
+        return _tell(Verdict(False, f"{other}, so nothing was trained"))
     prepare_cpu(repeated.training)
     differences = _differences(claims, repeated)
     _announce(claims, checkpoint_name, differences, repeated)
@@ -166,6 +168,17 @@ def _free_name(claims: RunClaims, checkpoint_name: str, config: Config) -> str:
     plain = re.sub(r"[^\w.+-]", "_", own).lstrip(".+-")[:_LONGEST_NAME] or "run"
     names = (f"{plain}-reproduced" + (f"-{number}" if number > 1 else "") for number in count(1))
     return next(name for name in names if not (Path(config.models_dir) / name).exists())
+
+
+def _other_start(claims: RunClaims, repeated: Config) -> str | None:
+    """Return what is wrong with the weights that the training starts from; None: they are the same, or random."""
+    then = claims.checkpoint.metadata.initial_weights
+    if repeated.weights is None or then is None:
+        return None
+    initial = load_checkpoint(resolve_checkpoint(repeated.weights, repeated.models_dir))
+    if initial.weights_digest == then:
+        return None
+    return f"it started from the weights {then[:12]}, and {initial.path} has {initial.weights_digest[:12]} now"
 
 
 def _differences(claims: RunClaims, repeated: Config) -> list[Difference]:

@@ -159,6 +159,17 @@ def test_other_data_are_not_trained_on(run: Path, capsys: pytest.CaptureFixture[
     assert not Path("models/a-reproduced").exists()
 
 
+def test_a_run_that_started_from_other_weights_is_repeated_from_the_same_ones(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    train(load_config([*TINY, "weights=models/a/best.ckpt", "run_name=child"]))
+    assert reproduce("child") == 0
+    edit_weights(run)
+    assert reproduce("child", "run_name=again") == 1
+    assert "no: it started from the weights " in capsys.readouterr().out.splitlines()[-1]
+    assert not Path("models/again").exists()
+
+
 def test_differences_of_code_and_machine_are_told_before_it_starts(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

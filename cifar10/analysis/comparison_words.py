@@ -162,7 +162,7 @@ def _accuracies(found: Comparison, side: Side, plain: bool) -> str:
         low, high = accuracies[0].interval
         return f"{accuracies[0].value:.2%} ({low:.2%} to {high:.2%})"
     values = [accuracy.value for accuracy in accuracies]
-    return f"{statistics.mean(values):.2%} ± {100 * statistics.stdev(values):.2f}"
+    return f"{statistics.mean(values):.2%} (sd {100 * statistics.stdev(values):.2f} points)"
 
 
 def _cut(cell: str) -> str:

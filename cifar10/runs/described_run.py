@@ -4,6 +4,7 @@ It is read from a run folder or a checkpoint file, or from MLflow if nothing is 
 """
 
 import csv
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -74,7 +75,11 @@ def describe_run(name: str) -> DescribedRun:
     shown = name if name.startswith(("models:/", "runs:/")) else name_of_run(file.parent) if is_of_run else str(file)
     if file.name == LAST and (file.parent / BEST).is_file():
         shown = f"{shown} ({LAST})"
-    scores = {key: float(value) for key, value in facts.items() if isinstance(value, int | float) and "/" in key}
+    scores = {
+        key: float(value)
+        for key, value in facts.items()
+        if "/" in key and isinstance(value, int | float) and math.isfinite(value)
+    }
     return DescribedRun(
         name=shown,
         settings=_lasting({key: str(value) for key, value in flatten(checkpoint.config.plain()).items()}),
@@ -101,7 +106,9 @@ def _from_mlflow(run_id: str) -> DescribedRun:
         settings=_lasting(settings),
         origin=origin,
         history=_longer(checkpoint.history if checkpoint else [], tracked.history),
-        scores={key: value for key, value in tracked.scores.items() if key.startswith("test/")},
+        scores={
+            key: value for key, value in tracked.scores.items() if key.startswith("test/") and math.isfinite(value)
+        },
         checkpoint=checkpoint,
         problem=problem,
     )
@@ -170,4 +177,4 @@ def _history(path: Path) -> list[dict[str, float]]:
 def _longer(own: list[dict[str, float]], recorded: list[dict[str, float]]) -> list[dict[str, float]]:
     """Return the longer history; that of a checkpoint ends with its own epoch."""
     known = [entry for entry in recorded if "epoch" in entry]
-    return known if len(known) > len(own) else own
+    return known if len(known) > len(own) else [{"epoch": number, **entry} for number, entry in enumerate(own)]
