@@ -189,18 +189,23 @@ def test_differences_of_code_and_machine_are_told_before_it_starts(
     assert "the binomial error of 30 test images" in last
 
 
-def test_a_reproduction_that_is_stopped_goes_on(
-    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+def interrupt_at_step(step: int, patch: pytest.MonkeyPatch) -> None:
+    """Let the training receive Ctrl-C while it computes the given step."""
     compute_loss = cifar10.model.Classifier._loss
 
-    def signal_and_compute(self: Any, batch: Any, number: int) -> Any:
-        if self.global_step == 4:
+    def interrupt_and_compute(self: Any, batch: Any, number: int) -> Any:
+        if self.global_step == step:
             os.kill(os.getpid(), signal.SIGINT)
         return compute_loss(self, batch, number)
 
+    patch.setattr(cifar10.model.Classifier, "_loss", interrupt_and_compute)
+
+
+def test_a_reproduction_that_is_stopped_goes_on(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     with monkeypatch.context() as patch:
-        patch.setattr(cifar10.model.Classifier, "_loss", signal_and_compute)
+        interrupt_at_step(4, patch)
         assert reproduce("a") == 130
     told = capsys.readouterr().err.splitlines()[-1]
     assert told == ("stopped by Ctrl-C and saved; go on with: python commands.py reproduce a --resume=a-reproduced")
@@ -208,6 +213,20 @@ def test_a_reproduction_that_is_stopped_goes_on(
     assert reproduce("a", "--resume=a-reproduced") == 0
     assert capsys.readouterr().out.splitlines()[-1].startswith("yes: models/a-reproduced has the same weights")
     assert reproduce("a", "--resume=a-reproduced") == 0  # it is finished, and is compared again
+
+
+def test_a_run_that_was_resumed_elsewhere_says_so(
+    run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with monkeypatch.context() as patch:
+        interrupt_at_step(4, patch)
+        with pytest.raises(Stopped):
+            train(load_config([*TINY, "seed=5", "run_name=begun"]))
+    change(Path("models/begun"), lambda entry: entry["machine"].update(cpu="Abacus"))
+    train(load_config(TINY), resume="begun")
+    assert load_checkpoint(Path("models/a/last.ckpt")).metadata.several_origins is False
+    assert reproduce("begun") == 0
+    assert "differs  origin: several versions or machines" in capsys.readouterr().err
 
 
 def test_a_comparison_that_is_stopped_can_be_repeated(

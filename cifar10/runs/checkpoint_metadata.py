@@ -60,6 +60,8 @@ class Metadata(BaseModel):
     """Processor, its cores and instruction sets, and GPU."""
     threads: Annotated[int, Field(ge=1)] | None = None
     """CPU threads that computed."""
+    several_origins: bool = False
+    """Whether the run was resumed with other code or versions, or on another machine; those above are the last ones."""
 
 
 class TrainingState(BaseModel):

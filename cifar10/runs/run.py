@@ -14,6 +14,7 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +27,7 @@ from cifar10.config.schema import Config
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.errors import UsageError
 from cifar10.files import atomic_write, write_text
-from cifar10.runs.checkpoint_metadata import FORMAT
+from cifar10.runs.checkpoint_metadata import FORMAT, Metadata
 from cifar10.runs.checkpoint_names import BEST
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.folder import ARTIFACTS, CONFIG, HISTORY, SCORES, RunFolder, claim_existing, claim_new, is_folder_of
@@ -138,6 +139,8 @@ def open_run(
             run needs a name.
     """
     origin = _origin(data, precision, initial_weights)
+    if checkpoint is not None and _is_changed(checkpoint.metadata, origin):
+        origin["several_origins"] = True
     processes = find_processes(config.training)
     resumed = checkpoint
     if checkpoint is not None and not is_folder_of(config, checkpoint.path.parent, Path(config.models_dir)):
@@ -175,6 +178,12 @@ def _origin(data: ImageDataset, precision: str, initial_weights: str | None) -> 
         "threads": torch.get_num_threads(),
         **({"initial_weights": initial_weights} if initial_weights else {}),
     }
+
+
+def _is_changed(before: Metadata, origin: Mapping[str, Any]) -> bool:
+    """Return whether code, versions or machine are others than those of the checkpoint, or had changed before it."""
+    keys = ("code_digest", "versions", "machine", "threads", "precision")
+    return before.several_origins or any(getattr(before, key) != origin[key] for key in keys)
 
 
 def _claim_new(config: Config, processes: Processes) -> RunFolder:

@@ -147,7 +147,8 @@ def differences_here(claims: RunClaims, precision: str, threads: int) -> list[Di
     pairs = [(what, then.get(what), now.get(what), True) for what in now]
     for name, number in versions().items():
         pairs.append((name, metadata.versions.get(name), number, name not in _IRRELEVANT_VERSIONS))
-    return [
+    several = [Difference("origin", "several versions or machines, as it was resumed", "one", matters=True)]
+    return (several if claims.last.metadata.several_origins else []) + [
         Difference(what, _short(old) if old else _UNKNOWN, _short(new) if new else "none", matters)
         for what, old, new, matters in pairs
         if (old or None) != (new or None)
