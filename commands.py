@@ -15,6 +15,7 @@ from cifar10.cli.checks import (
     pin_checkpoint,
     require_batch_destination,
     require_batch_images,
+    require_begun,
     require_checkpoint,
     require_device,
     require_file,
@@ -26,7 +27,9 @@ from cifar10.cli.checks import (
     require_place,
     require_pretrained,
     require_ray,
+    require_reproducible,
     require_resumable,
+    require_runs,
 )
 from cifar10.cli.command_line import main
 from cifar10.config.changeable import (
@@ -354,6 +357,63 @@ def evaluate(
         )
 
 
+def compare(*runs: str, output: str = "compared") -> None:
+    """Compare trained networks: settings, learning curves, classes, answers that flip, and whether it is chance.
+
+    RUN RUN ...              two or more, each a path, a name in models/, best, last, an MLflow run id or
+                             models:/NAME@ALIAS. Runs that differ by their seed only count as one recipe.
+    --output=DIR             the folder of report.html and report.json  (compared)
+    data_loading.root=DIR    the folder of the data, if they have moved; likewise data_loading.sources=[...] and cache
+
+    Two networks are compared by McNemar's exact test on the same test images; recipes of several seeds over seeds and
+    images. If test images or classes differ, settings and learning curves are compared.
+
+    python commands.py compare first second
+    python commands.py compare models/speed-* models/simple-* --output=speed_or_simple
+    """
+    note_place()
+    names, overrides = require_runs(runs)
+    require_folder(output, make_parents=True)
+    with if_stopped("while runs were compared; nothing was written"):
+        from cifar10.compare import compare
+
+        compare(names, Path(output), overrides)
+
+
+def reproduce(*overrides: str, checkpoint_name: str, resume: str | None = None) -> int:
+    """Train a run again from what it says of itself, and state whether the result is the same.
+
+    --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS
+    --resume=NAME            go on with a reproduction that was interrupted: its name in models/
+    data_loading.root=DIR    the folder of the data, if they have moved; likewise data_loading.sources=[...] and cache
+    run_name=NAME            the new run  (NAME-reproduced); likewise models_dir=DIR and tracking=none
+
+    With the same code, versions, kind of processor and threads, the weights must be the same bit by bit. If something
+    differs, the accuracies must lie within the spread of the recipe. The exit code is 0 for yes, 1 for no.
+
+    python commands.py reproduce first
+    python commands.py reproduce first --resume=first-reproduced
+    """
+    note_place()
+    require_reproducible(checkpoint_name, overrides)
+    from cifar10.config.compose import load_config
+    from cifar10.runs.folder import refuse_taken
+
+    config = load_config([word for word in overrides if not word.startswith("data_loading.")])
+    if resume is not None:
+        require_begun(resume, config.models_dir)
+    else:
+        refuse_taken(Path(config.models_dir), config.run_name)
+    checkpoint_name = pin_checkpoint(checkpoint_name)
+    with if_stopped("before training began; nothing was trained"):
+        from cifar10.runs.stopwatch import Stopwatch
+
+        since_start = Stopwatch(wall_started=STARTED_AT, cpu_started=0.0)
+        from cifar10.reproduce import reproduce
+
+        return 0 if reproduce(checkpoint_name, config, overrides, resume, since_start) else 1
+
+
 def export(
     *overrides: str,
     checkpoint_name: str | None = None,
@@ -568,7 +628,7 @@ def demo() -> None:
 COMMANDS = {
     command.__name__: command
     for command in (
-        *(train, compare_pooling, infer, batch, verify, similar, evaluate),
+        *(train, compare_pooling, infer, batch, verify, similar, evaluate, compare, reproduce),
         *(export, benchmark, explore, sync, data, config, demo),
     )
 }

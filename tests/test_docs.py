@@ -40,6 +40,7 @@ ADD_A_PART = (DOCS / "add_a_part.md").read_text()
 ENTRY_POINTS = {
     *("train", "probe", "infer", "batch", "verify", "similar"),
     *("evaluate", "explore", "export", "sync", "prepare_data", "config.explain", "demo", "compare_pooling"),
+    *("compare", "reproduce"),
 }
 SMALL = ["training.epochs=1", "training.batch_size=20", "tracking=none"]
 SMALL_SHAPES = [
@@ -229,6 +230,7 @@ def test_an_entry_point_is_imported_by_the_commands_and_the_demo_only() -> None:
     allowed = {("cifar10.demo", "cifar10.train"), ("cifar10.demo", "cifar10.infer")}
     allowed |= {("cifar10.laboratory.workers", "cifar10.train"), ("cifar10.laboratory.tracking", "cifar10.sync")}
     allowed |= {("cifar10.laboratory.winner", "cifar10.export")}
+    allowed |= {("cifar10.reproduce", "cifar10.train"), ("cifar10.reproduce", "cifar10.probe")}
     entry_points = {f"cifar10.{name}" for name in ENTRY_POINTS}
     pairs = {(name, entry) for name, imported in import_graph().items() for entry in imported & entry_points}
     assert {pair for pair in pairs if pair[0] != "commands"} == allowed

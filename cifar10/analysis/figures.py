@@ -146,6 +146,12 @@ def name_rows(
             label.set_fontproperties(FontProperties(fname=path, size=9))
 
 
+def fitting_name(name: str) -> str:
+    """Return a name for a legend: on one line, not too long, and without characters that the default font lacks."""
+    shown, default = _on_one_line(name), str(font_manager.findfont(FontProperties()))
+    return "".join(character if _has_all(default, character) else "\ufffd" for character in shown)
+
+
 def _on_one_line(name: str) -> str:
     """Return a name without line breaks and control characters, and without its middle if it is long."""
     printable = "".join(c if c.isprintable() else "\ufffd" for c in " ".join(name.split()))

@@ -9,7 +9,7 @@ import re
 import shlex
 from collections.abc import Sequence
 
-from cifar10.cli.flags import FALSE, TRUE, Commands, Flag, flags_of, shortened, takes_overrides
+from cifar10.cli.flags import FALSE, TRUE, Commands, Flag, flags_of, shortened, takes_names, takes_overrides
 from cifar10.config.advice import PROGRAM
 from cifar10.config.changeable import NETWORK_SETTINGS
 from cifar10.config.conf_folder import groups, options, settings
@@ -40,6 +40,7 @@ class _Reader:
         self.commands = commands
         self.flags = flags_of(commands[name])
         self.takes_overrides = takes_overrides(commands[name])
+        self.takes_names = takes_names(commands[name])
         self.takes_settings = self.takes_overrides and _IMAGES not in self.flags
         """Whether it takes all settings; beside images, whose names may have any form, it takes those of a network."""
         known = (_PHOTO, _IMAGES, _CHECKPOINT)
@@ -153,6 +154,10 @@ class _Reader:
         raise UsageError(f"{shortened(word)} is not KEY=VALUE; {advice}")
 
     def _read_positional(self, word: str) -> None:
+        if self.takes_names:
+            if word.startswith("-"):
+                raise UsageError(f"{word}: a name that begins with a dash is written ./{word}")
+            return self.overrides.append(word)
         if "=" in word and not os.path.lexists(word) and re.split("[.=]", word)[0] in groups():
             raise UsageError(f"{word}: {self.name} takes no settings; they come from the checkpoint")
         for flag in self.flags.values():

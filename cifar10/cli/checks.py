@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 
 from cifar10.cli.flags import shortened
 from cifar10.config.advice import command_line
-from cifar10.config.changeable import is_resumable
+from cifar10.config.changeable import is_place, is_resumable, refuse_other_settings
 from cifar10.config.conf_folder import PROJECT, options, top_settings
 from cifar10.errors import CheckpointError, UsageError, UserError
 from cifar10.images.named_image import ImageSource
@@ -27,6 +27,9 @@ if TYPE_CHECKING:
     from cifar10.inference.destination import Destination
     from cifar10.inference.grouping import Grouping
     from cifar10.inference.result_parts import PartFolder
+
+MOST_RUNS = 50
+"""That are compared at once."""
 
 
 def require_images(test_dir: str, flag: str = "--test_dir") -> ImageSource:
@@ -177,6 +180,49 @@ def require_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST
         return find_locally(name, models_dir, prefer)
     except CheckpointError as error:
         raise UsageError(str(error)) from None
+
+
+def require_runs(words: Sequence[str]) -> tuple[list[str], list[str]]:
+    """Return the names of runs among `words`, `best` and `last` as files, and the overrides of where their data are.
+
+    Raises:
+        UsageError: They are fewer than two or too many, one is not there, or one is named twice.
+    """
+    overrides = [word for word in words if "=" in word and not os.path.lexists(word)]
+    refuse_other_settings(word.partition("=")[0] for word in overrides)
+    names = [word for word in words if word not in overrides]
+    if len(names) < 2:
+        given = f"only {names[0]} is named" if names else "none is named"
+        raise UsageError(f"compare needs two runs or more, and {given}: {command_line('compare', 'FIRST', 'SECOND')}")
+    if len(names) > MOST_RUNS:
+        raise UsageError(f"{len(names):,} runs are too many; compare at most {MOST_RUNS} of them")
+    seen: dict[Path | str, str] = {}
+    for name in names:
+        file = require_checkpoint(name)
+        key = file.resolve() if file is not None else name
+        if key in seen:
+            same = f"{name} is named twice" if seen[key] == name else f"{seen[key]} and {name} are the same run"
+            raise UsageError(f"{same}; name each once")
+        seen[key] = name
+    return [pin_checkpoint(name) for name in names], overrides
+
+
+def require_reproducible(name: str, overrides: Sequence[str]) -> None:
+    """Refuse the name of no checkpoint, and settings that a reproduction does not take."""
+    others = [word for word in overrides if not is_place(word.lstrip("+~").partition("=")[0])]
+    if others:
+        raise UsageError(
+            f"{shlex.join(others)}: a reproduction takes its settings from the run; only places may be set: "
+            "data_loading.root, models_dir, run_name, tracking"
+        )
+    require_checkpoint(name)
+
+
+def require_begun(name: str, models_dir: str) -> None:
+    """Refuse the name of no run in `models_dir`, as the value of --resume."""
+    folder = Path(models_dir, name)
+    if not any((folder / file).is_file() for file in (LAST, BEST)):
+        raise UsageError(f"--resume={shortened(name)}: there is no run {folder}{did_you_mean_path(str(folder))}")
 
 
 def pin_checkpoint(name: str) -> str:

@@ -2,7 +2,7 @@
 
 import inspect
 
-from cifar10.cli.flags import Command, Commands, flags_of, takes_overrides
+from cifar10.cli.flags import Command, Commands, flags_of, takes_names, takes_overrides
 from cifar10.config.advice import PROGRAM
 
 
@@ -19,6 +19,6 @@ def command_help(name: str, command: Command) -> str:
     """Return the usage line and docstring of one command."""
     flags = flags_of(command).values()
     words = [PROGRAM, name, *(f"--{flag.name}={flag.placeholder}" for flag in flags if flag.required)]
-    words += ["[KEY=VALUE ...]"] if takes_overrides(command) else []
+    words += ["NAME NAME ..."] if takes_names(command) else ["[KEY=VALUE ...]"] if takes_overrides(command) else []
     words += ["[flags]"] if any(not flag.required for flag in flags) else []
     return f"usage: {' '.join(words)}\n\n{inspect.getdoc(command)}"

@@ -89,7 +89,18 @@ def flags_of(command: Command) -> dict[str, Flag]:
 
 def takes_overrides(command: Command) -> bool:
     """Return whether any number of overrides may follow `command`."""
-    return any(p.kind is p.VAR_POSITIONAL for p in inspect.signature(command).parameters.values())
+    return _words_of(command) == "overrides"
+
+
+def takes_names(command: Command) -> bool:
+    """Return whether any number of names, which are no overrides, may follow `command`."""
+    return _words_of(command) not in (None, "overrides")
+
+
+def _words_of(command: Command) -> str | None:
+    """Return the name of the parameter that takes any number of words; None: there is none."""
+    parameters = inspect.signature(command).parameters.items()
+    return next((name for name, parameter in parameters if parameter.kind is parameter.VAR_POSITIONAL), None)
 
 
 def _without_none(hint: Any) -> Any:

@@ -19,6 +19,12 @@ def is_resumable(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in RESUMABLE)
 
 
+def is_place(key: str) -> bool:
+    """Return whether the setting `key` says where data, runs and records are, and nothing about the training."""
+    places = (*DATA_LOCATION, "models_dir", "run_name", "tracking")
+    return any(key == name or key.startswith(f"{name}.") for name in places)
+
+
 def placement_settings(overrides: Sequence[str]) -> list[str]:
     """Return the overrides of locations, which do not change the checkpoint's configuration."""
     return [override for override in overrides if override.lstrip("+~").startswith(("models_dir=", "tracking"))]

@@ -56,6 +56,12 @@ class Metadata(BaseModel):
     git_dirty: bool | None = None
     code_digest: str | None = None
     versions: dict[str, str] = {}
+    machine: dict[str, str | int | list[str] | None] = {}
+    """Processor, its cores and instruction sets, and GPU."""
+    threads: Annotated[int, Field(ge=1)] | None = None
+    """CPU threads that computed."""
+    several_origins: bool = False
+    """Whether the run was resumed with other code or versions, or on another machine; those above are the last ones."""
 
 
 class TrainingState(BaseModel):

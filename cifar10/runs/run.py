@@ -14,10 +14,12 @@ import re
 import shutil
 import sys
 import time
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import torch
 import yaml
 
 from cifar10 import __version__
@@ -25,7 +27,7 @@ from cifar10.config.schema import Config
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.errors import UsageError
 from cifar10.files import atomic_write, write_text
-from cifar10.runs.checkpoint_metadata import FORMAT
+from cifar10.runs.checkpoint_metadata import FORMAT, Metadata
 from cifar10.runs.checkpoint_names import BEST
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.folder import ARTIFACTS, CONFIG, HISTORY, SCORES, RunFolder, claim_existing, claim_new, is_folder_of
@@ -74,7 +76,9 @@ class Run:
         """Record the information known before the first step; `history` holds the epochs before a resume."""
         tags = {
             **code_and_data_tags(self.origin, config.model.target),
-            **{f"machine.{key}": " ".join(x) if isinstance(x, list) else x for key, x in machine().items()},
+            **{
+                f"machine.{key}": " ".join(x) if isinstance(x, list) else x for key, x in self.origin["machine"].items()
+            },
             "num_parameters": num_parameters,
         }
         name, digest = self.origin["data_name"], self.origin["data_digest"]
@@ -98,7 +102,7 @@ class Run:
     def record_scores(self, scores: Metrics, seed: int, num_epochs: int, weights_digest: str) -> None:
         """Write the final scores and their provenance."""
         counts = {"seed": seed, "epochs": num_epochs, "weights_digest": weights_digest}
-        facts = {**scores, **counts, **self.metadata, "machine": machine()}
+        facts = {**scores, **counts, **self.metadata}
         facts = {name: finite_or_none(value) for name, value in facts.items()}
         text = json.dumps(facts, indent=2, ensure_ascii=False, allow_nan=False)
         write_text(self.folder / SCORES, text + "\n")
@@ -135,6 +139,8 @@ def open_run(
             run needs a name.
     """
     origin = _origin(data, precision, initial_weights)
+    if checkpoint is not None and _is_changed(checkpoint.metadata, origin):
+        origin["several_origins"] = True
     processes = find_processes(config.training)
     resumed = checkpoint
     if checkpoint is not None and not is_folder_of(config, checkpoint.path.parent, Path(config.models_dir)):
@@ -157,7 +163,7 @@ def open_run(
 
 
 def _origin(data: ImageDataset, precision: str, initial_weights: str | None) -> dict[str, Any]:
-    """Return code, data and versions."""
+    """Return code, data, versions and machine."""
     return {
         "format": FORMAT,
         "program": f"cifar10 {__version__}",
@@ -168,8 +174,16 @@ def _origin(data: ImageDataset, precision: str, initial_weights: str | None) -> 
         "precision": precision,
         **code_state(),
         "versions": versions(),
+        "machine": machine(),
+        "threads": torch.get_num_threads(),
         **({"initial_weights": initial_weights} if initial_weights else {}),
     }
+
+
+def _is_changed(before: Metadata, origin: Mapping[str, Any]) -> bool:
+    """Return whether code, versions or machine are others than those of the checkpoint, or had changed before it."""
+    keys = ("code_digest", "versions", "machine", "threads", "precision")
+    return before.several_origins or any(getattr(before, key) != origin[key] for key in keys)
 
 
 def _claim_new(config: Config, processes: Processes) -> RunFolder:

@@ -66,7 +66,7 @@ WRONG = {
     "train --seed 1 --seed 2": "did you mean seed=1?",
     "train --lr": "did you mean optimizer.lr=VALUE?",
     "train --test_dir photos": "--test_dir belongs to infer, batch, verify and similar, not to train",
-    "train --checkpoint_name best": "--checkpoint_name belongs to infer, batch, verify, similar, evaluate, export",
+    "train --checkpoint_name best": "belongs to infer, batch, verify, similar, evaluate, reproduce, export",
     "train weights=nope": "there is no checkpoint nope",
     "config metric=f1,recall": "a list is written 'metric=[f1,recall]'",
     "train --batch_size 32": "did you mean training.batch_size=32?",
