@@ -109,7 +109,7 @@ def shapes_of_network(network: FusedPoolingCNN) -> PoolingShapes:
     return shapes_of(network.way, _widths(network))
 
 
-def parameters_of(network: PoolingCNN) -> list[nn.Parameter]:
+def parameters_of(network: PoolingCNN) -> list[Tensor]:
     """Return the parameters of the convolutions, weight and bias of each."""
     pairs = ((convolution.weight, convolution.bias) for convolution in convolutions_of(network))
     return [parameter for pair in pairs for parameter in pair if parameter is not None]

@@ -167,9 +167,13 @@ def test_the_picture_is_drawn_while_it_trains() -> None:
 
 @pytest.mark.skipif(not amx.is_available("amx_bf16"), reason="needs a CPU with AMX, and llvmlite")
 def test_training_without_autograd_gives_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
-    calls = []
-    call = DirectGradients.__call__
-    monkeypatch.setattr(DirectGradients, "__call__", lambda *arguments: calls.append(1) or call(*arguments))
+    calls, call = [], DirectGradients.__call__
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        return call(*arguments)
+
+    monkeypatch.setattr(DirectGradients, "__call__", counted)
     run = opened().config_of("max-0")
     train(run, draw=False)
     assert len(calls) == 2 * 2  # epochs, steps
