@@ -75,7 +75,7 @@ def _compare(laboratory: Laboratory, data: ImageDataset, show: Show | None) -> P
         results = evaluate_runs(laboratory, data, failures)
         way, seed = results.winner
         winner = way.runs[seed]
-        keep_winner(laboratory.folder / winner.name, laboratory.winner)
+        keep_winner(winner, results.labels["test"], data.class_names, laboratory.winner)
         checks = check_winner(laboratory.winner, winner.predictions["test"], laboratory.folder / "check.log")
         _write(laboratory, results, data, checks)
         _record(laboratory, results)

@@ -81,6 +81,14 @@ def prepare_network(
     return kernels.convert(network, with_programs) if with_kernels else network
 
 
+def direct_gradients(network: nn.Module) -> kernels.DirectGradients | None:
+    """Return what computes cross-entropy and gradients of `network` without autograd; None if our kernels do not.
+
+    Call it as the forward pass, in the same context. The network must be trained as a whole.
+    """
+    return kernels.direct_gradients(network)
+
+
 def has_gpu_kernels(network: nn.Module) -> bool:
     """Whether `network` computes with our own programs on a GPU, so that nothing is left for torch.compile to fuse."""
     return kernels.has_gpu_kernels(network)

@@ -16,9 +16,9 @@ from pytorch_lightning.utilities.types import OptimizerLRScheduler
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy, nll_loss
 from torchmetrics import Metric
-from torchmetrics.classification import MulticlassAccuracy, MulticlassConfusionMatrix
+from torchmetrics.classification import MulticlassConfusionMatrix
 
-from cifar10.devices import has_gpu_kernels
+from cifar10.devices import direct_gradients, has_gpu_kernels
 from cifar10.errors import UserError
 from cifar10.inference.tta import predict_plain_and_augmented
 from cifar10.training.batches import Batch
@@ -27,8 +27,11 @@ from cifar10.training.freezing import Freezing
 from cifar10.training.hard_example_mining import ExampleSelection
 from cifar10.training.metrics import MetricSet, RunningMetrics
 from cifar10.training.random_seeds import fold_in
-from cifar10.training.step import TrainingStep, make_scheduler, update
+from cifar10.training.step import Forward, TrainingStep, make_scheduler, update
 from cifar10.types import Metrics, is_quartile
+
+DirectGradients = Callable[[Tensor, Tensor], tuple[Tensor, Tensor] | None]
+"""Images and labels -> loss and logits, with the gradients of all parameters set; None if the batch does not fit."""
 
 if TYPE_CHECKING:
     from cifar10.config.schema import EvaluationConfig, TrainingConfig
@@ -101,9 +104,7 @@ class Classifier(pl.LightningModule):
         """Filled by a test if it is a list: probabilities (B, K) of each batch, plain and augmented, on the CPU."""
         self.test_scores: Metrics = {}
         """Filled by a test; exact, where Lightning's own copies are rounded to float32."""
-        num_classes = len(metadata["class_names"])
-        accuracy = MulticlassAccuracy(num_classes, average="micro", validate_args=False)
-        metrics = {"accuracy": accuracy, **(metrics or {})}
+        metrics, num_classes = metrics or {}, len(metadata["class_names"])
         keeps_batches = recipe is not None and recipe.settings.batch_quartiles
         self._validation_metrics = MetricSet(metrics, keeps_batches)
         self._plain_metrics, self._augmented_metrics = MetricSet(metrics), MetricSet(metrics)
@@ -115,6 +116,7 @@ class Classifier(pl.LightningModule):
             self.recipe, settings = recipe, recipe.settings
             self.automatic_optimization = not settings.chunked
             self._captured_step: CapturedStep | None = None
+            self._direct_gradients: DirectGradients | None = None
             forward = self._compile("default") if settings.compile is True else self.network
             freezing = Freezing(network, num_classes, settings.freeze_until) if settings.freeze_until else None
             self._training_step = TrainingStep(
@@ -159,6 +161,9 @@ class Classifier(pl.LightningModule):
             selection.load_state_dict(self._selection_state)
         if self.recipe.settings.compile == "graphs":
             self._use_graphs()
+        elif self._training_step.is_plain and self.recipe.settings.accumulate == self.trainer.world_size == 1:
+            with self.trainer.precision_plugin.forward_context():
+                self._direct_gradients = direct_gradients(self.network)
 
     def training_step(self, batch: Batch | Iterator[Batch], batch_idx: int) -> Tensor | None:
         """Train on one micro-batch, or on one chunk of an iterator over micro-batches."""
@@ -170,11 +175,20 @@ class Classifier(pl.LightningModule):
     def _loss(self, batch: Batch, number: int) -> Tensor:
         """Return the mean loss of micro-batch `number` of the epoch, and add it to the running metrics."""
         self._seed(number)
-        loss, logits, targets = self._training_step.forward(batch, number, self._progress(number))
-        self._training_sums.add(loss, logits, targets)
+        forward = self._training_step.forward(batch, number, self._progress(number))
+        self._count(forward)
+        return forward.loss
+
+    def _count(self, forward: Forward) -> None:
+        """Add a micro-batch to the running metrics.
+
+        Raises:
+            DivergedError: Its loss is not finite; not raised on a GPU or in one of several processes.
+        """
+        loss = forward.loss
+        self._training_sums.add(*forward)
         if loss.device.type == "cpu" and self.trainer.world_size == 1 and not math.isfinite(loss.item()):
             raise self.diverged("the loss is", self.global_step + 1)
-        return loss
 
     def _progress(self, number: int) -> float:
         """Return the fraction of all optimizer steps done at micro-batch `number` of the epoch."""
@@ -205,9 +219,7 @@ class Classifier(pl.LightningModule):
                     self._training_sums.add(*self._captured_step(batch, self._progress(number)))
                     scheduler.step()  # type: ignore[call-arg]
                 else:
-                    with self.trainer.precision_plugin.forward_context():
-                        loss = self._loss(batch, number)
-                    (loss / micro_batches if micro_batches > 1 else loss).backward()
+                    self._compute_gradients(batch, number, micro_batches)
                     if (number + 1) % micro_batches:
                         continue
                     update(optimizer, scheduler, settings.gradient_clip)  # type: ignore[arg-type]
@@ -221,6 +233,15 @@ class Classifier(pl.LightningModule):
             self.running_means()["loss"]
         ):  # one synchronisation per chunk
             raise self.diverged("the loss is", self.global_step)
+
+    def _compute_gradients(self, batch: Batch, number: int, micro_batches: int) -> None:
+        """Add the gradients of micro-batch `number` of the epoch, of `micro_batches` of a step."""
+        if self._direct_gradients is not None and (computed := self._direct_gradients(*batch)) is not None:
+            self._count(Forward(*computed, batch[1]))
+            return
+        with self.trainer.precision_plugin.forward_context():
+            loss = self._loss(batch, number)
+        (loss / micro_batches if micro_batches > 1 else loss).backward()
 
     def on_train_epoch_start(self) -> None:
         self._epoch_started = time.monotonic()
@@ -265,11 +286,12 @@ class Classifier(pl.LightningModule):
 
     # -- validation and test -------------------------------------------------------------------------------------
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> None:
-        images, labels = batch
-        if len(labels):
-            logits = self.network(images).float()
-            self._validation_metrics.update(cross_entropy(logits, labels), logits, labels)
+    def validation_step(self, batches: Iterator[Batch], batch_idx: int) -> None:
+        """Evaluate all batches of the epoch."""
+        for images, labels in batches:
+            if len(labels):
+                logits = self.network(images).float()
+                self._validation_metrics.update(cross_entropy(logits, labels), logits, labels)
 
     def on_validation_epoch_end(self) -> None:
         scores = self._validation_metrics.compute(self.trainer.strategy)

@@ -16,6 +16,7 @@ from cifar10.errors import UserError
 from cifar10.model import Classifier
 from cifar10.runs.checkpoint_names import BEST, LAST, name_of_run
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
+from cifar10.runs.folder import FIGURES, HISTORY, SCORES
 from cifar10.runs.run import Run, open_run
 from cifar10.runs.stopwatch import Stopwatch
 from cifar10.runs.trained_data import load_trained_data
@@ -48,6 +49,7 @@ def train(
     stopwatch: Stopwatch | None = None,
     callbacks: Sequence[pl.Callback] = (),
     data: ImageDataset | None = None,
+    draw: bool = True,
 ) -> Metrics:
     """Train, test and save; return the scores, and print them as one line.
 
@@ -58,6 +60,7 @@ def train(
         stopwatch: Runs since the program was started; None: from now on.
         callbacks: Further callbacks for the Trainer.
         data: What `config.data_loading` names, if it is loaded already.
+        draw: Save pictures of the learning curves and the confusion matrix.
 
     Raises:
         UserError: Data, devices, folders or the checkpoint are not as needed, or the run diverged.
@@ -82,7 +85,7 @@ def train(
     initial_weights = checkpoint.metadata.initial_weights if checkpoint else start_from(config, network, data)
     run = open_run(config, data, resolve_precision(config.training), checkpoint, initial_weights)
     try:
-        scores, digest, tta = _fit_and_test(network, config, data, run, checkpoint, stopwatch, callbacks)
+        scores, digest, tta = _fit_and_test(network, config, data, run, checkpoint, stopwatch, callbacks, draw)
     except BaseException as error:
         close_early(run, config, error)
         if isinstance(error, Stopped) and find_processes(config.training).is_launched_by_lightning:
@@ -103,6 +106,7 @@ def _fit_and_test(
     resumed: Checkpoint | None,
     stopwatch: Stopwatch,
     callbacks: Sequence[pl.Callback],
+    draw: bool,
 ) -> tuple[Metrics, str, TTAMode]:
     """Return the scores, the digest of the tested weights, and the test-time augmentation."""
     trainer, classifier, module = fit(network, config, data, run, resumed, callbacks, stopwatch)
@@ -120,7 +124,8 @@ def _fit_and_test(
     if run.is_first_process:
         with held():
             run.record_scores(scores, config.seed, len(history), best.weights_digest)
-            save_figures(history, classifier.confusion.numpy(), data.class_names, run.folder)
+            if draw:
+                save_figures(history, classifier.confusion.numpy(), data.class_names, run.folder)
             run.send_files()
     return scores, best.weights_digest, classifier.tta
 
@@ -172,6 +177,7 @@ def _announce(scores: Metrics, digest: str, tta: TTAMode, config: Config, run: R
         f"{''.join(others)}{scores['wall_seconds']:.0f} s, {scores['cpu_seconds']:.0f} s cpu; weights {digest[:12]}",
         flush=True,
     )
-    print_message(f"saved    {run.folder}/: best.ckpt, last.ckpt, scores.json, history.csv, curves.png, confusion.png")
+    files = [name for name in (BEST, LAST, SCORES, HISTORY, *FIGURES) if (run.folder / name).is_file()]
+    print_message(f"saved    {run.folder}/: {', '.join(files)}")
     print_message(f"tracked  {run.tracker.describe()}")
     print_message(f"next     {command_line('infer', test_dir='DIR', checkpoint_name=name_of_run(run.folder))}")

@@ -448,7 +448,7 @@ def test_an_epoch_whose_score_is_no_number_is_never_the_best(monkeypatch: pytest
 
     def marked(self: Any) -> None:
         start(self)
-        self._validation_metrics.loss.is_validation = True
+        self._validation_metrics.sums.is_validation = True
 
     monkeypatch.setattr(cifar10.model.Classifier, "on_fit_start", marked)
     monkeypatch.setattr(cifar10.training.metrics.RunningMetrics, "means", spoilt)

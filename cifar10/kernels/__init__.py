@@ -17,6 +17,7 @@ from cifar10.kernels.gpu_layers import ConvolutionGroupOnGpu, SpeedNetOnGpu
 from cifar10.kernels.jit import is_available
 from cifar10.kernels.normalization import FusedBatchNormSiLU
 from cifar10.kernels.pooling_network import FusedAveragePoolCNN, FusedMaxPoolCNN, FusedStrideCNN
+from cifar10.kernels.pooling_step import DirectGradients, direct_gradients
 from cifar10.kernels.quantization import InputRange, input_ranges
 from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
 from cifar10.networks.pooling.average_pool import AveragePoolCNN
@@ -26,9 +27,11 @@ from cifar10.networks.speed import ConvolutionGroup, SpeedNet
 
 __all__ = [
     "BF16_AMX",
+    "DirectGradients",
     "FusedNetwork",
     "InputRange",
     "convert",
+    "direct_gradients",
     "gpu_layers",
     "gpu_optimizer",
     "has_gpu_kernels",

@@ -12,7 +12,7 @@ from cifar10.kernels.codegen import Integer
 from cifar10.kernels.halves import BYTES, LANES
 from cifar10.kernels.pooling_operands import ROWS_OF_PARITY, SHIFTED_BYTES
 from cifar10.kernels.pooling_shapes import DEPTH, STEM_SIDE, STEM_SIZE, TILE_BYTES, PoolingShapes, Stage
-from cifar10.kernels.tile_products import Factor, Sums, add_products
+from cifar10.kernels.tile_products import Factor, Sums, add_products, in_twos
 
 PAIR_BYTES = 4
 """Of two bfloat16."""
@@ -50,8 +50,8 @@ def add_filter_gradients(tiles: Tiles, shapes: PoolingShapes, block: Block, grad
 
 def _add_stem_gradient(tiles: Tiles, width: int, block: Block, gradients: Integer) -> None:
     groups = width // LANES
-    for columns in _in_twos(groups):
-        for rows in _in_twos(STEM_SIDE):
+    for columns in in_twos(groups):
+        for rows in in_twos(STEM_SIDE):
             total = Sums(
                 [[gradients + (dy * groups + group) * TILE_BYTES for group in columns] for dy in rows], ROW_BYTES
             )
@@ -71,8 +71,8 @@ def _add_stage_gradient(tiles: Tiles, stage: Stage, number: int, block: Block, g
     groups_in, groups_out = stage.channels_in // LANES, stage.channels_out // LANES
     row_bytes, step_bytes = stage.positions * BYTES, DEPTH * stage.channels_out * BYTES
     for tap, (source, shift) in enumerate(stage.taps):
-        for rows in _in_twos(groups_in):
-            for columns in _in_twos(groups_out):
+        for rows in in_twos(groups_in):
+            for columns in in_twos(groups_out):
                 numbers = [[(tap * groups_in + row) * groups_out + column for column in columns] for row in rows]
                 total = Sums([[gradients + tile * TILE_BYTES for tile in line] for line in numbers], ROW_BYTES)
                 total.load(tiles)
@@ -92,8 +92,3 @@ def _add_stage_gradient(tiles: Tiles, stage: Stage, number: int, block: Block, g
 def _pairs_factor(pairs: Integer, groups: range, channels: int) -> Factor:
     """Return the right factor of 32 positions, for groups of 16 channels."""
     return Factor([pairs + group * (LANES * PAIR_BYTES) for group in groups], channels * PAIR_BYTES)
-
-
-def _in_twos(number: int) -> list[range]:
-    """Return 0 .. number - 1 as ranges of two, of which the last may have one."""
-    return [range(first, min(first + 2, number)) for first in range(0, number, 2)]

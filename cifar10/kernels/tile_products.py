@@ -58,3 +58,8 @@ def add_products(tiles: Tiles, products: Iterable[tuple[Factor, Factor]]) -> Non
             tiles.load(_LEFT + row, address, left.stride)
             for column in range(len(right.addresses)):
                 tiles.add_product(_INSTRUCTION, 2 * row + column, _LEFT + row, _RIGHT + column)
+
+
+def in_twos(number: int) -> list[range]:
+    """Return 0 .. number - 1 as ranges of two, of which the last may have one."""
+    return [range(first, min(first + 2, number)) for first in range(0, number, 2)]

@@ -10,24 +10,28 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TypedDict
 
 import numpy as np
 from numpy.typing import NDArray
 
+from cifar10.analysis.figures import save_figures
+from cifar10.analysis.pooling_results import SeedResult
 from cifar10.errors import UserError
 from cifar10.export import export
 from cifar10.files import link_or_copy
 from cifar10.formats.parity import all_probabilities
 from cifar10.inference.engines import load_model
 from cifar10.laboratory.evaluation import predict
+from cifar10.laboratory.folder import LABORATORY
 from cifar10.runs.checkpoint_names import BEST, LAST
 from cifar10.runs.checkpoints import load_checkpoint
-from cifar10.runs.folder import CONFIG, FIGURES, HISTORY, SCORES
+from cifar10.runs.folder import CONFIG, HISTORY, SCORES
 from cifar10.runs.trained_data import load_trained_data
 
-_KEPT = (BEST, LAST, CONFIG, HISTORY, SCORES, *FIGURES)
+_KEPT = (BEST, LAST, CONFIG, HISTORY, SCORES)
 _MOST_SECONDS = 900
 
 
@@ -45,11 +49,20 @@ class Checked(TypedDict):
     """Test images of which the ONNX file gives another class."""
 
 
-def keep_winner(run: Path, folder: Path) -> None:
-    """Give `folder` the files of `run`, each as a link or a copy."""
+def keep_winner(winner: SeedResult, labels: NDArray[np.int64], class_names: Sequence[str], folder: Path) -> None:
+    """Give `folder` the files of the winner's run, each as a link or a copy, and the pictures that a run has.
+
+    Args:
+        winner: Its run is in `folder/laboratory`.
+        labels: Of the test images, (N,).
+        class_names: K.
+        folder: Exists.
+    """
     for name in _KEPT:
-        if (run / name).is_file():
-            link_or_copy(run / name, folder / name)
+        link_or_copy(folder / LABORATORY / winner.name / name, folder / name)
+    confusion = np.zeros((len(class_names), len(class_names)), np.int64)
+    np.add.at(confusion, (labels, winner.predictions["test"]), 1)
+    save_figures([dict(epoch) for epoch in winner.history], confusion, class_names, folder)
 
 
 def check_winner(folder: Path, predictions: NDArray[np.int64], log: Path) -> list[tuple[str, str]]:

@@ -17,7 +17,6 @@ import signal
 import sys
 import time
 import traceback
-from collections import deque
 from collections.abc import Generator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import partial
@@ -129,12 +128,12 @@ def train_side_by_side(
         log_folder: Exists; what `train` prints goes into its files `worker-N.log`.
         data: What the `data_loading` of all runs names, if it is loaded already.
     """
-    waiting = deque(runs.items())
+    waiting = dict(runs)
     arrays = None if data is None else _Arrays.of(data)
     workers = [_Worker(log_folder / f"worker-{number}.log", arrays) for number in range(min(num_workers, len(runs)))]
     try:
         for worker in workers:
-            worker.give(*waiting.popleft())
+            worker.give(*_taken(waiting, worker, num_workers))
         while busy := {worker.connection: worker for worker in workers if worker.run is not None}:
             for connection in wait(list(busy)):
                 worker = busy[connection]  # type: ignore[index]
@@ -144,9 +143,16 @@ def train_side_by_side(
                     continue
                 worker.run = None
                 if waiting:
-                    worker.give(*waiting.popleft())
+                    worker.give(*_taken(waiting, worker, num_workers))
     finally:
         _stop(workers)
+
+
+def _taken(waiting: dict[str, Config], worker: "_Worker", num_workers: int) -> tuple[str, Config]:
+    """Take the next run, or one soon after it whose network `worker` has trained before, and so compiled."""
+    soon = list(waiting)[:num_workers]
+    name = next((name for name in soon if waiting[name].model.target in worker.networks), soon[0])
+    return name, waiting.pop(name)
 
 
 @dataclass(eq=False)
@@ -158,6 +164,8 @@ class _Worker:
     run: str | None = None
     """Name of the run in training."""
     process: BaseProcess | None = None
+    networks: set[str] = field(default_factory=set)
+    """Classes of the networks that the process has trained."""
     connection: Connection = field(init=False)
 
     def give(self, name: str, config: Config) -> None:
@@ -169,6 +177,7 @@ class _Worker:
             other.close()
             self.connection.send(self.data)
         self.run = name
+        self.networks.add(config.model.target)
         self.connection.send((name, config))
 
     def next_event(self) -> Event:
@@ -180,6 +189,7 @@ class _Worker:
         except EOFError:
             self.process.join()
             code, self.process = self.process.exitcode, None
+            self.networks.clear()
             return Failed(self.run, f"its process ended with exit code {code}; see {self.log}")
 
 
@@ -237,7 +247,7 @@ def _train_all(connection: Connection) -> None:
             return
         try:
             sender = SendEpochs(partial(_send_epochs, connection, name), _SENT_SECONDS)
-            train(config, resume="auto", callbacks=[sender], data=data)
+            train(config, resume="auto", callbacks=[sender], data=data, draw=False)
             connection.send(Finished(name))
         except (UserError, Exception) as error:
             if stop := stopped_by():

@@ -5,6 +5,7 @@ from typing import Annotated, Any
 import torch
 from torch import nn
 
+from cifar10.optimizers.direct_adam import DirectAdam
 from cifar10.optimizers.param_groups import param_groups_of
 from cifar10.types import Fraction, Length, NonNegativeFloat, PositiveFloat
 
@@ -27,8 +28,8 @@ def sgd(
 def adam(network: nn.Module, lr: PositiveFloat, betas: Betas = [0.9, 0.999]) -> torch.optim.Adam:  # noqa: B006
     """Return Adam (arXiv:1412.6980), without weight decay; on a CPU in one pass over all parameters."""
     is_on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
-    groups = _parameter_groups(network, 0.0)
-    return torch.optim.Adam(groups, lr=lr, betas=(betas[0], betas[1]), fused=is_on_cpu or None)
+    groups, both = _parameter_groups(network, 0.0), (betas[0], betas[1])
+    return DirectAdam(groups, lr=lr, betas=both, fused=True) if is_on_cpu else torch.optim.Adam(groups, lr, both)
 
 
 def adamw(

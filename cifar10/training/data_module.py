@@ -6,7 +6,7 @@ from typing import TYPE_CHECKING
 import pytorch_lightning as pl
 
 from cifar10.data.image_dataset import ImageDataset, Split
-from cifar10.training.batches import Chunks, EvaluationBatches, TrainingBatches, largest_batch
+from cifar10.training.batches import AllAtOnce, Chunks, EvaluationBatches, TrainingBatches, largest_batch
 
 if TYPE_CHECKING:
     from cifar10.config.schema import AugmentationConfig, EvaluationConfig, TrainingConfig
@@ -57,9 +57,9 @@ class InMemoryDataModule(pl.LightningDataModule):
     def _steps_into_epoch(self) -> int:
         return self._trainer().global_step - self._trainer().current_epoch * self.steps_per_epoch
 
-    def val_dataloader(self) -> EvaluationBatches | list[EvaluationBatches]:
+    def val_dataloader(self) -> AllAtOnce | list[AllAtOnce]:
         """Return the validation images; an empty list if there are none."""
-        return self._evaluation(self.data.validation) if len(self.data.validation) else []
+        return AllAtOnce(self._evaluation(self.data.validation)) if len(self.data.validation) else []
 
     def test_dataloader(self) -> EvaluationBatches:
         """Return the test images in their published order."""

@@ -107,31 +107,31 @@ class RunningMetrics:
 
 
 class MetricSet(nn.Module):
-    """The loss and several metrics of the same predictions.
+    """Loss, accuracy and further metrics of the same predictions.
 
     Args:
-        metrics: Name -> metric; each is copied.
+        metrics: Name -> further metric; each is copied.
         keeps_batches: Also return the quartiles of loss and accuracy over the batches.
     """
 
     def __init__(self, metrics: Mapping[str, Metric], keeps_batches: bool = False) -> None:
         super().__init__()
-        self.loss = RunningMetrics(keeps_batches)
+        self.sums = RunningMetrics(keeps_batches)
         self.names = list(metrics)
         self.metrics = nn.ModuleList(metric.clone() for metric in metrics.values())
 
     def update(self, loss: Tensor, predictions: Tensor, targets: Tensor) -> None:
         """Add a batch: its mean loss, logits or probabilities (B, K), and class ids (B,)."""
-        self.loss.add(loss, predictions, targets)
+        self.sums.add(loss, predictions, targets)
         for metric in self.metrics:
             metric.update(predictions, targets)  # type: ignore[operator]
 
     def compute(self, strategy: Any) -> Metrics:
-        """Return the loss and each metric over all batches and processes since the last call."""
-        loss, quartiles = self.loss.means(strategy)["loss"], self.loss.quartiles()
-        self.loss.clear()
+        """Return loss, accuracy and each metric over all batches and processes since the last call."""
+        means, quartiles = self.sums.means(strategy), self.sums.quartiles()
+        self.sums.clear()
         values = {name: _value(metric) for name, metric in zip(self.names, self.metrics, strict=True)}  # type: ignore[arg-type]
-        return {"loss": loss, **values, **quartiles}
+        return {**means, **values, **quartiles}
 
 
 def is_higher_better(monitor: str, metrics: Mapping[str, Metric]) -> bool:

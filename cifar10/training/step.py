@@ -16,7 +16,7 @@ from torch.optim.lr_scheduler import LambdaLR
 from cifar10.devices import cross_entropy_on_gpu, has_gpu_kernels
 from cifar10.training.batches import Batch
 from cifar10.training.freezing import Freezing
-from cifar10.training.hard_example_mining import ExampleSelection
+from cifar10.training.hard_example_mining import AllExamples, ExampleSelection
 from cifar10.training.resizing import pixels_at, resize
 
 if TYPE_CHECKING:
@@ -51,6 +51,12 @@ class TrainingStep:
     resizing: "Sequence[ResizingStage]"
     label_smoothing: float
     freezing: Freezing | None = None
+
+    @property
+    def is_plain(self) -> bool:
+        """Whether the loss is the mean cross-entropy of all images as they are, and the whole network learns."""
+        adds = self.resizing or self.label_smoothing or self.freezing is not None
+        return isinstance(self.selection, AllExamples) and isinstance(self.network, nn.Module) and not adds
 
     def forward(self, batch: Batch, number: int, progress: float) -> Forward:
         """Return the loss of micro-batch `number` of the epoch, at `progress` of all steps in [0, 1]."""

@@ -1,5 +1,9 @@
-"""The networks of the pooling laboratory in two kernels: what PyTorch computes, if it rounds in the same places."""
+"""The networks of the pooling laboratory in two kernels: what PyTorch computes, if it rounds in the same places.
 
+Without autograd: bit by bit what it computes with the same kernels.
+"""
+
+import copy
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,6 +14,7 @@ from torch.nn import functional
 
 from cifar10 import kernels
 from cifar10.kernels import amx, pooling_network
+from cifar10.kernels.pooling_step import DirectGradients
 from cifar10.networks.pooling.average_pool import AveragePoolCNN
 from cifar10.networks.pooling.cnn import PoolingCNN
 from cifar10.networks.pooling.max_pool import MaxPoolCNN
@@ -158,3 +163,72 @@ def test_conversion_keeps_the_weights_and_is_undone() -> None:
     assert type(kernels.revert(network)) is AveragePoolCNN
     assert network.state_dict().keys() == before.keys()
     assert all(torch.equal(network.state_dict()[name], tensor) for name, tensor in before.items())
+
+
+def direct(network: PoolingCNN) -> DirectGradients:
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        found = kernels.direct_gradients(kernels.convert(network))
+    assert found is not None
+    return found
+
+
+@needs_amx
+@pytest.mark.parametrize("way", WAYS)
+@pytest.mark.parametrize("is_channels_last", [True, False])
+@pytest.mark.parametrize("num_threads", [1, 3])
+def test_loss_and_gradients_are_those_of_autograd(
+    way: type[PoolingCNN], is_channels_last: bool, num_threads: int
+) -> None:
+    torch.set_num_threads(num_threads)
+    network, images, labels = make(way, 64, [32, 32, 64])
+    network, images = in_channels_last(network) if is_channels_last else network, unpack(pack(images))
+    compute = direct(network)
+    for batch, targets in ((images, labels), (images.flip(0), labels.flip(0)), (images[:40], labels[:40])):
+        packed = unpack(pack(batch))
+        logits = fused(network, packed)
+        expected = learn(network, logits, targets)
+        network.zero_grad()
+        computed = compute(packed, targets)
+        assert computed is not None
+        assert torch.equal(computed[1], logits)
+        assert torch.equal(computed[0], torch.nn.functional.cross_entropy(logits, targets))
+        for parameter, gradient in zip(network.parameters(), expected, strict=True):
+            assert torch.equal(parameter.grad, gradient)
+            assert parameter.grad.stride() == gradient.stride()
+
+
+@needs_amx
+def test_weights_that_are_changed_or_moved_are_used() -> None:
+    network, images, labels = make(MaxPoolCNN, 64, [32, 32, 64])
+    images, compute = unpack(pack(images)), direct(network)
+    first = compute(images, labels)
+    with torch.no_grad():
+        for parameter in network.parameters():
+            parameter.mul_(1.1)
+    changed = compute(images, labels)
+    for parameter in network.parameters():
+        parameter.data = parameter.data * 1.1
+    moved = compute(images, labels)
+    assert first is not None and changed is not None and moved is not None
+    assert not torch.equal(first[1], changed[1])
+    assert torch.equal(moved[1], fused(network, images))
+
+
+@needs_amx
+def test_what_is_not_supported_sets_nothing() -> None:
+    network, images, labels = make(MaxPoolCNN, 64, [32, 32, 64])
+    compute, packed = direct(network), unpack(pack(images))
+    few, planar, mixed = packed[:8], images, torch.eye(5)[labels]
+    refused: list[tuple[Tensor, Tensor]] = [(few, labels[:8]), (planar, labels), (packed, mixed)]
+    assert [compute(*batch) for batch in refused] == [None] * 3
+    assert all(parameter.grad is None for parameter in network.parameters())
+
+
+@needs_amx
+def test_only_fused_networks_in_bfloat16_have_direct_gradients() -> None:
+    network, _, _ = make(MaxPoolCNN, 40, [32, 32, 64])
+    plain, narrow = copy.deepcopy(network), make(MaxPoolCNN, 40, [8, 16, 24])[0]
+    assert kernels.direct_gradients(kernels.convert(network)) is None  # in float32
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert kernels.direct_gradients(plain) is None
+        assert kernels.direct_gradients(kernels.convert(narrow)) is None

@@ -14,18 +14,21 @@ import pytest
 import torch
 from PIL import Image
 
+import cifar10.model
 from cifar10.compare_pooling import compare_pooling
 from cifar10.config.compose import ConfigError, load_config
 from cifar10.config.schema import Config
 from cifar10.errors import UsageError
 from cifar10.inference.predictor import Predictor
+from cifar10.kernels import DirectGradients, amx
 from cifar10.laboratory.folder import Laboratory, open_laboratory
 from cifar10.laboratory.progress import LiveCurves
 from cifar10.laboratory.reporting import SendEpochs
-from cifar10.laboratory.workers import Failed, Finished, Trained, train_side_by_side
+from cifar10.laboratory.workers import Failed, Finished, Trained, _taken, _Worker, train_side_by_side
 from cifar10.model import Classifier
 from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.runs.record import RunRecord
+from cifar10.train import train
 from cifar10.types import QUARTILES, Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -116,6 +119,20 @@ def test_mistakes_in_the_settings_are_named(word: str, message: str) -> None:
         config(word)
 
 
+def test_a_worker_prefers_networks_that_it_has_compiled_if_their_turn_is_near(tmp_path: Path) -> None:
+    laboratory = opened(
+        "pooling.seeds=[0,1]", "+pooling.ways.average=cifar10.networks.pooling.average_pool.AveragePoolCNN"
+    )
+    waiting = {name: laboratory.config_of(name) for name in laboratory.runs}
+    workers = [_Worker(tmp_path / "log", None) for _ in range(2)]
+    turns = []
+    for worker in (*workers, *workers, *workers):
+        name, config = _taken(waiting, worker, num_workers=2)
+        worker.networks.add(config.model.target)
+        turns.append(name)
+    assert turns == ["stride-0", "max-0", "stride-1", "max-1", "average-0", "average-1"] and not waiting
+
+
 def test_epochs_are_handed_over_once_each() -> None:
     sent: list[int] = []
     classifier: Any = Classifier.__new__(Classifier)
@@ -148,6 +165,28 @@ def test_the_picture_is_drawn_while_it_trains() -> None:
     assert len(shown) == 2 and curves.failures == {"max-1": "no memory"}
 
 
+@pytest.mark.skipif(not amx.is_available("amx_bf16"), reason="needs a CPU with AMX, and llvmlite")
+def test_training_without_autograd_gives_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
+    calls, call = [], DirectGradients.__call__
+
+    def counted(*arguments: Any) -> Any:
+        calls.append(1)
+        return call(*arguments)
+
+    monkeypatch.setattr(DirectGradients, "__call__", counted)
+    run = opened().config_of("max-0")
+    train(run, draw=False)
+    assert len(calls) == 2 * 2  # epochs, steps
+    assert not Path("models/small/laboratory/max-0/curves.png").exists()
+    monkeypatch.setattr(cifar10.model, "direct_gradients", lambda network: None)
+    train(run.model_copy(update={"run_name": "autograd"}), draw=False)
+    assert len(calls) == 2 * 2
+    direct, autograd = (load_checkpoint(Path(run.models_dir, name, "best.ckpt")) for name in ("max-0", "autograd"))
+    assert direct.weights_digest == autograd.weights_digest
+    timeless = [[{**epoch, "seconds": 0.0} for epoch in each.history] for each in (direct, autograd)]
+    assert timeless[0] == timeless[1]
+
+
 @pytest.mark.slow
 def test_a_comparison_leaves_a_report_and_a_winner_that_works(capsys: pytest.CaptureFixture[str]) -> None:
     results = compare_pooling(config("tracking.backend=mlflow"))
@@ -161,6 +200,7 @@ def test_a_comparison_leaves_a_report_and_a_winner_that_works(capsys: pytest.Cap
     assert winner.weights_digest == load_checkpoint(folder / f"{way.name}-{seed}" / "best.ckpt").weights_digest
     assert Predictor.from_checkpoint(Path("models/small/best.ckpt")).class_names == results.class_names
     assert Path("models/small/export/model.onnx").exists()
+    assert all(Path("models/small", picture).exists() for picture in ("curves.png", "confusion.png"))
     parent = RunRecord.of(Path("models/small"))
     child = RunRecord.of(folder / "max-0")
     assert parent is not None and child is not None and parent.run_id is not None

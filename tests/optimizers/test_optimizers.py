@@ -1,5 +1,6 @@
 """Optimizers and schedules: who is updated how, and when the rate is what."""
 
+import copy
 import math
 from itertools import pairwise
 from typing import Any
@@ -11,6 +12,7 @@ from torch import Tensor, nn
 from cifar10.networks.simple_cnn import SimpleCNN
 from cifar10.networks.speed import SpeedNet
 from cifar10.optimizers import muon as muon_module
+from cifar10.optimizers.direct_adam import DirectAdam
 from cifar10.optimizers.muon import Muon, muon, orthogonalize
 from cifar10.optimizers.param_groups import param_groups_of
 from cifar10.optimizers.schedules import Constant, Cosine, Linear, OneCycle, Schedule
@@ -238,3 +240,32 @@ def test_schedules_end_where_they_say() -> None:
     assert OneCycle(0.3, 0.04, 0.01)(1.0) == pytest.approx(0.01)
     assert OneCycle(0.3, 0.04, 0.01)(0.0) == pytest.approx(0.04)
     assert Constant(0.0)(0.0) == Constant(0.0)(1.0) == 1.0
+
+
+def test_direct_adam_takes_the_steps_of_adam_and_exchanges_its_state() -> None:
+    def learn(optimizer: torch.optim.Adam, parameters: list[nn.Parameter], first: int) -> None:
+        for number in range(first, first + 3):
+            generator = torch.Generator().manual_seed(number)
+            for parameter in parameters[number % 2 :]:  # not each has a gradient
+                parameter.grad = torch.randn(parameter.shape, generator=generator)
+            optimizer.param_groups[0]["lr"] = 0.1 / number
+            optimizer.step()
+            optimizer.zero_grad()
+
+    network = nn.Sequential(nn.Conv2d(3, 8, 3), nn.Linear(37, 5)).to(memory_format=torch.channels_last)
+    direct_network, both = copy.deepcopy(network), {}
+    both["direct"] = adam(direct_network, 0.01), list(direct_network.parameters())
+    parameters = list(network.parameters())
+    groups = [{"params": [each for each in parameters if is_matrix == (each.ndim > 1)]} for is_matrix in (True, False)]
+    both["plain"] = torch.optim.Adam(groups, lr=0.01, fused=True), parameters
+    assert type(both["direct"][0]) is DirectAdam
+    for optimizer, of_it in both.values():
+        learn(optimizer, of_it, 1)
+    states = [optimizer.state_dict() for optimizer, _ in both.values()]
+    for (optimizer, of_it), state in zip(both.values(), reversed(states), strict=True):
+        optimizer.load_state_dict(copy.deepcopy(state))
+        learn(optimizer, of_it, 4)
+    assert all(torch.equal(a, b) for a, b in zip(both["direct"][1], parameters, strict=True))
+    direct, plain = (optimizer.state_dict() for optimizer, _ in both.values())
+    assert direct["param_groups"] == plain["param_groups"]
+    assert str(direct["state"]) == str(plain["state"])
