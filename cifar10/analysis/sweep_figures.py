@@ -168,7 +168,8 @@ class _Scale:
         self.key = key
         values = [trial.values[key] for trial in results.trials if key in trial.values]
         self.is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
-        self.is_logarithmic = key in results.logarithmic
+        is_positive = self.is_number and all(value > 0 for value in values)
+        self.is_logarithmic = key in results.logarithmic and is_positive
         texts = dict.fromkeys(shown_value(value) for value in values)
         is_few = len(texts) <= _MOST_LABELS and not self.is_number
         self.names = list(texts) if not self.is_number or is_few else []
@@ -204,7 +205,7 @@ class _Scale:
     def _position(self, value: Any) -> float:
         if self.names:
             return float(self.names.index(shown_value(value)))
-        return math.log(value) if self.is_logarithmic and value > 0 else float(value)
+        return math.log(value) if self.is_logarithmic else float(value)
 
     def _share(self, position: float) -> float:
         return 0.5 if self.high == self.low else (position - self.low) / (self.high - self.low)

@@ -124,11 +124,11 @@ def _without_fixed(space: SearchSpace, words: Sequence[str], source: str) -> Sea
     """Return the space without the settings that the command line fixes."""
     fixed = {word.lstrip("+~").partition("=")[0] for word in words}
     free = {key: parameter for key, parameter in space.parameters.items() if key not in fixed}
-    if not free:
-        raise UsageError(f"{' '.join(words)}: nothing is left of the search space of {source}; leave out one of them")
     if space.is_grid and len(free) < len(space.parameters):
         doubled = next(key for key in space.parameters if key in fixed)
         raise UsageError(f"{doubled} is both fixed and listed; leave out one of them")
+    if not free:
+        raise UsageError(f"{', '.join(space.parameters)}: fixed here, and all that {source} searches; leave out one")
     return space.model_copy(update={"parameters": free})
 
 
