@@ -32,6 +32,9 @@ _SAME = {
     "pooling": "that is for compare_pooling",
 }
 """Settings, and sections of them, that all trials have in common, and why."""
+_ADVICE = (
+    "a search space is for one kind of optimizer and model; list values, KEY=A,B,C, or name another: sweep=FILE.yaml"
+)
 _MAY_DIFFER = ("data_loading.image_size", "data_loading.cache")
 
 
@@ -165,7 +168,8 @@ def _refuse_impossible(plan: SweepPlan) -> None:
             values = {key: samples[min(number, len(samples) - 1)] for key, samples in others.items()}
             problems |= dict.fromkeys(_problems(plan, {**dict(combination), **values}))
     if problems:
-        raise ConfigError([f"{plan.source}: {problem}" for problem in problems])
+        advice = [] if plan.space.is_grid or not any("no such setting" in each for each in problems) else [_ADVICE]
+        raise ConfigError([*(f"{plan.source}: {problem}" for problem in problems), *advice])
 
 
 def _problems(plan: SweepPlan, values: Mapping[str, Any]) -> list[str]:
