@@ -65,8 +65,8 @@ def report(results: SweepResults, seconds: float) -> list[str]:
     times = [trial.seconds or 0.0 for trial in results.of_state("complete")]
     early = [trial.seconds or 0.0 for trial in results.of_state("pruned")]
     lines = [
-        f"{len(results.trials)} trials: {results.counts()}. 10,000 training, 10,000 validation and 4,000 test images of "
-        "four classes.",
+        f"{len(results.trials)} trials: {results.counts()}. 10,000 training, 10,000 validation and 4,000 test images "
+        "of four classes.",
         "",
         *table(head, rows),
         "",

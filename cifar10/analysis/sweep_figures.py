@@ -34,7 +34,9 @@ def history(results: SweepResults) -> Figure:
     failed = results.of_state("failed", "killed")
     scores = [results.sign * (trial.score or 0.0) for trial in complete]
     best = results.sign * np.maximum.accumulate(np.array(scores))
-    axes.step([trial.number for trial in complete], best, where="post", color=_BEST, label="best so far")
+    if complete:
+        numbers = [*(trial.number for trial in complete), results.trials[-1].number]
+        axes.step(numbers, [*best, best[-1]], where="post", color=_BEST, label="best so far")
     if pruned:
         axes.scatter(*_points(pruned), marker="x", color=_QUIET, label="stopped early, at its last epoch")
     axes.scatter(*_points(complete), color=_LINE, zorder=3, label="trained to the end")
@@ -170,9 +172,10 @@ class _Scale:
         self.is_number = all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
         is_positive = self.is_number and all(value > 0 for value in values)
         self.is_logarithmic = key in results.logarithmic and is_positive
-        texts = dict.fromkeys(shown_value(value) for value in values)
-        is_few = len(texts) <= _MOST_LABELS and not self.is_number
-        self.names = list(texts) if not self.is_number or is_few else []
+        ordered = sorted(values) if self.is_number else values
+        texts = list(dict.fromkeys(shown_value(value) for value in ordered))
+        are_few = key in results.choices and len(texts) <= _MOST_LABELS
+        self.names = texts if are_few or not self.is_number else []
         places = [self._position(value) for value in values]
         self.low, self.high = (min(places), max(places)) if places else (0.0, 1.0)
 

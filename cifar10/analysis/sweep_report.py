@@ -4,7 +4,7 @@ from collections.abc import Iterator, Sequence
 
 from cifar10.analysis.report import Number, Numbers, Part, Picture, Report, Section, Table, Text
 from cifar10.analysis.sweep_figures import history, importance, learning_curves, parallel_coordinates, slices
-from cifar10.analysis.sweep_results import SweepResults, shown_value
+from cifar10.analysis.sweep_results import SweepResults, short_names, shown_value
 from cifar10.data.class_names import printable
 from cifar10.wording import counted
 
@@ -87,7 +87,7 @@ def _settings(results: SweepResults) -> Iterator[Part]:
 
 
 def _trials(results: SweepResults) -> Iterator[Part]:
-    head = ["trial", "state", results.metric, *results.keys, "epochs", "seconds", "attempts", "reason"]
+    head = ["trial", "state", results.metric, *short_names(results.keys), "epochs", "seconds", "attempts", "reason"]
     ordered = [*results.ranking, *(trial for trial in results.trials if trial.state != "complete")]
     rows = [
         [

@@ -45,6 +45,7 @@ class SweepResults:
         metric: What is compared, such as val/accuracy.
         is_higher_better: Whether a higher score is better.
         logarithmic: Settings whose logarithm was drawn evenly.
+        choices: Settings with a few values to choose from.
         keys: The settings that differ.
         trials: In order.
         importance: Key of a setting -> its share of the differences between scores; empty: not known.
@@ -56,6 +57,7 @@ class SweepResults:
     is_higher_better: bool
     keys: Sequence[str]
     logarithmic: frozenset[str]
+    choices: frozenset[str]
     trials: Sequence[TrialResult]
     importance: Mapping[str, float]
     test: Mapping[str, float]
@@ -106,9 +108,15 @@ def shown_value(value: Any) -> str:
     )
 
 
+def short_names(keys: Sequence[str]) -> list[str]:
+    """Return the last part of each dotted key, or the whole key where two end alike."""
+    last = [key.rpartition(".")[2] for key in keys]
+    return [name if last.count(name) == 1 else key for key, name in zip(keys, last, strict=True)]
+
+
 def table_of(results: SweepResults, most: int) -> str:
     """Return the best trials as aligned text, at most `most`."""
-    head = ["trial", results.metric, *results.keys, "seconds"]
+    head = ["trial", results.metric, *short_names(results.keys), "seconds"]
     rows = [
         [
             trial.name,

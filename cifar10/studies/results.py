@@ -37,6 +37,7 @@ def read_results(
         is_higher_better=is_higher_better,
         keys=list(parameters),
         logarithmic=frozenset(key for key, parameter in parameters.items() if parameter.log),
+        choices=frozenset(key for key, parameter in parameters.items() if parameter.choices is not None),
         trials=[_result(root, attempts[root]) for root in sorted(attempts)],
         importance=_importance(loaded),
         test=dict(test or {}),

@@ -207,7 +207,7 @@ def test_signs_of_life_are_sent_while_a_trial_runs(study: Study, monkeypatch: py
     monkeypatch.setattr("cifar10.studies.study.HEARTBEAT_SECONDS", 0.01)
     trial = study.claim()
     assert trial is not None
-    sent = []
+    sent: list[int] = []
     monkeypatch.setattr(study.storage, "record_heartbeat", sent.append)
     with study.alive(trial):
         while len(sent) < 3:
