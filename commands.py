@@ -143,6 +143,8 @@ def sweep(
     plan = plan_sweep(overrides, study, trials)
     folder = Path(plan.config.models_dir) / plan.study
     url = storage or f"sqlite:///{folder / 'study.db'}"
+    if plan.config.weights is not None:
+        require_checkpoint(plan.config.weights, plan.config.models_dir)
     with if_stopped("before the first trial; nothing was trained"):
         from cifar10.studies.opening import open_storage
 

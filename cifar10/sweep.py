@@ -26,8 +26,9 @@ from cifar10.runs.provenance import code_state, machine, versions
 from cifar10.studies.outlook import Outlook, same_reason
 from cifar10.studies.results import read_results
 from cifar10.studies.running import Runner, name_of
+from cifar10.studies.sampling import value_of
 from cifar10.studies.storage import told_if_lost
-from cifar10.studies.study import ROOT, Study, begin, go_on, value_of
+from cifar10.studies.study import ROOT, Study, begin, go_on
 from cifar10.studies.tracking import Parent, open_parent
 from cifar10.system.signals import Stopped, if_stopped
 from cifar10.system.streams import print_message
@@ -109,7 +110,8 @@ def sweep(request: SweepRequest) -> SweepResults:
             study.note(_PARENT, parent.run_id)
     is_shared = not any(key.startswith("data_loading") for key in plan.space.parameters)
     runner = Runner(plan, study, request.folder, data if is_shared else None, is_higher_better, parent, request.line)
-    failure = _run_all(request, study, runner)
+    with if_stopped(f"between two trials; go on with: {request.line}"):
+        failure = _run_all(request, study, runner)
     with if_stopped("while results were written; all trials are kept, and the same line with --resume writes them"):
         return _conclude(request, study, runner, data, failure)
 
@@ -136,7 +138,7 @@ def _run_all(request: SweepRequest, study: Study, runner: Runner) -> str | None:
             if trial is None:
                 return None
             values = study.values_of(trial)
-        outlook.begin(trial.user_attrs[ROOT], len(study.trials()), values)
+            outlook.begin(trial.user_attrs[ROOT], study.trials(), values)
         try:
             outcome = runner.run(trial, values)
         except Stopped as stop:

@@ -50,7 +50,7 @@ def test_a_grid_is_trained_compared_and_reported_without_the_test_images(
     out, err = capsys.readouterr()
     assert out.splitlines()[0].split() == ["trial", "val/loss", "lr", "seconds"]
     assert len(out.splitlines()) == 3
-    assert "trial-0001 of 2: optimizer.lr=0.05" in err and "to go, about" in err
+    assert "trial-0001 (2 of 2): optimizer.lr=0.05" in err and "to go, about" in err
     assert results()["best"]["trial"] == out.splitlines()[1].split()[0]
     assert states() == [("complete", 1)] * 2
     facts = json.loads(Path("models/few/trial-0000/scores.json").read_text())

@@ -53,9 +53,9 @@ class Parameter(Section):
         if self.choices is not None:
             if self.log or self.step is not None:
                 raise ValueError("log and step are for low and high, not for choices")
-            texts = [setting("", value) for value in self.choices]
-            if repeated := next((text[1:] for text in texts if texts.count(text) > 1), None):
-                raise ValueError(f"each choice must occur once, and {repeated} does not")
+            repeated = [setting("", value)[1:] for value in self.choices if self.choices.count(value) > 1]
+            if repeated:
+                raise ValueError(f"each choice must occur once, and {repeated[0]} does not")
             return self
         assert self.low is not None
         assert self.high is not None

@@ -29,11 +29,12 @@ class Outlook:
         self._name = ""
         self._started = 0.0
 
-    def begin(self, root: int, number: int, values: Values) -> None:
+    def begin(self, root: int, trials: Sequence[FrozenTrial], values: Values) -> None:
         """Print what is tried."""
         self._name, self._started = name_of(root), time.monotonic()
+        begun = sum(trial.state != TrialState.WAITING for trial in trials)
         listed = " ".join(f"{key}={shown_value(value)}" for key, value in values.items())
-        print_message(f"{self._name} of {number}: {listed}")
+        print_message(f"{self._name} ({begun} of {len(trials)}): {listed}")
 
     def end(self, state: str, value: float | None, reason: str, trials: Sequence[FrozenTrial]) -> None:
         """Print what came of it, the best trial so far, and the time left."""

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from optuna.exceptions import OptunaError
+from optuna.exceptions import OptunaError, UpdateFinishedTrialError
 from optuna.trial import Trial
 from sqlalchemy.exc import SQLAlchemyError
 
@@ -66,24 +66,30 @@ class Runner:
         """
         name = name_of(trial.user_attrs[ROOT])
         with told_if_lost(self.study.url, self.go_on):
-            trial.set_user_attr(FOLDER, name)
             try:
-                with self.study.alive(trial):
-                    outcome = self._train(trial, values, name)
-            except BaseException:
-                with contextlib.suppress(
-                    OptunaError, SQLAlchemyError
-                ):  # else the next process sees that this one ended
-                    self.study.give_back(trial)
-                raise
-            if outcome.state == "complete":
-                assert outcome.value is not None
-                self.study.complete(trial, outcome.value)
-            elif outcome.state == "pruned":
-                self.study.prune(trial)
-            else:
-                self.study.fail(trial, outcome.reason)
+                outcome = self._make(trial, values, name)
+            except UpdateFinishedTrialError:
+                return Outcome("failed", reason="another process has taken it over, as no sign of life came from here")
         mark_run(self.folder / name, {"sweep.state": outcome.state}, self.plan.config.tracking)
+        return outcome
+
+    def _make(self, trial: Trial, values: Values, name: str) -> Outcome:
+        trial.set_user_attr(FOLDER, name)
+        try:
+            with self.study.alive(trial):
+                outcome = self._train(trial, values, name)
+        except BaseException:
+            # If the database fails here as well, the next process sees that this one has ended.
+            with contextlib.suppress(OptunaError, SQLAlchemyError):
+                self.study.give_back(trial)
+            raise
+        if outcome.state == "complete":
+            assert outcome.value is not None
+            self.study.complete(trial, outcome.value)
+        elif outcome.state == "pruned":
+            self.study.prune(trial)
+        else:
+            self.study.fail(trial, outcome.reason)
         return outcome
 
     def _train(self, trial: Trial, values: Values, name: str) -> Outcome:

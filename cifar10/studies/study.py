@@ -14,19 +14,18 @@ from typing import Any
 
 import numpy as np
 import optuna
-from optuna.distributions import BaseDistribution, CategoricalDistribution, FloatDistribution, IntDistribution
+from optuna.distributions import BaseDistribution
 from optuna.exceptions import DuplicatedStudyError, OptunaError, UpdateFinishedTrialError
-from optuna.pruners import BasePruner, HyperbandPruner, MedianPruner, NopPruner, SuccessiveHalvingPruner
-from optuna.samplers import BaseSampler, GPSampler, RandomSampler, TPESampler
 from optuna.storages import RDBStorage, fail_stale_trials
 from optuna.study import StudyDirection
 from optuna.trial import FrozenTrial, Trial, TrialState, create_trial
 from sqlalchemy.exc import SQLAlchemyError
 
 from cifar10.config.advice import setting
-from cifar10.config.search_space import Parameter, SearchSpace, Value, Values
+from cifar10.config.search_space import SearchSpace, Values
 from cifar10.errors import UsageError
 from cifar10.studies.owner import has_ended, this_process
+from cifar10.studies.sampling import distribution_of, labels_of, pruner_of, sampler_of, suggest
 from cifar10.studies.storage import HEARTBEAT_SECONDS, locked
 
 ROOT, OWNER, REASON, STOPPED, FOLDER, PRUNED = "root", "owner", "reason", "stopped", "folder", "pruned"
@@ -62,7 +61,7 @@ class Study:
     def load(self, number: int = 0) -> optuna.Study:
         """Return Optuna's study, with all that is known now, and the sampler of trial `number`."""
         seed = int(np.random.SeedSequence([self.seed, number]).generate_state(1)[0])
-        sampler, pruner = _sampler(self.space, seed), _pruner(self.space, self.epochs)
+        sampler, pruner = sampler_of(self.space, seed), pruner_of(self.space, self.epochs)
         return optuna.load_study(study_name=self.name, storage=self.storage, sampler=sampler, pruner=pruner)
 
     def trials(self) -> list[FrozenTrial]:
@@ -89,12 +88,12 @@ class Study:
             known = {trial.user_attrs[ROOT] for trial in study.get_trials(deepcopy=False)}
             points = self.space.points() if self.space.is_grid else [{}] * number
             for root in sorted({*range(number)} - known):
-                study.add_trial(_waiting(_labels(points[root]), self.distributions, {ROOT: root}))
+                study.add_trial(_waiting(labels_of(points[root]), self.distributions, {ROOT: root}))
 
     @property
     def distributions(self) -> dict[str, BaseDistribution]:
         """Return the values of each setting as Optuna describes them."""
-        return {key: _distribution(parameter) for key, parameter in self.space.parameters.items()}
+        return {key: distribution_of(parameter) for key, parameter in self.space.parameters.items()}
 
     # -- trials ------------------------------------------------------------------------------------------------------
 
@@ -116,39 +115,44 @@ class Study:
                     self.storage.set_trial_user_attr(trial_id, OWNER, this_process())  # after another one that lost
                 except UpdateFinishedTrialError:
                     continue
-                return Trial(self.load(frozen.number), trial_id)
+                study = self.load(frozen.number)
+                study.get_trials(deepcopy=False)  # Optuna's cache of the database must know the trial
+                return Trial(study, trial_id)
         return None
 
     def values_of(self, trial: Trial) -> Values:
         """Return the values of a claimed trial, drawn now unless they are known."""
-        found: dict[str, Value] = {}
-        for key, parameter in self.space.parameters.items():
-            if parameter.choices is not None:
-                label = trial.suggest_categorical(key, [_label(choice) for choice in parameter.choices])
-                found[key] = value_of(parameter, label)
-            else:
-                found[key] = _suggest_number(trial, key, parameter)
-        return found
+        return {key: suggest(trial, key, parameter) for key, parameter in self.space.parameters.items()}
 
     def complete(self, trial: Trial, value: float) -> None:
         """Give a trial its result."""
-        trial.study.tell(trial, value)
+        self._end(trial, TrialState.COMPLETE, value)
 
     def prune(self, trial: Trial) -> None:
         """End a trial that was stopped early."""
-        trial.study.tell(trial, state=TrialState.PRUNED)
+        self._end(trial, TrialState.PRUNED)
 
     def fail(self, trial: Trial, reason: str) -> None:
         """End a trial that has no result."""
         trial.set_user_attr(REASON, reason)
-        trial.study.tell(trial, state=TrialState.FAIL)
+        self._end(trial, TrialState.FAIL)
 
     def give_back(self, trial: Trial) -> None:
         """Let a trial wait that this process cannot end: it is stopped."""
         with locked(self.url):
             trial.set_user_attr(STOPPED, True)
-            trial.study.tell(trial, state=TrialState.FAIL)
+            self._end(trial, TrialState.FAIL)
             self._take_back()
+
+    def _end(self, trial: Trial, state: TrialState, value: float | None = None) -> None:
+        """Tell Optuna how a trial has ended.
+
+        Raises:
+            UpdateFinishedTrialError: Another process has taken it over.
+        """
+        if self.storage.get_trial(self._id(trial.number)).state.is_finished():
+            raise UpdateFinishedTrialError(f"trial {trial.number} has ended already")
+        trial.study.tell(trial, value, state)
 
     @contextmanager
     def alive(self, trial: Trial) -> Iterator[None]:
@@ -191,13 +195,6 @@ class Study:
     def _id(self, number: int) -> int:
         study_id = self.storage.get_study_id_from_name(self.name)
         return self.storage.get_trial_id_from_study_id_trial_number(study_id, number)
-
-
-def value_of(parameter: Parameter, label: Any) -> Value:
-    """Return a value as it is set, from Optuna's, which keeps a list as text."""
-    if parameter.choices is None:
-        return label  # type: ignore[no-any-return]
-    return next(choice for choice in parameter.choices if _label(choice) == label)
 
 
 def exists(storage: RDBStorage, name: str) -> bool:
@@ -264,49 +261,3 @@ def _waiting(
 ) -> FrozenTrial:
     known = {key: distributions[key] for key in params}
     return create_trial(state=TrialState.WAITING, params=dict(params), distributions=known, user_attrs=dict(attributes))
-
-
-def _label(value: Value) -> Any:
-    """Return a choice as Optuna keeps it: a list as text."""
-    return setting("", value)[1:] if isinstance(value, list) else value
-
-
-def _labels(values: Values) -> dict[str, Any]:
-    return {key: _label(value) for key, value in values.items()}
-
-
-def _distribution(parameter: Parameter) -> BaseDistribution:
-    if parameter.choices is not None:
-        return CategoricalDistribution([_label(choice) for choice in parameter.choices])
-    assert parameter.low is not None
-    assert parameter.high is not None
-    if parameter.is_whole:
-        return IntDistribution(int(parameter.low), int(parameter.high), parameter.log, int(parameter.step or 1))
-    return FloatDistribution(parameter.low, parameter.high, parameter.log, parameter.step)
-
-
-def _suggest_number(trial: Trial, key: str, parameter: Parameter) -> int | float:
-    assert parameter.low is not None
-    assert parameter.high is not None
-    if parameter.is_whole:
-        low, high, step = int(parameter.low), int(parameter.high), int(parameter.step or 1)
-        return trial.suggest_int(key, low, high, step=step, log=parameter.log)
-    return trial.suggest_float(key, parameter.low, parameter.high, step=parameter.step, log=parameter.log)
-
-
-def _sampler(space: SearchSpace, seed: int) -> BaseSampler:
-    if space.sampler == "tpe":  # constant_liar: keep away from what other processes try now
-        return TPESampler(n_startup_trials=space.startup_trials, constant_liar=True, seed=seed)
-    if space.sampler == "gp":
-        return GPSampler(n_startup_trials=max(1, space.startup_trials), seed=seed)
-    return RandomSampler(seed=seed)
-
-
-def _pruner(space: SearchSpace, epochs: int) -> BasePruner:
-    if space.pruner == "median":
-        return MedianPruner(n_startup_trials=space.startup_trials, n_warmup_steps=space.warmup_epochs)
-    if space.pruner == "halving":
-        return SuccessiveHalvingPruner()
-    if space.pruner == "hyperband":
-        return HyperbandPruner(max_resource=epochs)
-    return NopPruner()

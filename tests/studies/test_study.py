@@ -7,6 +7,7 @@ from typing import Any
 
 import psutil
 import pytest
+from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from cifar10.analysis.sweep_results import SweepResults
@@ -131,6 +132,23 @@ def test_the_sampler_knows_the_trials_that_have_ended_since(study: Study) -> Non
     assert [trial.value for trial in known] == [0.7]
 
 
+@pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
+@pytest.mark.parametrize("pruner", ["median", "halving", "hyperband", "none"])
+def test_each_sampler_goes_with_each_pruner(sampler: str, pruner: str, tmp_path: Path) -> None:
+    study = opened(
+        tmp_path, validate(SearchSpace, {**SPACE, "sampler": sampler, "pruner": pruner, "startup_trials": 1})
+    )
+    begin(study, True, {}, 3)
+    for trial in iter(study.claim, None):
+        assert trial is not None
+        lr = study.values_of(trial)["optimizer.lr"]
+        assert isinstance(lr, float)
+        trial.report(lr, 1)
+        trial.should_prune()
+        study.complete(trial, lr)
+    assert len(results_of(study).ranking) == 3
+
+
 # -- processes that end --------------------------------------------------------------------------------------------
 
 
@@ -201,6 +219,18 @@ def test_a_trial_of_another_machine_is_taken_back_without_a_sign_of_life(study: 
         )
     again = study.claim()
     assert again is not None and again.user_attrs[ROOT] == 0
+
+
+def test_the_result_of_a_trial_that_was_taken_over_is_refused(study: Study) -> None:
+    trial = study.claim()
+    assert trial is not None
+    study.storage.set_trial_state_values(study._id(trial.number), state=TrialState.FAIL)
+    with pytest.raises(UpdateFinishedTrialError):
+        study.complete(trial, 0.5)
+    with pytest.raises(UpdateFinishedTrialError):
+        study.prune(trial)
+    with pytest.raises(UpdateFinishedTrialError):
+        study.fail(trial, "reason")
 
 
 def test_signs_of_life_are_sent_while_a_trial_runs(study: Study, monkeypatch: pytest.MonkeyPatch) -> None:
