@@ -50,7 +50,7 @@ class SweepRequest:
     Args:
         plan: The sweep.
         storage: Its database.
-        url: Address of the database; None was given: the file in the study's folder.
+        url: Address of the database.
         folder: Of the study, and of the runs of its trials.
         trials: Trainings in all, as typed.
         resume: Go on with a study that exists, else begin it.
@@ -108,8 +108,7 @@ def sweep(request: SweepRequest) -> SweepResults:
         parent = open_parent(config.tracking, request.folder, study.attributes.get(_PARENT), plan.study)
         if parent.run_id is not None:
             study.note(_PARENT, parent.run_id)
-    is_shared = not any(key.startswith("data_loading") for key in plan.space.parameters)
-    runner = Runner(plan, study, request.folder, data if is_shared else None, is_higher_better, parent, request.line)
+    runner = Runner(plan, study, request.folder, data, is_higher_better, parent, request.line)
     with if_stopped(f"between two trials; go on with: {request.line}"):
         failure = _run_all(request, study, runner)
     with if_stopped("while results were written; all trials are kept, and the same line with --resume writes them"):

@@ -43,7 +43,7 @@ class Runner:
         plan: Of the sweep.
         study: Its trials.
         folder: Of their runs.
-        data: The data set; None: it differs between trials, and each loads its own.
+        data: The data set, for all trials that do not change how it is loaded.
         is_higher_better: Whether a higher score is better.
         parent: The run in MLflow that has the trials as its children.
         go_on: The line that resumes the sweep.
@@ -52,7 +52,7 @@ class Runner:
     plan: SweepPlan
     study: Study
     folder: Path
-    data: ImageDataset | None
+    data: ImageDataset
     is_higher_better: bool
     parent: Parent
     go_on: str
@@ -97,7 +97,8 @@ class Runner:
         tags = {**self.parent.child_tags, "sweep.study": self.study.name, "sweep.trial": str(trial.user_attrs[ROOT])}
         try:
             config = self.plan.config_of(values, name, str(self.folder))
-            train(config, resume="auto", callbacks=[reporter], data=self.data, tested=False, tags=tags)
+            data = self.data if config.data_loading == self.plan.config.data_loading else None
+            train(config, resume="auto", callbacks=[reporter], data=data, tested=False, tags=tags)
             value = self._value(self.folder / name)
         except Exception as error:
             if stop := stopped_by():

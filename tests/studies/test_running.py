@@ -25,6 +25,7 @@ from cifar10.system.signals import Stopped
 from tests.tiny_run import TINY
 
 Train = Callable[..., Any]
+DATA: Any = object()  # is handed on only
 
 
 @functools.cache
@@ -38,7 +39,7 @@ def runner_of(folder: Path, plan: SweepPlan | None = None) -> Runner:
     study = Study(open_storage("study", folder, url, False), url, "study", plan.space, 0, epochs=2)
     is_higher_better = plan.metric != "val/loss"
     begin(study, is_higher_better, {}, plan.space.trials)
-    return Runner(plan, study, folder, None, is_higher_better, Parent(None, folder, plan.config.tracking), "the line")
+    return Runner(plan, study, folder, DATA, is_higher_better, Parent(None, folder, plan.config.tracking), "the line")
 
 
 def claimed(runner: Runner) -> tuple[Trial, Any]:
@@ -104,7 +105,26 @@ def test_a_trial_is_an_untested_run_that_is_resumed(tmp_path: Path, monkeypatch:
     runner.run(trial, {**values})
     assert given[0]["tested"] is False and given[0]["resume"] == "auto"
     assert given[0]["config"].run_name == "trial-0000" and given[0]["config"].seed == values["seed"]
+    assert given[0]["data"] is DATA
     assert given[0]["tags"] == {"sweep.study": "study", "sweep.trial": "0"}
+
+
+def test_a_trial_that_changes_the_size_of_images_loads_them_itself(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = []
+
+    def train(config: Any, data: Any, **_: Any) -> None:
+        given.append((config.data_loading.arguments["image_size"], data))
+        training([0.5])(config)
+
+    monkeypatch.setattr("cifar10.studies.running.train", train)
+    words = [word for word in TINY if "image_size" not in word]
+    plan = plan_sweep([*words, "data_loading.image_size=16,32", "training.monitor=null"])
+    runner = runner_of(tmp_path, plan)
+    for _ in range(2):
+        runner.run(*claimed(runner))
+    assert given == [(16, None), (32, DATA)]
 
 
 @pytest.mark.parametrize(
