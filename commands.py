@@ -114,6 +114,50 @@ def compare_pooling(*overrides: str, resume: bool = False) -> int:
         return 3 if compare_pooling(config, resume).failures else 0
 
 
+def sweep(
+    *overrides: str,
+    trials: int | None = None,
+    study: str | None = None,
+    storage: str | None = None,
+    resume: bool = False,
+    test: bool = False,
+) -> int:
+    """Search for better settings: many trainings, compared on validation images.
+
+    KEY=VALUE       what all trainings have in common, as for train
+    KEY=A,B,C       a list of values; several of them make a grid, and each combination is tried once
+    sweep=NAME      without lists: the search space, a file of conf/sweep/, or FILE.yaml  (default)
+    --trials=N      trainings in all  (as the search space says)
+    --study=NAME    the folder in models/, for trials, table and report  (sweep-NAME, or sweep-grid)
+    --storage=URL   the study's database, for several machines: postgresql://USER@HOST/DATABASE  (a file in the folder)
+    --resume        go on with a study that was stopped or killed, join another process, or add trials
+    --test          in the end, test the best training on the test images
+
+    Each training is a run of its own. A table of the best is printed; report.html shows what matters. Optuna draws the
+    values and stops trainings early that are worse than the others. The exit code is 3 if some failed.
+
+    python commands.py sweep
+    python commands.py sweep experiment=teaching optimizer.lr=0.003,0.01,0.03 model=simple_cnn,speed
+    python commands.py sweep sweep=mine.yaml --trials=100 --study=night --resume
+    """
+    note_place()
+    from cifar10.config.sweep_plan import plan_sweep
+
+    plan = plan_sweep(overrides, study, trials)
+    folder = Path(plan.config.models_dir) / plan.study
+    url = storage or f"sqlite:///{folder / 'study.db'}"
+    if plan.config.weights is not None:
+        require_checkpoint(plan.config.weights, plan.config.models_dir)
+    with if_stopped("before the first trial; nothing was trained"):
+        from cifar10.studies.opening import open_storage
+
+        database = open_storage(plan.study, folder, url, resume)
+        from cifar10.sweep import SweepRequest, sweep
+
+        results = sweep(SweepRequest(plan, database, url, folder, trials, resume, test))
+        return 3 if results.of_state("failed", "killed") else 0
+
+
 def infer(
     *overrides: str,
     test_dir: str,
@@ -628,7 +672,7 @@ def demo() -> None:
 COMMANDS = {
     command.__name__: command
     for command in (
-        *(train, compare_pooling, infer, batch, verify, similar, evaluate, compare, reproduce),
+        *(train, sweep, compare_pooling, infer, batch, verify, similar, evaluate, compare, reproduce),
         *(export, benchmark, explore, sync, data, config, demo),
     )
 }

@@ -109,7 +109,8 @@ class Classifier(pl.LightningModule):
         self._validation_metrics = MetricSet(metrics, keeps_batches)
         self._plain_metrics, self._augmented_metrics = MetricSet(metrics), MetricSet(metrics)
         self._training_sums = RunningMetrics(keeps_batches)
-        self._validation_scores: Metrics = {}
+        self.validation_scores: Metrics = {}
+        """Of the last validation."""
         self._selection_state: dict[str, Any] = {}
         self._epoch_started = time.monotonic()
         if recipe is not None:
@@ -261,7 +262,7 @@ class Classifier(pl.LightningModule):
         lr = self.trainer.optimizers[0].param_groups[0]["lr"]
         seconds = time.monotonic() - self._epoch_started
         self._log({**scores, "lr": lr})
-        self.history.append({**position, **scores, **self._validation_scores, "lr": lr, "seconds": seconds})
+        self.history.append({**position, **scores, **self.validation_scores, "lr": lr, "seconds": seconds})
 
     def _log(self, scores: Metrics) -> None:
         """Give Lightning the scores of an epoch that its loggers and callbacks read; each takes about a millisecond."""
@@ -295,8 +296,8 @@ class Classifier(pl.LightningModule):
 
     def on_validation_epoch_end(self) -> None:
         scores = self._validation_metrics.compute(self.trainer.strategy)
-        self._validation_scores = {f"val/{name}": value for name, value in scores.items()}
-        self._log(self._validation_scores)
+        self.validation_scores = {f"val/{name}": value for name, value in scores.items()}
+        self._log(self.validation_scores)
 
     def on_test_epoch_start(self) -> None:
         matrix = MulticlassConfusionMatrix(len(self.metadata["class_names"]), validate_args=False)

@@ -1,7 +1,8 @@
 """Entry point of `train`: configuration -> data -> network -> fit -> test on the best checkpoint -> scores."""
 
 import dataclasses
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 
 import pytorch_lightning as pl
 from torch import nn
@@ -42,6 +43,18 @@ from cifar10.training.resuming import find_resumed, finished_scores
 from cifar10.types import Metrics
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """What differs for a run that is a part of a comparison or a sweep."""
+
+    is_tested: bool = True
+    """Whether the test split is used. A run that was trained without is tested when it is resumed with."""
+    is_drawn: bool = True
+    """Whether pictures of the learning curves and the confusion matrix are saved."""
+    tags: Mapping[str, str] = field(default_factory=dict)
+    """Further tags of the run in MLflow."""
+
+
 def train(
     config: Config,
     resume: str | None = None,
@@ -49,7 +62,7 @@ def train(
     stopwatch: Stopwatch | None = None,
     callbacks: Sequence[pl.Callback] = (),
     data: ImageDataset | None = None,
-    draw: bool = True,
+    options: RunOptions = RunOptions(),
 ) -> Metrics:
     """Train, test and save; return the scores, and print them as one line.
 
@@ -60,14 +73,14 @@ def train(
         stopwatch: Runs since the program was started; None: from now on.
         callbacks: Further callbacks for the Trainer.
         data: What `config.data_loading` names, if it is loaded already.
-        draw: Save pictures of the learning curves and the confusion matrix.
+        options: What is left out, if the run is a part of something else.
 
     Raises:
         UserError: Data, devices, folders or the checkpoint are not as needed, or the run diverged.
     """
     stopwatch = stopwatch or Stopwatch()
     checkpoint, config = find_resumed(config, resume, changes)
-    if checkpoint is not None and (finished := finished_scores(checkpoint, config)) is not None:
+    if checkpoint is not None and (finished := finished_scores(checkpoint, config, options.is_tested)) is not None:
         return finished
     require_buildable(config)
     require_tensorboard(config)
@@ -83,9 +96,9 @@ def train(
     refuse_headless(network, config, data.num_classes)
     refuse_untrainable(network, config, data.image_size, len(data.train))
     initial_weights = checkpoint.metadata.initial_weights if checkpoint else start_from(config, network, data)
-    run = open_run(config, data, resolve_precision(config.training), checkpoint, initial_weights)
+    run = open_run(config, data, resolve_precision(config.training), checkpoint, initial_weights, options.tags)
     try:
-        scores, digest, tta = _fit_and_test(network, config, data, run, checkpoint, stopwatch, callbacks, draw)
+        scores, digest, tta = _fit_and_test(network, config, data, run, checkpoint, stopwatch, callbacks, options)
     except BaseException as error:
         close_early(run, config, error)
         if isinstance(error, Stopped) and find_processes(config.training).is_launched_by_lightning:
@@ -93,7 +106,7 @@ def train(
         raise
     with if_stopped(f"while the record was closed; the run is complete in {run.folder}"):
         run.close("FINISHED")
-    if run.is_first_process:
+    if run.is_first_process and options.is_tested:
         _announce(scores, digest, tta, config, run)
     return scores
 
@@ -106,26 +119,29 @@ def _fit_and_test(
     resumed: Checkpoint | None,
     stopwatch: Stopwatch,
     callbacks: Sequence[pl.Callback],
-    draw: bool,
+    options: RunOptions,
 ) -> tuple[Metrics, str, TTAMode]:
-    """Return the scores, the digest of the tested weights, and the test-time augmentation."""
+    """Return the scores, the digest of the best weights, and the test-time augmentation."""
     trainer, classifier, module = fit(network, config, data, run, resumed, callbacks, stopwatch)
     history = list(classifier.history)
     if not (run.folder / BEST).exists():
         raise UserError(f"{config.training.monitor} was not a finite number in any epoch, so there is no best one")
     best = load_checkpoint(run.folder / BEST)
-    classifier.network.load_state_dict(best.weights)
-    if data.is_mirrorable is None and len(data.validation) and classifier.tta != "none":
-        _drop_views_that_score_worse(trainer, classifier, module, run)
-    with if_stopped(f"in the test, after training; resume with: {going_on_line(run.folder, config.tracking)}"):
-        scores = test(trainer, classifier, module, best.path)
+    scores: Metrics = {}
+    if options.is_tested:
+        classifier.network.load_state_dict(best.weights)
+        if data.is_mirrorable is None and len(data.validation) and classifier.tta != "none":
+            _drop_views_that_score_worse(trainer, classifier, module, run)
+        with if_stopped(f"in the test, after training; resume with: {going_on_line(run.folder, config.tracking)}"):
+            scores = test(trainer, classifier, module, best.path)
     scores |= {key: value for key, value in history[-1].items() if key.startswith(("train/", "val/"))}
     scores |= stopwatch.seconds()
     if run.is_first_process:
         with held():
             run.record_scores(scores, config.seed, len(history), best.weights_digest)
-            if draw:
-                save_figures(history, classifier.confusion.numpy(), data.class_names, run.folder)
+            if options.is_drawn:
+                confusion = classifier.confusion.numpy() if options.is_tested else None
+                save_figures(history, confusion, data.class_names, run.folder)
             run.send_files()
     return scores, best.weights_digest, classifier.tta
 

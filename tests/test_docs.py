@@ -31,6 +31,7 @@ from cifar10.config import compose, conf_folder, explain
 from cifar10.config.changeable import with_experiment
 from cifar10.config.compose import load_config
 from cifar10.config.conf_folder import CONF, groups, options
+from cifar10.config.sweep_plan import plan_sweep
 from cifar10.train import train
 from commands import COMMANDS
 from tests.documented import DOCS, ROOT, file_blocks, named_paths, program_lines, transcripts
@@ -40,7 +41,7 @@ ADD_A_PART = (DOCS / "add_a_part.md").read_text()
 ENTRY_POINTS = {
     *("train", "probe", "infer", "batch", "verify", "similar"),
     *("evaluate", "explore", "export", "sync", "prepare_data", "config.explain", "demo", "compare_pooling"),
-    *("compare", "reproduce"),
+    *("compare", "reproduce", "sweep"),
 }
 SMALL = ["training.epochs=1", "training.batch_size=20", "tracking=none"]
 SMALL_SHAPES = [
@@ -124,7 +125,10 @@ def test_new_parts_need_nothing_but_their_files(tmp_path: Path) -> None:
 def test_each_command_of_a_page_is_understood(page: Path) -> None:
     for words in program_lines(page.read_text()):
         task = parse(COMMANDS, words)
-        if takes_overrides(task.command):
+        if words[0] == "sweep":
+            own = {key: value for key, value in task.flags.items() if key in ("study", "trials")}
+            plan_sweep([str(word) for word in task.arguments], **own)
+        elif takes_overrides(task.command):
             require_grouping([str(override) for override in task.arguments])
             overrides = [str(override) for override in task.arguments if not str(override).startswith("grouping")]
             load_config(with_experiment("pooling", overrides) if words[0] == "compare_pooling" else overrides)
@@ -231,6 +235,7 @@ def test_an_entry_point_is_imported_by_the_commands_and_the_demo_only() -> None:
     allowed |= {("cifar10.laboratory.workers", "cifar10.train"), ("cifar10.laboratory.tracking", "cifar10.sync")}
     allowed |= {("cifar10.laboratory.winner", "cifar10.export")}
     allowed |= {("cifar10.reproduce", "cifar10.train"), ("cifar10.reproduce", "cifar10.probe")}
+    allowed |= {("cifar10.studies.running", "cifar10.train")}
     entry_points = {f"cifar10.{name}" for name in ENTRY_POINTS}
     pairs = {(name, entry) for name, imported in import_graph().items() for entry in imported & entry_points}
     assert {pair for pair in pairs if pair[0] != "commands"} == allowed

@@ -192,11 +192,14 @@ def _has_all(path: str, characters: str) -> bool:
 
 
 def save_figures(
-    history: Sequence[dict[str, float]], confusion: NDArray[np.int64], class_names: Sequence[str], folder: Path
+    history: Sequence[dict[str, float]], confusion: NDArray[np.int64] | None, class_names: Sequence[str], folder: Path
 ) -> None:
-    """Save `confusion.png`, and `curves.png` if there is a history; a `matplotlibrc` of the user has no effect."""
+    """Save `confusion.png` and `curves.png`, each if there is something to draw.
+
+    A `matplotlibrc` of the user has no effect.
+    """
     with matplotlib.style.context("default"):  # text.usetex=True would need LaTeX, at the end of a run of hours
-        figures = {"confusion.png": confusion_matrix(confusion, class_names)}
+        figures = {} if confusion is None else {"confusion.png": confusion_matrix(confusion, class_names)}
         if history:
             figures["curves.png"] = learning_curves(history)
         for name, figure in figures.items():

@@ -11,7 +11,7 @@ CONF = PROJECT / "conf"
 :meta hide-value:
 """
 
-_NO_GROUPS = frozenset({"engine", "export", "grouping"})  # chosen by a flag, or for `infer`
+_NO_GROUPS = frozenset({"engine", "export", "grouping", "sweep"})  # chosen by a flag, or for `infer` or `sweep`
 _NO_SETTINGS = frozenset({"defaults", "hydra", "_target_"})
 
 

@@ -84,6 +84,17 @@ def readable(line: str) -> str:
     return f"{key}={quoted(value)}"
 
 
+def parsed_list(line: str, lists_only: bool = True) -> Override | None:
+    """Return `line` parsed by Hydra if it lists several values, as in `optimizer.lr=0.1,0.2`; else None.
+
+    Args:
+        line: An override.
+        lists_only: False: also one that sets a single value.
+    """
+    override = _parsed(line) if _bound_problem(line) is None and line.isprintable() else None
+    return override if override is not None and (override.is_sweep_override() or not lists_only) else None
+
+
 def _with_weights(line: str) -> list[str]:
     """Return `line`, or for model=NAME_imagenet the overrides that it is short for.
 

@@ -236,7 +236,7 @@ def _train_all(connection: Connection) -> None:
     if not torch.cuda.is_available():  # else each step of an optimizer looks for a driver, in 0.15 ms
         os.environ["CUDA_VISIBLE_DEVICES"] = ""
     from cifar10.laboratory.reporting import SendEpochs
-    from cifar10.train import train
+    from cifar10.train import RunOptions, train
 
     arrays: _Arrays | None = connection.recv()
     data = None if arrays is None else arrays.data()
@@ -247,7 +247,7 @@ def _train_all(connection: Connection) -> None:
             return
         try:
             sender = SendEpochs(partial(_send_epochs, connection, name), _SENT_SECONDS)
-            train(config, resume="auto", callbacks=[sender], data=data, draw=False)
+            train(config, resume="auto", callbacks=[sender], data=data, options=RunOptions(is_drawn=False))
             connection.send(Finished(name))
         except (UserError, Exception) as error:
             if stop := stopped_by():

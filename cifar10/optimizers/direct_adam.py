@@ -17,7 +17,7 @@ class DirectAdam(torch.optim.Adam):
     def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
         """Update every parameter that has a gradient; return what `closure`, which computes it, returns."""
         if closure is not None or not all(map(_is_simple, self.param_groups)):
-            return super().step(closure)  # type: ignore[arg-type, no-any-return]
+            return super().step(closure)  # type: ignore[no-any-return]
         bundles = [self._tensors_of(group) for group in self.param_groups]
         if None in bundles:
             return super().step()  # type: ignore[no-any-return]

@@ -15,7 +15,7 @@ import shutil
 import sys
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -50,12 +50,14 @@ class Run:
         tracker: Records the run in MLflow.
         claim: The claim of the folder; None in all processes but the first.
         origin: Code, data and versions when the run was opened, for checkpoints, scores.json and MLflow.
+        tags: Further tags in MLflow.
     """
 
     folder: Path
     tracker: Tracker
     claim: RunFolder | None
     origin: dict[str, Any]
+    tags: Mapping[str, str] = field(default_factory=dict)
 
     @property
     def is_first_process(self) -> bool:
@@ -80,6 +82,7 @@ class Run:
                 f"machine.{key}": " ".join(x) if isinstance(x, list) else x for key, x in self.origin["machine"].items()
             },
             "num_parameters": num_parameters,
+            **self.tags,
         }
         name, digest = self.origin["data_name"], self.origin["data_digest"]
         self.tracker.start(config.plain(), tags, {"name": name, "digest": digest, "source": config.data_loading.target})
@@ -111,7 +114,7 @@ class Run:
     def send_files(self) -> None:
         """Send scores, history, figures and the best checkpoint, which are in the folder."""
         for name, place in ARTIFACTS.items():
-            if name != CONFIG:  # sent by `begin`
+            if name != CONFIG and (self.folder / name).is_file():  # CONFIG is sent by `begin`
                 self.tracker.log_file(self.folder / name, place)
 
 
@@ -121,6 +124,7 @@ def open_run(
     precision: str,
     checkpoint: Checkpoint | None = None,
     initial_weights: str | None = None,
+    tags: Mapping[str, str] | None = None,
 ) -> Run:
     """Claim the run folder and open the record; with a `checkpoint` in its own run folder, continue both.
 
@@ -133,6 +137,7 @@ def open_run(
         precision: fp32, bf16 or fp16.
         checkpoint: The checkpoint to resume from.
         initial_weights: Digest of the weights that a new run starts from; None: random ones.
+        tags: Further tags in MLflow.
 
     Raises:
         UserError: The folder cannot be written or belongs to another run, tracking is required and impossible, or the
@@ -159,7 +164,7 @@ def open_run(
     except BaseException:
         claim.release()
         raise
-    return Run(claim.path, tracker, claim, origin)
+    return Run(claim.path, tracker, claim, origin, tags or {})
 
 
 def _origin(data: ImageDataset, precision: str, initial_weights: str | None) -> dict[str, Any]:

@@ -51,14 +51,21 @@ def find_resumed(config: Config, resume: str | None, changes: Sequence[str]) -> 
     return checkpoint, config
 
 
-def finished_scores(checkpoint: Checkpoint, config: Config) -> Metrics | None:
-    """Return the metrics of a finished run, and print that it is finished; None if it is not."""
+def finished_scores(checkpoint: Checkpoint, config: Config, tested: bool = True) -> Metrics | None:
+    """Return the metrics of a finished run, and print that it is finished; None if it is not.
+
+    Args:
+        checkpoint: Of the run.
+        config: Of the run.
+        tested: Whether it is finished only if it has been tested.
+    """
     folder = checkpoint.path.parent
     try:
         facts = json.loads((folder / SCORES).read_text(encoding="utf-8"))
     except (OSError, ValueError, RecursionError):
         return None
     is_whole = isinstance(facts, dict) and facts.get("epochs") == len(checkpoint.history)
+    is_whole = is_whole and (not tested or "test/accuracy" in facts)
     is_same_length = config.training.epochs == checkpoint.config.training.epochs
     if not (is_whole and is_same_length and is_folder_of(config, folder, Path(config.models_dir))):
         return None

@@ -28,7 +28,7 @@ from cifar10.laboratory.workers import Failed, Finished, Trained, _taken, _Worke
 from cifar10.model import Classifier
 from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.runs.record import RunRecord
-from cifar10.train import train
+from cifar10.train import RunOptions, train
 from cifar10.types import QUARTILES, Metrics
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -175,11 +175,11 @@ def test_training_without_autograd_gives_the_same_weights(monkeypatch: pytest.Mo
 
     monkeypatch.setattr(DirectGradients, "__call__", counted)
     run = opened().config_of("max-0")
-    train(run, draw=False)
+    train(run, options=RunOptions(is_drawn=False))
     assert len(calls) == 2 * 2  # epochs, steps
     assert not Path("models/small/laboratory/max-0/curves.png").exists()
     monkeypatch.setattr(cifar10.model, "direct_gradients", lambda network: None)
-    train(run.model_copy(update={"run_name": "autograd"}), draw=False)
+    train(run.model_copy(update={"run_name": "autograd"}), options=RunOptions(is_drawn=False))
     assert len(calls) == 2 * 2
     direct, autograd = (load_checkpoint(Path(run.models_dir, name, "best.ckpt")) for name in ("max-0", "autograd"))
     assert direct.weights_digest == autograd.weights_digest
