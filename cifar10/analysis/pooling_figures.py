@@ -47,7 +47,7 @@ def live_curves(histories: Histories, num_epochs: int, caption: str) -> Figure:
         left.set_title(f"{way}{count}", loc="left", fontweight="bold")
         left.set_ylabel("cross-entropy")
         right.set_ylabel("accuracy")
-        right.yaxis.set_major_formatter(PercentFormatter(1.0))
+        right.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     rows[0][0].set_ylim(bottom=0)
     for axes in rows[-1]:
         axes.set_xlabel("epoch")
@@ -128,7 +128,7 @@ def class_recalls(results: PoolingResults) -> Figure:
     rows = [(way, split) for split in ("train", "test") for way in results.ways]
     values = np.array([_recalls(results, way.name, split) for way, split in rows])
     image = axes.imshow(values, cmap="Blues", vmin=0, vmax=1, aspect="auto")
-    figure.colorbar(image, ax=axes).ax.yaxis.set_major_formatter(PercentFormatter(1.0))
+    figure.colorbar(image, ax=axes).ax.yaxis.set_major_formatter(PercentFormatter(1.0, decimals=0))
     axes.set_xticks(range(len(results.class_names)), results.class_names, rotation=30, ha="right", parse_math=False)
     axes.set_yticks(range(len(rows)), [f"{way.name}, {split}" for way, split in rows])
     axes.axhline(len(results.ways) - 0.5, color="white", linewidth=3)

@@ -11,12 +11,17 @@ from cifar10.analysis.paired_differences import Interval, seed_interval
 from cifar10.analysis.pooling_figures import accuracies, class_recalls, difference_figure, live_curves
 from cifar10.analysis.pooling_results import SPLITS, PoolingResults, SeedResult, WayResult, percent, points
 from cifar10.analysis.report import Number, Numbers, Part, Picture, Report, Section, Table, Text
+from cifar10.wording import counted
 
 _SPLIT_NAMES = {"train": "training", "validation": "validation", "test": "test"}
 _NOT_SEEN = "not seen"
 _INTERVALS = (
     "An interval of an accuracy is Student's, over seeds. The intervals of differences cover further seeds and further "
     "test images of the same kind, and hold for all pairs together with a probability of 95 %."
+)
+_ONE_SEED = (
+    "With one seed, an interval covers further test images only. How much another seed would change is unknown, so "
+    "nothing is called beyond chance."
 )
 
 
@@ -35,10 +40,11 @@ def pooling_report(
         origin: For the end of the page.
     """
     seeds = sorted({seed for way in results.ways for seed in way.runs})
+    intervals = _INTERVALS if len(seeds) > 1 else _ONE_SEED
     sections = [
         Section("Verdict", _verdict(results)),
         Section("Learning curves", [_curves(results)]),
-        Section("Quality and time", [_quality(results), Text(_INTERVALS), *_differences(results)]),
+        Section("Quality and time", [_quality(results), Text(intervals), *_differences(results)]),
         Section("Overfitting", _overfitting(results)),
         Section("Classes", _classes(results)),
         Section("Networks", _networks(networks)),
@@ -48,7 +54,7 @@ def pooling_report(
         sections.append(Section("Runs without a result", [Table(("run", "reason"), list(results.failures.items()))]))
     names = ", ".join(way.name for way in results.ways)
     sizes = ", ".join(f"{len(results.labels[split]):,} {_SPLIT_NAMES[split]}" for split in SPLITS)
-    subtitle = f"{names}; {len(seeds)} seeds; {', '.join(results.class_names)}; {sizes} images"
+    subtitle = f"{names}; {counted(len(seeds), 'seed')}; {', '.join(results.class_names)}; {sizes} images"
     return Report("Ways to shrink feature maps", subtitle, sections, origin)
 
 

@@ -81,7 +81,7 @@ class LiveCurves:
                 by_way[self.laboratory.runs[name][0]].append(history)
         total = len(self.histories)
         done = f"{len(self._finished)} of {total} runs done"
-        caption = f"Median over the batches of an epoch, and the middle half. {done}."
+        caption = f"Line: median over the batches of an epoch. Band: 25 % to 75 %. {done}."
         longest = max(len(history) for history in self.histories.values())
         image = png_of(live_curves(by_way, longest, caption))
         with atomic_write(self.laboratory.folder / CURVES) as file:

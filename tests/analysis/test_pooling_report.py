@@ -126,7 +126,9 @@ def test_one_seed_has_no_interval() -> None:
     assert not results.differences[0].is_beyond_chance
     numbers = pooling_numbers(results, {"a": summary(1, 1), "b": summary(1, 1)})
     assert numbers["ways"]["a"]["accuracy"]["test"]["low"] is None
-    assert "one seed" in pooling_report(results, {"a": summary(1, 1), "b": summary(1, 1)}, [], []).html()
+    page = pooling_report(results, {"a": summary(1, 1), "b": summary(1, 1)}, [], []).html()
+    assert "test accuracy, one seed" in page and "; 1 seed; " in page
+    assert "nothing is called beyond chance" in page and "further seeds" not in page
 
 
 def test_failed_runs_are_listed() -> None:
