@@ -97,7 +97,10 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="whose embeddings are compared as well")
     parser.add_argument("--parts", nargs="+", choices=["pairs", "labels", "peers"], default=["pairs"])
     parser.add_argument("--peers", type=Path, help="an interpreter with imagededup and cleanvision")
-    return parser.parse_args()
+    arguments = parser.parse_args()
+    if "peers" in arguments.parts and arguments.peers is None:
+        parser.error("the part peers needs --peers PYTHON")
+    return arguments
 
 
 def explore(root: Path, output: Path, *words: str) -> dict[str, float]:
