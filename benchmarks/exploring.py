@@ -73,13 +73,14 @@ def measure_pairs(
         output = scratch / name.replace(" ", "-")
         seconds = explore(arguments.root, output, *words)
         times.append(timing(f"explore, {name}", seconds))
-        raw[name] = {**seconds}
+        first: dict[str, list[int]] = {}
         for shown_as, mirrored in SHOWN_AS.items():
             shown = images_shown(output / "near_duplicates.csv", mirrored)
             found = np.cumsum([image in known for image in shown])
             counts.append([f"{name}: {shown_as}", *(int(found[min(most, len(found)) - 1]) for most in _SHOWN)])
             counts[-1].append(int(found[-1]))
-            raw[name] |= {shown_as: [int(image) for image in shown[:1000]]}
+            first[shown_as] = shown[:1000]
+        raw[name] = {**seconds, **first}
     body += [f"Of {len(known)} known near-duplicates, how many are among the first images shown:", ""]
     body += [*table(["way", *map(str, _SHOWN), "all ranked"], counts), ""]
 
@@ -157,8 +158,8 @@ def label_counts(path: Path, known: Path) -> tuple[list[str], dict[str, object]]
         "",
         f"Confident learning suspects {num_suspected:,} labels of the test split.",
     ]
-    ranked = {way: images[:1000] for way, images in rankings(table_rows).items()}
-    return lines, {"ranked": ranked, "rows": rows}
+    first = {way: images[:1000] for way, images in rankings(table_rows).items()}
+    return lines, {"ranked": first, "rows": rows}
 
 
 def rankings(rows: list[dict[str, str]]) -> dict[str, list[int]]:
