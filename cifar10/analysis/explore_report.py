@@ -276,7 +276,7 @@ def _unreadable(collection: Collection) -> Iterator[Part]:
 
 
 def _tile(collection: Collection, image: int) -> Tile:
-    return Tile([_small(collection.pixels(image))], collection.class_of(image), [_where(collection, image)])
+    return Tile([_small(collection.pixels(image))], collection.class_of(image), [_place(collection, image)])
 
 
 def _place(collection: Collection, image: int) -> str:
