@@ -608,7 +608,7 @@ def explore(
     labels: bool = False,
     checkpoint_name: str | None = None,
     output: str = "explored",
-    most: int = 200,
+    most: int = 500,
     track: bool = False,
 ) -> int:
     """Look at the data: classes, pixels, odd images, duplicates, and labels that may be wrong.
@@ -619,7 +619,7 @@ def explore(
                              classifiers on what a pretrained network says
     --checkpoint_name=NAME   also compare images by the embeddings of this network, to find more near-duplicates
     --output=DIR             the folder of report.html, its tables and summary.json  (explored)
-    --most=N                 images in the largest gallery  (200)
+    --most=N                 images in the largest gallery  (500)
     --track                  also log numbers and files in MLflow
 
     A summary is printed as JSON. If files cannot be read, they are listed, and the exit code is 3.

@@ -78,7 +78,7 @@ class ExploreRequest:
     output: Path
     labels: bool = False
     checkpoint_name: str | None = None
-    most: int = 200
+    most: int = 500
     tracks: bool = False
 
 

@@ -2,6 +2,7 @@
 
 import csv
 import json
+import re
 from pathlib import Path
 from typing import Any
 
@@ -79,6 +80,21 @@ def test_a_folder_of_classes(capsys: pytest.CaptureFixture[str]) -> None:
     assert [Path(row["file"]).name for row in images if row["oddity"]] == ["grey.png"]
     html = Path("out/deep/report.html").read_text(encoding="utf-8")
     assert STRANGE not in html and "&lt;b&gt;кот" in html and "broken.png" in html
+    captions = re.findall(r">([^<>]{1,99}): (\d+) images? and the best match of each", html)
+    assert captions == [  # one planted pair in each; the pairs of other scenes are not shown
+        ("Across splits: an image of a later split and one of an earlier", "1"),
+        ("With different labels", "1"),
+        ("Within a split, one mirrored", "1"),
+    ]
+
+
+def test_different_photos_are_not_shown_as_the_same(capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(8):
+        save(scene(number), f"photos/{number}.png")
+    assert explore(capsys, "--photos=photos")["near_duplicates"] == 0
+    assert rows("explored/near_duplicates.csv")  # a ranking of all
+    html = Path("explored/report.html").read_text(encoding="utf-8")
+    assert "No two images look like the same picture" in html and "the best match of each" not in html
 
 
 def test_photos_without_classes(capsys: pytest.CaptureFixture[str]) -> None:

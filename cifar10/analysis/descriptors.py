@@ -68,12 +68,14 @@ def thumbnails_of(images: Images) -> Tensor:
 
 def descriptors_of(thumbnails: Tensor) -> list[Descriptor]:
     """Return orientations and colours of uint8 (N, 3, 32, 32) images, and those of their mirror images."""
-    parts = [(_orientations(grey(batch)), _colours(batch.float())) for batch in thumbnails.split(_AT_ONCE)]
-    maps, colours = (torch.cat(each) for each in zip(*parts, strict=True))
-    return [
-        Descriptor("orientations", _unit(maps), _unit(_mirrored_orientations(maps))),
-        Descriptor("colours", _unit(colours), _unit(colours.flip(3))),
-    ]
+    num = len(thumbnails)
+    orientations, colours = (torch.empty(2, num, size) for size in (_DIRECTIONS * _NUM_CELLS**2, 3 * _COLOURS**2))
+    for start in range(0, num, _AT_ONCE):  # written in place: as parts, all of them would be in memory twice
+        batch, rows = thumbnails[start : start + _AT_ONCE], slice(start, start + _AT_ONCE)
+        maps, small = _orientations(grey(batch)), _colours(batch.float())
+        orientations[0, rows], orientations[1, rows] = _unit(maps), _unit(_mirrored_orientations(maps))
+        colours[0, rows], colours[1, rows] = _unit(small), _unit(small.flip(3))
+    return [Descriptor("orientations", *orientations), Descriptor("colours", *colours)]
 
 
 def grey(images: Tensor) -> Tensor:

@@ -27,6 +27,7 @@ _SAMPLE_ROWS = 5  # of images without labels
 _MOST_ROWS = 100  # of the grid
 _MOST_FILES = 500  # in the table of unreadable files
 _ODD_SHOWN = 24  # of a kind
+_SHOWN_FROM = 0.7  # score of pairs: twice as near to each other as to others; below are pairs that anyone tells apart
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,9 +65,9 @@ def explore_report(findings: Findings, most: int, origin: Sequence[tuple[str, st
     """Return the report; a gallery has at most `most` tiles."""
     collection = findings.collection
     sizes = ", ".join(f"{len(split):,} {name}" for name, split in collection.splits.items())
-    subtitle = (
-        f"{counted(len(collection), 'image')} ({sizes}) of {collection.image_size} x {collection.image_size} pixels"
-    )
+    sizes = f" ({sizes})" if len(collection.splits) > 1 else ""
+    side = collection.image_size
+    subtitle = f"{counted(len(collection), 'image')}{sizes}, looked at in {side} x {side} pixels"
     if collection.class_names:
         subtitle += f" in {len(collection.class_names)} classes"
     sections = [
@@ -142,14 +143,15 @@ def _pixels(findings: Findings) -> Iterator[Part]:
 
 def _samples(findings: Findings) -> Iterator[Part]:
     collection, generator = findings.collection, np.random.default_rng(0)
-    names = list(collection.class_names[:_MOST_ROWS]) or [""] * _SAMPLE_ROWS
-    rows, kept = [], []
-    for label, name in enumerate(names):
-        members = np.flatnonzero(collection.labels == label) if collection.class_names else np.arange(len(collection))
-        chosen = generator.permutation(members)[:_SAMPLES].tolist()
-        if chosen:
-            rows.append([collection.pixels(image) for image in chosen])
-            kept.append(name)
+    if names := collection.class_names[:_MOST_ROWS]:
+        members = [np.flatnonzero(collection.labels == label) for label in range(len(names))]
+        chosen = [generator.permutation(images)[:_SAMPLES] for images in members]
+    else:
+        names = ("",) * _SAMPLE_ROWS
+        order = generator.permutation(len(collection))[: _SAMPLES * _SAMPLE_ROWS]
+        chosen = [order[start : start + _SAMPLES] for start in range(0, _SAMPLES * _SAMPLE_ROWS, _SAMPLES)]
+    rows = [[collection.pixels(image) for image in images.tolist()] for images in chosen if len(images)]
+    kept = [name for name, images in zip(names, chosen, strict=True) if len(images)]
     yield Picture(sample_grid(rows, kept), "Random images of each class", "Images drawn at random.")
     title = "Mean image of each class" if collection.class_names else "Mean image"
     tiles = [
@@ -161,9 +163,8 @@ def _samples(findings: Findings) -> Iterator[Part]:
 def _appearance(findings: Findings) -> Iterator[Part]:
     collection, (names, degrees) = findings.collection, findings.oddities
     figure = appearance_distributions(findings.appearance, collection.split_ids, collection.split_names)
-    yield Picture(
-        figure, "Distributions of brightness, contrast, colourfulness and sharpness", "Splits should look alike."
-    )
+    caption = "Splits should look alike." if len(collection.splits) > 1 else ""
+    yield Picture(figure, "Distributions of brightness, contrast, colourfulness and sharpness", caption)
     for oddity in ODDITIES:
         members = np.flatnonzero(names == oddity)
         if len(members):
@@ -180,7 +181,7 @@ def _duplicates(findings: Findings, most: int) -> Iterator[Part]:
         tiles = []
         for group in findings.copies[:most]:
             labels = sorted({collection.class_of(image) for image in group.tolist()})
-            lines = [f"{collection.place(image)[0]}: {_where(collection, image)}" for image in group[:6].tolist()]
+            lines = [_place(collection, image) for image in group[:6].tolist()]
             mark = f"labels {' and '.join(labels)}" if len(labels) > 1 else labels[0]
             tiles.append(Tile([_small(collection.pixels(int(group[0])))], f"{len(group)} times {mark}".strip(), lines))
         yield Gallery(
@@ -189,22 +190,26 @@ def _duplicates(findings: Findings, most: int) -> Iterator[Part]:
     if findings.pairs is None:
         yield Text("Near-duplicates were not searched for.")
         return
-    if not len(findings.pairs):
+    if not (findings.pairs.score >= _SHOWN_FROM).any():
+        yield Text("No two images look like the same picture moved, cropped, scaled, mirrored or recoloured.")
         return
     yield Text(
         "Pairs that look most like the same picture again, best first: moved, cropped, scaled, mirrored, or with other "
         f"brightness and colours. Compared by {findings.compared_by}, then aligned and compared place by place. From a "
-        f"score of {LIKELY:g} on, most are the same picture; below, look yourself. near_duplicates.csv has all pairs."
+        f"score of {LIKELY:g} on, most are the same picture; below, look yourself. Pairs below {_SHOWN_FROM:g} are in "
+        "near_duplicates.csv only."
     )
-    across = is_across(collection, findings.pairs)
+    across, mirrored = is_across(collection, findings.pairs), findings.pairs.is_mirrored
     differ = collection.labels[findings.pairs.first] != collection.labels[findings.pairs.second]
     if len(collection.splits) > 1:
-        yield from _pair_gallery(
-            findings, across, most, "Across splits: an image of a later split and one of an earlier"
-        )
+        title = "Across splits: an image of a later split and one of an earlier"
+        yield from _pair_gallery(findings, across & ~mirrored, most, title)
+        yield from _pair_gallery(findings, across & mirrored, most // 4, "Across splits, one mirrored")
     if collection.class_names:
         yield from _pair_gallery(findings, differ, most // 4, "With different labels")
-    yield from _pair_gallery(findings, ~across, most // 4, "Within a split")
+    within = "Within a split" if len(collection.splits) > 1 else "Two images"
+    yield from _pair_gallery(findings, ~across & ~mirrored, most // 4, within)
+    yield from _pair_gallery(findings, ~across & mirrored, most // 8, f"{within}, one mirrored")
 
 
 def is_across(collection: Collection, pairs: RankedPairs) -> NDArray[np.bool_]:
@@ -217,7 +222,7 @@ def _pair_gallery(findings: Findings, chosen: NDArray[np.bool_], most: int, titl
     """Yield a gallery of the best pairs, each second image once."""
     collection, pairs = findings.collection, findings.pairs
     assert pairs is not None
-    places = np.flatnonzero(chosen)
+    places = np.flatnonzero(chosen & (pairs.score >= _SHOWN_FROM))
     places = places[np.sort(np.unique(pairs.second[places], return_index=True)[1])]
     if not len(places):
         return
@@ -225,14 +230,15 @@ def _pair_gallery(findings: Findings, chosen: NDArray[np.bool_], most: int, titl
     for place in places[:most].tolist():
         second, first = int(pairs.second[place]), int(pairs.first[place])
         tiles.append(_pair_tile(collection, second, first, float(pairs.score[place]), bool(pairs.is_mirrored[place])))
-    yield Gallery(tiles, f"{title}: the first {len(tiles):,} of {len(places):,} images, each with its best match.")
+    shown = f", the first {len(tiles):,}" if len(tiles) < len(places) else ""
+    yield Gallery(tiles, f"{title}: {counted(len(places), 'image')} and the best match of each{shown}.")
 
 
 def _pair_tile(collection: Collection, one: int, other: int, score: float, is_mirrored: bool) -> Tile:
     labels = [collection.class_of(one), collection.class_of(other)]
     title = labels[0] if labels[0] == labels[1] else f"{labels[0]} ≠ {labels[1]}"
     mirrored = ", mirrored" if is_mirrored else ""
-    lines = [f"{collection.place(image)[0]}: {_where(collection, image)}" for image in (one, other)]
+    lines = [_place(collection, image) for image in (one, other)]
     return Tile(
         [_small(collection.pixels(image)) for image in (one, other)], title, [*lines, f"score {score:.2f}{mirrored}"]
     )
@@ -270,7 +276,13 @@ def _unreadable(collection: Collection) -> Iterator[Part]:
 
 
 def _tile(collection: Collection, image: int) -> Tile:
-    return Tile([_small(collection.pixels(image))], collection.class_of(image), [_where(collection, image)])
+    return Tile([_small(collection.pixels(image))], collection.class_of(image), [_place(collection, image)])
+
+
+def _place(collection: Collection, image: int) -> str:
+    """Return the split of an image, if there are several, and its file or position."""
+    split = f"{collection.place(image)[0]}: " if len(collection.splits) > 1 else ""
+    return split + _where(collection, image)
 
 
 def _where(collection: Collection, image: int) -> str:

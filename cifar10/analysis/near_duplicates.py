@@ -132,20 +132,23 @@ def _candidates(descriptors: Sequence[Descriptor]) -> tuple[Tensor, list[Tensor]
         neighbours = nearest(vectors, vectors, _NEIGHBOURS, f"comparing {descriptor.name}", are_same=True)
         num_behind = max(1, neighbours.similarities.shape[1] - _CANDIDATES)
         levels.append(1 - neighbours.similarities[:, -num_behind:].mean(dim=1))
-        found.append(_pairs(neighbours.indices[:, :_CANDIDATES], is_mirrored=False))
+        found.append(_coded(neighbours.indices[:, :_CANDIDATES], is_mirrored=False))
     for descriptor in descriptors:
         if descriptor.mirrored is not None:
             title = f"comparing mirrored {descriptor.name}"
             neighbours = nearest(descriptor.mirrored, descriptor.vectors, _MIRRORED, title, are_same=True)
-            found.append(_pairs(neighbours.indices, is_mirrored=True))
+            found.append(_coded(neighbours.indices, is_mirrored=True))
             break  # the first kind of descriptor finds most
-    return torch.unique(torch.cat(found), dim=0), levels
+    codes = torch.unique(torch.cat(found))  # far faster than the unique rows of a matrix
+    num = len(levels[0])
+    return torch.stack([codes // (2 * num), codes // 2 % num, codes % 2], dim=1), levels
 
 
-def _pairs(indices: Tensor, is_mirrored: bool) -> Tensor:  # (N, k) -> (N * k, 3)
+def _coded(indices: Tensor, is_mirrored: bool) -> Tensor:  # (N, k) -> (N * k,)
+    """Return each pair of a row and its neighbour as one number, the same for both orders of the two."""
     queries = torch.arange(len(indices))[:, None].expand_as(indices)
     low, high = torch.minimum(queries, indices), torch.maximum(queries, indices)
-    return torch.stack([low, high, torch.full_like(low, is_mirrored)], dim=2).flatten(0, 1)
+    return ((low * len(indices) + high) * 2 + is_mirrored).flatten()
 
 
 def _stand_out(pairs: Tensor, descriptors: Sequence[Descriptor], levels: Sequence[Tensor]) -> Tensor:  # (P,)
