@@ -108,7 +108,7 @@ def compare_pooling(*overrides: str, resume: bool = False) -> int:
         prepare_workers()
         from cifar10.compare_pooling import compare_pooling
 
-        return 3 if compare_pooling(config, resume).failures else 0
+        return 3 if compare_pooling(config, resume, overrides=overrides).failures else 0
 
 
 def infer(
