@@ -13,6 +13,7 @@ from cifar10 import STARTED_AT
 from cifar10.cli.checks import (
     note_place,
     pin_checkpoint,
+    refuse_file,
     require_batch_destination,
     require_batch_images,
     require_begun,
@@ -111,7 +112,7 @@ def compare_pooling(*overrides: str, resume: bool = False) -> int:
         prepare_workers()
         from cifar10.compare_pooling import compare_pooling
 
-        return 3 if compare_pooling(config, resume).failures else 0
+        return 3 if compare_pooling(config, resume, overrides=overrides).failures else 0
 
 
 def sweep(
@@ -486,6 +487,8 @@ def export(
     python commands.py export model=resnet152_imagenet --output=exported
     """
     note_place()
+    if output is not None:
+        refuse_file(output)
     if any(override.startswith("model") for override in overrides):
         if register is not None:
             raise UsageError("--register: only checkpoints are registered; fine-tune the pretrained network first")
@@ -556,6 +559,8 @@ def benchmark(*overrides: str, checkpoint_name: str = "best", engines: str = "al
     python commands.py benchmark --checkpoint_name=first
     """
     note_place()
+    if output is not None:
+        refuse_file(output)
     require_checkpoint(checkpoint_name)
     refuse_other_settings(override.partition("=")[0] for override in overrides)
     chosen = require_options("engines", "engine", engines)

@@ -17,6 +17,7 @@ from cifar10.formats.parity import all_probabilities
 from cifar10.inference.engines import load_model
 from cifar10.inference.engines.auto import candidates, explanation, fastest, remember
 from cifar10.inference.engines.measuring import BATCH_SIZES, Measured, measure
+from cifar10.inference.finite import require_numbers
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.provenance import machine, versions
@@ -80,7 +81,7 @@ def benchmark(
         "measured": {str(number): each for number, each in measured.items()},
         "refused": refused,
     }
-    write_text(folder / "engines.json", f"{json.dumps(report, indent=2)}\n")
+    write_text(folder / "engines.json", f"{json.dumps(report, indent=2, allow_nan=False)}\n")
     figure = draw_engines(_points(answers, measured), BATCH_SIZES)
     with atomic_write(folder / "engines.png") as file:
         figure.savefig(file, format="png", dpi=150)
@@ -98,10 +99,13 @@ def _answers(
     for name in names:
         try:
             engine = load_model(name, checkpoint.path, "cpu").engine
+            found = all_probabilities(engine, images, batch_size, name)
+            require_numbers(found, checkpoint.path)
         except UserError as error:
+            if name == _REFERENCE:
+                raise
             refused[name] = first_line(error)
             continue
-        found = all_probabilities(engine, images, batch_size, name)
         reference = found if reference is None else reference
         classes = found.argmax(axis=1)
         answers[name] = Answers(

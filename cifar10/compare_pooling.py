@@ -3,6 +3,7 @@
 import json
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
 
 from cifar10.analysis.pooling_report import pooling_numbers, pooling_report
@@ -30,13 +31,16 @@ from cifar10.wording import counted
 REPORT, RESULTS = "report.html", "results.json"
 
 
-def compare_pooling(config: Config, resume: bool = False, show: Show | None = None) -> PoolingResults:
+def compare_pooling(
+    config: Config, resume: bool = False, show: Show | None = None, overrides: Sequence[str] | None = None
+) -> PoolingResults:
     """Train each way with each seed, compare, and keep the winner as the run `config.run_name`; return the results.
 
     Args:
         config: With a section `pooling`, as from `experiment=pooling`.
         resume: Refuse to begin a new comparison; without it, one of this name is continued as well.
         show: Gets the learning curves as PNG, whenever they are drawn.
+        overrides: What `config` was made of, for the line that continues; None: not from a command line.
 
     Raises:
         UserError: Settings, data or folders are not as needed, or no way could be trained.
@@ -47,8 +51,9 @@ def compare_pooling(config: Config, resume: bool = False, show: Show | None = No
     if not len(data.validation):
         raise UsageError("data_loading.validation_size=0: overfitting is measured on validation images; hold some out")
     laboratory = open_laboratory(config, must_exist=resume)
+    again = "" if overrides is None else f": {command_line('compare_pooling', *overrides)}"
     try:
-        return _compare(laboratory, data, show)
+        return _compare(laboratory, data, show, again)
     finally:
         laboratory.claim.release()
 
@@ -66,10 +71,10 @@ def _refuse_unfit(config: Config) -> None:
         raise UsageError("probe and weights: a comparison trains from random weights; leave them out")
 
 
-def _compare(laboratory: Laboratory, data: ImageDataset, show: Show | None) -> PoolingResults:
+def _compare(laboratory: Laboratory, data: ImageDataset, show: Show | None, again: str) -> PoolingResults:
+    """Train, compare and write; `again` ends the message of a stopped comparison."""
     started = time.monotonic()
-    again = command_line("compare_pooling", resume="", run_name=laboratory.config.run_name).replace("--resume=", "")
-    with if_stopped(f"while networks were trained; what is there is saved, and the same command goes on: {again}"):
+    with if_stopped(f"while networks were trained; what is there is saved, and the same command goes on{again}"):
         failures = _train(laboratory, data, show)
     with if_stopped("while networks were compared; all are trained, and the same command repeats this part"):
         results = evaluate_runs(laboratory, data, failures)

@@ -77,7 +77,8 @@ def evaluate(
 
     Raises:
         UsageError: The split has no images.
-        UserError: The checkpoint or its data cannot be used, or the folder cannot be written.
+        UserError: The checkpoint or its data cannot be used, its network gives no numbers, or the folder cannot be
+            written.
     """
     checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
     folder = Path(output) if output else checkpoint.path.parent / "evaluation"
@@ -120,7 +121,8 @@ def evaluate(
         people=_against_people(answers, findings, calibration.temperature),
         origin=_origin(facts),
     )
-    write_text(folder / NUMBERS, f"{json.dumps({**facts, 'split': split, **found.numbers()}, indent=1)}\n")
+    numbers = json.dumps({**facts, "split": split, **found.numbers()}, indent=1, allow_nan=False)
+    write_text(folder / NUMBERS, f"{numbers}\n")
     make_report(found).write(folder / REPORT)
     added = add_to_run(checkpoint, _metrics(found, scores), [folder / REPORT, folder / NUMBERS], "evaluation")
     recorded = "; recorded in MLflow" if added else ""

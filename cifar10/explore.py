@@ -48,6 +48,7 @@ from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.provenance import code_state, versions
 from cifar10.runs.tracking import open_tracker
 from cifar10.system.memory import keep_memory_warm
+from cifar10.system.signals import if_stopped
 from cifar10.system.streams import print_message
 from cifar10.trainer import prepare_cpu
 from cifar10.training.out_of_fold import assign_folds, out_of_fold_probabilities
@@ -123,7 +124,8 @@ def explore(request: ExploreRequest) -> int:
     print(json.dumps(summary, indent=2, ensure_ascii=False), flush=True)
     print_message(f"written to {request.output}: {_REPORT} and its tables")
     if request.tracks:
-        _track(request, summary, collection)
+        with if_stopped(f"while the report was recorded in MLflow; it is complete in {request.output}"):
+            _track(request, summary, collection)
     return len(collection.unreadable)
 
 

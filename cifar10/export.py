@@ -23,6 +23,7 @@ from cifar10.images.decode import ImageError
 from cifar10.images.named_image import ImageSource
 from cifar10.images.parallel import decode_images
 from cifar10.inference.engines.pytorch import TorchEngine
+from cifar10.inference.finite import require_numbers
 from cifar10.inference.pretrained import pretrained_checkpoint
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
@@ -180,7 +181,9 @@ def _move(file: Path, path: Path) -> None:
 
 
 def _probabilities(checkpoint: Checkpoint, images: NDArray[np.uint8], batch_size: int) -> NDArray[np.float32]:
-    """Return what the network computes in float32, without our kernels, (N, K)."""
+    """Return what the network computes in float32, without our kernels, (N, K), if they are numbers."""
     engine = TorchEngine(checkpoint.network(), torch.device("cpu"))
     print(f"computing {len(images):,} images with {checkpoint.path}", file=sys.stderr, flush=True)
-    return all_probabilities(engine, images, batch_size)
+    probabilities = all_probabilities(engine, images, batch_size)
+    require_numbers(probabilities, checkpoint.path)
+    return probabilities

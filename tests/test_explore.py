@@ -3,6 +3,7 @@
 import csv
 import json
 import re
+import signal
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from PIL import Image
 
 from cifar10.cli.command_line import main
 from cifar10.config.compose import load_config
+from cifar10.system.signals import Stopped
 from cifar10.train import train
 from commands import COMMANDS
 from tests.pictures import brighter, moved, scene
@@ -205,6 +207,18 @@ def test_a_network_of_your_own_compares_images_too(run: str, capsys: pytest.Capt
     words = [word.replace("size=16", "size=24") for word in SHAPES]
     assert main(COMMANDS, "", ["explore", *words, f"--checkpoint_name={run}"]) == 1
     assert "set data_loading.image_size=16" in capsys.readouterr().err
+
+
+def test_a_signal_while_files_are_logged_says_that_they_are_complete(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: Any) -> None:
+        raise Stopped(signal.SIGTERM)
+
+    monkeypatch.setattr("cifar10.explore._track", stop)
+    assert main(COMMANDS, "", ["explore", *SHAPES, "--track"]) == 128 + signal.SIGTERM
+    assert capsys.readouterr().err.endswith("was recorded in MLflow; it is complete in explored\n")
+    assert Path("explored/report.html").exists()
 
 
 def test_labels_are_judged_by_a_linear_probe(run: str, capsys: pytest.CaptureFixture[str]) -> None:

@@ -300,6 +300,21 @@ def test_scores_do_not_depend_on_the_batches_of_the_test() -> None:
     assert evaluate("a", report=False) == pytest.approx(scores, abs=1e-6)
 
 
+def test_a_network_that_gives_no_numbers_is_not_scored(capsys: pytest.CaptureFixture[str]) -> None:
+    """https://github.com/AI-SDC/SACRO-ML/issues/366, https://github.com/ludwig-ai/ludwig/pull/3129."""
+    train(load_config([*SMALL, "run_name=a"]))
+    raw = torch.load("models/a/best.ckpt", weights_only=True)
+    raw["state_dict"]["network.head.bias"][0] = torch.nan
+    torch.save(raw, "models/a/best.ckpt")
+    capsys.readouterr()
+    refusal = re.compile("models/a/best.ckpt gives no numbers for 30 of 30 (test )?images: it has diverged")
+    for command, made in {"evaluate": "evaluation", "export": "export", "benchmark": "benchmark"}.items():
+        assert main(COMMANDS, "", [command, "a"]) == 1
+        said = capsys.readouterr()
+        assert said.out == "" and refusal.search(said.err)
+        assert list(Path("models/a", made).iterdir()) == []
+
+
 def test_a_clock_that_is_set_back_changes_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     """https://github.com/thu-ml/tianshou/issues/1291."""
     began = time.time()

@@ -165,13 +165,18 @@ def require_folder(output: str, make_parents: bool = False) -> None:
     Parents that are missing are no error if they will be made.
     """
     path = Path(output)
-    if path.exists() and not path.is_dir():
-        raise UsageError(f"--output: {output} is a file; name a folder")
+    refuse_file(output)
     if not make_parents and not path.exists() and not path.absolute().parent.is_dir():
         raise UsageError(f"--output: there is no folder {path.parent}; make it first")
     if any((path / name).exists() for name in (BEST, LAST, "scores.json")):
         again = f"{os.path.normpath(output)}-evaluation"
         raise UsageError(f"--output: {output} holds a run, which is not changed; name another folder, such as {again}")
+
+
+def refuse_file(output: str) -> None:
+    """Refuse `output` if it is there and no folder."""
+    if os.path.lexists(output) and not os.path.isdir(output):
+        raise UsageError(f"--output: {output} is a file; name a folder")
 
 
 def require_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST) -> Path | None:

@@ -85,7 +85,7 @@ def close_early(run: Run, config: Config, error: BaseException) -> None:
     elif isinstance(error, DivergedError):
         rate = config.optimizer.arguments.get("lr")
         print_message(f"training stopped; lower optimizer.lr (now {rate}), or set training.gradient_clip=1")
-        print_message(f"the state before it is kept: {run.folder / LAST}" if is_saved else "nothing was saved before")
+        print_message(f"the last saved state: {run.folder / LAST}" if is_saved else "nothing was saved before")
     elif is_peer_lost(error):
         kept = what_is_kept(run.folder, config.tracking)
         reason = "another process of this run has ended: killed, out of memory, or by an error of its own"

@@ -14,6 +14,7 @@ from cifar10.data.image_dataset import ImageDataset, Split
 from cifar10.devices import prepare_network
 from cifar10.inference.engine_network import EngineNetwork
 from cifar10.inference.engines import Engine
+from cifar10.inference.finite import require_numbers
 from cifar10.model import Classifier
 from cifar10.runs.checkpoints import Checkpoint
 from cifar10.system.limits import num_cpus
@@ -58,11 +59,17 @@ class Tester:
         return cls(trainer, classifier, module, checkpoint.path)
 
     def answers(self, split: Split, name: str) -> tuple[Metrics, Answers]:
-        """Return the scores, as of the test split, and what was computed for each image of `split`, called `name`."""
+        """Return the scores, as of the test split, and what was computed for each image of `split`, called `name`.
+
+        Raises:
+            CheckpointError: The network gives NaN or infinity for some images.
+        """
         self.classifier.kept = []
         module = dataclasses.replace(self.module, data=dataclasses.replace(self.module.data, test=split))
         scores = test(self.trainer, self.classifier, module, self.path, split=name)
         plain, augmented = (torch.cat(parts).numpy() for parts in zip(*self.classifier.kept, strict=True))
+        for computed in (plain, augmented):
+            require_numbers(computed, self.path, f"{name} image")
         return scores, Answers(plain, augmented, split.labels.numpy(), self.module.data.class_names)
 
 

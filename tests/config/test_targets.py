@@ -10,13 +10,16 @@ from typing import Any
 
 import pytest
 import torch
+import torchmetrics
 import torchvision
+from torchmetrics import classification
 
 import cifar10
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
+from cifar10.config.conf_folder import options, values_of
 from cifar10.config.schema import Component
-from cifar10.config.targets import ENGINE, MODEL, ROLES, BuildError
+from cifar10.config.targets import ENGINE, EXPORT, METRIC, MODEL, ROLES, BuildError, Role
 from cifar10.errors import UsageError
 
 MEANT = {
@@ -68,8 +71,12 @@ def public_callables(package: ModuleType) -> set[str]:
 
 
 def is_accepted(section: str, dotted: str) -> bool:
+    return fits(ROLES[section], dotted)
+
+
+def fits(role: Role, dotted: str) -> bool:
     try:
-        ROLES[section].locate(dotted)
+        role.locate(dotted)
     except BuildError:
         return False
     return True
@@ -119,6 +126,22 @@ def test_a_module_outside_the_packages_of_a_role_is_not_even_imported() -> None:
         MODEL.locate("this.Network")  # importing `this` would print
     with pytest.raises(BuildError):
         ROLES["data_loading"].locate("cifar10.networks.speed.SpeedNet")
+
+
+def test_a_metric_is_a_class_of_torchmetrics_for_several_classes() -> None:
+    names = public_callables(cifar10) | {f"torchmetrics.classification.{name}" for name in vars(classification)}
+    accepted = {name for name in names if fits(METRIC, name)}
+    assert {"torchmetrics.classification.MulticlassF1Score", "torchmetrics.classification.MulticlassAUROC"} <= accepted
+    for name in accepted:
+        target: Any = METRIC.locate(name)
+        assert issubclass(target, torchmetrics.Metric) and "num_classes" in inspect.signature(target).parameters
+
+
+def test_a_format_is_one_of_its_package() -> None:
+    accepted = {name for name in public_callables(cifar10) if fits(EXPORT, name)}
+    assert {name.rpartition(".")[2] for name in accepted} == {
+        str(name).rpartition(".")[2] for name in values_of("export", "_target_")
+    }
 
 
 def test_an_engine_is_a_function_of_its_package_that_takes_a_checkpoint() -> None:
@@ -183,8 +206,6 @@ def test_every_role_of_the_configuration_is_a_component_and_the_other_way_round(
 
 
 def test_every_option_of_the_configuration_is_accepted_by_its_role() -> None:
-    from cifar10.config.conf_folder import options
-
     for section in ROLES:
         for option in options(section):
             target = getattr(load_config([f"{section}={option}"]), section).target

@@ -216,7 +216,8 @@ def test_inference_on_onnx_imports_no_torch(tmp_path: Path) -> None:
         (["--formats=onx"], "did you mean onnx"),
         (["--formats=onnx,tflite"], "there is no tflite"),
         (["--checkpoint_name=other"], "there is no"),
-        (["--output=models/run/best.ckpt"], "cannot be made"),
+        (["--output=models/run/best.ckpt"], "is a file; name a folder"),
+        (["--output=models/run/best.ckpt/deeper"], "cannot be made"),
         (["training.epochs=3"], "data_loading.root"),
     ],
 )
