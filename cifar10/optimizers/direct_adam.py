@@ -1,6 +1,5 @@
 """Adam on a CPU with little work around its arithmetic, for networks whose steps take a millisecond."""
 
-from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -8,19 +7,19 @@ from torch import Tensor
 
 
 class DirectAdam(torch.optim.Adam):
-    """`torch.optim.Adam` with `fused=True`, bit by bit, in a third of the time for eight small parameters.
+    """`torch.optim.Adam` with `fused=True`, bit by bit.
 
     PyTorch's step checks and groups all tensors anew each time. This one does so in the first step only, which makes
     the state. Parameters, state and the format of checkpoints are those of Adam.
     """
 
-    def step(self, closure: Callable[[], float] | None = None) -> float | None:  # type: ignore[override]
+    def step(self, closure: Any = None) -> Any:
         """Update every parameter that has a gradient; return what `closure`, which computes it, returns."""
         if closure is not None or not all(map(_is_simple, self.param_groups)):
-            return super().step(closure)  # type: ignore[no-any-return]
+            return super().step(closure)
         bundles = [self._tensors_of(group) for group in self.param_groups]
         if None in bundles:
-            return super().step()  # type: ignore[no-any-return]
+            return super().step()
         with torch.no_grad():
             for group, tensors in zip(self.param_groups, bundles, strict=True):
                 if tensors is not None and tensors[0]:
