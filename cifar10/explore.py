@@ -45,6 +45,7 @@ from cifar10.inference.pretrained import pretrained_checkpoint
 from cifar10.networks.normalize import channel_counts
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
+from cifar10.runs.mlflow_store import StoreError, probe
 from cifar10.runs.provenance import code_state, versions
 from cifar10.runs.tracking import open_tracker
 from cifar10.system.memory import keep_memory_warm
@@ -91,6 +92,7 @@ def explore(request: ExploreRequest) -> int:
         UserError: The data, the checkpoint or the folder are not as needed.
     """
     started = time.monotonic()
+    _require_store(request)
     make_output_folder(request.output)
     silence_pillow()
     keep_memory_warm()
@@ -275,6 +277,16 @@ def _write(findings: Findings, summary: Mapping[str, Any], request: ExploreReque
         write_text(request.output / name, text.encode("utf-8", "backslashreplace").decode())
     write_text(request.output / "summary.json", json.dumps(summary, indent=2) + "\n")
     explore_report(findings, request.most, origin).write(request.output / _REPORT)
+
+
+def _require_store(request: ExploreRequest) -> None:
+    """Refuse `tracks` if the store is not available now: only runs of training can be recorded later."""
+    tracking = request.config.tracking
+    if request.tracks and tracking.backend != "none":
+        try:
+            probe(tracking.uri)
+        except StoreError as error:
+            raise UserError(f"--track: {error}; start it, or leave out --track") from None
 
 
 def _track(request: ExploreRequest, summary: Mapping[str, Any], collection: Collection) -> None:

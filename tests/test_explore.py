@@ -209,6 +209,16 @@ def test_a_network_of_your_own_compares_images_too(run: str, capsys: pytest.Capt
     assert "set data_loading.image_size=16" in capsys.readouterr().err
 
 
+def test_a_store_that_is_away_is_told_before_anything_is_explored(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", "http://127.0.0.1:9")
+    assert main(COMMANDS, "", ["explore", *SHAPES, "--track"]) == 1
+    said = capsys.readouterr()
+    assert said.out == "" and re.search("--track: no MLflow server .*; start it, or leave out --track", said.err)
+    assert not Path("explored").exists()
+
+
 def test_a_signal_while_files_are_logged_says_that_they_are_complete(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
