@@ -3,20 +3,27 @@
 import re
 import shutil
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 from PIL import Image
 
+import cifar10.compare
+import cifar10.compare_pooling
 import cifar10.config.explain
 import cifar10.demo
 import cifar10.evaluate
+import cifar10.explore
 import cifar10.infer
 import cifar10.prepare_data
+import cifar10.reproduce
+import cifar10.sweep
 import cifar10.sync
 import cifar10.train  # noqa: F401 - as the others, so that it can be replaced
 from cifar10.cli.command_line import main
 from cifar10.config.compose import load_config
 from cifar10.infer import Summary
+from cifar10.runs.folder import FIGURES
 from commands import COMMANDS
 from tests.documented import ROOT, named_paths, program_lines, shell_lines, transcripts
 
@@ -46,6 +53,12 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
     for name in ("train", "probe", "similar", "evaluate", "export", "benchmark", "sync", "prepare_data", "demo"):
         stand_in(name, None)
+    for name in ("compare", "explore"):
+        stand_in(name, None)
+    stand_in("reproduce", True)
+    stand_in("compare_pooling", SimpleNamespace(failures={}))
+    stand_in("sweep", SimpleNamespace(of_state=lambda *states: []))
+    monkeypatch.setattr("cifar10.laboratory.workers.prepare_workers", lambda: None)
     stand_in("verify", True)
     stand_in("explain", "", "cifar10.config")
     stand_in("infer", Summary(1, 0, None))
@@ -55,17 +68,19 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
         Image.new("RGB", (8, 8)).save(tmp_path / folder / "1.png")
     Image.new("RGB", (8, 8)).save(tmp_path / "photos/cat.jpg")
     (tmp_path / "answers.csv").write_text("path\n")
-    (tmp_path / "models/first").mkdir(parents=True)
-    for file in ("best.ckpt", "last.ckpt"):
-        (tmp_path / "models/first" / file).write_bytes(b"")
+    for run in ("first", "second"):
+        (tmp_path / "models" / run).mkdir(parents=True)
+        for file in ("best.ckpt", "last.ckpt"):
+            (tmp_path / "models" / run / file).write_bytes(b"")
     monkeypatch.chdir(tmp_path)
     return names
 
 
 @pytest.mark.parametrize("words", program_lines(README), ids=" ".join)
 def test_each_command_is_understood(words: list[str], started: list[str]) -> None:
-    if "run_name=first" in words:  # the line that makes the run whose name the others use
-        shutil.rmtree("models/first")
+    for run in ("first", "second"):  # the lines that make the runs whose names the others use
+        if f"run_name={run}" in words:
+            shutil.rmtree(f"models/{run}")
     assert main(COMMANDS, "", words) == 0
     assert len(started) == ("--help" not in words)
 
@@ -118,7 +133,12 @@ def test_the_output_that_is_shown_is_what_the_commands_print(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     smaller = ["data_loading.train_size=400", "data_loading.validation_size=20", "data_loading.test_size=40"]
-    monkeypatch.setattr("cifar10.train.save_figures", lambda *arguments: None)  # they take most of a small run's time
+
+    def save_empty_figures(*arguments: object) -> None:  # real ones take most of a small run's time
+        for name in FIGURES:
+            Path(str(arguments[-1]), name).touch()
+
+    monkeypatch.setattr("cifar10.train.save_figures", save_empty_figures)
     monkeypatch.chdir(tmp_path)
     [train, infer] = transcripts(README)
     for words, shown in (train, (["data", "data_loading=shapes", *smaller, "--export_images"], ""), infer):
