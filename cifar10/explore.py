@@ -12,7 +12,7 @@ OUTPUT/unreadable.csv        files that cannot be read, if there are any
 import json
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -56,7 +56,6 @@ from cifar10.training.out_of_fold import assign_folds, out_of_fold_probabilities
 
 _FOLDS = 4
 _MOST_COMPARED = 300_000  # images; comparing takes 25 times as long as for 60,000
-_MOST_EMBEDDED = 256  # images in a forward pass; 4,096 of 32 x 32 pixels took more than 12 GB
 _PHOTO_SIZE = 64  # pixels that photos without a network are reduced to
 _CONSTANTS = {"cifar10": (CIFAR10_MEAN, CIFAR10_STD), "cifar100": (CIFAR100_MEAN, CIFAR100_STD)}
 _REPORT = "report.html"
@@ -189,7 +188,6 @@ def _near_duplicates(
 
 def _embeddings(checkpoint: Checkpoint, collection: Collection) -> NDArray[np.float32]:
     embedder = embedder_of(checkpoint, choose_device("auto"), None)
-    embedder = replace(embedder, batch_size=min(embedder.batch_size, _MOST_EMBEDDED))
     return np.concatenate([embedder.embeddings(split.images, name) for name, split in collection.splits.items()])
 
 
