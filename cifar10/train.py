@@ -38,6 +38,7 @@ from cifar10.training.preflight import (
     warn_of_mirroring,
 )
 from cifar10.training.resuming import find_resumed, finished_scores
+from cifar10.training.tensorboard import write_predictions
 from cifar10.types import Metrics
 
 
@@ -122,6 +123,7 @@ def _fit_and_test(
             run.record_scores(scores, config.seed, len(history), best.weights_digest)
             save_figures(history, classifier.confusion.numpy(), data.class_names, run.folder)
             run.send_files()
+            write_predictions(trainer, classifier, data)
     return scores, best.weights_digest, classifier.tta
 
 

@@ -214,7 +214,7 @@ from cifar10.analysis.descriptors import thumbnails_of
 from cifar10.analysis.near_duplicates import exact_copies, rank_near_duplicates
 
 copies = exact_copies(images.digests())
-print(f"{len(copies)} pictures are there more than once with the same pixels")
+print(f"pictures that are there more than once, with the same pixels: {len(copies)}")
 
 # %% [markdown]
 # Others were moved, cropped, mirrored, recoloured, or compressed in another way. They are found by comparing each

@@ -22,6 +22,7 @@ _TRAINING, _VALIDATION = "#3a6ea5", "#d1603d"
 _MOST_NUMBERS = 20  # classes up to which each cell of a confusion matrix is labelled
 _MOST_NAMES = 160  # class names that fit side by side along an axis
 _MOST_MARKERS = 60  # epochs up to which each is marked on a curve
+_NAME_SIZE = 9  # points
 _LONGEST_NAME = 24  # columns of a class name; a wide character, as in Chinese, takes two
 
 
@@ -144,6 +145,18 @@ def name_rows(
     for label, text in zip(axes.get_yticklabels(), texts, strict=False):  # panels that share an axis have none
         if path := fonts.get(text):
             label.set_fontproperties(FontProperties(fname=path, size=9))
+
+
+def drawable_names(class_names: Sequence[str]) -> list[tuple[str, FontProperties]]:
+    """Return each name on one line, with a font for it; of one that no installed font can draw, its number."""
+    names = [_on_one_line(name) for name in class_names]
+    fonts = _fonts(set(names))
+    return [
+        (name, FontProperties(fname=fonts[name], size=_NAME_SIZE))
+        if name in fonts
+        else (str(class_id), FontProperties(size=_NAME_SIZE))
+        for class_id, name in enumerate(names)
+    ]
 
 
 def _on_one_line(name: str) -> str:
