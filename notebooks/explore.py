@@ -41,6 +41,9 @@ if Path.cwd().name == "notebooks":
     os.chdir("..")
 
 # %%
+# %matplotlib inline
+import warnings
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pandas as pd
@@ -53,6 +56,7 @@ from cifar10.config.targets import DATA
 from cifar10.data.collection import of_data_set
 from cifar10.data.image_dataset import ImageDataset
 
+warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, which then prints text
 config = load_config(["experiment=explore", *settings])
 data: ImageDataset = build(DATA, config.data_loading)
 images = of_data_set(data)

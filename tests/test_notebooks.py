@@ -61,7 +61,7 @@ def execute(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., Ex
         notebook = jupytext.read(ROOT / "notebooks" / f"{name}.py")
         [place] = _settings_cells(notebook)
         values = "\n".join(f"{key} = {value!r}" for key, value in settings.items())
-        notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(values))
+        notebook.cells.insert(place + 1, nbformat.v4.new_code_cell(values))  # type: ignore[no-untyped-call]
         NotebookClient(notebook, timeout=300, resources={"metadata": {"path": tmp_path}}).execute()
         return Executed(notebook.cells, tmp_path)
 
@@ -79,7 +79,8 @@ def _assert_pictures(executed: Executed, number: int) -> None:
 
 @pytest.mark.parametrize("text", NOTEBOOKS, ids=lambda path: path.stem)
 def test_a_text_becomes_a_notebook_with_a_title_one_cell_of_settings_and_the_kernel(text: Path) -> None:
-    notebook = nbformat.reads(jupytext.writes(jupytext.read(text), fmt="ipynb"), as_version=4)
+    made = jupytext.writes(jupytext.read(text), fmt="ipynb")
+    notebook = nbformat.reads(made, as_version=4)  # type: ignore[no-untyped-call]
     nbformat.validate(notebook)
     assert notebook.cells[0].cell_type == "markdown" and notebook.cells[0].source.startswith("# ")
     assert len(_settings_cells(notebook)) == 1
@@ -130,10 +131,10 @@ def test_the_notebook_on_training_teaches_a_network_that_its_file_gives_back(exe
 def _accuracy(network: nn.Module) -> float:
     """Return the accuracy on the test split of the small shapes, normalised as in the notebook."""
     data = shapes(**SIZES)
-    pixels = data.train.images.float() / 255
+    pixels = data.train.images[:].float() / 255
     mean, deviation = pixels.mean(dim=(0, 2, 3)), pixels.std(dim=(0, 2, 3))
-    images = (data.test.images.float() / 255 - mean[:, None, None]) / deviation[:, None, None]
-    return (network(images).argmax(dim=1) == data.test.labels).double().mean().item()
+    images = (data.test.images[:].float() / 255 - mean[:, None, None]) / deviation[:, None, None]
+    return float((network(images).argmax(dim=1) == data.test.labels).double().mean())
 
 
 @pytest.mark.slow

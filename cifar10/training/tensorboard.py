@@ -62,6 +62,19 @@ class TensorBoardFiles(TensorBoardLogger):
         super().__init__(folder, name="tensorboard", version="")
         self._has_failed = False
 
+    @property
+    def experiment(self) -> "SummaryWriter":
+        """The writer.
+
+        Raises:
+            AttributeError: It cannot be made; Lightning asks for it when a run starts, and goes on without.
+        """
+        try:
+            return super().experiment
+        except Exception as error:
+            self._report("files", error, is_last=True)
+            raise AttributeError("experiment") from error
+
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # type: ignore[override]
         self._attempt("curves", lambda: super(TensorBoardFiles, self).log_metrics(metrics, step), is_last=True)
 
@@ -82,10 +95,14 @@ class TensorBoardFiles(TensorBoardLogger):
         try:
             call()
         except Exception as error:  # whatever TensorBoard, the disk or torch.jit raise
-            cause = error.__cause__ or error  # Lightning replaces the error of a full disk
-            self._has_failed = is_last or isinstance(cause, OSError)
-            rest = "; nothing more is written for TensorBoard" if self._has_failed else ""
-            print_message(f"warning: TensorBoard's {what} cannot be written ({_reason(cause)}){rest}")
+            self._report(what, error.__cause__ or error, is_last)  # Lightning replaces the error of a full disk
+
+    def _report(self, what: str, error: BaseException, is_last: bool) -> None:
+        if self._has_failed:
+            return
+        self._has_failed = is_last or isinstance(error, OSError)
+        rest = "; nothing more is written for TensorBoard" if self._has_failed else ""
+        print_message(f"warning: TensorBoard's {what} cannot be written ({_reason(error)}){rest}")
 
 
 class DrawGraph(pl.Callback):

@@ -124,6 +124,7 @@ def test_a_failing_part_is_reported_once_and_the_curves_go_on(
     assert len(events("part").Scalars("train/loss")) == 2
 
 
+@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's own thread
 @pytest.mark.parametrize("after", [0, 1, 5])
 def test_a_full_disk_ends_the_files_and_not_the_run(
     after: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -146,7 +147,7 @@ def test_a_full_disk_ends_the_files_and_not_the_run(
 
 
 def test_a_resumed_run_goes_on_with_its_curves(capsys: pytest.CaptureFixture[str]) -> None:
-    run("longer", "tracking.tensorboard=true")
+    run("longer", "tracking.tensorboard=true", "schedule=constant")
     train(load_config(TINY), resume="longer", changes=["training.epochs=3"])
     assert len(events("longer").Scalars("train/loss")) == 3
     assert capsys.readouterr().out.count("\n") == 2
