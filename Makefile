@@ -1,6 +1,6 @@
-# The five things one does here; each is one script, so `sh scripts/demo` is `make demo` where there is no make.
+# The six things one does here; each is one script, so `sh scripts/demo` is `make demo` where there is no make.
 # make train ARGS="model=resnet18 training.epochs=5" hands arguments on.
-.PHONY: demo test train lint docs
+.PHONY: demo test train lint docs notebooks
 
 demo:
 	@sh scripts/demo $(ARGS)
@@ -16,3 +16,6 @@ lint:
 
 docs:
 	@sh scripts/docs $(ARGS)
+
+notebooks:
+	@sh scripts/notebooks

@@ -36,6 +36,7 @@ from cifar10.trainer import make_trainer, prepare_cpu, resolve_accelerator, reso
 from cifar10.training.data_module import InMemoryDataModule
 from cifar10.training.fitting import make_metrics, make_network, start_from, test
 from cifar10.training.preflight import refuse_headless, refuse_unfit, require_tensorboard
+from cifar10.training.tensorboard import write_predictions
 from cifar10.types import Metrics
 
 _STILL_BETTER = 0.95
@@ -105,6 +106,7 @@ def _fit_and_test(
     run.record_scores(scores, config.seed, len(history), digest)
     save_figures(history, classifier.confusion.numpy(), data.class_names, run.folder)
     run.send_files()
+    write_predictions(trainer, classifier, data)
     return scores, digest
 
 

@@ -40,6 +40,7 @@ from cifar10.training.preflight import (
     warn_of_mirroring,
 )
 from cifar10.training.resuming import find_resumed, finished_scores
+from cifar10.training.tensorboard import write_predictions
 from cifar10.types import Metrics
 
 
@@ -143,6 +144,7 @@ def _fit_and_test(
                 confusion = classifier.confusion.numpy() if options.is_tested else None
                 save_figures(history, confusion, data.class_names, run.folder)
             run.send_files()
+            write_predictions(trainer, classifier, data)
     return scores, best.weights_digest, classifier.tta
 
 

@@ -14,13 +14,13 @@ from lightning_fabric.plugins.environments.lightning import LightningEnvironment
 from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ProgressBar
-from pytorch_lightning.loggers import TensorBoardLogger
 
 from cifar10.config.schema import TrainingConfig
 from cifar10.devices import fastest_precision, limit_threads
 from cifar10.errors import UsageError, UserError
 from cifar10.system.processes import find_processes, prepare_launch
 from cifar10.training.checkpointing import AtomicCheckpointIO
+from cifar10.training.tensorboard import TensorBoardFiles
 
 Precision = Literal["fp32", "bf16", "fp16"]
 
@@ -115,7 +115,7 @@ def make_trainer(
         accumulate_grad_batches=1 if training.chunked else training.accumulate,  # in chunks, Classifier does both
         gradient_clip_val=None if training.chunked else training.gradient_clip,
         callbacks=callbacks,
-        logger=TensorBoardLogger(folder, name="tensorboard", version="") if tensorboard else False,
+        logger=TensorBoardFiles(folder) if tensorboard else False,
         plugins=[AtomicCheckpointIO(), _cluster_environment(training)],
         num_sanity_val_steps=0,
         use_distributed_sampler=False,

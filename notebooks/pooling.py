@@ -18,25 +18,35 @@
 # network is trained with each of them, several times, with everything else equal: weights at the start, order of the
 # images, optimizer.
 #
-# This notebook is a text file. Open it with Jupyter and the extension jupytext, or make a notebook of it: `jupytext
-# --to ipynb notebooks/pooling.py`. The command `python commands.py compare_pooling` does the same.
+# The command `python commands.py compare_pooling` does the same.
+
+# %% [markdown]
+# ## Settings
+#
+# They change those of `conf/experiment/pooling.yaml`, as on the command line: `"data_loading.classes=[cattle,camel]"`,
+# `"training.epochs=500"`, `"training.early_stopping=30"`. The images are those of six classes of CIFAR-100, which is
+# downloaded once, 170 MB. With `"data_loading=shapes"`, drawn shapes are made on the spot instead.
+
+# %% tags=["parameters"]
+settings = ["training.epochs=60", "pooling.seeds=[0,1,2]"]
+
+# %% [markdown]
+# Files go to the folders `data` and `models` of the project, which is the folder above this notebook.
 
 # %%
 import os
 from pathlib import Path
 
+if Path.cwd().name == "notebooks":
+    os.chdir("..")
+
+# %%
 from IPython.display import HTML, Image, display
 
 from cifar10.compare_pooling import compare_pooling
 from cifar10.config.compose import load_config
 
-# %% [markdown]
-# The settings are those of `conf/experiment/pooling.yaml`. Change any of them here, as on the command line:
-# `"data_loading.classes=[cattle,camel]"`, `"training.epochs=500"`, `"training.early_stopping=30"`.
-
-# %%
-changes = os.environ.get("POOLING_SETTINGS", "training.epochs=60 pooling.seeds=[0,1,2]").split()
-config = load_config(["experiment=pooling", *changes])
+config = load_config(["experiment=pooling", *settings])
 assert config.pooling is not None
 print("ways  ", ", ".join(config.pooling.ways))
 print("seeds ", config.pooling.seeds)
@@ -48,9 +58,9 @@ print("epochs", config.training.epochs)
 # stop; run the cell again to go on.
 
 # %%
-picture = display(display_id=True)  # type: ignore[no-untyped-call]
+picture = display(display_id=True)
 assert picture is not None
-results = compare_pooling(config, show=lambda png: picture.update(Image(data=png)))  # type: ignore[no-untyped-call]
+results = compare_pooling(config, show=lambda png: picture.update(Image(data=png)))
 
 # %% [markdown]
 # ## The verdict
@@ -64,14 +74,14 @@ print("\n".join(results.verdict))
 # %%
 assert config.run_name is not None
 report = Path(config.models_dir) / config.run_name / "laboratory" / "report.html"
-display(HTML(f'<a href="{report}" target="_blank">{report}</a>'))  # type: ignore[no-untyped-call]
+display(HTML(f'<a href="{report}" target="_blank">{report}</a>'))
 
 # %% [markdown]
 # The winner is an ordinary run: `python commands.py infer --checkpoint_name=pooling --test_dir=DIR` classifies images
 # with it.
 
 # %%
-from cifar10.runs.checkpoints import load_checkpoint  # noqa: E402
+from cifar10.runs.checkpoints import load_checkpoint
 
 winner = load_checkpoint(report.parents[1] / "best.ckpt")
 print(winner.config.model.target.rpartition(".")[2], "learned", ", ".join(winner.class_names))

@@ -22,6 +22,7 @@ _TRAINING, _VALIDATION = "#3a6ea5", "#d1603d"
 _MOST_NUMBERS = 20  # classes up to which each cell of a confusion matrix is labelled
 _MOST_NAMES = 160  # class names that fit side by side along an axis
 _MOST_MARKERS = 60  # epochs up to which each is marked on a curve
+_NAME_SIZE = 9  # points
 _LONGEST_NAME = 24  # columns of a class name; a wide character, as in Chinese, takes two
 
 
@@ -136,20 +137,29 @@ def name_rows(
         class_names: Of all classes.
         ids: Of the classes to name, in the order of `heights`; None: of all.
     """
-    shown = range(len(class_names)) if ids is None else ids
-    names = [_on_one_line(class_names[class_id]) for class_id in shown]
-    fonts = _fonts(set(names))
-    texts = [name if name in fonts else str(class_id) for name, class_id in zip(names, shown, strict=True)]
-    axes.set_yticks(heights, texts, parse_math=False)
-    for label, text in zip(axes.get_yticklabels(), texts, strict=False):  # panels that share an axis have none
-        if path := fonts.get(text):
-            label.set_fontproperties(FontProperties(fname=path, size=9))
+    drawn = drawable_names(class_names)
+    names = drawn if ids is None else [drawn[class_id] for class_id in ids]
+    axes.set_yticks(heights, [text for text, _ in names], parse_math=False)
+    for label, (_, font) in zip(axes.get_yticklabels(), names, strict=False):  # panels that share an axis have none
+        label.set_fontproperties(font)
 
 
 def fitting_name(name: str) -> str:
     """Return a name for a legend: on one line, not too long, and without characters that the default font lacks."""
     shown, default = _on_one_line(name), str(font_manager.findfont(FontProperties()))
     return "".join(character if _has_all(default, character) else "\ufffd" for character in shown)
+
+
+def drawable_names(class_names: Sequence[str]) -> list[tuple[str, FontProperties]]:
+    """Return each name on one line, with a font for it; of one that no installed font can draw, its number."""
+    names = [_on_one_line(name) for name in class_names]
+    fonts = _fonts(set(names))
+    return [
+        (name, FontProperties(fname=fonts[name], size=_NAME_SIZE))
+        if name in fonts
+        else (str(class_id), FontProperties(size=_NAME_SIZE))
+        for class_id, name in enumerate(names)
+    ]
 
 
 def _on_one_line(name: str) -> str:

@@ -40,6 +40,7 @@ from cifar10.training.interruption import StopOnSignal
 from cifar10.training.metrics import is_higher_better as metric_direction
 from cifar10.training.preflight import sizes_of, training_advice
 from cifar10.training.progress import TrainingProgress
+from cifar10.training.tensorboard import DrawGraph
 from cifar10.types import Metrics
 from cifar10.wording import counted
 
@@ -123,6 +124,8 @@ def fit(
     saver = SaveCheckpoints(run.folder, training.monitor, every_seconds, after_epoch, stopwatch, is_higher_better)
     stopper = StopOnSignal(saver, config.tracking)
     all_callbacks = [*callbacks, progress, saver, stopper]
+    if config.tracking.tensorboard:
+        all_callbacks.append(DrawGraph(config, data.num_classes, data.image_size))
     trainer = make_trainer(training, run.folder, all_callbacks, is_higher_better, config.tracking.tensorboard)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     run.begin(config, num_parameters, history=checkpoint.history if checkpoint else [])
