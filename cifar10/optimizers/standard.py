@@ -1,11 +1,12 @@
 """PyTorch's optimizers with weight decay on matrices and filters only, not on vectors."""
 
+import functools
 from typing import Annotated, Any
 
 import torch
 from torch import nn
 
-from cifar10.optimizers.direct_adam import DirectAdam
+from cifar10.optimizers import direct_adam
 from cifar10.optimizers.param_groups import param_groups_of
 from cifar10.types import Fraction, Length, NonNegativeFloat, PositiveFloat
 
@@ -29,7 +30,8 @@ def adam(network: nn.Module, lr: PositiveFloat, betas: Betas = [0.9, 0.999]) -> 
     """Return Adam (arXiv:1412.6980), without weight decay; on a CPU in one pass over all parameters."""
     is_on_cpu = all(parameter.device.type == "cpu" for parameter in network.parameters())
     groups, both = _parameter_groups(network, 0.0), (betas[0], betas[1])
-    return DirectAdam(groups, lr=lr, betas=both, fused=True) if is_on_cpu else torch.optim.Adam(groups, lr, both)
+    make = functools.partial(direct_adam.DirectAdam, fused=True) if is_on_cpu else torch.optim.Adam
+    return make(groups, lr=lr, betas=both)
 
 
 def adamw(

@@ -44,6 +44,7 @@ MEANT = {
         "cifar10.training.hard_example_mining.HardExampleMining",
     },
     "optimizer": {
+        "cifar10.optimizers.direct_adam.DirectAdam",
         "cifar10.optimizers.muon.muon",
         "cifar10.optimizers.standard.adam",
         "cifar10.optimizers.standard.adamw",

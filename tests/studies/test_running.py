@@ -103,10 +103,10 @@ def test_a_trial_is_an_untested_run_that_is_resumed(tmp_path: Path, monkeypatch:
     runner = runner_of(tmp_path)
     trial, values = claimed(runner)
     runner.run(trial, {**values})
-    assert given[0]["tested"] is False and given[0]["resume"] == "auto"
+    assert given[0]["options"].is_tested is False and given[0]["resume"] == "auto"
     assert given[0]["config"].run_name == "trial-0000" and given[0]["config"].seed == values["seed"]
     assert given[0]["data"] is DATA
-    assert given[0]["tags"] == {"sweep.study": "study", "sweep.trial": "0"}
+    assert given[0]["options"].tags == {"sweep.study": "study", "sweep.trial": "0"}
 
 
 def test_a_trial_that_changes_the_size_of_images_loads_them_itself(
