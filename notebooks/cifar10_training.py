@@ -73,7 +73,7 @@ print("computing on", device)
 # %%
 data: ImageDataset = build(DATA, config.data_loading)
 for name, split in data.splits.items():
-    print(f"{name:<10}  {len(split):>6,} images, pixels {tuple(split.images.shape)} as {split.images.dtype}")
+    print(f"{name:<10}  {len(split):>6,} images, numbers {tuple(split.images.shape)}")
 print("classes   ", ", ".join(data.class_names))
 
 # %% [markdown]
@@ -104,7 +104,7 @@ plt.show()
 # does not depend on the place.
 
 # %%
-pixels = data.train.images.float() / 255
+pixels = data.train.images[:].float() / 255
 mean, deviation = pixels.mean(dim=(0, 2, 3)), pixels.std(dim=(0, 2, 3))
 del pixels
 print("mean      ", mean.numpy().round(3))

@@ -48,7 +48,7 @@ _MOST_EMBEDDED = 1000  # images; the projector draws several thousand, but each 
 _MOST_PIXELS = 2**22  # of all of them: 83 images of 224 x 224 pixels, which take seconds on a CPU
 _AT_ONCE = 2**20  # pixels in a forward pass
 _THUMBNAIL = 32  # pixels; TensorBoard reads sprites of at most 8192 x 8192
-_SHOWN = 32  # images in a picture of predictions
+_SHOWN = 16  # images in a picture of predictions
 
 
 class TensorBoardFiles(TensorBoardLogger):
@@ -70,12 +70,13 @@ class TensorBoardFiles(TensorBoardLogger):
             AttributeError: It cannot be made; Lightning asks for it when a run starts, and goes on without.
         """
         try:
-            return super().experiment
+            writer: SummaryWriter = super().experiment
+            return writer
         except Exception as error:
             self._report("files", error, is_last=True)
             raise AttributeError("experiment") from error
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:  # type: ignore[override]
+    def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
         self._attempt("curves", lambda: super(TensorBoardFiles, self).log_metrics(metrics, step), is_last=True)
 
     def save(self) -> None:
