@@ -73,7 +73,7 @@ print("computing on", device)
 # %%
 data: ImageDataset = build(DATA, config.data_loading)
 for name, split in data.splits.items():
-    print(f"{name:<10}  {len(split):>6,} images, pixels {tuple(split.images.shape)}")
+    print(f"{name:<10}  {len(split):>6,} images, numbers {tuple(split.images.shape)}")
 print("classes   ", ", ".join(data.class_names))
 
 # %% [markdown]

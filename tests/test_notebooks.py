@@ -106,6 +106,7 @@ def test_files_go_to_the_project_wherever_jupyter_starts(text: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_notebook_on_training_teaches_a_network_that_its_file_gives_back(execute: Callable[..., Executed]) -> None:
     settings = [*SMALL_SHAPES, "training.epochs=5", "training.batch_size=50", "tracking=none"]
     executed = execute("cifar10_training", settings=settings)
@@ -138,6 +139,7 @@ def _accuracy(network: nn.Module) -> float:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_notebook_on_the_data_finds_what_was_planted(execute: Callable[..., Executed], tmp_path: Path) -> None:
     data = shapes(train_size=200, test_size=60)
     for split_name, split in (("train", data.train), ("test", data.test)):
@@ -167,6 +169,7 @@ def _save(pixels: np.ndarray[Any, Any], file: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_the_notebook_on_pooling_shows_the_curves_and_the_verdict(execute: Callable[..., Executed]) -> None:
     sizes = {"train_size": 80, "validation_size": 40, "test_size": 40}
     settings = ["data_loading=shapes", *(f"data_loading.{name}={size}" for name, size in sizes.items())]

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from cifar10.analysis.figures import drawable_names
 from cifar10.data.image_dataset import Split
 
-_COLUMNS = 8
+_COLUMNS = 4  # TensorBoard shows pictures 350 pixels wide until one clicks on them
 _WRONG = "#b3261e"
 
 
@@ -29,8 +29,8 @@ def predictions_figure(
     """
     names = drawable_names(class_names)
     rows = -(-len(split) // _COLUMNS)
-    figure = Figure(figsize=(1.5 * _COLUMNS, 0.6 + 1.85 * rows), layout="constrained")
-    figure.suptitle(f"{title}: above, the predicted class and its probability; below, the true class if it is another")
+    figure = Figure(figsize=(1.5 * _COLUMNS, 0.8 + 1.85 * rows), layout="constrained")
+    figure.suptitle(f"{title}\nabove: predicted; below, if that is wrong: true class", fontsize=11, parse_math=False)
     grid = list(figure.subplots(rows, _COLUMNS, squeeze=False).flat)
     for axes in grid:
         axes.axis("off")

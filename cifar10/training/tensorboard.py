@@ -48,7 +48,7 @@ _MOST_EMBEDDED = 1000  # images; the projector draws several thousand, but each 
 _MOST_PIXELS = 2**22  # of all of them: 83 images of 224 x 224 pixels, which take seconds on a CPU
 _AT_ONCE = 2**20  # pixels in a forward pass
 _THUMBNAIL = 32  # pixels; TensorBoard reads sprites of at most 8192 x 8192
-_SHOWN = 32  # images in a picture of predictions
+_SHOWN = 16  # images in a picture of predictions
 
 
 class TensorBoardFiles(TensorBoardLogger):
