@@ -184,6 +184,7 @@ def test_numbers_and_files_are_logged_if_asked(capsys: pytest.CaptureFixture[str
         (["--output=notes.txt"], "is a file; name a folder"),
         (["--checkpoint_name=nope"], "there is no checkpoint nope"),
         (["data_loading=cifar11"], "did you mean cifar10"),
+        (["data_loading=shapes", "--track", "tracking=none"], "--track and tracking=none contradict each other"),
         (["--most=0"], "must be a whole number, 1 or more"),
     ],
 )
