@@ -103,7 +103,7 @@ def reproduce(
     folder = Path(repeated.models_dir) / str(repeated.run_name)
     kept = [word for word in overrides if not word.startswith(("run_name=", "models_dir="))]
     again = command_line("reproduce", checkpoint_name, *kept, resume=folder.name, models_dir=config.models_dir)
-    _train(repeated, data, folder, again, stopwatch)
+    _train(repeated, data, folder, again, stopwatch, is_resumed=resume is not None)
     with if_stopped(f"while the two runs were compared; repeat that with: {again}"):
         verdict, facts = _compare(claims, folder, data, differences)
     write_text(folder / VERDICT, f"{json.dumps({'of': checkpoint_name, **asdict(verdict), **facts}, indent=1)}\n")
@@ -222,7 +222,9 @@ def _announce(claims: RunClaims, name: str, differences: Sequence[Difference], r
         )
 
 
-def _train(config: Config, data: ImageDataset, folder: Path, again: str, stopwatch: Stopwatch | None) -> None:
+def _train(
+    config: Config, data: ImageDataset, folder: Path, again: str, stopwatch: Stopwatch | None, is_resumed: bool
+) -> None:
     """Train the run in `folder`, unless it is finished; `again` is the line to type if it is stopped."""
     if config.probe is not None:
         if not (folder / SCORES).is_file():
@@ -234,6 +236,10 @@ def _train(config: Config, data: ImageDataset, folder: Path, again: str, stopwat
         if (folder / LAST).is_file():
             stop.kept = f"and saved; go on with: {again}"
         raise
+    except UsageError as error:
+        if not is_resumed:
+            raise
+        raise UsageError(f"{error}\n--resume={folder.name}: if it is no reproduction, leave --resume out") from None
 
 
 # -- the comparison ----------------------------------------------------------------------------------------------------

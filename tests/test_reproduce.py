@@ -295,7 +295,8 @@ def test_another_run_cannot_go_on_as_a_reproduction(run: Path, capsys: pytest.Ca
     shutil.copytree(run, "models/b")
     change(Path("models/b"), lambda entry: entry["config"].update(seed=6))
     assert reproduce("a", "--resume=b") == 2
-    assert "was begun with seed=6, not 5" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "was begun with seed=6, not 5" in told and "if it is no reproduction, leave --resume out" in told
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------
