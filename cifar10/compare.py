@@ -19,6 +19,8 @@ from numpy.typing import NDArray
 from cifar10.analysis.comparison import ComparedRun, Comparison, TestAnswers, TestImages
 from cifar10.analysis.comparison_report import ComparisonPage
 from cifar10.analysis.comparison_words import plain_table, verdicts
+from cifar10.config.build import argument_names
+from cifar10.config.targets import DATA
 from cifar10.data.class_names import printable
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.data.stored_images import parts_of
@@ -151,16 +153,19 @@ def _test_sets(runs: Sequence[DescribedRun], overrides: Sequence[str]) -> tuple[
     test_sets: dict[str, _TestSet] = {}
     problems: dict[str, str] = {}
     known: dict[tuple[str, tuple[str, ...]], _TestSet] = {}
+    _refuse_unused(runs, overrides)
     for run in runs:
         if run.checkpoint is None:
             problems[run.name] = f"its network is not at hand: {run.problem}"
             continue
         try:
-            test_set = _test_set(run.checkpoint, overrides, known)
+            own = [override for override in overrides if _takes(run.checkpoint, _argument(override))]
+            test_set = _test_set(run.checkpoint, own, known)
         except UserError as error:
             if overrides and isinstance(error, UsageError):
                 raise
-            problems[run.name] = f"its data cannot be loaded: {str(error).splitlines()[0]}"
+            moved = "; if they have moved, add data_loading.root=DIR" if _takes(run.checkpoint, "root") else ""
+            problems[run.name] = f"its data cannot be loaded: {str(error).splitlines()[0]}{moved}"
             continue
         data = test_set.data
         if data.digest != run.checkpoint.data_digest:
@@ -170,6 +175,24 @@ def _test_sets(runs: Sequence[DescribedRun], overrides: Sequence[str]) -> tuple[
             )
         test_sets[run.name] = test_set
     return test_sets, problems
+
+
+def _refuse_unused(runs: Sequence[DescribedRun], overrides: Sequence[str]) -> None:
+    """Raise UsageError if an override suits the data of none of the runs, such as a root of drawn images."""
+    checkpoints = [run.checkpoint for run in runs if run.checkpoint is not None]
+    for override in overrides if checkpoints else ():
+        name = _argument(override)
+        if not any(_takes(checkpoint, name) for checkpoint in checkpoints):
+            raise UsageError(f"data_loading.{name}: the data of none of these runs have this setting; leave it out")
+
+
+def _argument(override: str) -> str:
+    """Return the name of an argument of the data set: `root` of `data_loading.root=DIR`."""
+    return override.lstrip("+~").partition("=")[0].removeprefix("data_loading.")
+
+
+def _takes(checkpoint: Checkpoint, name: str) -> bool:
+    return name in argument_names(DATA.locate(checkpoint.config.data_loading.target))
 
 
 def _test_set(

@@ -37,7 +37,7 @@ from cifar10.data.collection import Collection, of_data_set, of_photos, unreadab
 from cifar10.data.image_dataset import ImageDataset, Split
 from cifar10.data.stored_images import parts_of
 from cifar10.devices import choose_device
-from cifar10.errors import UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.files import make_output_folder, write_text
 from cifar10.images.decode import silence_pillow
 from cifar10.images.named_image import ImageSource
@@ -280,7 +280,9 @@ def _write(findings: Findings, summary: Mapping[str, Any], request: ExploreReque
 def _require_store(request: ExploreRequest) -> None:
     """Refuse `tracks` if the store is not available now: only runs of training can be recorded later."""
     tracking = request.config.tracking
-    if request.tracks and tracking.backend != "none":
+    if request.tracks and tracking.backend == "none":
+        raise UsageError("--track and tracking=none contradict each other; leave one out")
+    if request.tracks:
         try:
             probe(tracking.uri)
         except StoreError as error:

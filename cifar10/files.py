@@ -43,6 +43,8 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 yield file
                 file.flush()
                 os.fsync(file.fileno())
+            if path.is_dir():
+                raise UserError(f"{path} is a folder, and a file of this name is to be written; rename it")
             os.replace(temporary, path)
             sync_folder(path.parent)
     finally:

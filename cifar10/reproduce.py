@@ -28,6 +28,8 @@ from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.folder import SCORES
 from cifar10.runs.known_stores import unknown_settings
 from cifar10.runs.run_claims import (
+    ACCURACIES,
+    PLAIN,
     Difference,
     RunClaims,
     differences_here,
@@ -38,7 +40,7 @@ from cifar10.runs.run_claims import (
     used_gpu,
 )
 from cifar10.runs.stopwatch import Stopwatch
-from cifar10.runs.trained_data import load_trained_data, without_sources
+from cifar10.runs.trained_data import load_trained_data, moved_line, without_sources
 from cifar10.system.limits import num_cpus
 from cifar10.system.memory import keep_memory_warm
 from cifar10.system.signals import Stopped, if_stopped
@@ -77,6 +79,8 @@ def reproduce(
     if not claims.is_finished:
         line = command_line("train", resume=str(claims.checkpoint.path.parent))
         raise UsageError(f"{checkpoint_name} is not finished, so there is nothing to compare with; resume it: {line}")
+    if resume is not None and claims.folder is not None:
+        _refuse_itself(Path(config.models_dir) / resume, claims.folder)
     if contradictions := claims.contradictions():
         shown = "; ".join(contradictions[:3]) + (f"; and {len(contradictions) - 3} more" if contradictions[3:] else "")
         return _tell(
@@ -84,7 +88,7 @@ def reproduce(
         )
     keep_memory_warm()
     repeated = _repeated(claims, config, overrides, resume or _free_name(claims, checkpoint_name, config))
-    data = load_trained_data(claims.checkpoint, repeated.data_loading)
+    data = load_trained_data(claims.checkpoint, repeated.data_loading, moved_line("reproduce", checkpoint_name))
     if data.digest != claims.checkpoint.data_digest:
         then, now = claims.checkpoint.data_digest[:12], data.digest[:12]
         reason = (
@@ -99,7 +103,7 @@ def reproduce(
     folder = Path(repeated.models_dir) / str(repeated.run_name)
     kept = [word for word in overrides if not word.startswith(("run_name=", "models_dir="))]
     again = command_line("reproduce", checkpoint_name, *kept, resume=folder.name, models_dir=config.models_dir)
-    _train(repeated, data, folder, again, stopwatch)
+    _train(repeated, data, folder, again, stopwatch, is_resumed=resume is not None)
     with if_stopped(f"while the two runs were compared; repeat that with: {again}"):
         verdict, facts = _compare(claims, folder, data, differences)
     write_text(folder / VERDICT, f"{json.dumps({'of': checkpoint_name, **asdict(verdict), **facts}, indent=1)}\n")
@@ -112,6 +116,12 @@ def _tell(verdict: Verdict) -> bool:
 
 
 # -- the same training -------------------------------------------------------------------------------------------------
+
+
+def _refuse_itself(folder: Path, original: Path) -> None:
+    """Raise UsageError if a run is to be its own reproduction: its weights are the same in any case."""
+    if folder.is_dir() and folder.samefile(original):
+        raise UsageError(f"--resume={folder.name}: this is the run itself; leave out --resume to train it again")
 
 
 def _repeated(claims: RunClaims, config: Config, overrides: Sequence[str], name: str) -> Config:
@@ -212,7 +222,9 @@ def _announce(claims: RunClaims, name: str, differences: Sequence[Difference], r
         )
 
 
-def _train(config: Config, data: ImageDataset, folder: Path, again: str, stopwatch: Stopwatch | None) -> None:
+def _train(
+    config: Config, data: ImageDataset, folder: Path, again: str, stopwatch: Stopwatch | None, is_resumed: bool
+) -> None:
     """Train the run in `folder`, unless it is finished; `again` is the line to type if it is stopped."""
     if config.probe is not None:
         if not (folder / SCORES).is_file():
@@ -224,6 +236,10 @@ def _train(config: Config, data: ImageDataset, folder: Path, again: str, stopwat
         if (folder / LAST).is_file():
             stop.kept = f"and saved; go on with: {again}"
         raise
+    except UsageError as error:
+        if not is_resumed:
+            raise
+        raise UsageError(f"{error}\n--resume={folder.name}: if it is no reproduction, leave --resume out") from None
 
 
 # -- the comparison ----------------------------------------------------------------------------------------------------
@@ -235,8 +251,9 @@ def _compare(
     """Return the verdict, and the facts it rests on."""
     old, new = claims.checkpoint, _counterpart(claims.checkpoint, folder)
     is_same = old.weights_digest == new.weights_digest
-    now = float(read_scores(folder)["test/accuracy"])
-    then = now if is_same else _tested(old, data, folder)
+    again = {key: float(value) for key, value in read_scores(folder).items() if key in ACCURACIES}
+    measured = again if is_same else _tested(old, data, folder)
+    now, then = again[PLAIN], measured[PLAIN]
     siblings = seed_siblings(claims, _places(claims, folder))
     spread = spread_of(then, len(data.test), list(siblings.values()))
     same = "the same, bit by bit" if is_same else "others"
@@ -244,16 +261,24 @@ def _compare(
     print(f"accuracy  {then:.2%} then, {now:.2%} now, one view", flush=True)
     facts = {
         "weights": {"then": old.weights_digest, "now": new.weights_digest},
-        "accuracy": {"then": then, "recorded": claims.accuracy, "now": now},
+        "accuracy": {"then": then, "recorded": claims.accuracies.get(PLAIN), "now": now},
         "spread": asdict(spread),
         "differences": [asdict(difference) for difference in differences],
     }
-    if claims.accuracy is not None and old.path.name == BEST and abs(claims.accuracy - then) > _ROUNDING:
-        reason = f"its weights have an accuracy of {then:.2%}, and {SCORES} says {claims.accuracy:.2%}"
-        return Verdict(False, reason), facts
+    if old.path.name == BEST and (wrong := _wrong_accuracy(claims.accuracies, measured)):
+        return Verdict(False, wrong), facts
     if is_same:
         return Verdict(True, f"{folder} has the same weights, bit by bit"), facts
     return judge(then, now, spread, differences, first_other_epoch(claims.last.history, new.history)), facts
+
+
+def _wrong_accuracy(recorded: Mapping[str, float], measured: Mapping[str, float]) -> str | None:
+    """Return which recorded accuracy is not that of the recorded weights; None: none."""
+    for key, accuracy in recorded.items():
+        if key in measured and not abs(accuracy - measured[key]) <= _ROUNDING:  # NaN is wrong too
+            kind = "" if key == PLAIN else " with test-time augmentation"
+            return f"its weights have an accuracy of {measured[key]:.2%}{kind}, and {SCORES} says {accuracy:.2%}"
+    return None
 
 
 def _counterpart(old: Checkpoint, folder: Path) -> Checkpoint:
@@ -264,13 +289,13 @@ def _counterpart(old: Checkpoint, folder: Path) -> Checkpoint:
     return best if len(best.history) == len(old.history) else load_checkpoint(folder / LAST)
 
 
-def _tested(checkpoint: Checkpoint, data: ImageDataset, folder: Path) -> float:
-    """Return the accuracy of a checkpoint on the test images, one view."""
+def _tested(checkpoint: Checkpoint, data: ImageDataset, folder: Path) -> dict[str, float]:
+    """Return the accuracies of a checkpoint on the test images."""
     config = checkpoint.config
     quiet = config.model_copy(update={"tracking": config.tracking.model_copy(update={"tensorboard": False})})
     tester = Tester.of(dataclasses.replace(checkpoint, config=quiet), data, folder)
     scores: Mapping[str, float] = tester.answers(data.test, "test")[0]
-    return float(scores["test/accuracy"])
+    return {key: float(scores[key]) for key in ACCURACIES if key in scores}
 
 
 def _places(claims: RunClaims, folder: Path) -> list[Path]:

@@ -170,6 +170,10 @@ def _conclude(
 
 def _test(run: Path, data: ImageDataset) -> Metrics:
     """Return the scores of a trial's run on the test images."""
+    if not (run / BEST).is_file():
+        raise UserError(
+            f"--test: {run / BEST} is no longer there; restore the folder of this trial, or leave out --test"
+        )
     checkpoint = load_checkpoint(run / BEST)
     scores, _ = Tester.of(checkpoint, data, run).answers(data.test, "test")
     return scores

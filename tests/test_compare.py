@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from PIL import Image
 
 from cifar10.analysis.comparison import ComparedRun, Comparison, TestAnswers, TestImages, differing, sides_of
 from cifar10.analysis.comparison_report import ComparisonPage
@@ -93,6 +94,27 @@ def test_runs_with_other_test_images_are_compared_by_settings_and_curves_only(
     three = compare(["other", "a1", "a2"], Path("apart"))
     assert [run.answers is None for run in three.runs] == [True, False, False]
     assert "its test images or classes are others than those of a1" in capsys.readouterr().out
+
+
+@pytest.mark.usefixtures("in_folder")
+def test_the_root_of_moved_data_is_for_the_runs_that_have_one(capsys: pytest.CaptureFixture[str]) -> None:
+    for split in ("train", "val", "test"):
+        for name in ("a", "b"):
+            Path("photos", split, name).mkdir(parents=True)
+            for number in range(4):
+                pixels = np.full((16, 16, 3), 9 * number + len(split) + 100 * (name == "a"), np.uint8)
+                Image.fromarray(pixels).save(Path("photos", split, name, f"{number}.png"))
+    data = ("data_loading=folder", "data_loading.root=photos", "data_loading.image_size=16")
+    settings = [word for word in TINY if not word.startswith("data_loading")]
+    train(load_config([*settings, *data, "run_name=folder"]))
+    Path("photos").rename("moved")
+    compare(["a1", "folder"], Path("lost"))
+    advice = "there is no folder photos; if they have moved, add data_loading.root=DIR"
+    assert f"folder has no answers to compare: its data cannot be loaded: {advice}" in capsys.readouterr().out
+    compare(["a1", "folder"], Path("found"), ["data_loading.root=moved"])
+    assert "cannot be loaded" not in capsys.readouterr().out
+    with pytest.raises(UsageError, match=r"data_loading\.root: the data of none of these runs have this setting"):
+        compare(["a1", "a2"], Path("none"), ["data_loading.root=moved"])
 
 
 @pytest.mark.usefixtures("in_folder")

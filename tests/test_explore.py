@@ -2,6 +2,7 @@
 
 import csv
 import json
+import os
 import re
 import signal
 from pathlib import Path
@@ -114,6 +115,17 @@ def test_photos_without_classes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Mean image" in html and "Suspected labels" not in html
 
 
+def test_names_that_are_not_utf8_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
+    for number in range(3):
+        save(scene(number), f"photos/{number}.png")
+    Path(os.fsdecode(b"photos/caf\xe9.png")).write_bytes(Path("photos/0.png").read_bytes())
+    Path(os.fsdecode(b"photos/na\xefve.png")).touch()
+    explore(capsys, "--photos=photos", code=3)
+    assert "caf\\xe9.png" in [row["file"] for row in rows("explored/images.csv")]
+    assert {row["file"] for row in rows("explored/copies.csv")} == {"0.png", "caf\\xe9.png"}
+    assert [row["file"] for row in rows("explored/unreadable.csv")] == ["na\\xefve.png"]
+
+
 def test_published_data_keep_their_order_and_name_their_constants(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -172,6 +184,7 @@ def test_numbers_and_files_are_logged_if_asked(capsys: pytest.CaptureFixture[str
         (["--output=notes.txt"], "is a file; name a folder"),
         (["--checkpoint_name=nope"], "there is no checkpoint nope"),
         (["data_loading=cifar11"], "did you mean cifar10"),
+        (["data_loading=shapes", "--track", "tracking=none"], "--track and tracking=none contradict each other"),
         (["--most=0"], "must be a whole number, 1 or more"),
     ],
 )

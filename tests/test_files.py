@@ -40,6 +40,15 @@ def test_a_folder_that_is_not_there_is_told_without_advice_on_room(tmp_path: Pat
         write_text(tmp_path / "absent" / "a.txt", "x")
 
 
+def test_a_folder_in_place_of_the_file_is_told_and_kept(tmp_path: Path) -> None:
+    (tmp_path / "report.html").mkdir()
+    with pytest.raises(
+        UserError, match=r"report\.html is a folder, and a file of this name is to be written; rename it"
+    ):
+        write_text(tmp_path / "report.html", "x")
+    assert os.listdir(tmp_path) == ["report.html"] and (tmp_path / "report.html").is_dir()
+
+
 @pytest.mark.parametrize("has_links", [True, False])
 def test_a_second_name_has_the_same_content_and_stays_when_the_first_is_replaced(
     has_links: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -115,6 +115,11 @@ def edit_history(run: Path) -> None:
     (run / "history.csv").write_text("\n".join([lines[0], ",".join(row), *lines[2:]]))
 
 
+def add_epoch(run: Path) -> None:
+    text = (run / "history.csv").read_text()
+    (run / "history.csv").write_text(text + text.splitlines()[-1] + "\n")
+
+
 def edit_weights(run: Path) -> None:
     for name in ("best.ckpt", "last.ckpt"):
         raw = torch.load(run / name, weights_only=True)
@@ -132,6 +137,7 @@ def edit_weights(run: Path) -> None:
         (edit_epochs, "training.epochs is 3 in config.yaml, 2 in last.ckpt"),
         (edit_history, "train/loss of epoch 1 is 0.5 in history.csv"),
         (edit_weights, "weights_digest is "),
+        (add_epoch, "history.csv has 3 epochs, last.ckpt has 2"),
     ],
 )
 def test_files_that_contradict_each_other_are_found_without_training(
@@ -149,6 +155,27 @@ def test_an_accuracy_that_the_weights_do_not_have_is_found_out(run: Path, capsys
     (run / "scores.json").write_text(json.dumps({**facts, "test/accuracy": 0.97}))
     assert reproduce("a") == 1
     assert "and scores.json says 97.00%" in capsys.readouterr().out.splitlines()[-1]
+
+
+def test_an_augmented_accuracy_that_the_weights_do_not_have_is_found_out(
+    run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    facts = json.loads((run / "scores.json").read_text())
+    (run / "scores.json").write_text(json.dumps({**facts, "test/accuracy_tta": 0.97}))
+    assert reproduce("a") == 1
+    told = capsys.readouterr().out.splitlines()[-1]
+    assert "with test-time augmentation, and scores.json says 97.00%" in told
+
+
+def test_moved_data_are_told_with_the_line_to_type(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    def lose(entry: dict[str, Any]) -> None:
+        entry["config"]["data_loading"] = {"_target_": "cifar10.data.folder.folder", "root": "lost"}
+
+    change(run, lose)
+    (run / "config.yaml").unlink()
+    assert reproduce("a") == 2
+    line = "python commands.py reproduce data_loading.root=DIR --checkpoint_name=a"
+    assert f"if the data have moved: {line}" in capsys.readouterr().err
 
 
 def test_other_data_are_not_trained_on(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -256,6 +283,7 @@ def test_unfinished_runs_have_nothing_to_compare_with(run: Path, capsys: pytest.
         (["a", "seed=6"], "seed=6: a reproduction takes its settings from the run"),
         (["a", "--resume=b"], "there is no run models/b"),
         (["a", "run_name=a"], "already holds a run"),
+        (["a", "--resume=a"], "--resume=a: this is the run itself; leave out --resume"),
     ],
 )
 def test_wrong_lines_are_refused(words: list[str], told: str, run: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -267,7 +295,8 @@ def test_another_run_cannot_go_on_as_a_reproduction(run: Path, capsys: pytest.Ca
     shutil.copytree(run, "models/b")
     change(Path("models/b"), lambda entry: entry["config"].update(seed=6))
     assert reproduce("a", "--resume=b") == 2
-    assert "was begun with seed=6, not 5" in capsys.readouterr().err
+    told = capsys.readouterr().err
+    assert "was begun with seed=6, not 5" in told and "if it is no reproduction, leave --resume out" in told
 
 
 # -- parts -------------------------------------------------------------------------------------------------------------

@@ -84,6 +84,16 @@ def test_an_untested_run_is_tested_when_it_is_resumed(capsys: pytest.CaptureFixt
     assert "test/accuracy" in facts and facts["weights_digest"] == digest
 
 
+def test_the_best_trial_cannot_be_tested_without_its_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
+    words = [*SWEEP, "optimizer.lr=0.001,0.05"]
+    assert main(COMMANDS, "", words) == 0
+    for checkpoint in list(Path("models").rglob("best.ckpt")):
+        checkpoint.unlink()
+    assert main(COMMANDS, "", [*words, "--resume", "--test"]) == 1
+    told = capsys.readouterr().err
+    assert "best.ckpt is no longer there; restore the folder of this trial, or leave out --test" in told
+
+
 def test_failed_trials_are_marked_and_the_others_compared(capsys: pytest.CaptureFixture[str]) -> None:
     words = [*SWEEP, "optimizer.lr=0.001,1e30", "training.gradient_clip=null"]
     assert main(COMMANDS, "", words) == 3

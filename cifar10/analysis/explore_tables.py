@@ -20,8 +20,14 @@ def explore_tables(findings: Findings) -> dict[str, pd.DataFrame]:
         "suspected_labels.csv": _label_table(findings),
     }
     if findings.collection.unreadable:
-        tables["unreadable.csv"] = pd.DataFrame(findings.collection.unreadable, columns=["file", "reason"])
+        files = [(_storable(file), _storable(reason)) for file, reason in findings.collection.unreadable]
+        tables["unreadable.csv"] = pd.DataFrame(files, columns=["file", "reason"])
     return {name: table for name, table in tables.items() if table is not None}
+
+
+def _storable(name: str) -> str:
+    r"""Return a name as UTF-8 can hold it: bytes that are not UTF-8 as \xNN, as in the results of `infer`."""
+    return name.encode("utf-8", "surrogateescape").decode("utf-8", "backslashreplace")
 
 
 def _places(
@@ -37,7 +43,7 @@ def _places(
     if collection.class_names:
         columns[f"{prefix}class"] = [collection.class_of(image) for image in numbers]
     if any(split.files is not None for split in collection.splits.values()):
-        columns[f"{prefix}file"] = [collection.file(image) for image in numbers]
+        columns[f"{prefix}file"] = [None if file is None else _storable(file) for file in map(collection.file, numbers)]
     return columns
 
 

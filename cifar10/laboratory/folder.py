@@ -12,7 +12,6 @@ from typing import Any
 
 import yaml
 
-from cifar10.config.advice import command_line
 from cifar10.config.schema import Component, Config, PoolingConfig, flatten
 from cifar10.config.validation import validate
 from cifar10.errors import UsageError
@@ -91,8 +90,7 @@ def open_laboratory(config: Config, must_exist: bool) -> Laboratory:
     known = path / LABORATORY / _SETTINGS
     if not known.is_file():
         if must_exist:
-            again = command_line("compare_pooling", models_dir=config.models_dir, run_name=config.run_name)
-            raise UsageError(f"there is no comparison in {path} to resume; start it: {again}")
+            raise UsageError(f"there is no comparison in {path} to resume; begin it without --resume")
         if any((path / name).exists() for name in (BEST, SCORES)):
             raise UsageError(f"{path} holds a run, which is not changed; choose another run_name")
     claim = claim_existing(path)

@@ -23,9 +23,14 @@ from cifar10.runs.folder import CONFIG, HISTORY, SCORES, lasting_settings, read_
 from cifar10.runs.provenance import code_state, machine, versions
 from cifar10.runs.recorded_run import read_history
 from cifar10.types import Metrics
+from cifar10.wording import counted
 
 _IRRELEVANT_VERSIONS = ("python", "mlflow")  # for the weights
 _UNKNOWN = "not recorded"
+PLAIN = "test/accuracy"
+"""Score of a run: of one view."""
+ACCURACIES = (PLAIN, "test/accuracy_tta")
+"""Scores of a run: of one view, and with test-time augmentation."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,10 +80,10 @@ class RunClaims:
         return float(seconds) if isinstance(seconds, int | float) and math.isfinite(seconds) else None
 
     @property
-    def accuracy(self) -> float | None:
-        """The recorded accuracy on the test images, one view."""
-        accuracy = self.scores.get("test/accuracy")
-        return float(accuracy) if isinstance(accuracy, int | float) else None
+    def accuracies(self) -> dict[str, float]:
+        """The recorded accuracies on the test images: of one view, and with test-time augmentation."""
+        found = {key: self.scores.get(key) for key in ACCURACIES}
+        return {key: float(value) for key, value in found.items() if isinstance(value, int | float)}
 
     def contradictions(self) -> list[str]:
         """Return what the files of the run say differently, a line each."""
@@ -96,7 +101,8 @@ class RunClaims:
             epochs = written.training.epochs, self.last.config.training.epochs
             if epochs[0] != epochs[1]:
                 found.append(f"training.epochs is {epochs[0]} in {CONFIG}, {epochs[1]} in {self.last.path.name}")
-        found += _other_epochs(self.last, _written_history(self.folder), HISTORY)
+        history = _written_history(self.folder)
+        found += _other_epochs(self.last, history, HISTORY) or _other_number_of_epochs(self.last, history)
         return found + self._other_facts()
 
     def _other_facts(self) -> list[str]:
@@ -241,6 +247,13 @@ def _differences(name: str, one: Config, other_name: str, other: Config) -> list
         for key in sorted({*ours, *theirs})
         if ours.get(key) != theirs.get(key)
     ]
+
+
+def _other_number_of_epochs(checkpoint: Checkpoint, written: Sequence[Metrics]) -> list[str]:
+    """Return that a finished run has another number of epochs in `history.csv`; nothing if there is no such file."""
+    numbers = len(written), len(checkpoint.history)
+    is_other = bool(written) and checkpoint.path.name == LAST and numbers[0] != numbers[1]
+    return [f"{HISTORY} has {counted(numbers[0], 'epoch')}, {LAST} has {numbers[1]}"] if is_other else []
 
 
 def _other_epochs(checkpoint: Checkpoint, others: Sequence[Metrics], name: str) -> list[str]:

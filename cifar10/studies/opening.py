@@ -31,6 +31,8 @@ def open_storage(study: str, folder: Path, url: str, resume: bool) -> RDBStorage
         raise UsageError(f"there is no study {study} to resume: {path} is not there; begin it without --resume")
     storage = connect(url)
     if exists(storage, study) == resume:
+        if not resume:
+            _refuse_left_trials(folder)
         return storage
     if resume:
         raise UsageError(f"{shown_uri(url)} has no study {study} to resume; begin it without --resume")
@@ -38,3 +40,12 @@ def open_storage(study: str, folder: Path, url: str, resume: bool) -> RDBStorage
         f"the study {study} exists already in {shown_uri(url)}; go on with it: --resume, or choose another name: "
         "--study=NAME"
     )
+
+
+def _refuse_left_trials(folder: Path) -> None:
+    """Raise UsageError if a new study would take the runs of another one, whose database is lost, for its own."""
+    if left := sorted(folder.glob("trial-*/")):
+        raise UsageError(
+            f"{folder} holds {left[0].name} of a study that is not in the database; choose another name: --study=NAME, "
+            "or move the trials away"
+        )

@@ -19,6 +19,18 @@ def test_mcnemar_is_the_two_sided_binomial_test(ours: int, theirs: int) -> None:
     assert mcnemar(ours, theirs) == pytest.approx(min(1.0, 2 * tail))
 
 
+def test_a_class_of_few_images_does_not_differ_beyond_chance() -> None:
+    labels = np.repeat([0, 1], [4, 60])
+    ours, theirs = np.ones(64, bool), np.zeros(64, bool)
+    few, many = class_differences(([ours], [theirs]), labels, 2)
+    assert few is not None and many is not None
+    assert few.value == many.value == 1
+    assert not few.excludes_zero  # four coins fall to one side in one of eight cases
+    assert many.excludes_zero and many.low < many.high <= 1
+    [turned, _] = class_differences(([theirs], [ours]), labels, 2)
+    assert turned is not None and (turned.low, turned.high) == (-few.high, -few.low) and turned.low >= -1
+
+
 def test_networks_that_recognise_the_same_images_do_not_differ() -> None:
     [pair] = compare_networks({"a": right(60), "b": right(60)})
     assert (pair.both, pair.only_first, pair.only_second, pair.neither) == (60, 0, 0, 40)

@@ -81,7 +81,7 @@ def test_other_settings_are_refused_and_more_seeds_are_not() -> None:
 
 
 def test_a_folder_that_holds_something_else_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(UsageError, match="there is no comparison in models/small to resume; start it:"):
+    with pytest.raises(UsageError, match="there is no comparison in models/small to resume; begin it without --resume"):
         open_laboratory(config(), must_exist=True)
     (tmp_path / "models/small").mkdir(parents=True)
     (tmp_path / "models/small/best.ckpt").touch()

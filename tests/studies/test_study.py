@@ -300,6 +300,10 @@ def test_what_exists_needs_resume_and_what_does_not_must_not_have_it(study: Stud
     with pytest.raises(UsageError, match=r"there is no study study to resume: .* is not there"):
         open_storage("study", tmp_path, f"sqlite:///{tmp_path}/none.db", resume=True)
     assert not (tmp_path / "none.db").exists()
+    (tmp_path / "trial-0000").mkdir()
+    with pytest.raises(UsageError, match=r"holds trial-0000 of a study that is not in the database; .*--study=NAME"):
+        open_storage("other", tmp_path, url, resume=False)
+    assert open_storage("study", tmp_path, url, resume=True)
     (tmp_path / "best.ckpt").touch()
     with pytest.raises(UsageError, match="holds a run, which is not changed"):
         open_storage("study", tmp_path, url, resume=True)
