@@ -13,7 +13,7 @@ from typing import Any
 from cifar10.config.run_name import MLFLOW_RUN_ID
 from cifar10.config.schema import flatten
 from cifar10.errors import CheckpointError, UserError
-from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, name_of_run, resolve_checkpoint
+from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.folder import HISTORY
 from cifar10.runs.recorded_run import read_history
@@ -72,7 +72,7 @@ def describe_run(name: str) -> DescribedRun:
     is_of_run = file.name in (BEST, LAST)
     facts = read_scores(file.parent) if is_of_run else {}
     history = _longer(checkpoint.history, _history(file.parent / HISTORY) if is_of_run else [])
-    shown = name if name.startswith(("models:/", "runs:/")) else name_of_run(file.parent) if is_of_run else str(file)
+    shown = name if name.startswith(("models:/", "runs:/")) else file.parent.name if is_of_run else str(file)
     if file.name == LAST and (file.parent / BEST).is_file():
         shown = f"{shown} ({LAST})"
     scores = {
