@@ -160,7 +160,7 @@ def _shown(models: Path) -> str:
 def _downloaded(uri: str) -> Path:
     """Download `uri` from MLflow: a file, or a folder with one checkpoint. It is removed at exit."""
     from cifar10.config.mlflow_uri import absolute_uri, default_uri, shown_uri
-    from cifar10.runs.mlflow_store import StoreError, connect_for_reading, reason_of
+    from cifar10.runs.mlflow_store import StoreError, connect_for_reading, reason_of, using_store
 
     store = default_uri()
     try:
@@ -172,8 +172,8 @@ def _downloaded(uri: str) -> Path:
     try:
         import mlflow
 
-        mlflow.set_tracking_uri(absolute_uri(store))
-        local = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+        with using_store(absolute_uri(store)):
+            local = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
     except Exception as error:  # MLflow raises its own, requests', SQLAlchemy's and OSError
         raise CheckpointError(f"MLflow has no '{uri}' at {shown_uri(store)}: {reason_of(error)}") from None
     files = [local] if local.is_file() else sorted(local.rglob("*.ckpt"))

@@ -213,6 +213,27 @@ def connect(uri: str) -> "MlflowClient":
     return MlflowClient(tracking_uri=absolute_uri(uri))
 
 
+@contextlib.contextmanager
+def using_store(uri: str) -> Iterator[None]:
+    """Let functions of MLflow that take no address use the store at `uri`, an absolute one.
+
+    MLflow also writes it into the environment, where a later training would find it, so that is restored.
+    """
+    import mlflow
+
+    names = ("MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID", "MLFLOW_EXPERIMENT_NAME")
+    before = {name: os.environ.get(name) for name in names}
+    mlflow.set_tracking_uri(uri)
+    try:
+        yield
+    finally:
+        mlflow.set_tracking_uri(None)  # type: ignore[arg-type]  # MLflow's own way to forget it
+        for name, value in before.items():
+            os.environ.pop(name, None)
+            if value is not None:
+                os.environ[name] = value
+
+
 def _import_mlflow() -> None:
     """Import MLflow, with few retries and without its own messages."""
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")  # read when MLflow is imported

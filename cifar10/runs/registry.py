@@ -19,7 +19,7 @@ from cifar10.errors import UsageError, UserError
 from cifar10.files import link_or_copy
 from cifar10.runs.checkpoint_names import BEST
 from cifar10.runs.mlflow_places import artifacts_folder, mend_places
-from cifar10.runs.mlflow_store import StoreError, connect, find_experiment, locked, probe, reason_of
+from cifar10.runs.mlflow_store import StoreError, connect, find_experiment, locked, probe, reason_of, using_store
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -91,7 +91,8 @@ def register(checkpoint: "Checkpoint", exported: Path | None, target: Registered
     try:
         with locked(uri):
             client, experiment_id = _opened(uri, checkpoint.config.tracking.experiment)
-            number = _logged(client, experiment_id, checkpoint, exported, target.name)
+            with using_store(client.tracking_uri):
+                number = _logged(client, experiment_id, checkpoint, exported, target.name)
             if target.alias:
                 client.set_registered_model_alias(target.name, target.alias, number)
     except UserError:
@@ -125,7 +126,6 @@ def _logged(
     from mlflow.exceptions import MlflowException
     from mlflow.models import Model
 
-    mlflow.set_tracking_uri(client.tracking_uri)
     mlflow.set_experiment(experiment_id=experiment_id)
     run_id = _known_run(client, checkpoint.run_id)
     with tempfile.TemporaryDirectory(prefix="cifar10-") as scratch, warnings.catch_warnings():

@@ -144,6 +144,7 @@ def test_a_registered_checkpoint_is_found_by_its_alias(registered: Path, monkeyp
         found = cifar10.load(URI, engine=engine).provenance
         assert found["weights_digest"] == own["weights_digest"]
         assert found["engine"].startswith({"torch": "torch", "onnx": "onnxruntime"}[engine])
+    assert not {"MLFLOW_TRACKING_URI", "MLFLOW_EXPERIMENT_ID"} & set(os.environ)  # a later run goes to its own store
 
 
 @pytest.mark.slow
