@@ -24,7 +24,10 @@ from tests.tiny_run import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
 SWEEP = ("sweep", *TINY, "model.width=4", "--study=few")
-LONG = (*SWEEP, "data_loading.train_size=400", "training.epochs=25", "training.save_every_seconds=null")
+LONG = (
+    *SWEEP,
+    *("data_loading.train_size=400", "training.epochs=25", "training.save_every_seconds=null", "training.threads=1"),
+)
 
 
 @pytest.fixture(autouse=True)
@@ -166,7 +169,7 @@ def attempts() -> list[optuna.trial.FrozenTrial]:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_killed_sweep_loses_no_trial_and_goes_on_within_it() -> None:
     words = [*LONG, "optimizer.lr=0.001,0.002,0.003"]
     killed = started(*words)
@@ -185,7 +188,7 @@ def test_a_killed_sweep_loses_no_trial_and_goes_on_within_it() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_a_stopped_sweep_says_how_it_goes_on_and_does() -> None:
     words = [*LONG, "optimizer.lr=0.001,0.002"]
     stopped = started(*words)
@@ -203,7 +206,7 @@ def test_a_stopped_sweep_says_how_it_goes_on_and_does() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_two_processes_share_a_study() -> None:
     words = [*LONG, "optimizer.lr=range(1,9)", "optimizer.weight_decay=0.0"]
     first = started(*words)
@@ -220,7 +223,7 @@ def test_two_processes_share_a_study() -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(900)
 def test_trials_are_children_of_the_study_in_mlflow(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("MLFLOW_DISABLE_TELEMETRY", "true")
     words = [word for word in SWEEP if word != "tracking=none"]
