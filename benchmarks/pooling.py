@@ -76,7 +76,8 @@ def run_ours(arguments: argparse.Namespace, scratch: Path, found: list[dict[str,
     records = [json.loads(record.read_text()) for record in folder.glob("*/run.json")]
     opened = min(record["started"] for record in records) / 1000
     ended = max(record["ended"] for record in records) / 1000
-    results = json.loads((folder / "results.json").read_text())
+    text = (folder / "results.json").read_text()
+    results = json.loads(text.replace(f"{folder.parent.parent}/", ""))  # of this machine, and temporary
     of_runs = sum(json.loads(scores.read_text())["cpu_seconds"] for scores in folder.glob("*/scores.json"))
     seconds = {
         "wall_seconds": spent["wall_seconds"],
