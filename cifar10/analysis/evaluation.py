@@ -105,7 +105,7 @@ def averages(classes: Sequence[ClassScore], is_weighted: bool) -> Averages:
 
 @dataclass(frozen=True)
 class FittedTemperature:
-    """The number that logits are divided by, and what it is worth."""
+    """The fitted temperature, with calibration error and cross-entropy of the scaled probabilities."""
 
     value: float
     """The smaller the cross-entropy, the better; 1 changes nothing."""

@@ -223,7 +223,7 @@ def _honest(found: Evaluation) -> list[Part]:
         for score in found.honest
     ]
     text = (
-        "What others found out about these images, and what it does to the accuracy. Near-duplicates of training "
+        "Accuracy with published findings about these images taken into account. Near-duplicates of training "
         "images test memory; a rejected label counts a right answer as wrong."
     )
     parts: list[Part] = [

@@ -49,7 +49,7 @@ class Findings:
 
 @dataclass(frozen=True)
 class HonestScore:
-    """An accuracy, and what it is the accuracy of."""
+    """Accuracy on a subset of the test images."""
 
     name: str
     num_images: int

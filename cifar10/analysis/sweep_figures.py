@@ -46,9 +46,7 @@ def history(results: SweepResults) -> Figure:
         axes.plot([], [], color=_QUIET, linewidth=0.8, linestyle=":", label="failed")
     _ring(axes, results, lambda trial: float(trial.number))
     axes.set_xlabel("trial")
-    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
-    _label_scores(axes, results)
-    axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
+    _finish(axes, results)
     return figure
 
 
@@ -75,10 +73,15 @@ def learning_curves(results: SweepResults) -> Figure:
     if results.of_state("pruned"):
         axes.plot([], [], color=_QUIET, linestyle="--", marker="x", label="stopped early")
     axes.set_xlabel("epoch")
+    _finish(axes, results)
+    return figure
+
+
+def _finish(axes: Axes, results: SweepResults) -> None:
+    """Label the scores, put whole numbers along the x-axis, and the legend beside the axes."""
     axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
     _label_scores(axes, results)
     axes.legend(frameon=False, fontsize=9, loc="center left", bbox_to_anchor=(1.0, 0.5))
-    return figure
 
 
 def importance(results: SweepResults) -> Figure:

@@ -3,6 +3,9 @@
 from pathlib import Path
 from typing import Any
 
+from cifar10.errors import UsageError
+from cifar10.suggest import did_you_mean
+
 PROJECT = Path(__file__).resolve().parents[2]
 """The folder of `commands.py`. `data`, `models` and `mlruns` are created in the current folder, usually this one."""
 CONF = PROJECT / "conf"
@@ -25,6 +28,26 @@ def options(group: str) -> list[str]:
     """Return the names of the options of `group`, sorted."""
     files = (CONF / group).rglob("*.yaml")
     return sorted(file.relative_to(CONF / group).with_suffix("").as_posix() for file in files)
+
+
+def option_file(group: str, name: str, kind: str) -> Path:
+    """Return the file of an option of `group`; or `name` itself, if it is the path of a YAML file.
+
+    Args:
+        group: A folder of `conf/`.
+        name: As typed.
+        kind: What an option of the group is called in a message.
+
+    Raises:
+        UsageError: There is no such option.
+    """
+    if name.endswith((".yaml", ".yml")):
+        return Path(name)
+    known = options(group)
+    if name not in known:
+        advice = did_you_mean(name, known) or f"; choose {', '.join(known)}, or name a YAML file: {group}=FILE.yaml"
+        raise UsageError(f"{group}={name}: there is no such {kind}{advice}")
+    return CONF / group / f"{name}.yaml"
 
 
 def top_settings() -> dict[str, Any]:

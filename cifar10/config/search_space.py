@@ -7,7 +7,6 @@ values; several of them make a grid, in which each combination is tried once.
 import itertools
 import math
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Annotated, Any, Literal
 
 from hydra.core.override_parser.types import Override
@@ -23,7 +22,6 @@ from cifar10.config.overrides import parsed_list
 from cifar10.config.schema import Section
 from cifar10.config.validation import problems_of, validate
 from cifar10.errors import UsageError, first_line
-from cifar10.suggest import did_you_mean
 
 Value = bool | int | float | str | list[Any] | None
 """Of a setting: a number, text, true, false, null, or a list."""
@@ -121,12 +119,7 @@ def read_space(name: str) -> SearchSpace:
     Raises:
         UsageError: It does not exist or is not valid.
     """
-    is_path = name.endswith((".yaml", ".yml"))
-    file = Path(name) if is_path else conf_folder.CONF / "sweep" / f"{name}.yaml"
-    known = conf_folder.options("sweep")
-    if not is_path and name not in known:
-        advice = did_you_mean(name, known) or f"; choose {', '.join(known)}, or name a YAML file: sweep=FILE.yaml"
-        raise UsageError(f"sweep={name}: there is no such search space{advice}")
+    file = conf_folder.option_file("sweep", name, "search space")
     values: Any = None
     try:
         values = OmegaConf.to_container(OmegaConf.load(file))  # numbers such as 1e-3 as in the other files

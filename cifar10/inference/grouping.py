@@ -7,7 +7,6 @@ import re
 from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Annotated, Any
 
 import numpy as np
@@ -125,12 +124,7 @@ def read_grouping(name: str, threshold: str | None = None) -> Grouping:
     Raises:
         UsageError: It does not exist or is not valid.
     """
-    is_path = name.endswith((".yaml", ".yml"))
-    file = Path(name) if is_path else conf_folder.CONF / "grouping" / f"{name}.yaml"
-    known = conf_folder.options("grouping")
-    if not is_path and name not in known:
-        advice = did_you_mean(name, known) or f"; choose {', '.join(known)}, or name a YAML file: grouping=FILE.yaml"
-        raise UsageError(f"grouping={name}: there is no such grouping{advice}")
+    file = conf_folder.option_file("grouping", name, "grouping")
     number = None if threshold is None else _number(threshold)
     try:
         values = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # a safe loader
