@@ -49,6 +49,7 @@ SPLITS = {"train": "train", "val": "validation", "test": "test"}
 REPORT, NUMBERS = "report.html", "report.json"
 _MOST_OTHERS = 2500  # training images to compare with, and validation images to fit the temperature on
 _NUM_ERRORS = 24
+_FOLDERS = {"test": "evaluation", "train": "evaluation-train", "val": "evaluation-val"}
 
 
 def evaluate(
@@ -67,7 +68,7 @@ def evaluate(
     Args:
         checkpoint_name: As for `resolve_checkpoint`.
         output: Folder for `evaluation.json`, `confusion.csv`, `confusion.png`, `report.html` and `report.json`; None:
-            `evaluation` beside the checkpoint.
+            beside the checkpoint, `evaluation`, and for another split than test `evaluation-train` or `evaluation-val`.
         overrides: Where the data are now, as for `relocated`.
         split: One of `SPLITS`.
         engine: The name of a file in `conf/engine/`, which computes; None: the network as in its training.
@@ -81,7 +82,7 @@ def evaluate(
             written.
     """
     checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
-    folder = Path(output) if output else checkpoint.path.parent / "evaluation"
+    folder = Path(output) if output else checkpoint.path.parent / _FOLDERS[split]
     if report:
         make_output_folder(folder)
     keep_memory_warm()
@@ -100,33 +101,27 @@ def evaluate(
     values = {name: finite_or_none(value) for name, value in scores.items()}
     shown = json.dumps({**values, **facts}, indent=2, allow_nan=False)
     print(shown)
-    if not report:
-        return scores
-    write_text(folder / "evaluation.json", f"{shown}\n")
-    write_text(folder / "confusion.csv", _confusion_table(answers))
-    save_figures([], answers.score.confusion, data.class_names, folder)
-    trained, held_out = _others(tester, data, split)
-    calibration = calibrate(answers, held_out, trained, split)
-    found = Evaluation(
-        name=name_of_run(checkpoint.path.parent),
-        split=split,
-        tta=checkpoint.tta,
-        answers=answers,
-        trained=trained,
-        num_trained=len(data.train),
-        calibration=calibration,
-        errors=_worst_errors(checkpoint, measured, answers),
-        corruptions=_under_corruptions(checkpoint, measured, corruptions, engine or "torch"),
-        honest=honest_scores(answers.augmented, answers.labels, findings) if findings else (),
-        people=_against_people(answers, findings, calibration.temperature),
-        origin=_origin(facts),
-    )
-    numbers = json.dumps({**facts, "split": split, **found.numbers()}, indent=1, allow_nan=False)
-    write_text(folder / NUMBERS, f"{numbers}\n")
-    make_report(found).write(folder / REPORT)
-    added = add_to_run(checkpoint, _metrics(found, scores), [folder / REPORT, folder / NUMBERS], "evaluation")
-    recorded = "; recorded in MLflow" if added else ""
-    print(f"written to {folder}: {REPORT}, {NUMBERS}, evaluation.json, confusion.csv{recorded}", file=sys.stderr)
+    if report:
+        write_text(folder / "evaluation.json", f"{shown}\n")
+        write_text(folder / "confusion.csv", _confusion_table(answers))
+        save_figures([], answers.score.confusion, data.class_names, folder)
+        trained, held_out = _others(tester, data, split)
+        calibration = calibrate(answers, held_out, trained, split)
+        found = Evaluation(
+            name=name_of_run(checkpoint.path.parent),
+            split=split,
+            tta=checkpoint.tta,
+            answers=answers,
+            trained=trained,
+            num_trained=len(data.train),
+            calibration=calibration,
+            errors=_worst_errors(checkpoint, measured, answers),
+            corruptions=_under_corruptions(checkpoint, measured, corruptions, engine or "torch"),
+            honest=honest_scores(answers.augmented, answers.labels, findings) if findings else (),
+            people=_against_people(answers, findings, calibration.temperature),
+            origin=_origin(facts),
+        )
+        _write_report(found, facts, scores, checkpoint, folder)
     return scores
 
 
@@ -216,6 +211,18 @@ def _under_corruptions(
                     progress.update(len(images))
                 accuracies[kind].append(float(np.mean(np.concatenate(parts) == labels)))
     return accuracies
+
+
+def _write_report(
+    found: Evaluation, facts: Mapping[str, Any], scores: Metrics, checkpoint: Checkpoint, folder: Path
+) -> None:
+    numbers = json.dumps({**facts, "split": found.split, **found.numbers()}, indent=1, allow_nan=False)
+    write_text(folder / NUMBERS, f"{numbers}\n")
+    make_report(found).write(folder / REPORT)
+    place = _FOLDERS[found.split]
+    added = add_to_run(checkpoint, _metrics(found, scores), [folder / REPORT, folder / NUMBERS], place)
+    recorded = "; recorded in MLflow" if added else ""
+    print(f"written to {folder}: {REPORT}, {NUMBERS}, evaluation.json, confusion.csv{recorded}", file=sys.stderr)
 
 
 def _against_people(

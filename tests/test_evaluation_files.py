@@ -64,20 +64,21 @@ def test_other_splits_have_names_of_their_own_and_an_empty_one_is_refused() -> N
     assert set(evaluate("a", split="val")) == {
         f"val/{name}" for name in ("accuracy", "loss", "accuracy_tta", "loss_tta")
     }
-    found = numbers()
+    found = numbers("models/a/evaluation-val")
     assert (found["split"], found["num_images"]) == ("val", 20)
     assert found["calibration"]["temperature"]["is_cross_fitted"]
     assert set(evaluate("a", split="train")) == {f"train/{x}" for x in ("accuracy", "loss", "accuracy_tta", "loss_tta")}
-    found = numbers()
+    found = numbers("models/a/evaluation-train")
     assert found["num_images"] == 60 and "train" not in found
     assert found["calibration"]["temperature"]["fitted_on"] == "val"
+    assert not Path("models/a/evaluation").exists()  # which is for the test split
     train(
         load_config([*TINY, "model.width=4", "run_name=b", "data_loading.validation_size=0", "training.monitor=null"])
     )
     with pytest.raises(UsageError, match="has no validation images in this run; choose --split=train, --split=test"):
         evaluate("b", split="val")
     evaluate("b", split="train")
-    assert numbers("models/b/evaluation")["calibration"]["temperature"] is None
+    assert numbers("models/b/evaluation-train")["calibration"]["temperature"] is None
 
 
 def test_folders_with_one_test_image_and_classes_without_any_have_a_report() -> None:

@@ -115,6 +115,13 @@ def test_photos_without_classes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Mean image" in html and "Suspected labels" not in html
 
 
+def test_photos_of_which_none_can_be_read_are_refused_with_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("photos").mkdir()
+    Path("photos/empty.jpg").touch()
+    assert main(COMMANDS, "", ["explore", "--photos=photos"]) == 1
+    assert "none of the images (1) can be read, such as empty.jpg: the file is empty" in capsys.readouterr().err
+
+
 def test_names_that_are_not_utf8_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(3):
         save(scene(number), f"photos/{number}.png")

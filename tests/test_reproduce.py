@@ -2,6 +2,7 @@
 
 import dataclasses
 import json
+import math
 import os
 import shutil
 import signal
@@ -17,8 +18,9 @@ from cifar10.analysis.reproduction import judge
 from cifar10.analysis.score_spread import ScoreSpread
 from cifar10.cli.command_line import main
 from cifar10.config.compose import load_config
+from cifar10.reproduce import _wrong_accuracy
 from cifar10.runs.checkpoints import load_checkpoint
-from cifar10.runs.run_claims import Difference, RunClaims, first_other_epoch, seed_siblings
+from cifar10.runs.run_claims import PLAIN, Difference, RunClaims, first_other_epoch, seed_siblings
 from cifar10.system.signals import Stopped
 from cifar10.train import train
 from commands import COMMANDS
@@ -165,6 +167,14 @@ def test_an_augmented_accuracy_that_the_weights_do_not_have_is_found_out(
     assert reproduce("a") == 1
     told = capsys.readouterr().out.splitlines()[-1]
     assert "with test-time augmentation, and scores.json says 97.00%" in told
+
+
+def test_a_recorded_accuracy_must_be_exact_unless_the_machine_is_another_one() -> None:
+    assert _wrong_accuracy({PLAIN: 0.88}, {PLAIN: 0.88}, tolerance=0.0) is None
+    wrong = "its weights have an accuracy of 88.00%, and scores.json says 89.00%"
+    assert _wrong_accuracy({PLAIN: 0.89}, {PLAIN: 0.88}, tolerance=0.0) == wrong
+    assert _wrong_accuracy({PLAIN: 0.89}, {PLAIN: 0.88}, tolerance=1 / 100) is None
+    assert _wrong_accuracy({PLAIN: math.nan}, {PLAIN: 0.88}, tolerance=1 / 100)
 
 
 def test_moved_data_are_told_with_the_line_to_type(run: Path, capsys: pytest.CaptureFixture[str]) -> None:

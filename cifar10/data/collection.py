@@ -15,6 +15,7 @@ from torch import Tensor
 from tqdm import tqdm
 
 from cifar10.data.class_folders import find_classes, find_splits, labelled_files
+from cifar10.data.class_names import printable
 from cifar10.data.duplicates import pixel_digests
 from cifar10.data.image_dataset import DataError, ImageDataset, Split
 from cifar10.data.stored_images import parts_of
@@ -157,7 +158,10 @@ def of_photos(source: ImageSource, image_size: int) -> Collection:
         files += [image.source.name for image in readable]
         sizes += [image.num_pixels for image in readable]
     if not files:
-        raise DataError(f"{source.given}: none of the images ({len(unreadable):,}) can be read")
+        name, reason = unreadable[0]
+        raise DataError(
+            f"{source.given}: none of the images ({len(unreadable):,}) can be read, such as {printable(name)}: {reason}"
+        )
     labels = torch.full((len(files),), UNLABELLED)
     split = Split(torch.cat(batches).contiguous(), labels, tuple(files))
     return Collection(source.given, (), {"images": split}, tuple(unreadable), num_pixels=np.array(sizes))

@@ -86,6 +86,10 @@ def _probe(path: Path) -> None:
     except sqlite3.Error as error:
         if "locked" in str(error):
             raise UserError(f"the study's database {path} is locked by another program; end it, or wait") from None
+        if "malformed" in str(error):
+            raise UserError(
+                f"the study's database {path} is damaged ({error}); restore a copy, or begin anew: --study=NAME"
+            ) from None
         what = "is no database" if "not a database" in str(error) else "cannot be written"
         raise UserError(f"{path} {what} ({error}); choose another: --storage=sqlite:///FILE") from None
 

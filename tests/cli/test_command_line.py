@@ -276,7 +276,7 @@ def test_the_help_of_a_command_explains_each_of_its_flags_within_the_width_of_a_
 
 
 def test_the_choices_of_infer_are_those_of_its_entry_point() -> None:
-    hints = get_type_hints(commands.infer)
+    hints = get_type_hints(commands.COMMANDS["infer"])
     assert set(get_args(get_args(hints["tta"])[0])) == set(get_args(TTAMode))
     assert set(get_args(get_args(hints["format"])[0])) == set(get_args(Format))
 

@@ -339,6 +339,11 @@ def test_files_that_are_locked_damaged_or_not_writable_are_refused(
     (tmp_path / "text.db").write_text("no database, but a text of some length" * 100)
     with pytest.raises(UserError, match=r"text\.db is no database"):
         connect(f"sqlite:///{tmp_path}/text.db")
+    connect(f"sqlite:///{tmp_path}/cut.db")
+    with (tmp_path / "cut.db").open("r+b") as file:
+        file.truncate(5000)
+    with pytest.raises(UserError, match=r"cut\.db is damaged .*; restore a copy, or begin anew: --study=NAME"):
+        connect(f"sqlite:///{tmp_path}/cut.db")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         connect(f"sqlite:///{tmp_path}/file/study.db")
