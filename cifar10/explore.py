@@ -27,7 +27,6 @@ from cifar10.analysis.embeddings import embedder_of
 from cifar10.analysis.explore_report import Findings, explore_report, is_across
 from cifar10.analysis.explore_tables import explore_tables
 from cifar10.analysis.label_issues import LabelIssues, find_label_issues
-from cifar10.analysis.linear_probe import fit_linear_head
 from cifar10.analysis.near_duplicates import RankedPairs, exact_copies, rank_near_duplicates
 from cifar10.config.build import build
 from cifar10.config.schema import Component, Config
@@ -41,7 +40,6 @@ from cifar10.errors import UsageError, UserError
 from cifar10.files import make_output_folder, write_text
 from cifar10.images.decode import silence_pillow
 from cifar10.images.named_image import ImageSource
-from cifar10.inference.pretrained import pretrained_checkpoint
 from cifar10.networks.normalize import channel_counts
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
@@ -52,7 +50,7 @@ from cifar10.system.memory import keep_memory_warm
 from cifar10.system.signals import if_stopped
 from cifar10.system.streams import print_message
 from cifar10.trainer import prepare_cpu
-from cifar10.training.out_of_fold import assign_folds, out_of_fold_probabilities
+from cifar10.training.out_of_fold import out_of_fold_probabilities, probed_out_of_fold
 
 _FOLDS = 4
 _MOST_COMPARED = 300_000  # images; comparing takes 25 times as long as for 60,000
@@ -209,30 +207,8 @@ def _require_labels(request: ExploreRequest, collection: Collection) -> None:
 def _label_issues(config: Config, collection: Collection) -> LabelIssues:
     images = torch.cat([split.images[:] for split in collection.splits.values()])
     pool = Split(images, torch.from_numpy(collection.labels))
-    judge = out_of_fold_probabilities if config.probe is None else _probed_probabilities
+    judge = out_of_fold_probabilities if config.probe is None else probed_out_of_fold
     return find_label_issues(collection.labels, judge(config, pool, collection.class_names, _FOLDS))
-
-
-def _probed_probabilities(
-    config: Config, pool: Split, class_names: tuple[str, ...], num_folds: int
-) -> NDArray[np.float32]:
-    """Return out-of-fold probabilities, (N, K), of linear classifiers on the embeddings of a pretrained network."""
-    assert config.probe is not None
-    cache = Path(config.probe.cache) if config.probe.cache else None
-    initial = (
-        pretrained_checkpoint(config.model)
-        if config.weights is None
-        else load_checkpoint(resolve_checkpoint(config.weights, config.models_dir))
-    )
-    embeddings = embedder_of(initial, choose_device("auto"), cache).embeddings(pool.images, "images")
-    labels = pool.labels.numpy()
-    folds = assign_folds(labels, num_folds, config.seed)
-    logits = np.empty((len(labels), len(class_names)), np.float32)
-    for fold in range(num_folds):
-        kept = folds != fold
-        head = fit_linear_head(embeddings[kept], labels[kept], config.probe.strengths, config.probe.folds, config.seed)
-        logits[~kept] = head.logits(embeddings[~kept])
-    return torch.from_numpy(logits).softmax(dim=1).numpy()
 
 
 # -- files -------------------------------------------------------------------------------------------------------------

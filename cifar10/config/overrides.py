@@ -36,6 +36,9 @@ _PRETRAINED = re.compile(rf"\+?model=([\w.]+){IMAGENET}", re.ASCII)
 _OPTIONS_OF_PACKAGES = {"torchvision": "imagenet", "timm": "timm"}
 """Package -> the file of conf/model/ for its classifiers. Of a name that both have, it is torchvision's."""
 
+_OTHER_PLACES = {"training.tensorboard": "tracking.tensorboard"}
+"""Key where a setting may be looked for as well -> its key."""
+
 _TYPEWRITER = str.maketrans(
     {**dict.fromkeys("“”„‟«»″", '"'), **dict.fromkeys("‘’‚‛′", "'"), **dict.fromkeys("‐‑‒–—−", "-")}
 )
@@ -52,7 +55,7 @@ def parse_overrides(lines: Sequence[str]) -> tuple[list[Override], list[Problem]
         return [], [
             Problem("", f"{given}, at most {_MOST_LINES} of {_LONGEST_IN_ALL:,}; put them into a file of conf/")
         ]
-    read = [_read(line) for given in lines for line in _with_weights(given)]
+    read = [_read(line) for given in lines for line in _spelled_out(given)]
     overrides = [override for override in read if isinstance(override, Override)]
     counts = Counter(override.key_or_group for override in overrides if is_choice(override))
     problems = [problem for problem in read if isinstance(problem, Problem)]
@@ -95,11 +98,15 @@ def parsed_list(line: str, lists_only: bool = True) -> Override | None:
     return override if override is not None and (override.is_sweep_override() or not lists_only) else None
 
 
-def _with_weights(line: str) -> list[str]:
-    """Return `line`, or for model=NAME_imagenet the overrides that it is short for.
+def _spelled_out(line: str) -> list[str]:
+    """Return `line`, or the overrides that it stands for.
 
-    They choose the classifier NAME of torchvision, or of timm where torchvision has none of that name.
+    Those of model=NAME_imagenet choose the classifier NAME of torchvision, or of timm where torchvision has none of
+    that name.
     """
+    key, equals, value = line.partition("=")
+    if key.strip() in _OTHER_PLACES:
+        return [f"{_OTHER_PLACES[key.strip()]}{equals}{value}"]
     pretrained = _PRETRAINED.fullmatch(line.strip())
     if pretrained is None or f"{pretrained[1]}{IMAGENET}" in options("model"):
         return [line]

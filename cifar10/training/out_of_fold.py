@@ -14,9 +14,15 @@ from pytorch_lightning.callbacks import Checkpoint
 from torch import nn
 from tqdm import tqdm
 
+from cifar10.analysis.embeddings import embedder_of
+from cifar10.analysis.linear_probe import fit_linear_head
 from cifar10.config.schema import Config
 from cifar10.data.image_dataset import ImageDataset, Split
+from cifar10.devices import choose_device
+from cifar10.inference.pretrained import pretrained_checkpoint
 from cifar10.model import Classifier
+from cifar10.runs.checkpoint_names import resolve_checkpoint
+from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.system.streams import print_message
 from cifar10.trainer import make_trainer, resolve_precision
 from cifar10.training.data_module import InMemoryDataModule
@@ -79,6 +85,31 @@ def out_of_fold_probabilities(
         network = _trained(config, data)
         probabilities[left_out.numpy()] = _probabilities(network, pool, left_out, config)
     return probabilities
+
+
+def probed_out_of_fold(
+    config: Config, pool: Split, class_names: tuple[str, ...], num_folds: int
+) -> NDArray[np.float32]:
+    """Do the same with linear classifiers on the embeddings of a pretrained network, which take seconds.
+
+    Args and Returns: as for `out_of_fold_probabilities`; `config` has a section `probe`.
+    """
+    assert config.probe is not None
+    cache = Path(config.probe.cache) if config.probe.cache else None
+    initial = (
+        pretrained_checkpoint(config.model)
+        if config.weights is None
+        else load_checkpoint(resolve_checkpoint(config.weights, config.models_dir))
+    )
+    embeddings = embedder_of(initial, choose_device("auto"), cache).embeddings(pool.images, "images")
+    labels = pool.labels.numpy()
+    folds = assign_folds(labels, num_folds, config.seed)
+    logits = np.empty((len(labels), len(class_names)), np.float32)
+    for fold in range(num_folds):
+        kept = folds != fold
+        head = fit_linear_head(embeddings[kept], labels[kept], config.probe.strengths, config.probe.folds, config.seed)
+        logits[~kept] = head.logits(embeddings[~kept])
+    return torch.from_numpy(logits).softmax(dim=1).numpy()
 
 
 def _trained(config: Config, data: ImageDataset) -> nn.Module:

@@ -116,7 +116,7 @@ def test_a_failing_part_is_reported_once_and_the_curves_go_on(
         raise RuntimeError("no such operator\nand more")
 
     monkeypatch.setattr(SummaryWriter, broken, fail)
-    run("part", "tracking.tensorboard=true")
+    run("part", "training.tensorboard=true")  # another name of the setting
     what = "graph" if broken == "add_graph" else "pictures and embeddings"
     err = capsys.readouterr().err
     assert f"warning: TensorBoard's {what} cannot be written (RuntimeError: no such operator)\n" in err
