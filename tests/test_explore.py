@@ -119,7 +119,7 @@ def test_photos_of_which_none_can_be_read_are_refused_with_a_reason(capsys: pyte
     Path("photos").mkdir()
     Path("photos/empty.jpg").touch()
     assert main(COMMANDS, "", ["explore", "--photos=photos"]) == 1
-    assert "none of the images (1) can be read, such as empty.jpg: the file is empty" in capsys.readouterr().err
+    assert "none of the images (1) can be read, such as empty.jpg: empty file" in capsys.readouterr().err
 
 
 def test_names_that_are_not_utf8_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:

@@ -45,17 +45,15 @@ def align(first: Tensor, second: Tensor) -> Alignment:
         first: Brightness in 0..255, float32 (P, H, H).
         second: Those to put over them, (P, H, H); mirror them before, if they are mirror images.
     """
-    similarities, maps = [], []
+    similarities, maps = torch.empty(len(first)), torch.empty(len(first), 6)
     with tqdm(total=len(first), desc="aligning", unit=" pairs", disable=None, leave=False) as bar:
-        for one, other in zip(first.split(_AT_ONCE), second.split(_AT_ONCE), strict=True):
-            a, b = one.unsqueeze(1), other.unsqueeze(1)
-            found = _find_maps(a, b)
-            maps.append(found)
-            similarities.append(_similarity(a, b, found))
-            bar.update(len(one))
-    if not maps:
-        return Alignment(torch.empty(0), torch.empty(0, 6))
-    return Alignment(torch.cat(similarities), torch.cat(maps))
+        for start in range(0, len(first), _AT_ONCE):
+            part = slice(start, start + _AT_ONCE)
+            a, b = first[part].unsqueeze(1), second[part].unsqueeze(1)
+            maps[part] = _find_maps(a, b)
+            similarities[part] = _similarity(a, b, maps[part])
+            bar.update(len(a))
+    return Alignment(similarities, maps)
 
 
 def _find_maps(a: Tensor, b: Tensor) -> Tensor:  # (P, 1, H, H) twice -> (P, 6)

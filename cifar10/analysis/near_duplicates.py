@@ -152,18 +152,18 @@ def _coded(indices: Tensor, is_mirrored: bool) -> Tensor:  # (N, k) -> (N * k,)
 
 
 def _stand_out(pairs: Tensor, descriptors: Sequence[Descriptor], levels: Sequence[Tensor]) -> Tensor:  # (P,)
-    parts = []
-    for first, second, mirrored in (part.unbind(1) for part in pairs.split(_AT_ONCE)):
-        total = torch.zeros(len(first))
+    stand_out = torch.zeros(len(pairs))  # filled in place: small results between large blocks would pin those in memory
+    for start in range(0, len(pairs), _AT_ONCE):
+        part = slice(start, start + _AT_ONCE)
+        first, second, mirrored = pairs[part].unbind(1)
         for descriptor, level in zip(descriptors, levels, strict=True):
             one = descriptor.vectors[first]
             if descriptor.mirrored is not None:
                 one = torch.where(mirrored.bool()[:, None], descriptor.mirrored[first], one)
             distance = (1 - (one * descriptor.vectors[second]).sum(dim=1)).clamp(min=0)
             usual = (level[first] * level[second]).clamp(min=0).sqrt()
-            total += ((usual + _FLOOR) / (distance + _FLOOR)).log()
-        parts.append(total)
-    return torch.cat(parts)
+            stand_out[part] += ((usual + _FLOOR) / (distance + _FLOOR)).log()
+    return stand_out
 
 
 def _no_pairs() -> RankedPairs:

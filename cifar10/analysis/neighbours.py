@@ -35,7 +35,7 @@ def nearest(queries: Tensor, vectors: Tensor, k: int, title: str = "", are_same:
     num = len(vectors)
     rows = max(1, min(_ROWS, _BLOCK // max(num, 1)))
     k = min(k, num - are_same)
-    similarities, indices = [], []
+    similarities, indices = torch.empty(len(queries), k), torch.empty(len(queries), k, dtype=torch.int64)
     with tqdm(total=len(queries), desc=title, unit=" images", disable=None, leave=False) as bar:
         for start in range(0, len(queries), rows):
             block = queries[start : start + rows]
@@ -44,7 +44,6 @@ def nearest(queries: Tensor, vectors: Tensor, k: int, title: str = "", are_same:
                 own = torch.arange(len(block))
                 products[own, start + own] = -2.0
             found = products.topk(k, dim=1)
-            similarities.append(found.values)
-            indices.append(found.indices)
+            similarities[start : start + rows], indices[start : start + rows] = found.values, found.indices
             bar.update(len(block))
-    return Neighbours(torch.cat(similarities), torch.cat(indices))
+    return Neighbours(similarities, indices)

@@ -69,7 +69,9 @@ def learning_curves(results: SweepResults) -> Figure:
         epochs = sorted(results.best.epochs)
         best = [results.best.epochs[epoch] for epoch in epochs]
         axes.plot(epochs, best, color=_BEST, linewidth=2.4, marker="o", label=f"best: {results.best.name}")
-    axes.plot([], [], color=_LINE, linewidth=1.4, label="trained to the end")
+    complete = [trial for trial in results.ranking if trial is not results.best]
+    if complete:  # in the colour of one in the middle
+        axes.plot([], [], color=colour_of(complete[len(complete) // 2]), linewidth=1.4, label="trained to the end")
     if results.of_state("pruned"):
         axes.plot([], [], color=_QUIET, linestyle="--", marker="x", label="stopped early")
     axes.set_xlabel("epoch")

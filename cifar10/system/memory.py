@@ -6,6 +6,7 @@ the default recipe on two CPU cores these were 730 faults per image, and between
 """
 
 import ctypes
+import gc
 
 _TRIM_THRESHOLD, _MMAP_MAX, _ARENA_MAX = -1, -4, -8  # parameters of mallopt(3)
 _NEVER = -1
@@ -18,6 +19,22 @@ def keep_memory_warm() -> bool:
         Whether it was set: other C libraries than glibc have no such setting, and need none.
     """
     return _set_options({_MMAP_MAX: 0, _TRIM_THRESHOLD: _NEVER})
+
+
+def release_memory() -> bool:
+    """Return freed memory to the system; call it between parts of a program that hold different large tensors.
+
+    Without it, four short trainings one after the other took 11.7 GB, and one of them 3.4 GB: small tensors that
+    outlive a part divide the memory that it has freed.
+
+    Returns:
+        Whether some memory was returned.
+    """
+    gc.collect()
+    try:
+        return bool(ctypes.CDLL(None).malloc_trim(0))
+    except (AttributeError, OSError, TypeError):
+        return False
 
 
 def share_memory_between_threads() -> bool:

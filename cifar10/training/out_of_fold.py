@@ -23,6 +23,7 @@ from cifar10.inference.pretrained import pretrained_checkpoint
 from cifar10.model import Classifier
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import load_checkpoint
+from cifar10.system.memory import release_memory
 from cifar10.system.streams import print_message
 from cifar10.trainer import make_trainer, resolve_precision
 from cifar10.training.data_module import InMemoryDataModule
@@ -76,6 +77,7 @@ def out_of_fold_probabilities(
     folds = assign_folds(pool.labels.numpy(), num_folds, config.seed)
     probabilities = np.empty((len(pool), len(class_names)), np.float32)
     for fold in range(num_folds):
+        release_memory()
         left_out, kept = (torch.from_numpy(np.flatnonzero(part)) for part in (folds == fold, folds != fold))
         print_message(
             f"training {fold + 1} of {num_folds}: on {len(kept):,} images, for the labels of {len(left_out):,}"
