@@ -3,7 +3,9 @@
 import csv
 import errno
 import importlib.util
+import io
 import json
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import Any
 
@@ -44,9 +46,23 @@ def events(name: str) -> EventAccumulator:
     return accumulator
 
 
-def test_a_run_writes_its_curves_its_graph_predictions_and_embeddings(capsys: pytest.CaptureFixture[str]) -> None:
-    scores = run("viewed", "tracking.tensorboard=true")
-    found = events("viewed")
+@pytest.fixture(scope="module")
+def viewed(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str, str]:
+    """A folder with the run `viewed`, and what the run wrote to stdout and stderr."""
+    place, out, err = tmp_path_factory.mktemp("viewed"), io.StringIO(), io.StringIO()
+    with pytest.MonkeyPatch.context() as patch, redirect_stdout(out), redirect_stderr(err):
+        patch.chdir(place)
+        torch.set_num_threads(1)
+        run("viewed", "tracking.tensorboard=true")
+    return place, out.getvalue(), err.getvalue()
+
+
+def test_a_run_writes_its_curves_its_graph_predictions_and_embeddings(
+    viewed: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    place, out, err = viewed
+    monkeypatch.chdir(place)
+    scores, found = json.loads(Path("models/viewed/scores.json").read_text()), events("viewed")
     with Path("models/viewed/history.csv").open() as file:
         history = list(csv.DictReader(file))
     for name in ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr"):
@@ -60,12 +76,13 @@ def test_a_run_writes_its_curves_its_graph_predictions_and_embeddings(capsys: py
     assert "confusion matrix of the test images" in tags and "predictions for validation images" in tags
     png = found.Images("predictions for validation images")[0].encoded_image_string
     assert png.startswith(b"\x89PNG")
-    out, err = capsys.readouterr()
     assert out.count("\n") == 1 and "TensorBoard" not in err
 
 
-def test_each_embedded_image_has_its_class_its_prediction_and_a_thumbnail() -> None:
-    run("viewed", "tracking.tensorboard=true")
+def test_each_embedded_image_has_its_class_its_prediction_and_a_thumbnail(
+    viewed: tuple[Path, str, str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(viewed[0])
     [folder] = Path("models/viewed/tensorboard").glob("*/validation")
     header, *rows = ((line.split("\t")) for line in (folder / "metadata.tsv").read_text().splitlines())
     assert header == ["class", "predicted", "answer", "probability"]
@@ -86,9 +103,9 @@ def test_each_embedded_image_has_its_class_its_prediction_and_a_thumbnail() -> N
     assert "validation/sprite.png" in config and f"single_image_dim: {side}" in config
 
 
-def test_the_weights_are_those_of_a_run_without_it() -> None:
-    with_it, without = run("with", "tracking.tensorboard=true"), run("without")
-    assert with_it["weights_digest"] == without["weights_digest"]
+def test_the_weights_are_those_of_a_run_without_it(viewed: tuple[Path, str, str]) -> None:
+    with_it = json.loads((viewed[0] / "models/viewed/scores.json").read_text())
+    assert with_it["weights_digest"] == run("without")["weights_digest"]
 
 
 def test_strange_class_names_stay_in_their_line_and_column() -> None:
