@@ -24,7 +24,8 @@ from cifar10 import __version__
 from cifar10.analysis.appearance import find_odd, mean_images, measure
 from cifar10.analysis.descriptors import thumbnails_of
 from cifar10.analysis.embeddings import embedder_of
-from cifar10.analysis.explore_report import Findings, explore_report, is_across
+from cifar10.analysis.explore_findings import Findings, copy_counts, is_across
+from cifar10.analysis.explore_report import explore_report
 from cifar10.analysis.explore_tables import explore_tables
 from cifar10.analysis.label_issues import LabelIssues, find_label_issues
 from cifar10.analysis.near_duplicates import RankedPairs, exact_copies, rank_near_duplicates
@@ -147,7 +148,8 @@ def _collection(request: ExploreRequest, checkpoint: Checkpoint | None) -> Colle
     collection = of_data_set(data)
     if component.target == "cifar10.data.folder.folder":
         unreadable = unreadable_files(str(component.arguments["root"]), collection, data.image_size)
-        return Collection(collection.name, collection.class_names, collection.splits, unreadable)
+        name = Path(str(component.arguments["root"])).resolve().name or collection.name
+        return Collection(name, collection.class_names, collection.splits, unreadable)
     return collection
 
 
@@ -216,12 +218,15 @@ def _label_issues(config: Config, collection: Collection) -> LabelIssues:
 
 def _summary(findings: Findings) -> dict[str, Any]:
     collection, (oddities, _) = findings.collection, findings.oddities
+    copies = copy_counts(collection, findings.copies)
     summary: dict[str, Any] = {
         "name": collection.name,
         "images": {name: len(split) for name, split in collection.splits.items()},
         "classes": len(collection.class_names),
         "image_size": collection.image_size,
-        "exact_copies": int(sum(len(group) - 1 for group in findings.copies)),
+        "exact_copies": copies.spare,
+        "pictures_copied_across_splits": copies.across,
+        "pictures_copied_with_different_labels": copies.contradictory,
         "odd_images": {str(name): int((oddities == name).sum()) for name in np.unique(oddities) if name},
         "unreadable": len(collection.unreadable),
     }

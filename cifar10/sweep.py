@@ -190,13 +190,14 @@ def _train_line(plan: SweepPlan, values: Values) -> str:
 
 def _write(request: SweepRequest, results: SweepResults, line: str, data: ImageDataset) -> None:
     folder, code, computer, space = request.folder, code_state(), machine(), request.plan.space
+    search = "" if space.is_grid else f"; sampler {space.sampler}, pruner {space.pruner}"
     origin = [
         (
             "data",
             f"{data.name}, SHA-256 {data.digest[:12]}; {len(data.train):,} training and "
             f"{len(data.validation):,} validation images",
         ),
-        ("search space", f"{request.plan.source}; sampler {space.sampler}, pruner {space.pruner}"),
+        ("search space", request.plan.source + search),
         ("common settings", " ".join(request.plan.words) or "the defaults"),
         ("database", shown_uri(request.url)),
         ("machine", f"{computer['cpu']}, {computer['cores']} cores"),

@@ -123,6 +123,8 @@ def make_trainer(
         enable_progress_bar=any(isinstance(callback, ProgressBar) for callback in callbacks),  # Lightning's uses stdout
         benchmark=True,
     )
+    if isinstance(trainer.logger, TensorBoardFiles):
+        trainer.logger.trainer = trainer
     # Lightning would handle SIGTERM itself, exit with code 0, and send a broadcast from within the handler.
     trainer._signal_connector.register_signal_handlers = lambda: None  # type: ignore[method-assign]
     return trainer

@@ -83,11 +83,15 @@ def test_a_folder_of_classes(capsys: pytest.CaptureFixture[str]) -> None:
     assert [Path(row["file"]).name for row in images if row["oddity"]] == ["grey.png"]
     html = Path("out/deep/report.html").read_text(encoding="utf-8")
     assert STRANGE not in html and "&lt;b&gt;кот" in html and "broken.png" in html
-    captions = re.findall(r">([^<>]{1,99}): (\d+) images? and the best match of each", html)
+    assert summary["pictures_copied_across_splits"] == 1 and summary["pictures_copied_with_different_labels"] == 0
+    assert "2 images show 1 picture, pixel for pixel; 1 of the pictures are in several splits" in html
+    captions = re.findall(
+        r">([^<>]{1,99}): (\d+) images? \((\d) with a score of 1 or more\) and the best match of each", html
+    )
     assert captions == [  # one planted pair in each; the pairs of other scenes are not shown
-        ("Across splits: an image of a later split and one of an earlier", "1"),
-        ("With different labels", "1"),
-        ("Within a split, one mirrored", "1"),
+        ("Across splits: an image of a later split and one of an earlier", "1", "1"),
+        ("With different labels", "1", "1"),
+        ("Within a split, one mirrored", "1", "1"),
     ]
 
 

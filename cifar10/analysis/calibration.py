@@ -99,6 +99,11 @@ def fit_temperature(probabilities: Probabilities, labels: NDArray[np.int64]) -> 
     return float(1 / following)
 
 
+def is_at_limit(temperature: float) -> bool:
+    """Return whether a fitted temperature is the least or the largest that `fit_temperature` returns: no optimum."""
+    return not _LIMITS[0] * 1.001 < temperature < _LIMITS[1] / 1.001
+
+
 def with_temperature(probabilities: Probabilities, temperature: float) -> NDArray[np.float64]:
     """Return the probabilities, (N, K), of the same logits divided by `temperature`."""
     logits = np.log(probabilities.astype(np.float64).clip(_LEAST)) / temperature

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar10.analysis.calibration import negative_log_likelihood
+from cifar10.analysis.calibration import is_at_limit, negative_log_likelihood
 from cifar10.analysis.classification_report import ClassScore
 from cifar10.analysis.evaluation import Accuracy, Averages, Evaluation, averages
 from cifar10.analysis.evaluation_figures import calibration_figure, corruption_map, honest_figure, recall_by_class
@@ -59,7 +59,7 @@ def _result(found: Evaluation) -> list[Part]:
     if found.trained is not None:
         trained = Accuracy.of(found.trained.augmented, found.trained.labels)
         of = f" of {found.num_trained:,}" if trained.number < found.num_trained else ""
-        note = f"{trained.number:,}{of}; {100 * (trained.value - augmented.value):+.2f} points"
+        note = f"{trained.number:,}{of}; {100 * (trained.value - augmented.value):+.2f} points to the left-most number"
         entries.append(Number("accuracy on training images", f"{trained.value:.2%}", note))
     parts: list[Part] = [Numbers(entries)]
     if found.tta != "none":
@@ -148,7 +148,7 @@ def _calibration(found: Evaluation) -> list[Part]:
     return [
         Text(text),
         Picture(figure, "Reliability diagram and histogram of confidence", caption),
-        Table(head, [[name, f"{error:.4f}", f"{loss:.4f}"] for name, error, loss in lines]),
+        Table(head, [[name, f"{error:.2%}", f"{loss:.4f}"] for name, error, loss in lines]),
         Text(_about_temperature(found)),
     ]
 
@@ -179,7 +179,9 @@ def _about_temperature(found: Evaluation) -> str:
         text += ", which are not those that are measured."
     if trained is not None:
         text += f" On training images, which the network has learned, it would be {trained:.4f}."
-    return f"{text}{few} With --temperature, export takes it into its files."
+    if is_at_limit(scaled.value):
+        return f"{text}{few} It is at the limit of the search, as if all answers were right: do not use it."
+    return f"{text}{few} The option --temperature of export takes it into its files."
 
 
 def _errors(found: Evaluation) -> list[Part]:
@@ -256,10 +258,11 @@ def _robustness(found: Evaluation) -> list[Part]:
         Number(
             "mean corruption error",
             f"{found.corruption_error:.2%}",
-            "over kinds and strengths, without reference; lower is better",
+            "share of wrong answers, averaged over kinds and strengths; lower is better",
         ),
         Number("error without corruption", f"{1 - clean:.2%}", "one view"),
-        Number("hardest kind", worst.replace("_", " "), f"accuracy {means[worst]:.1%}"),
     ]
+    if len(means) > 1:
+        entries.append(Number("hardest kind", worst.replace("_", " "), f"accuracy {means[worst]:.1%}"))
     caption = "Accuracy of one view, on all images, by kind and strength of the corruption."
     return [Numbers(entries), Picture(corruption_map(found.corruptions, clean), "Accuracy by corruption", caption)]

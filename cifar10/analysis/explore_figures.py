@@ -41,8 +41,10 @@ def class_balance(counts: Mapping[str, NDArray[np.int64]], class_names: Sequence
             axes.set_ylim(num_classes - 0.4, -0.6)
             axes.xaxis.set_major_locator(MaxNLocator(integer=True, nbins=4))
         else:
-            axes.bar(places, values, color=colour, width=1.0)
-            axes.set_xlabel("class")
+            axes.bar(places, values, color=colour, width=0.9 if num_classes <= 250 else 1.0)
+            axes.set_xlabel("class, by number")
+            axes.set_ylabel("images")
+            axes.set_xlim(-0.5, num_classes - 0.5)
             axes.yaxis.set_major_locator(MaxNLocator(integer=True, nbins=5))
         axes.set_title(f"{split}: {int(values.sum()):,} images", fontsize=10)
         axes.spines[["top", "right"]].set_visible(False)

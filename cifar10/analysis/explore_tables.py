@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 from numpy.typing import NDArray
 
-from cifar10.analysis.explore_report import Findings
+from cifar10.analysis.explore_findings import Findings
 from cifar10.data.collection import Collection
 
 

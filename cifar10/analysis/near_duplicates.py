@@ -18,6 +18,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn.functional import normalize
 
 from cifar10.analysis.alignment import align
 from cifar10.analysis.descriptors import Descriptor, descriptors_of, grey
@@ -31,6 +32,7 @@ _LEAST_ALIGNED = 2000
 _FLOOR = 1e-3  # of a distance; smaller ones are noise
 _BEST = 1.02  # similarity that is not reached, so that the logarithm is finite
 _AT_ONCE = 2**13  # pairs
+_ENOUGH = 1000  # embeddings whose mean is subtracted
 
 LIKELY = 1.0
 """Score from which on pairs count as near-duplicates: 2.7 times nearer than others, in the geometric mean."""
@@ -80,7 +82,7 @@ def rank_near_duplicates(thumbnails: Tensor, embeddings: NDArray[np.float32] | N
     """
     descriptors = descriptors_of(thumbnails)
     if embeddings is not None:
-        descriptors.append(Descriptor("embeddings", torch.nn.functional.normalize(torch.from_numpy(embeddings), dim=1)))
+        descriptors.append(Descriptor("embeddings", _directions(torch.from_numpy(embeddings))))
     if len(thumbnails) < 2:
         return _no_pairs()
     pairs, levels = _candidates(descriptors)
@@ -142,6 +144,14 @@ def _candidates(descriptors: Sequence[Descriptor]) -> tuple[Tensor, list[Tensor]
     codes = torch.unique(torch.cat(found))  # far faster than the unique rows of a matrix
     num = len(levels[0])
     return torch.stack([codes // (2 * num), codes // 2 % num, codes % 2], dim=1), levels
+
+
+def _directions(embeddings: Tensor) -> Tensor:  # (N, E) -> (N, E), of length 1
+    """Return what distinguishes embeddings: without what all have in common, if they are enough to tell."""
+    vectors = normalize(embeddings, dim=1)
+    if len(vectors) >= _ENOUGH:
+        vectors = normalize(vectors - vectors.mean(dim=0), dim=1)
+    return vectors
 
 
 def _coded(indices: Tensor, is_mirrored: bool) -> Tensor:  # (N, k) -> (N * k,)

@@ -108,7 +108,8 @@ def difference_figure(differences: Sequence[Difference]) -> Figure:
         axes.plot([low, high], [place] * 2, color=colour, linewidth=2)
         axes.plot(value, place, "o", color=colour)
     _name_rows(axes, [f"{each.first} less {each.second}" for each in differences])
-    axes.set_xlabel("difference of test accuracy in percentage points (red: beyond chance)")
+    red = " (red: beyond chance)" if any(each.is_beyond_chance for each in differences) else ", none beyond chance"
+    axes.set_xlabel(f"difference of test accuracy in percentage points{red}")
     return figure
 
 

@@ -67,8 +67,9 @@ def _verdict(results: PoolingResults) -> list[Part]:
 
 
 def _half(interval: Interval) -> str:
-    half = 100 * (interval.high - interval.value)
-    return f"± {half:.1f} points over seeds" if np.isfinite(half) else "test accuracy, one seed"
+    if not np.isfinite(interval.high):
+        return "test accuracy, one seed"
+    return f"{interval.low:.1%} to {interval.high:.1%}, over seeds"
 
 
 def _curves(results: PoolingResults) -> Picture:
@@ -133,8 +134,9 @@ def _overfitting(results: PoolingResults) -> list[Part]:
     return [
         Text(
             "A network overfits from the epoch on after which its loss on the validation images rises while that on "
-            "the training images falls. The gap is training accuracy less validation accuracy. All are means over five "
-            "epochs."
+            "the training images falls. The gap is training accuracy less validation accuracy, and negative if the "
+            "validation images are easier. All are means over up to five epochs. Where no beginning was seen, the "
+            "first gap is at the lowest loss so far."
         ),
         Table(head, rows),
     ]
@@ -162,8 +164,8 @@ def overfitting_in_words(results: PoolingResults) -> str:
         runs = [run.overfitting for run in way.runs.values()]
         gap = 100 * float(np.mean([run.gap_at_end for run in runs]))
         begins = begins_in_words([run.begins for run in runs])
-        since = begins if begins == _NOT_SEEN else f"from epoch {begins}"
-        parts.append(f"{way.name} {since}, {gap:.1f} points at the end")
+        since = "no beginning seen" if begins == _NOT_SEEN else f"from epoch {begins}"
+        parts.append(f"{way.name} {since}, at the end {gap:.1f} points")
     return f"Overfitting (training less validation accuracy): {'; '.join(parts)}."
 
 

@@ -70,9 +70,12 @@ class PoolingResults:
         }
 
     def accuracy(self, way: WayResult, split: str) -> Interval:
-        """Return the mean accuracy over seeds, with its interval."""
+        """Return the mean accuracy over seeds, with its interval, which ends at 0 and 1."""
         right = self.is_right(split)[way.name]
-        return seed_interval(np.array([float(each.mean()) for each in right.values()]))
+        interval = seed_interval(np.array([float(each.mean()) for each in right.values()]))
+        if not np.isfinite(interval.low):
+            return interval
+        return Interval(interval.value, max(interval.low, 0.0), min(interval.high, 1.0))
 
     def score(self, way: WayResult, split: str) -> Score:
         """Return precision, recall and F1 of each class, over all seeds together."""
@@ -108,8 +111,8 @@ class PoolingResults:
             sentences.append(f"No difference beyond chance between {pairs}.")
         accuracies = ", ".join(f"{each.name} {self.accuracy(each, 'validation').value:.1%}" for each in self.ways)
         sentences.append(
-            f"The winner is {way.name}, which is right on most validation images ({accuracies}, means over seeds), "
-            f"with seed {seed}, with which it is."
+            f"The winner is {way.name}, which is right on most validation images ({accuracies}, means over seeds). "
+            f"Of its runs, the one with seed {seed} is, and is kept."
         )
         better = [each.first for each in beyond if each.second == way.name]
         if better:
@@ -129,6 +132,10 @@ def points(interval: Interval) -> str:
 
 
 def percent(interval: Interval) -> str:
-    """Return an accuracy with half the width of its interval."""
+    """Return an accuracy with half the width of its interval, or with its ends if it reaches 0 or 1."""
     half = 100 * (interval.high - interval.value)
-    return f"{interval.value:.1%}" + (f" ± {half:.1f}" if np.isfinite(half) else "")
+    if not np.isfinite(half):
+        return f"{interval.value:.1%}"
+    if interval.low <= 0 or interval.high >= 1:
+        return f"{interval.value:.1%} ({100 * interval.low:.0f} to {100 * interval.high:.0f})"
+    return f"{interval.value:.1%} ± {half:.1f}"

@@ -199,7 +199,7 @@ def _refuse_missing(root: Path, present: Sequence[str]) -> NoReturn:
     else:
         advice = (
             f"put a folder of images for each class into {root}, such as {root / 'cat' / '1.png'}, "
-            "or into train, val and test there"
+            "or into train, val and test there; or name another folder: data_loading.root=DIR"
         )
     raise MissingDataError(f"there is no folder {train}; {advice}")
 

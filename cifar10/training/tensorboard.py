@@ -61,6 +61,8 @@ class TensorBoardFiles(TensorBoardLogger):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder, name="tensorboard", version="")
         self._has_failed = False
+        self.trainer: pl.Trainer | None = None
+        """Whose optimizer steps are the positions of the curves; Lightning itself counts batches."""
 
     @property
     def experiment(self) -> "SummaryWriter":
@@ -77,7 +79,10 @@ class TensorBoardFiles(TensorBoardLogger):
         return writer
 
     def log_metrics(self, metrics: Mapping[str, float], step: int | None = None) -> None:
-        self._attempt("curves", lambda: super(TensorBoardFiles, self).log_metrics(metrics, step), is_last=True)
+        if self.trainer is not None:
+            step = self.trainer.global_step
+        shown = {name: value for name, value in metrics.items() if name != "epoch"}
+        self._attempt("curves", lambda: super(TensorBoardFiles, self).log_metrics(shown, step), is_last=True)
 
     def save(self) -> None:
         self._attempt("curves", super().save, is_last=True)
