@@ -25,7 +25,7 @@ from cifar10.data.class_names import printable
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.data.stored_images import parts_of
 from cifar10.errors import UsageError, UserError
-from cifar10.files import make_output_folder, write_text
+from cifar10.files import sole_writer, write_text
 from cifar10.runs.checkpoints import Checkpoint
 from cifar10.runs.described_run import DescribedRun, describe_run
 from cifar10.runs.provenance import machine, versions
@@ -51,7 +51,11 @@ def compare(names: Sequence[str], output: Path, overrides: Sequence[str] = ()) -
         UsageError: Two names are of the same run.
         UserError: A run cannot be read, or the folder cannot be written.
     """
-    make_output_folder(output)
+    with sole_writer(output):
+        return _compared_in(output, names, overrides)
+
+
+def _compared_in(output: Path, names: Sequence[str], overrides: Sequence[str]) -> Comparison:
     keep_memory_warm()
     runs = with_own_names([describe_run(name) for name in names], names)
     tested = _answers(runs, overrides, output)

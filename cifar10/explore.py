@@ -26,7 +26,7 @@ from cifar10.analysis.descriptors import thumbnails_of
 from cifar10.analysis.embeddings import embedder_of
 from cifar10.analysis.explore_findings import Findings, copy_counts, is_across
 from cifar10.analysis.explore_report import explore_report
-from cifar10.analysis.explore_tables import explore_tables
+from cifar10.analysis.explore_tables import TABLES, explore_tables
 from cifar10.analysis.label_issues import LabelIssues, find_label_issues
 from cifar10.analysis.near_duplicates import RankedPairs, exact_copies, rank_near_duplicates
 from cifar10.config.build import build
@@ -38,7 +38,7 @@ from cifar10.data.image_dataset import ImageDataset, Split
 from cifar10.data.stored_images import parts_of
 from cifar10.devices import choose_device
 from cifar10.errors import UsageError, UserError
-from cifar10.files import make_output_folder, write_text
+from cifar10.files import sole_writer, write_text
 from cifar10.images.decode import silence_pillow
 from cifar10.images.named_image import ImageSource
 from cifar10.networks.normalize import channel_counts
@@ -46,6 +46,7 @@ from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.mlflow_store import StoreError, probe
 from cifar10.runs.provenance import code_state, versions
+from cifar10.runs.record import RECORD, RUN_ID
 from cifar10.runs.tracking import open_tracker
 from cifar10.system.memory import keep_memory_warm
 from cifar10.system.signals import if_stopped
@@ -91,7 +92,11 @@ def explore(request: ExploreRequest) -> int:
     """
     started = time.monotonic()
     _require_store(request)
-    make_output_folder(request.output)
+    with sole_writer(request.output):
+        return _explore(request, started)
+
+
+def _explore(request: ExploreRequest, started: float) -> int:
     silence_pillow()
     keep_memory_warm()
     prepare_cpu(request.config.training)
@@ -251,7 +256,10 @@ def _write(findings: Findings, summary: Mapping[str, Any], request: ExploreReque
         ("versions", ", ".join(f"{name} {version}" for name, version in versions().items())),
         ("seconds", str(summary["seconds"])),
     ]
-    for name, table in explore_tables(findings).items():
+    tables = explore_tables(findings)
+    for name in (*(name for name in TABLES if name not in tables), RECORD, RUN_ID):
+        (request.output / name).unlink(missing_ok=True)  # of an earlier exploration, perhaps of other data
+    for name, table in tables.items():
         text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")
         write_text(request.output / name, text.encode("utf-8", "backslashreplace").decode())
     write_text(request.output / "summary.json", json.dumps(summary, indent=2) + "\n")

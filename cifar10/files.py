@@ -116,6 +116,32 @@ def make_output_folder(folder: Path) -> None:
         raise UserError(f"--output: {folder} cannot be written; name another folder")
 
 
+@contextmanager
+def sole_writer(folder: Path) -> Iterator[None]:
+    """Make `folder` as `make_output_folder` does, and keep other processes from writing their results to it meanwhile.
+
+    Raises:
+        UserError: It cannot be made or written, or another process writes to it.
+    """
+    from filelock import FileLock, Timeout
+
+    make_output_folder(folder)
+    path = folder / ".lock"
+    lock = FileLock(path)
+    try:
+        lock.acquire(timeout=0)
+    except Timeout:
+        raise UserError(f"another process writes to {folder}; wait for it, or name another folder: --output") from None
+    except (OSError, NotImplementedError):  # a file system without locks
+        yield
+        return
+    try:
+        yield
+    finally:
+        path.unlink(missing_ok=True)  # while it is held: others give up at once, and so never hold the deleted file
+        lock.release()
+
+
 def sync_folder(folder: Path) -> None:
     """Flush `folder` itself to disk, so that new names in it are kept after a power cut."""
     descriptor = os.open(folder, os.O_RDONLY)

@@ -79,6 +79,8 @@ def reproduce(
     claims = RunClaims.of(load_checkpoint(resolve_checkpoint(checkpoint_name)))
     if not claims.is_finished:
         line = command_line("train", resume=str(claims.checkpoint.path.parent))
+        if (claims.checkpoint.path.parent / SCORES).exists():
+            raise UsageError(f"{SCORES} of {checkpoint_name} is damaged; this writes it again: {line}")
         raise UsageError(f"{checkpoint_name} is not finished, so there is nothing to compare with; resume it: {line}")
     if resume is not None and claims.folder is not None:
         _refuse_itself(Path(config.models_dir) / resume, claims.folder)

@@ -105,7 +105,7 @@ def sweep(request: SweepRequest) -> SweepResults:
         else:
             begin(study, is_higher_better, {**plan.facts(), "metric": plan.metric}, plan.space.trials)
         _refuse_other_data(study, data)
-        parent = open_parent(config.tracking, request.folder, study.attributes.get(_PARENT), plan.study)
+        parent = open_parent(config.tracking, request.folder, study.attributes.get(_PARENT), plan.study, request.line)
         if parent.run_id is not None:
             study.note(_PARENT, parent.run_id)
     runner = Runner(plan, study, request.folder, data, is_higher_better, parent, request.line)

@@ -28,6 +28,7 @@ from cifar10.analysis.honest import HonestScore, PeopleScore
 from cifar10.analysis.intervals import Interval, wilson
 
 _TOP = 5
+_MOST_IN_MATRIX = 250  # classes whose confusion matrix is in the numbers: squared, they are most of a file
 
 
 @dataclass(frozen=True, eq=False)
@@ -247,6 +248,7 @@ def _numbers_of(answers: Answers) -> dict[str, Any]:
     names = ("plain", "tta")
     both = dict(zip(names, (answers.plain, answers.augmented), strict=True))
     top = min(_TOP, len(answers.class_names))
+    confusion = answers.score.confusion
     return {
         "num_images": len(answers),
         "accuracy": {name: asdict(Accuracy.of(each, answers.labels)) for name, each in both.items()},
@@ -255,5 +257,5 @@ def _numbers_of(answers: Answers) -> dict[str, Any]:
         "macro": asdict(averages(answers.score.classes, is_weighted=False)),
         "weighted": asdict(averages(answers.score.classes, is_weighted=True)),
         "classes": [asdict(score) for score in answers.score.classes],
-        "confusion": answers.score.confusion.tolist(),
+        "confusion": confusion.tolist() if len(confusion) <= _MOST_IN_MATRIX else None,  # else in confusion.csv only
     }

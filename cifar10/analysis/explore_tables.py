@@ -10,6 +10,9 @@ from numpy.typing import NDArray
 from cifar10.analysis.explore_findings import Findings
 from cifar10.data.collection import Collection
 
+TABLES = ("images.csv", "copies.csv", "near_duplicates.csv", "suspected_labels.csv", "unreadable.csv")
+"""Names of files; those that an exploration has nothing for are not written."""
+
 
 def explore_tables(findings: Findings) -> dict[str, pd.DataFrame]:
     """Return the tables by the names of their files; those that were not asked for, or have nothing, are left out."""

@@ -59,6 +59,8 @@ class Parameter(Section):
         assert self.high is not None
         if not self.low < self.high:
             raise ValueError(f"low must be below high, not low={self.low} and high={self.high}")
+        if self.step is not None and not self.step <= self.high - self.low:
+            raise ValueError(f"step={self.step} is larger than the range, {self.low} to {self.high}; make it smaller")
         if self.log and self.step is not None:
             raise ValueError("log and step exclude each other; leave out one of them")
         if self.log and self.low <= 0:
@@ -129,6 +131,8 @@ def read_space(name: str) -> SearchSpace:
         return validate(SearchSpace, {key: value for key, value in values.items() if key != "is_grid"})
     except FileNotFoundError:
         raise UsageError(f"sweep: there is no file {file}") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"sweep: {file} is not text in UTF-8; name a YAML file") from None
     except OSError as error:
         raise UsageError(f"sweep: {file} cannot be read: {error.strerror or error}") from None
     except ValidationError as error:

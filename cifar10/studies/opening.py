@@ -27,7 +27,10 @@ def open_storage(study: str, folder: Path, url: str, resume: bool) -> RDBStorage
     if any((folder / name).exists() for name in (BEST, LAST, SCORES)):
         raise UsageError(f"{folder} holds a run, which is not changed; choose another name: --study=NAME")
     path = database_path(url)
+    if path is not None and path.is_dir():
+        raise UsageError(f"{path} is a folder, not the database of a study; choose another name: --study=NAME")
     if resume and path is not None and not path.is_file():
+        _refuse_left_trials(folder)
         raise UsageError(f"there is no study {study} to resume: {path} is not there; begin it without --resume")
     storage = connect(url)
     if exists(storage, study) == resume:
@@ -35,6 +38,7 @@ def open_storage(study: str, folder: Path, url: str, resume: bool) -> RDBStorage
             _refuse_left_trials(folder)
         return storage
     if resume:
+        _refuse_left_trials(folder)
         raise UsageError(f"{shown_uri(url)} has no study {study} to resume; begin it without --resume")
     raise UsageError(
         f"the study {study} exists already in {shown_uri(url)}; go on with it: --resume, or choose another name: "

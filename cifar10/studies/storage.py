@@ -56,6 +56,8 @@ def connect(url: str) -> RDBStorage:
     except (ArgumentError, NoSuchModuleError) as error:
         raise UsageError(f"--storage={shown_uri(url)} is no database that can be used: {first_line(error)}") from None
     except (OptunaError, SQLAlchemyError, RuntimeError) as error:
+        if path is not None and "malformed" in _reason(error):
+            raise _damaged(path, error) from None
         raise UserError(f"--storage={shown_uri(url)} cannot be used: {_reason(error)}") from None
 
 
@@ -69,6 +71,12 @@ def _file(url: str) -> Path | None:
     if path is None and url.startswith("sqlite:"):
         raise UsageError(f"--storage={url} names no file, so it could not be resumed; write {_EXAMPLE}")
     return path
+
+
+def _damaged(path: Path, error: Exception) -> UserError:
+    return UserError(
+        f"the study's database {path} is damaged ({_reason(error)}); restore a copy, or begin anew: --study=NAME"
+    )
 
 
 def _probe(path: Path) -> None:
@@ -87,9 +95,7 @@ def _probe(path: Path) -> None:
         if "locked" in str(error):
             raise UserError(f"the study's database {path} is locked by another program; end it, or wait") from None
         if "malformed" in str(error):
-            raise UserError(
-                f"the study's database {path} is damaged ({error}); restore a copy, or begin anew: --study=NAME"
-            ) from None
+            raise _damaged(path, error) from None
         what = "is no database" if "not a database" in str(error) else "cannot be written"
         raise UserError(f"{path} {what} ({error}); choose another: --storage=sqlite:///FILE") from None
 
@@ -127,6 +133,12 @@ def told_if_lost(url: str, go_on: str) -> Iterator[None]:
     try:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
+        path = database_path(url)
+        if path is not None and not path.is_file():
+            raise UserError(
+                f"the study's database {path} has been deleted; what was trained is kept in {path.parent}; restore the "
+                "file and go on, or begin anew: --study=NAME"
+            ) from error
         reason = f"the study's database {shown_uri(url)} failed: {_reason(error)}"
         raise UserError(f"{reason}; what was trained is kept; when it works again: {go_on}") from error
 

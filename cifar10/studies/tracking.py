@@ -22,6 +22,8 @@ class Parent:
     run_id: str | None
     folder: Path
     tracking: TrackingConfig
+    go_on: str
+    """The command line that resumes the study."""
 
     @property
     def child_tags(self) -> dict[str, str]:
@@ -57,12 +59,13 @@ class Parent:
             if is_complete:
                 store.client.set_terminated(store.run_id, status, record.ended)
         except Exception as error:  # MLflow raises its own, requests', SQLAlchemy's and OSError
-            _lost(self.tracking, f"MLflow did not accept the results: {reason_of(error)}")
+            reason = f"MLflow did not accept the results of the sweep: {reason_of(error)}"
+            _lost(self.tracking, f"{reason}; when it is available, this sends them: {self.go_on}")
             return None
         return store.address()
 
 
-def open_parent(tracking: TrackingConfig, folder: Path, known_id: str | None, study: str) -> Parent:
+def open_parent(tracking: TrackingConfig, folder: Path, known_id: str | None, study: str, go_on: str) -> Parent:
     """Create the study's run in MLflow, unless it has one; an unavailable store costs a warning.
 
     Args:
@@ -70,12 +73,13 @@ def open_parent(tracking: TrackingConfig, folder: Path, known_id: str | None, st
         folder: Of the study, for `run.json`.
         known_id: The run that another process has created.
         study: Its name.
+        go_on: The command line that resumes it.
 
     Raises:
         UserError: The store is unavailable and required.
     """
     if tracking.backend == "none" or known_id is not None:
-        return Parent(known_id if tracking.backend != "none" else None, folder, tracking)
+        return Parent(known_id if tracking.backend != "none" else None, folder, tracking, go_on)
     record = RunRecord.of(folder) or RunRecord(folder)
     record.begin({"sweep.study": study}, {})
     try:
@@ -84,9 +88,13 @@ def open_parent(tracking: TrackingConfig, folder: Path, known_id: str | None, st
         store.send(tags={**record.tags, KEY_TAG: record.key, NOTE: f"The sweep {study}"})
         record.run_id = store.run_id
     except Exception as error:  # MLflow raises its own, requests', SQLAlchemy's and OSError
-        _lost(tracking, f"the sweep has no run in MLflow, and its trials no parent: {reason_of(error)}")
-        return Parent(None, folder, tracking)
-    return Parent(store.run_id, folder, tracking)
+        reason = f"the sweep has no run in MLflow, and its trials no parent: {reason_of(error)}"
+        _lost(tracking, f"{reason}; when it is available, this makes up for it: {go_on}")
+        return Parent(None, folder, tracking, go_on)
+    parent = Parent(store.run_id, folder, tracking, go_on)
+    for trial in sorted(folder.glob("trial-*/")):  # made while the store was unavailable
+        mark_run(trial, parent.child_tags, tracking)
+    return parent
 
 
 def mark_run(folder: Path, tags: Mapping[str, str], tracking: TrackingConfig) -> None:

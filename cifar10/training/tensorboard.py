@@ -12,9 +12,11 @@ Shapes: N images of S x S pixels, E numbers in an embedding, K classes.
 """
 
 import io
+import threading
 import warnings
 from collections.abc import Callable, Mapping
 from contextlib import redirect_stdout
+from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -71,6 +73,7 @@ class TensorBoardFiles(TensorBoardLogger):
         Raises:
             AttributeError: It cannot be made; Lightning asks for it when a run starts, and goes on without.
         """
+        _silence_writer_threads()
         try:
             writer: SummaryWriter = super().experiment
         except Exception as error:
@@ -109,6 +112,18 @@ class TensorBoardFiles(TensorBoardLogger):
         self._has_failed = is_last or isinstance(error, OSError)
         rest = "; nothing more is written for TensorBoard" if self._has_failed else ""
         print_message(f"warning: TensorBoard's {what} cannot be written ({_reason(error)}){rest}")
+
+
+@cache
+def _silence_writer_threads() -> None:
+    """Drop tracebacks of the threads in which TensorBoard writes: the next call raises their failures, and reports."""
+    others = threading.excepthook
+
+    def hook(arguments: threading.ExceptHookArgs) -> None:
+        if not type(arguments.thread).__module__.startswith("tensorboard."):
+            others(arguments)
+
+    threading.excepthook = hook
 
 
 class DrawGraph(pl.Callback):

@@ -39,7 +39,8 @@ def runner_of(folder: Path, plan: SweepPlan | None = None) -> Runner:
     study = Study(open_storage("study", folder, url, False), url, "study", plan.space, 0, epochs=2)
     is_higher_better = plan.metric != "val/loss"
     begin(study, is_higher_better, {}, plan.space.trials)
-    return Runner(plan, study, folder, DATA, is_higher_better, Parent(None, folder, plan.config.tracking), "the line")
+    parent = Parent(None, folder, plan.config.tracking, "the line")
+    return Runner(plan, study, folder, DATA, is_higher_better, parent, "the line")
 
 
 def claimed(runner: Runner) -> tuple[Trial, Any]:

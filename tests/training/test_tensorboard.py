@@ -141,7 +141,6 @@ def test_a_failing_part_is_reported_once_and_the_curves_go_on(
     assert len(events("part").Scalars("train/loss")) == 2
 
 
-@pytest.mark.filterwarnings("ignore::pytest.PytestUnhandledThreadExceptionWarning")  # of TensorBoard's own thread
 @pytest.mark.parametrize("after", [0, 1, 5])
 def test_a_full_disk_ends_the_files_and_not_the_run(
     after: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
