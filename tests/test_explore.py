@@ -16,6 +16,7 @@ from PIL import Image
 
 from cifar10.cli.command_line import main
 from cifar10.config.compose import load_config
+from cifar10.files import sole_writer
 from cifar10.system.signals import Stopped
 from cifar10.train import train
 from commands import COMMANDS
@@ -124,6 +125,28 @@ def test_photos_of_which_none_can_be_read_are_refused_with_a_reason(capsys: pyte
     Path("photos/empty.jpg").touch()
     assert main(COMMANDS, "", ["explore", "--photos=photos"]) == 1
     assert "none of the images (1) can be read, such as empty.jpg: empty file" in capsys.readouterr().err
+
+
+def test_what_an_earlier_exploration_has_left_is_removed(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("explored").mkdir()
+    for name in ("suspected_labels.csv", "unreadable.csv", "run.json", "mine.txt"):
+        Path("explored", name).write_text("old")
+    for number in range(3):
+        save(scene(number), f"photos/{number}.png")
+    explore(capsys, "--photos=photos")
+    assert {path.name for path in Path("explored").iterdir()} == {
+        *("mine.txt", "report.html", "summary.json", "images.csv", "copies.csv", "near_duplicates.csv")
+    }
+
+
+def test_two_processes_do_not_write_to_one_folder(capsys: pytest.CaptureFixture[str]) -> None:
+    save(scene(1), "photos/1.png")
+    with sole_writer(Path("explored")):
+        assert main(COMMANDS, "", ["explore", "--photos=photos"]) == 1
+    assert (
+        "another process writes to explored; wait for it, or name another folder: --output" in capsys.readouterr().err
+    )
+    assert not list(Path("explored").iterdir())
 
 
 def test_names_that_are_not_utf8_are_escaped(capsys: pytest.CaptureFixture[str]) -> None:

@@ -280,6 +280,9 @@ def test_a_comparison_that_is_stopped_can_be_repeated(
 
 
 def test_unfinished_runs_have_nothing_to_compare_with(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (run / "scores.json").write_text("{")
+    assert reproduce("a") == 2
+    assert "scores.json of a is damaged; this writes it again: python commands.py train" in capsys.readouterr().err
     (run / "scores.json").unlink()
     assert reproduce("a") == 2
     assert "a is not finished, so there is nothing to compare with" in capsys.readouterr().err

@@ -134,7 +134,7 @@ def told_if_lost(url: str, go_on: str) -> Iterator[None]:
         yield
     except (SQLAlchemyError, optuna.exceptions.StorageInternalError) as error:
         path = database_path(url)
-        if path is not None and not path.is_file():
+        if path is not None and (not path.is_file() or "no such table" in _reason(error)):  # SQLite makes an empty one
             raise UserError(
                 f"the study's database {path} has been deleted; what was trained is kept in {path.parent}; restore the "
                 "file and go on, or begin anew: --study=NAME"

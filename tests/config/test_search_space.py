@@ -41,6 +41,7 @@ def test_whole_ends_make_whole_numbers(tmp_path: Path) -> None:
         ("{low: 2, high: 1}", "low must be below high, not low=2 and high=1"),
         ("{low: 0.0, high: 1.0, log: true}", "log: true needs low above 0"),
         ("{low: 0.1, high: 1.0, log: true, step: 0.1}", "log and step exclude each other"),
+        ("{low: 0.1, high: 0.2, step: 5.0}", "step=5.0 is larger than the range, 0.1 to 0.2; make it smaller"),
         ("{low: 1, high: 9, step: 0.5}", "step=0.5 is a fraction, and low and high are whole"),
         ("{choices: []}", "choices: .* at least 1"),
         ("{choices: [1, 1]}", "each choice must occur once, and 1 does not"),

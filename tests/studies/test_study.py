@@ -11,14 +11,17 @@ from optuna.exceptions import UpdateFinishedTrialError
 from optuna.trial import TrialState
 
 from cifar10.analysis.sweep_results import SweepResults
+from cifar10.config.compose import load_config
 from cifar10.config.search_space import SearchSpace, grid_of
 from cifar10.config.validation import validate
 from cifar10.errors import UsageError, UserError
+from cifar10.runs.record import RunRecord
 from cifar10.studies.opening import open_storage
 from cifar10.studies.owner import has_ended, this_process
 from cifar10.studies.results import read_results
 from cifar10.studies.storage import connect, told_if_lost
 from cifar10.studies.study import FOLDER, OWNER, ROOT, Study, begin, go_on
+from cifar10.studies.tracking import open_parent
 
 SPACE: dict[str, Any] = {
     "parameters": {
@@ -354,6 +357,27 @@ def test_files_that_are_locked_damaged_or_not_writable_are_refused(
         other.execute("ROLLBACK")
 
 
+def test_a_database_that_was_deleted_is_told_as_such(study: Study, tmp_path: Path) -> None:
+    study.storage.engine.dispose()
+    (tmp_path / "study.db").unlink()
+    with (
+        pytest.raises(UserError, match=r"study\.db has been deleted; what was trained is kept in .*--study=NAME"),
+        told_if_lost(study.url, "the line"),
+    ):
+        study.claim()
+
+
+@pytest.mark.parametrize("is_resumed", [True, False])
+def test_trials_without_a_database_are_told(tmp_path: Path, is_resumed: bool) -> None:
+    (tmp_path / "trial-0000").mkdir()
+    with pytest.raises(UsageError, match="holds trial-0000 of a study that is not in the database"):
+        open_storage("study", tmp_path, f"sqlite:///{tmp_path / 'study.db'}", is_resumed)
+    (tmp_path / "study.db").unlink(missing_ok=True)
+    (tmp_path / "study.db").mkdir()
+    with pytest.raises(UsageError, match=r"study\.db is a folder"):
+        open_storage("study", tmp_path, f"sqlite:///{tmp_path / 'study.db'}", is_resumed)
+
+
 def test_a_database_that_fails_later_says_how_to_go_on(study: Study, tmp_path: Path) -> None:
     (tmp_path / "study.db").write_bytes(b"broken" * 1000)
     with (
@@ -361,3 +385,19 @@ def test_a_database_that_fails_later_says_how_to_go_on(study: Study, tmp_path: P
         told_if_lost(study.url, "the line"),
     ):
         study.claim()
+
+
+@pytest.mark.slow
+def test_trials_that_were_made_while_mlflow_was_away_get_their_parent(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    lost = load_config(["tracking.uri=http://127.0.0.1:9"]).tracking
+    (tmp_path / "study/trial-0000").mkdir(parents=True)
+    assert open_parent(lost, tmp_path / "study", None, "study", "the line").run_id is None
+    RunRecord(tmp_path / "study/trial-0000").begin({}, {})
+    found = load_config([f"tracking.uri=sqlite:///{tmp_path / 'mlflow.db'}"]).tracking
+    parent = open_parent(found, tmp_path / "study", None, "study", "the line")
+    assert parent.run_id is not None
+    record = RunRecord.of(tmp_path / "study/trial-0000")
+    assert record is not None and record.tags["mlflow.parentRunId"] == parent.run_id
