@@ -1,6 +1,7 @@
 """Commands about data and settings, and the demonstration."""
 
 from pathlib import Path
+from typing import Literal
 
 from cifar10.cli.checks import (
     note_place,
@@ -92,6 +93,19 @@ def config(*overrides: str) -> None:
     from cifar10.config.explain import explain
 
     print(explain(overrides))
+
+
+def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
+    """Print a script with which a shell completes commands, flags, settings and their values at the Tab key.
+
+    --shell=SHELL   bash, zsh or fish
+
+    source <(python commands.py completion bash)
+    python commands.py completion fish | source
+    """
+    from cifar10.cli.completion import SCRIPTS
+
+    print(SCRIPTS[shell].strip())
 
 
 def demo() -> None:
