@@ -1,10 +1,12 @@
 """Train an image classifier, evaluate it, and classify images with it: the commands are in cifar10/commands/."""
 
+import os
 import sys
 
 from cifar10.cli.command_line import main
+from cifar10.cli.completion import VARIABLE, candidates
 from cifar10.commands.analysis import compare, evaluate, reproduce
-from cifar10.commands.data import config, data, demo, explore
+from cifar10.commands.data import completion, config, data, demo, doctor, explore
 from cifar10.commands.export import benchmark, export, sync
 from cifar10.commands.inference import batch, infer, similar, verify
 from cifar10.commands.training import compare_pooling, sweep, train
@@ -13,9 +15,12 @@ COMMANDS = {
     command.__name__: command
     for command in (
         *(train, sweep, compare_pooling, infer, batch, verify, similar, evaluate, compare, reproduce),
-        *(export, benchmark, explore, sync, data, config, demo),
+        *(export, benchmark, explore, sync, data, config, doctor, completion, demo),
     )
 }
 
 if __name__ == "__main__":
-    sys.exit(main(COMMANDS, description="Train an image classifier, evaluate it, and classify images with it."))
+    if VARIABLE in os.environ:
+        print("\n".join(candidates(COMMANDS, " ".join(sys.argv[1:]))))
+    else:
+        sys.exit(main(COMMANDS, description="Train an image classifier, evaluate it, and classify images with it."))

@@ -1,6 +1,7 @@
 """Commands about data and settings, and the demonstration."""
 
 from pathlib import Path
+from typing import Literal
 
 from cifar10.cli.checks import (
     note_place,
@@ -92,6 +93,41 @@ def config(*overrides: str) -> None:
     from cifar10.config.explain import explain
 
     print(explain(overrides))
+
+
+def doctor(*overrides: str) -> int:
+    """Look at Python, packages, processors, memory, disk, data, tracking and ports, and say how to mend what is wrong.
+
+    KEY=VALUE   what is to be looked at, as for train: data_loading=cifar100, tracking.uri=http://HOST:PORT
+
+    The data are read and verified, and nothing is downloaded. The exit code is 1 if something is wrong.
+
+    python commands.py doctor
+    python commands.py doctor data_loading=folder data_loading.root=photos
+    """
+    try:
+        from cifar10.config.compose import load_config
+
+        config = load_config(overrides)
+    except ModuleNotFoundError:
+        config = None  # what is missing is among the findings
+    with if_stopped("while this machine was looked at"):
+        from cifar10.doctor import doctor
+
+        return 0 if doctor(config, overrides) else 1
+
+
+def completion(shell: Literal["bash", "zsh", "fish"]) -> None:
+    """Print a script with which a shell completes commands, flags, settings and their values at the Tab key.
+
+    --shell=SHELL   bash, zsh or fish
+
+    source <(python commands.py completion bash)
+    python commands.py completion fish | source
+    """
+    from cifar10.cli.completion import SCRIPTS
+
+    print(SCRIPTS[shell].strip())
 
 
 def demo() -> None:
