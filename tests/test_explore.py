@@ -170,6 +170,7 @@ def test_published_data_keep_their_order_and_name_their_constants(
     assert "published, training" in html and "0.4914" in html
 
 
+@pytest.mark.slow
 def test_wrong_labels_by_short_trainings(capsys: pytest.CaptureFixture[str]) -> None:
     summary = explore(
         capsys,

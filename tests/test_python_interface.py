@@ -94,6 +94,7 @@ print(json.dumps([result.class_name, result.class_id, result.probability, rest, 
 """
 
 
+@pytest.mark.slow
 def test_two_lines_predict_an_image_from_any_folder_as_infer_does(tmp_path: Path) -> None:
     write_checkpoint(tmp_path / "models" / "first" / "best.ckpt")
     write(tmp_path / "photos" / "cat.png", picture(3, 40))

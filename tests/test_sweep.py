@@ -87,6 +87,7 @@ def test_an_untested_run_is_tested_when_it_is_resumed(capsys: pytest.CaptureFixt
     assert "test/accuracy" in facts and facts["weights_digest"] == digest
 
 
+@pytest.mark.slow
 def test_the_best_trial_cannot_be_tested_without_its_checkpoint(capsys: pytest.CaptureFixture[str]) -> None:
     words = [*SWEEP, "optimizer.lr=0.001,0.05"]
     assert main(COMMANDS, "", words) == 0
@@ -107,6 +108,7 @@ def test_failed_trials_are_marked_and_the_others_compared(capsys: pytest.Capture
     assert record is not None and record.status == "FAILED" and record.tags["sweep.state"] == "failed"
 
 
+@pytest.mark.slow
 def test_a_sweep_of_which_all_fail_ends_with_the_reason(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(COMMANDS, "", [*SWEEP, "optimizer.lr=1e30,2e30,3e30,4e30,5e30"]) == 1
     assert "error: the first trials all failed: the loss is not finite" in capsys.readouterr().err
@@ -134,6 +136,7 @@ def test_mistakes_are_told_before_anything_heavy_is_imported(words: list[str], m
     assert not Path("models").exists()
 
 
+@pytest.mark.slow
 def test_a_study_goes_on_with_its_own_search_space_only(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(COMMANDS, "", [*SWEEP, "optimizer.lr=0.001,0.05"]) == 0
     capsys.readouterr()

@@ -160,6 +160,7 @@ def test_engines_take_turns_and_get_batches_of_the_size_that_is_asked_for() -> N
     assert min(map(len, found.values())) >= 7
 
 
+@pytest.mark.slow
 def test_a_process_of_its_own_measures_and_says_why_an_engine_cannot_compute(here: Path) -> None:
     found = measure(here, ["eager", "onnx", "onnx_int8"], num_threads=1)
     assert "has not been exported" in found["onnx_int8"]["refused"]

@@ -10,6 +10,7 @@ import pytest
 pytest.importorskip("triton")
 
 
+@pytest.mark.slow
 def test_programs_for_a_gpu_compute_what_pytorch_computes() -> None:
     checks = Path(__file__).with_name("interpreted_gpu_programs.py")
     command = [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", str(checks)]

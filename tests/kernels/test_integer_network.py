@@ -185,6 +185,7 @@ def simulated(network: SpeedNet, images: Tensor, ranges: Sequence[InputRange]) -
     return probabilities
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
 @pytest.mark.parametrize(
     ("size", "widths", "side", "depth"),

@@ -85,6 +85,7 @@ def _claim_all(folder: str, found: Any) -> None:
     found.put(None)
 
 
+@pytest.mark.slow
 def test_two_processes_share_the_trials_of_a_study(tmp_path: Path) -> None:
     begin(opened(tmp_path, grid_of({"seed": list(range(16))})), True, {}, 16)
     context = multiprocessing.get_context("spawn")

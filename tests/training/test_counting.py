@@ -147,6 +147,7 @@ def chunked_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Any:
     return run
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kernels", [False, True])
 def test_a_step_of_the_chunked_loop_makes_so_many_calls_and_takes_so_much_memory(
     kernels: bool, chunked_run: Any

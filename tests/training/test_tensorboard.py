@@ -125,6 +125,7 @@ def test_without_validation_images_those_of_the_test_are_shown() -> None:
     assert list(Path("models/tested/tensorboard").glob("*/test/tensors.tsv"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("broken", ["add_graph", "add_image", "add_embedding"])
 def test_a_failing_part_is_reported_once_and_the_curves_go_on(
     broken: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
@@ -141,6 +142,7 @@ def test_a_failing_part_is_reported_once_and_the_curves_go_on(
     assert len(events("part").Scalars("train/loss")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("after", [0, 1, 5])
 def test_a_full_disk_ends_the_files_and_not_the_run(
     after: int, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
