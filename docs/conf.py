@@ -64,8 +64,15 @@ def link_files(_app: Any, _page: str, content: list[str]) -> None:
     content[0] = content[0].replace("](../", "](path:../")
 
 
+def show_help_as_it_is(app: Any, what: str, name: str, obj: object, options: object, lines: list[str]) -> None:
+    """Show the docstring of a command, which is the help in a terminal, as plain text below its first line."""
+    if what == "function" and name.startswith("cifar10.commands."):
+        lines[1:] = ["", "::", "", *(f"    {line}" for line in lines[2:]), ""] if len(lines) > 2 else []
+
+
 def setup(app: Any) -> None:
     """Connect the functions above; the priorities put them before autosummary's and Napoleon's, which have 500."""
     app.connect("builder-inited", remove_generated_pages, priority=400)
     app.connect("autodoc-process-docstring", keep_colons, priority=400)
+    app.connect("autodoc-process-docstring", show_help_as_it_is, priority=401)
     app.connect("source-read", link_files)
