@@ -3,7 +3,7 @@
     python benchmarks/tensorboard_cost.py [--rounds 5]
 
 Measures each part by itself, each round in a process of its own: what is written when training starts (with the import
-of the package, and the graph), the scalars of an epoch, and what is written at the end (pictures, and embeddings of
+of the package, and the graph), the scalars of an epoch, and what is written at the end (images, and embeddings of
 1,000 of 2,000 validation images). The network is that of the default recipe, with random weights; the images are drawn
 shapes of CIFAR-10's size.
 """

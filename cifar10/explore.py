@@ -58,7 +58,7 @@ _FOLDS = 4
 _MOST_COMPARED = 300_000  # images; comparing takes 25 times as long as for 60,000
 _PHOTO_SIZE = 64  # pixels that photos without a network are reduced to
 _CONSTANTS = {"cifar10": (CIFAR10_MEAN, CIFAR10_STD), "cifar100": (CIFAR100_MEAN, CIFAR100_STD)}
-_REPORT = "report.html"
+_REPORT, _SUMMARY = "report.html", "summary.json"
 
 
 @dataclass(frozen=True)
@@ -257,13 +257,20 @@ def _write(findings: Findings, summary: Mapping[str, Any], request: ExploreReque
         ("seconds", str(summary["seconds"])),
     ]
     tables = explore_tables(findings)
-    for name in (*(name for name in TABLES if name not in tables), RECORD, RUN_ID):
-        (request.output / name).unlink(missing_ok=True)  # of an earlier exploration, perhaps of other data
+    _remove_earlier(request.output, [name for name in TABLES if name not in tables])
     for name, table in tables.items():
         text = table.to_csv(index=False, float_format="%.5g", lineterminator="\n")
         write_text(request.output / name, text.encode("utf-8", "backslashreplace").decode())
-    write_text(request.output / "summary.json", json.dumps(summary, indent=2) + "\n")
+    write_text(request.output / _SUMMARY, json.dumps(summary, indent=2) + "\n")
     explore_report(findings, request.most, origin).write(request.output / _REPORT)
+
+
+def _remove_earlier(folder: Path, tables: Sequence[str]) -> None:
+    """Remove what an earlier exploration, perhaps of other data, has left: these tables, and its record for MLflow."""
+    if not (folder / _SUMMARY).is_file():  # files of these names are somebody else's
+        return
+    for name in (*tables, RECORD, RUN_ID):
+        (folder / name).unlink(missing_ok=True)
 
 
 def _require_store(request: ExploreRequest) -> None:
@@ -288,7 +295,7 @@ def _track(request: ExploreRequest, summary: Mapping[str, Any], collection: Coll
     numbers = {name: float(value) for name, value in summary.items() if isinstance(value, int | float)}
     tracker.log_scores({f"explore/{name}": value for name, value in numbers.items()}, step=0)
     for path in sorted(request.output.glob("*.*")):
-        if path.suffix in (".html", ".csv") or path.name == "summary.json":
+        if path.suffix in (".html", ".csv") or path.name == _SUMMARY:
             tracker.log_file(path, "explore")
     tracker.finish("FINISHED")
     print_message(f"tracked  {tracker.describe()}")

@@ -129,11 +129,16 @@ def test_photos_of_which_none_can_be_read_are_refused_with_a_reason(capsys: pyte
 
 def test_what_an_earlier_exploration_has_left_is_removed(capsys: pytest.CaptureFixture[str]) -> None:
     Path("explored").mkdir()
-    for name in ("suspected_labels.csv", "unreadable.csv", "run.json", "mine.txt"):
-        Path("explored", name).write_text("old")
+    old = ("suspected_labels.csv", "unreadable.csv", "run.json", "mine.txt", "summary.json")
+    for folder in ("explored", "elsewhere"):
+        Path(folder).mkdir(exist_ok=True)
+        for name in old if folder != "elsewhere" else old[:-1]:
+            Path(folder, name).write_text("old")
     for number in range(3):
         save(scene(number), f"photos/{number}.png")
     explore(capsys, "--photos=photos")
+    explore(capsys, "--photos=photos", "--output=elsewhere")
+    assert {*old} <= {path.name for path in Path("elsewhere").iterdir()}  # which no exploration had written
     assert {path.name for path in Path("explored").iterdir()} == {
         *("mine.txt", "report.html", "summary.json", "images.csv", "copies.csv", "near_duplicates.csv")
     }

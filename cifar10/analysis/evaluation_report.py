@@ -57,9 +57,12 @@ def _result(found: Evaluation) -> list[Part]:
     error = found.calibration.calibration_error
     entries.append(Number("calibration error", f"{error:.2%}", "one view; 0 is calibrated"))
     if found.trained is not None:
+        split = _SPLITS[found.split]
         trained = Accuracy.of(found.trained.augmented, found.trained.labels)
         of = f" of {found.num_trained:,}" if trained.number < found.num_trained else ""
-        note = f"{trained.number:,}{of}; {100 * (trained.value - augmented.value):+.2f} points to the left-most number"
+        note = (
+            f"{trained.number:,}{of}; {100 * (trained.value - augmented.value):+.2f} points against the {split} images"
+        )
         entries.append(Number("accuracy on training images", f"{trained.value:.2%}", note))
     parts: list[Part] = [Numbers(entries)]
     if found.tta != "none":
