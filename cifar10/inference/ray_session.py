@@ -9,7 +9,7 @@ import tempfile
 import threading
 import warnings
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, redirect_stdout
 from dataclasses import dataclass
 from pathlib import Path
 from shutil import copytree, ignore_patterns
@@ -189,6 +189,8 @@ def ray_session(address: str | None, workers: int | None, device: str) -> Iterat
     for name in ("ray", "ray.data", "ray.train"):
         logging.getLogger(name).setLevel(logging.ERROR)
     with ExitStack() as stack:
+        # Ray prints its warnings, such as of many worker processes on a busy machine, in a thread of this process
+        stack.enter_context(redirect_stdout(stack.enter_context(open(os.devnull, "w", encoding="utf-8"))))
         try:
             with _silent():
                 ray.init(**_start_options(address, stack), log_to_driver=False, logging_level=logging.ERROR)
