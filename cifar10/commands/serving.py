@@ -1,0 +1,1 @@
+"""Commands that put a network in front of other people and programs."""
