@@ -14,7 +14,7 @@ CONF = PROJECT / "conf"
 :meta hide-value:
 """
 
-_NO_GROUPS = frozenset({"engine", "export", "grouping", "sweep"})  # chosen by a flag, or for `infer` or `sweep`
+_NO_GROUPS = frozenset({"engine", "export", "grouping", "promotion", "serving", "sweep"})  # for single commands
 _NO_SETTINGS = frozenset({"defaults", "hydra", "_target_"})
 
 

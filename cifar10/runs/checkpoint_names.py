@@ -159,6 +159,21 @@ def _shown(models: Path) -> str:
 
 def _downloaded(uri: str) -> Path:
     """Download `uri` from MLflow: a file, or a folder with one checkpoint. It is removed at exit."""
+    folder = tempfile.mkdtemp(prefix="cifar10-")
+    atexit.register(shutil.rmtree, folder, ignore_errors=True)
+    return download_checkpoint(uri, Path(folder))
+
+
+def download_checkpoint(uri: str, folder: Path) -> Path:
+    """Download `uri` from MLflow into `folder`, and return its checkpoint.
+
+    Args:
+        uri: Address of a file, or of a folder with one checkpoint: models:/NAME@ALIAS, models:/NAME/NUMBER, runs:/...
+        folder: An empty one.
+
+    Raises:
+        CheckpointError: There is nothing of this address, or the store is unavailable.
+    """
     from cifar10.config.mlflow_uri import absolute_uri, default_uri, shown_uri
     from cifar10.runs.mlflow_store import StoreError, connect_for_reading, reason_of, using_store
 
@@ -167,13 +182,11 @@ def _downloaded(uri: str) -> Path:
         connect_for_reading(store)
     except StoreError as error:
         raise CheckpointError(f"'{uri}' is to come from MLflow, but {error}") from None
-    folder = tempfile.mkdtemp(prefix="cifar10-")
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
     try:
         import mlflow
 
         with using_store(absolute_uri(store)):
-            local = Path(mlflow.artifacts.download_artifacts(uri, dst_path=folder))
+            local = Path(mlflow.artifacts.download_artifacts(uri, dst_path=str(folder)))
     except Exception as error:  # MLflow raises its own, requests', SQLAlchemy's and OSError
         raise CheckpointError(f"MLflow has no '{uri}' at {shown_uri(store)}: {reason_of(error)}") from None
     files = [local] if local.is_file() else sorted(local.rglob("*.ckpt"))
