@@ -21,10 +21,14 @@ TEST_DIR = "test_dir"
 _OWN_COLUMNS = ("checkpoint", "weights_digest", "engine")
 
 
-def shared_columns(provenance: Mapping[str, str], images: ImageSource) -> dict[str, str]:
-    """Return the columns that are the same for all results of a predictor with this `provenance` for `images`."""
+def shared_columns(provenance: Mapping[str, str], images: ImageSource | None) -> dict[str, str]:
+    """Return the columns that are the same for all results of a predictor with this `provenance` for `images`.
+
+    None: images that are in no folder of this machine, such as uploaded ones; `verify` then needs --test_dir.
+    """
     settings = {key: value for key, value in provenance.items() if key not in _OWN_COLUMNS}
-    settings[TEST_DIR] = os.path.abspath(images.root if os.path.lexists(images.root) else os.curdir)
+    if images is not None:
+        settings[TEST_DIR] = os.path.abspath(images.root if os.path.lexists(images.root) else os.curdir)
     return {
         **{name: provenance.get(name, "") for name in _OWN_COLUMNS},
         "program": f"cifar10 {__version__}+{code_digest()[:12]}",

@@ -60,6 +60,18 @@ def open_results(
         text.detach()  # the file belongs to open_destination, which closes it
 
 
+def csv_text(
+    rows: Sequence[ImageResult],
+    top_k: int,
+    receipt: Mapping[str, str] | None = None,
+    groups: Sequence[str] = (),
+) -> str:
+    """Return `rows` as the text of a CSV file; arguments as for `open_results`."""
+    text = io.StringIO()
+    _text_writer("csv", text, (), top_k, receipt, groups).write(rows)
+    return text.getvalue()
+
+
 class TextWriter:
     """Writes one line for each row, without delay.
 

@@ -9,13 +9,14 @@ import threading
 import time
 from collections.abc import Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 from urllib.parse import unquote, urljoin, urlsplit
 
 from cifar10.errors import first_line
 from cifar10.images.named_image import BeforeReading, NamedImage, unreadable
 from cifar10.images.other_formats import kind_of_collection
 from cifar10.images.reading import MAX_BYTES, ImageError, refuse_size
+from cifar10.images.sources.public_addresses import public_session
 
 if TYPE_CHECKING:
     import requests
@@ -77,7 +78,40 @@ def _folders(address: str) -> str:
     return "/".join(unquote(urlsplit(address).path).split("/")[-2:]) if address.isprintable() else ""
 
 
-def _fetch(address: str, before_reading: BeforeReading) -> bytes:
+def fetch(
+    address: str, *, public_only: bool, most_bytes: int = MAX_BYTES, most_seconds: float = _MOST_SECONDS
+) -> bytes:
+    """Return the encoded image at `address`, which a visitor of a server has typed.
+
+    Args:
+        address: Of http or https.
+        public_only: Connect to public addresses only, also after redirects; see `public_session`.
+        most_bytes: Size of the largest image that is read.
+        most_seconds: For all of it, once it is connected.
+
+    Raises:
+        ImageError: It cannot be fetched, or is too large.
+    """
+    if not is_address(address):
+        raise ImageError("not an address of http or https")
+    limits = _Limits(most_bytes, most_seconds)
+    if not public_only:
+        return _fetch(address, lambda num_bytes: None, limits)
+    with _with_manners(public_session()) as session:
+        return _fetch(address, lambda num_bytes: None, limits, session)
+
+
+class _Limits(NamedTuple):
+    num_bytes: int = MAX_BYTES
+    seconds: float = _MOST_SECONDS
+
+
+def _fetch(
+    address: str,
+    before_reading: BeforeReading,
+    limits: _Limits = _Limits(),  # noqa: B008 - it is immutable
+    session: "requests.Session | None" = None,
+) -> bytes:
     """Return the body.
 
     Raises:
@@ -86,29 +120,29 @@ def _fetch(address: str, before_reading: BeforeReading) -> bytes:
     import requests
 
     try:
-        with _session().get(address, stream=True, timeout=_TIMEOUT) as response:
+        with (session or _session()).get(address, stream=True, timeout=_TIMEOUT) as response:
             if response.status_code != requests.codes.ok:
                 raise ImageError(f"the server responds with {response.status_code} {response.reason or ''}".rstrip())
             length = response.headers.get("Content-Length", "")
             expected = int(length) if length.isdecimal() else None
-            refuse_size(expected or 0)
+            refuse_size(expected or 0, limits.num_bytes)
             before_reading(expected or 0)
-            return _body(response, expected)
+            return _body(response, expected, limits)
     except ImageError:
         raise
     except Exception as error:  # of requests, of urllib3 and of the parsers of both
         raise ImageError(f"cannot be fetched: {_reason(error)}") from None
 
 
-def _body(response: "requests.Response", expected: int | None) -> bytes:
-    ends, parts, size = time.monotonic() + _MOST_SECONDS, list[bytes](), 0
+def _body(response: "requests.Response", expected: int | None, limits: _Limits) -> bytes:
+    ends, parts, size = time.monotonic() + limits.seconds, list[bytes](), 0
     for part in response.iter_content(_CHUNK):
         parts.append(part)
         size += len(part)
-        if size > MAX_BYTES:
-            raise ImageError(f"too large: more than the limit of {MAX_BYTES // 2**20} MiB")
+        if size > limits.num_bytes:
+            raise ImageError(f"too large: more than the limit of {limits.num_bytes // 2**20} MiB")
         if time.monotonic() > ends:
-            raise ImageError(f"cannot be fetched: it takes more than {_MOST_SECONDS:.0f} s")
+            raise ImageError(f"cannot be fetched: it takes more than {limits.seconds:.0f} s")
     if expected is not None and size < expected and "Content-Encoding" not in response.headers:
         raise ImageError(f"cannot be fetched: the connection ended early, after {size:,} of {expected:,} bytes")
     return b"".join(parts)
@@ -118,11 +152,15 @@ def _session() -> "requests.Session":
     if not hasattr(_local, "session"):
         import requests
 
-        _local.session = requests.Session()
-        _local.session.max_redirects = _MAX_REDIRECTS
-        _local.session.headers["Accept-Encoding"] = "identity"
-        _local.session.headers["User-Agent"] = "cifar10"  # some servers refuse those without a name
+        _local.session = _with_manners(requests.Session())
     session: requests.Session = _local.session
+    return session
+
+
+def _with_manners(session: "requests.Session") -> "requests.Session":
+    session.max_redirects = _MAX_REDIRECTS
+    session.headers["Accept-Encoding"] = "identity"
+    session.headers["User-Agent"] = "cifar10"  # some servers refuse those without a name
     return session
 
 

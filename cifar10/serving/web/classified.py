@@ -1,0 +1,105 @@
+"""One picture classified: decoded and computed once for all visitors, and kept for a while.
+
+Shapes: S x S pixels, K classes.
+"""
+
+import hashlib
+import io
+import threading
+import time
+from dataclasses import dataclass, replace
+
+import numpy as np
+import streamlit as st
+from numpy.typing import NDArray
+from PIL import Image
+
+from cifar10.images.decode import ImageError, Pixels
+from cifar10.inference.image_inputs import square_pixels
+from cifar10.inference.prediction import ImageResult, most_probable
+from cifar10.inference.predictor import Predictor
+from cifar10.serving.web.models import LoadedModel
+
+SHOWN_SIDE = 320
+"""Pixels of a picture on the page."""
+_MOST_KEPT = 300
+"""Pictures whose results are kept; each takes some 60 kB."""
+_decoding = threading.Semaphore(2)
+"""A photo of 50 megapixels takes some 200 MB while it is decoded."""
+
+
+@dataclass(frozen=True)
+class Classified:
+    """The result for one picture."""
+
+    result: ImageResult
+    """Of all classes; `path` is the name that the visitor's file has."""
+    seen: Pixels | None
+    """uint8 (S, S, 3): what the network gets; None if the picture cannot be read."""
+    shown: bytes
+    """JPEG of the same part in more pixels; empty if it cannot be read."""
+    seconds: float
+    """For decoding and computing."""
+    unlike: bool | None = None
+    """Whether it is unlike the training data; None: not known."""
+
+
+def classify(loaded: LoadedModel, name: str, data: bytes) -> Classified:
+    """Classify the encoded image `data`; if it cannot be read, the result has the reason."""
+    digest = hashlib.sha256(data).hexdigest()
+    found = _classified(loaded.model.name, loaded.weights_digest, digest, loaded, data)
+    return replace(found, result=replace(found.result, path=name))
+
+
+def largest_bars(result: ImageResult, top_k: int) -> list[tuple[str, float]]:
+    """Return the names and probabilities of the most probable classes."""
+    return [(one.class_name, one.probability) for one in result.top[:top_k]]
+
+
+def compute(predictor: Predictor, data: bytes, sha256: str) -> tuple[ImageResult, Pixels | None]:
+    """Return the result for an encoded image, with all classes and groups, and the pixels that the network got."""
+    provenance = predictor.provenance
+    try:
+        with _decoding:
+            pixels = square_pixels(data, predictor.preprocessing, predictor.reduced)
+    except ImageError as error:
+        return ImageResult("", (), error=str(error), provenance=provenance), None
+    probabilities = predictor.probabilities(pixels[None])
+    [top] = most_probable(probabilities, predictor.class_names, predictor.num_classes)
+    if not top:
+        return ImageResult("", (), error="the network's output is not a number", provenance=provenance), pixels
+    group = None if predictor.groups is None else predictor.groups.results(probabilities)[0]
+    return ImageResult("", top, sha256=sha256, group=group, provenance=provenance), pixels
+
+
+def picture(data: bytes, predictor: Predictor) -> bytes:
+    """Return the part of an image that the network gets, as a JPEG for the page; the image can be read."""
+    rule = predictor.preprocessing
+    resize_size = None if rule.resize_size is None else round(SHOWN_SIDE * rule.resize_size / rule.image_size)
+    with _decoding:
+        pixels = square_pixels(data, replace(rule, image_size=SHOWN_SIDE, resize_size=resize_size), reduced=True)
+    return encoded(pixels)
+
+
+def encoded(pixels: NDArray[np.uint8], quality: int = 88) -> bytes:
+    """Return pixels, uint8 (H, W, 3), as JPEG."""
+    file = io.BytesIO()
+    Image.fromarray(pixels).save(file, "JPEG", quality=quality)
+    return file.getvalue()
+
+
+def enlarged(pixels: NDArray[np.uint8], side: int = SHOWN_SIDE) -> bytes:
+    """Return pixels, uint8 (S, S, 3), as a PNG in which each is a square."""
+    file = io.BytesIO()
+    factor = max(side // len(pixels), 1)
+    Image.fromarray(pixels.repeat(factor, axis=0).repeat(factor, axis=1)).save(file, "PNG")
+    return file.getvalue()
+
+
+@st.cache_resource(max_entries=_MOST_KEPT, ttl=3600, show_spinner=False)
+def _classified(name: str, weights: str, sha256: str, _loaded: LoadedModel, _data: bytes) -> Classified:
+    start = time.perf_counter()
+    result, pixels = compute(_loaded.predictor, _data, sha256)
+    seconds = time.perf_counter() - start
+    shown = b"" if pixels is None else picture(_data, _loaded.predictor)
+    return Classified(result, pixels, shown, seconds)
