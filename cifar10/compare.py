@@ -5,7 +5,6 @@ OUTPUT/report.json   the numbers
 """
 
 import dataclasses
-import hashlib
 import json
 from collections import Counter
 from collections.abc import Sequence
@@ -23,7 +22,7 @@ from cifar10.config.build import argument_names
 from cifar10.config.targets import DATA
 from cifar10.data.class_names import printable
 from cifar10.data.image_dataset import ImageDataset
-from cifar10.data.stored_images import parts_of
+from cifar10.data.split_digest import digests_of_test
 from cifar10.errors import UsageError, UserError
 from cifar10.files import sole_writer, write_text
 from cifar10.runs.checkpoints import Checkpoint
@@ -101,17 +100,7 @@ class _TestSet:
 
     @classmethod
     def of(cls, data: ImageDataset) -> "_TestSet":
-        order = np.argsort(np.array(data.class_names, dtype=object), kind="stable")
-        labels = np.argsort(order)[data.test.labels.numpy()]  # independent of the order of the classes
-        about = "\0".join(sorted(data.class_names)).encode() + labels.astype(np.int64).tobytes()
-        pixels = hashlib.sha256(about)
-        for part in parts_of(data.test.images):
-            pixels.update(str(tuple(part.shape[1:])).encode())
-            pixels.update(part.contiguous().numpy().data)
-        kinds = [pixels.hexdigest()]
-        if data.test.files is not None:  # of networks that take images of other sizes
-            kinds.append(hashlib.sha256(about + "\0".join(data.test.files).encode(errors="replace")).hexdigest())
-        return cls(data, tuple(kinds))
+        return cls(data, digests_of_test(data))
 
 
 @dataclass(frozen=True, eq=False)

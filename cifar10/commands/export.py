@@ -1,4 +1,4 @@
-"""Commands that bring a network elsewhere: export its files, compare engines, send a run to MLflow."""
+"""Commands that bring a network elsewhere: export its files, compare engines, promote it, send a run to MLflow."""
 
 import sys
 from collections.abc import Sequence
@@ -128,6 +128,51 @@ def benchmark(*overrides: str, checkpoint_name: str = "best", engines: str = "al
         from cifar10.benchmark import benchmark
 
         benchmark(checkpoint_name, chosen, output=output, overrides=overrides)
+
+
+def promote(
+    *overrides: str,
+    checkpoint_name: str = "best",
+    alias: str = "champion",
+    name: str | None = None,
+    dry_run: bool = False,
+) -> None:
+    """Register a checkpoint in MLflow, and give it an alias if it is as good as the network that has the alias now.
+
+    --checkpoint_name=NAME   a path, a name in models/, best, last, an MLflow run id or models:/NAME@ALIAS  (best)
+    --alias=ALIAS            that moves  (champion)
+    --name=NAME              the registered model  (the name of the data set)
+    --dry_run                measure and print; register nothing
+    promotion.KEY=VALUE      limits: latency_factor, latency_images, floor; promotion=NAME is a file of conf/promotion/
+    data_loading.root=DIR    where the data are today, if they have moved; likewise data_loading.sources=[...]
+
+    The alias moves if the exported ONNX file computes what the checkpoint computes on the whole test split, if the
+    accuracy is above the floor and not worse beyond chance than that of the alias on the same images, and if one image
+    does not take longer. Otherwise the reason is printed and the exit code is 1. Export and evaluation are made if they
+    are missing; the model card is written to MODEL_CARD.md beside the checkpoint.
+
+    python commands.py promote --checkpoint_name=first
+    python commands.py promote --checkpoint_name=first --name=cats --alias=staging promotion.latency_factor=2
+    """
+    note_place()
+    require_checkpoint(checkpoint_name)
+    from cifar10.config.promotion import is_of_promotion, read_promotion
+    from cifar10.runs.registry import require_alias, require_name, require_registry
+
+    own = [override for override in overrides if is_of_promotion(override)]
+    others = [override for override in overrides if override not in own]
+    refuse_other_settings(override.partition("=")[0] for override in others)
+    settings = read_promotion(own)
+    require_alias(alias, f"--alias={alias}")
+    if name is not None:
+        require_name(name, f"--name={name}")
+    checkpoint_name = pin_checkpoint(checkpoint_name)
+    with if_stopped("before the alias moved"):
+        if not dry_run:
+            require_registry("promote")
+        from cifar10.promote import promote
+
+        promote(checkpoint_name, alias, name, settings, others, dry_run)
 
 
 def sync(name: str | None = None, *, models_dir: str = "models", tracking_uri: str | None = None) -> None:

@@ -7,7 +7,10 @@ import numpy as np
 from numpy.typing import NDArray
 from tqdm import tqdm
 
-from cifar10.inference.engines import Engine
+from cifar10.inference.engines import Engine, load_model
+from cifar10.inference.finite import require_numbers
+from cifar10.runs.checkpoints import Checkpoint
+from cifar10.system.streams import print_message
 
 TOLERANCE = 1e-4
 """Largest difference of a probability in float32."""
@@ -71,6 +74,28 @@ def compare(
             flipped |= classes != expected
             lost = max(lost, num_right - int(np.count_nonzero(classes == labels)))
     return Parity(len(images), int(flipped.sum()), largest, 100 * lost / len(images))
+
+
+def compare_with_checkpoint(
+    checkpoint: Checkpoint, engine: Engine, images: NDArray[np.uint8], labels: NDArray[np.int64]
+) -> Parity:
+    """Compare an exported file with its checkpoint, which PyTorch's own operators compute in float32.
+
+    Args:
+        checkpoint: That was exported.
+        engine: Of the exported file.
+        images: uint8 (N, S, S, 3).
+        labels: Class ids, (N,).
+
+    Raises:
+        CheckpointError: The network of the checkpoint gives NaN or infinity for some images.
+    """
+    batch_size = checkpoint.config.evaluation.images_at_once(checkpoint.image_size)
+    print_message(f"computing {len(images):,} test images with {checkpoint.path}")
+    reference = all_probabilities(load_model("eager", checkpoint.path, "cpu").engine, images, batch_size)
+    require_numbers(reference, checkpoint.path)
+    print_message("computing them with the exported file, one by one and in batches")
+    return compare(reference, engine, images, labels, batch_size)
 
 
 def all_probabilities(

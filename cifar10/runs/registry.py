@@ -8,6 +8,7 @@ import contextlib
 import re
 import tempfile
 import warnings
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
@@ -16,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from cifar10.config.conf_folder import CONF
 from cifar10.config.mlflow_uri import absolute_uri, database_path, default_uri, shown_uri, uri_problem
 from cifar10.errors import UsageError, UserError
-from cifar10.files import link_or_copy
+from cifar10.files import file_sha256, link_or_copy
 from cifar10.runs.checkpoint_names import BEST
 from cifar10.runs.mlflow_places import artifacts_folder, mend_places
 from cifar10.runs.mlflow_store import StoreError, connect, find_experiment, locked, probe, reason_of, using_store
@@ -30,6 +31,18 @@ _PACKAGE = Path(__file__).parents[1]
 _LOADER = "cifar10.inference.mlflow_model"  # MLflow imports it by its name
 _ONNX_PACKAGES = ("mlflow", "numpy", "onnxruntime", "pandas", "pillow", "psutil", "pydantic", "PyYAML")
 _TORCH_PACKAGES = (*_ONNX_PACKAGES, "torch", "torchvision", "llvmlite", "hydra-core", "omegaconf")
+
+
+def require_name(name: str, given: str) -> None:
+    """Raise UsageError, which begins with what was `given`, if MLflow does not accept the name of a model."""
+    if not re.fullmatch(r"[\w.-]{1,200}", name):
+        raise UsageError(f"{given}: the name of a model has letters, digits, - _ and .")
+
+
+def require_alias(alias: str, given: str) -> None:
+    """Raise UsageError, which begins with what was `given`, if MLflow does not accept the alias."""
+    if not re.fullmatch(r"[\w-]{1,200}", alias, re.ASCII) or re.fullmatch(r"(?i)latest|v\d+", alias):
+        raise UsageError(f"{given}: an alias has letters, digits, - and _, and is not latest or v1")
 
 
 @dataclass(frozen=True)
@@ -47,10 +60,9 @@ class RegisteredName:
             UsageError: MLflow does not accept the name or the alias.
         """
         name, at, alias = text.removeprefix("models:/").partition("@")
-        if not re.fullmatch(r"[\w.-]{1,200}", name):
-            raise UsageError(f"--register={text}: must be NAME or NAME@ALIAS; a name has letters, digits, - _ and .")
-        if at and (not re.fullmatch(r"[\w-]{1,200}", alias, re.ASCII) or re.fullmatch(r"(?i)latest|v\d+", alias)):
-            raise UsageError(f"--register={text}: an alias has letters, digits, - and _, and is not latest or v1")
+        require_name(name, f"--register={text}")
+        if at:
+            require_alias(alias, f"--register={text}")
         return cls(name, alias or None)
 
     def uri(self, number: object) -> str:
@@ -58,19 +70,52 @@ class RegisteredName:
         return f"models:/{self.name}@{self.alias}" if self.alias else f"models:/{self.name}/{number}"
 
 
-def require_registry() -> None:
+@dataclass(frozen=True)
+class VersionContent:
+    """What a version holds beside its model."""
+
+    files: Mapping[str, Path]
+    """Path in the logged folder -> file."""
+    tags: Mapping[str, str]
+    description: str
+    """Markdown."""
+
+
+def identity_tags(checkpoint: "Checkpoint", exported: Path | None) -> dict[str, str]:
+    """Return the tags by which a version with the same files is found again."""
+    exported_tag = {} if exported is None else {"onnx_sha256": file_sha256(exported)}
+    digests = {"weights_digest": checkpoint.weights_digest, "data_digest": checkpoint.data_digest}
+    return {**digests, **exported_tag}
+
+
+def require_registry(purpose: str = "--register") -> None:
     """Check that MLflow's store accepts records, before minutes are spent on an export.
+
+    Args:
+        purpose: What it is needed for, at the beginning of the message.
 
     Raises:
         UserError: It does not.
     """
     uri = default_uri()
-    try:
+    with told_if_refused(purpose):
         if (problem := uri_problem(uri)) is not None:
             raise StoreError(f"its address cannot be used: {problem}")
         probe(uri)
+
+
+@contextlib.contextmanager
+def told_if_refused(purpose: str) -> Iterator[None]:
+    """Raise a UserError of one line in place of whatever MLflow and the connection to it raise in the block."""
+    try:
+        yield
+    except UserError:
+        raise
     except StoreError as error:
-        raise UserError(f"--register: {error}") from None
+        raise UserError(f"{purpose}: {error}") from None
+    except Exception as error:  # MLflow raises its own, requests', SQLAlchemy's and OSError
+        place = shown_uri(default_uri())
+        raise UserError(f"{purpose}: MLflow at {place} refused the model: {reason_of(error)}") from error
 
 
 def register(checkpoint: "Checkpoint", exported: Path | None, target: RegisteredName) -> str:
@@ -88,17 +133,12 @@ def register(checkpoint: "Checkpoint", exported: Path | None, target: Registered
         UserError: The store is unavailable or refuses the model.
     """
     uri = default_uri()
-    try:
-        with locked(uri):
-            client, experiment_id = _opened(uri, checkpoint.config.tracking.experiment)
-            with using_store(client.tracking_uri):
-                number = _logged(client, experiment_id, checkpoint, exported, target.name)
-            if target.alias:
-                client.set_registered_model_alias(target.name, target.alias, number)
-    except UserError:
-        raise
-    except Exception as error:  # MLflow raises its own, requests', SQLAlchemy's and OSError
-        raise UserError(f"--register: MLflow at {shown_uri(uri)} refused the model: {reason_of(error)}") from error
+    with told_if_refused("--register"), locked(uri):
+        client, experiment_id = open_registry(uri, checkpoint.config.tracking.experiment)
+        content = VersionContent({}, identity_tags(checkpoint, exported), "")
+        number = add_version(client, experiment_id, checkpoint, exported, target.name, content)
+        if target.alias:
+            client.set_registered_model_alias(target.name, target.alias, number)
     return target.uri(number)
 
 
@@ -109,7 +149,7 @@ def serving_line(address: str) -> str:
     return f"MLFLOW_TRACKING_URI={shown_uri(store)} mlflow models serve -m {address} --env-manager local"
 
 
-def _opened(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
+def open_registry(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
     """Return a client, and the id of the experiment; where an existing one keeps its files is not changed."""
     client, path = connect(uri), database_path(uri)
     artifacts = None if path is None else artifacts_folder(path)
@@ -118,39 +158,79 @@ def _opened(uri: str, experiment: str) -> "tuple[MlflowClient, str]":
     return client, find_experiment(client, experiment, artifacts)
 
 
-def _logged(
-    client: "MlflowClient", experiment_id: str, checkpoint: "Checkpoint", exported: Path | None, name: str
+def add_version(
+    client: "MlflowClient",
+    experiment_id: str,
+    checkpoint: "Checkpoint",
+    exported: Path | None,
+    name: str,
+    content: VersionContent,
 ) -> str:
-    """Log the model, for the run that made the checkpoint if the store knows it, and return its version number."""
-    import mlflow
+    """Log the model, for the run that made the checkpoint if the store knows it, and return its version number.
+
+    Arguments as for `register`; `content` is in the version from its beginning.
+    """
     from mlflow.exceptions import MlflowException
+
+    run_id = _known_run(client, checkpoint.run_id)
+    with tempfile.TemporaryDirectory(prefix="cifar10-") as scratch, using_store(client.tracking_uri):
+        folder = Path(scratch) / "model"
+        files = {BEST: checkpoint.path, **content.files}
+        if exported is not None:
+            files[f"export/{exported.name}"] = exported
+        for place, file in files.items():
+            (folder / place).parent.mkdir(parents=True, exist_ok=True)
+            link_or_copy(file, folder / place)
+        packages = _TORCH_PACKAGES if exported is None else _ONNX_PACKAGES
+        model_id = _logged(experiment_id, run_id, checkpoint, folder, re.sub(r"[/:.%\"']", "-", name), packages)
+        with contextlib.suppress(MlflowException):  # it exists
+            client.create_registered_model(name)
+        added = client.create_model_version(
+            name,
+            f"models:/{model_id}",
+            run_id,
+            tags=dict(content.tags),
+            description=content.description or None,
+            model_id=model_id,
+        )
+    return str(added.version)
+
+
+def _logged(
+    experiment_id: str,
+    run_id: str | None,
+    checkpoint: "Checkpoint",
+    folder: Path,
+    name: str,
+    packages: Sequence[str],
+) -> str:
+    """Log a folder as a model of MLflow, and return its id."""
+    import mlflow
     from mlflow.models import Model
 
     mlflow.set_experiment(experiment_id=experiment_id)
-    run_id = _known_run(client, checkpoint.run_id)
-    with tempfile.TemporaryDirectory(prefix="cifar10-") as scratch, warnings.catch_warnings():
+    with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*input example")
-        folder = Path(scratch) / "model"
-        (folder / "export").mkdir(parents=True)
-        link_or_copy(checkpoint.path, folder / BEST)
-        if exported is not None:
-            link_or_copy(exported, folder / "export" / exported.name)
         logged = Model.log(
             artifact_path=None,
-            name=re.sub(r"[/:.%\"']", "-", name),
+            name=name,
             flavor=mlflow.pyfunc,
             run_id=run_id,
             metadata=_metadata(checkpoint),
             loader_module=_LOADER,
             data_path=str(folder),
             code_paths=[str(_PACKAGE), str(CONF)],
-            pip_requirements=_requirements(_TORCH_PACKAGES if exported is None else _ONNX_PACKAGES),
+            pip_requirements=_requirements(packages),
             signature=_signature(),
         )
-    with contextlib.suppress(MlflowException):  # it exists
-        client.create_registered_model(name)
-    source = f"models:/{logged.model_id}"
-    return str(client.create_model_version(name, source, run_id, model_id=logged.model_id).version)
+    return str(logged.model_id)
+
+
+def log_to_run(client: "MlflowClient", checkpoint: "Checkpoint", files: Sequence[Path]) -> None:
+    """Send files to the artifacts of the run that made a checkpoint, if the store knows it."""
+    run_id = _known_run(client, checkpoint.run_id)
+    for file in files if run_id else ():
+        client.log_artifact(run_id, str(file))
 
 
 def _known_run(client: "MlflowClient", run_id: str | None) -> str | None:
@@ -171,7 +251,7 @@ def _metadata(checkpoint: "Checkpoint") -> dict[str, Any]:
     }
 
 
-def _requirements(packages: tuple[str, ...]) -> list[str]:
+def _requirements(packages: Sequence[str]) -> list[str]:
     """Return the packages in the versions that are installed here."""
     pinned = []
     for package in packages:
