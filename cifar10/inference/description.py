@@ -5,12 +5,13 @@ from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator, model_validator
 
 from cifar10.config.schema import TTAMode
 from cifar10.errors import CheckpointError, first_line
 from cifar10.images.preprocessing import Interpolation, Preprocessing
 from cifar10.inference.engines import Engine
+from cifar10.inference.reference import Reference
 
 if TYPE_CHECKING:
     from cifar10.runs.checkpoints import Checkpoint
@@ -56,6 +57,10 @@ class ModelDescription(BaseModel):
     golden: Golden | None = None
     file_digest: str | None = None
     """SHA-256 of the checkpoint file that was exported; older files lack it."""
+    reference: Reference | None = None
+    """What the training data looked like; ONNX files have one."""
+
+    _reference_of_this_version = field_validator("reference", mode="before")(Reference.known)
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:

@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image
 
 from cifar10.errors import UsageError
-from cifar10.images.decode import EncodedImage, Pixels, resize_image, resize_picture
+from cifar10.images.decode import EncodedImage, ImageError, Pixels, resize_image, resize_picture
 from cifar10.images.preprocessing import Size
 from cifar10.images.reading import read_image_file
 
@@ -52,6 +52,20 @@ def square_pixels(image: ImageInput, size: Size, reduced: bool = False) -> Pixel
         _require_rgb("a tensor", dtype, image.shape, channel_axis=0)
         return resize_image(np.ascontiguousarray(image.detach().cpu().permute(1, 2, 0).numpy()), size)
     raise UsageError(f"{type(image).__name__} is not an image; give {_KINDS}, or a list of them")
+
+
+def pixels_or_error(image: ImageInput, size: Size, reduced: bool, position: int | None = None) -> Pixels | ImageError:
+    """Return the pixels of an image as `square_pixels` does, or the reason why it cannot be read.
+
+    Raises:
+        UsageError: It is no image; the message names its position in the list, if it has one.
+    """
+    try:
+        return square_pixels(image, size, reduced)
+    except ImageError as error:
+        return error
+    except UsageError as error:
+        raise UsageError(f"{error}" if position is None else f"image {position} of the list: {error}") from None
 
 
 def _is_tensor(image: object) -> "TypeGuard[Tensor]":

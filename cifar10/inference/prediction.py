@@ -1,12 +1,12 @@
 """The prediction for one image: its most probable classes, or the reason why it could not be read."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar10.images.decode import ImageError
+from cifar10.images.decode import ImageError, Pixels
 
 
 @dataclass(frozen=True, slots=True)
@@ -46,6 +46,8 @@ class ImageResult:
     """SHA-256 of the encoded image, if it was requested and the image could be read."""
     group: GroupResult | None = None
     """The groups of its classes, if the predictor has groups."""
+    unlike: bool | None = None
+    """Whether the image is unlike the training data, if that was requested and the model can tell."""
     provenance: Mapping[str, str] = field(default_factory=dict, compare=False, repr=False)
     """Everything that the prediction depends on besides the pixels: checkpoint, digests, engine, device, settings."""
 
@@ -107,3 +109,33 @@ def most_probable(
         else ()
         for ids, row, is_finite in zip(order.tolist(), values, finite, strict=True)
     ]
+
+
+def image_results(
+    names: Sequence[str],
+    images: Sequence[Pixels | ImageError],
+    labels: Sequence[str | None],
+    computed: Iterable[tuple[tuple[Prediction, ...], GroupResult | None, bool | None]],
+    provenance: Mapping[str, str],
+) -> list[ImageResult]:
+    """Return one result for each image, in order.
+
+    Args:
+        names: Of the images.
+        images: Those that could not be read have their error here.
+        labels: Of the images.
+        computed: For each other image, its most probable classes, its groups, and whether it is unlike the training
+            data. No classes: the network's output was not a number.
+        provenance: Of all.
+    """
+    each, results = iter(computed), []
+    for name, image, label in zip(names, images, labels, strict=True):
+        if isinstance(image, ImageError):
+            results.append(ImageResult(name, (), label, str(image), provenance=provenance))
+            continue
+        top, group, unlike = next(each)
+        if top:
+            results.append(ImageResult(name, top, label, group=group, unlike=unlike, provenance=provenance))
+        else:
+            results.append(ImageResult(name, (), label, "the network's output is not a number", provenance=provenance))
+    return results

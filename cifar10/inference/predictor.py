@@ -8,7 +8,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from pathlib import Path, PurePath
-from typing import TYPE_CHECKING, Any, get_args, overload
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,11 +23,12 @@ from cifar10.images.preprocessing import Preprocessing
 from cifar10.images.search import no_images
 from cifar10.images.sources import is_collection, open_source
 from cifar10.inference.description import LoadedModel
-from cifar10.inference.engines import Engine, load_model, require_engine
+from cifar10.inference.engines import Engine, EngineWithLogits, load_model, require_engine
 from cifar10.inference.grouping import ClassGroups, read_grouping
-from cifar10.inference.image_inputs import ImageInMemory, ImageInput, square_pixels
-from cifar10.inference.prediction import ImageResult, most_probable
-from cifar10.inference.tta import predict_probabilities
+from cifar10.inference.image_inputs import ImageInMemory, ImageInput, pixels_or_error
+from cifar10.inference.prediction import ImageResult, image_results, most_probable
+from cifar10.inference.reference import Reference
+from cifar10.inference.tta import augment, known_mode, predict_probabilities
 from cifar10.runs.checkpoint_metadata import UNKNOWN_DATA
 
 if TYPE_CHECKING:
@@ -54,6 +55,8 @@ class Predictor:
     """Decode large JPEG images at reduced size, as `EncodedImage.decode_square` does."""
     groups: ClassGroups | None = None
     """Groups of classes whose probabilities are in the results too."""
+    reference: Reference | None = None
+    """What the training data looked like; known by ONNX files only, and not by those of earlier versions."""
 
     @classmethod
     def from_checkpoint(
@@ -142,6 +145,7 @@ class Predictor:
             tta_confidence=description.tta_confidence,
             origin=origin,
             reduced=not full_jpeg and description.resize_size is None,  # published weights expect exact pixels
+            reference=description.reference,
         )
 
     @property
@@ -164,13 +168,13 @@ class Predictor:
         return {**self.origin, **self.engine.describe(), **settings}
 
     @overload
-    def predict(self, images: "str | os.PathLike[str]", top_k: int = 5) -> Any: ...
+    def predict(self, images: "str | os.PathLike[str]", top_k: int = 5, unlike: bool = False) -> Any: ...
     @overload
-    def predict(self, images: ImageInMemory, top_k: int = 5) -> ImageResult: ...
+    def predict(self, images: ImageInMemory, top_k: int = 5, unlike: bool = False) -> ImageResult: ...
     @overload
-    def predict(self, images: Sequence[ImageInput], top_k: int = 5) -> list[ImageResult]: ...
+    def predict(self, images: Sequence[ImageInput], top_k: int = 5, unlike: bool = False) -> list[ImageResult]: ...
 
-    def predict(self, images: Any, top_k: int = 5) -> Any:
+    def predict(self, images: Any, top_k: int = 5, unlike: bool = False) -> Any:
         """Predict the classes of an image, of a list of images, or of all images in a folder or archive.
 
         Args:
@@ -179,6 +183,7 @@ class Predictor:
                 RGB; a tensor, uint8 (3, H, W), RGB; or a list of paths and such images. Images of any size are cropped
                 to their central square and resized to S x S.
             top_k: How many classes to return for each image; all, if there are fewer.
+            unlike: Whether to find out which images are unlike the training data, if the model has a `reference`.
 
         Returns:
             An `ImageResult` for one image, a list of them for a list, and an iterator over them for all else, which is
@@ -193,23 +198,25 @@ class Predictor:
         if top_k < 1:
             raise UsageError(f"top_k={top_k} is not possible; it must be 1 or more")
         if isinstance(images, list | tuple):
-            return self._predict_list(images, top_k)
+            return self._predict_list(images, top_k, unlike)
         if isinstance(images, str | os.PathLike) and is_collection(path := os.fspath(images)):
             source = open_source(path)
             if source.is_empty():
                 raise UserError(no_images(source.given, source.skipped, source.root))
-            return (result for batch in self.predict_source(source, top_k) for result in batch)
-        [result] = self._results([_name(images)], [self._decoded(images)], [None], top_k)
+            return (result for batch in self.predict_source(source, top_k, unlike=unlike) for result in batch)
+        [result] = self._results(
+            [_name(images)], [pixels_or_error(images, self.preprocessing, self.reduced)], [None], top_k, unlike
+        )
         result.raise_for_error()
         return result
 
     def predict_source(
-        self, source: Iterable[NamedImage], top_k: int = 5, with_sha256: bool = False
+        self, source: Iterable[NamedImage], top_k: int = 5, with_sha256: bool = False, unlike: bool = False
     ) -> Iterator[list[ImageResult]]:
         """Yield one result for each image, in order, in lists of about `batch_size`.
 
         Images are decoded by threads while those before them are computed. If `with_sha256`, results have the SHA-256
-        of their encoded images.
+        of their encoded images; `unlike` is that of `predict`.
         """
         folders = ClassFolders(self.class_names)
 
@@ -221,62 +228,70 @@ class Predictor:
         for batch in decode_batches(source, self.preprocessing, self.batch_size, self.reduced, with_sha256):
             images = [item.source for item in batch]
             labels = [label(os.path.dirname(image.folders or image.name)) for image in images]
-            results = self._results([image.name for image in images], [item.pixels for item in batch], labels, top_k)
+            names, pixels = [image.name for image in images], [item.pixels for item in batch]
+            results = self._results(names, pixels, labels, top_k, unlike)
             if with_sha256:
                 results = [replace(row, sha256=item.sha256) for row, item in zip(results, batch, strict=True)]
             yield results
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return class probabilities, (B, K), of `pixels`, uint8 (B, S, S, 3), RGB. B may be 0."""
-        assert pixels.dtype == np.uint8 and pixels.shape[1:] == (self.image_size, self.image_size, 3), pixels.shape
-        parts = [pixels[start : start + self.batch_size] for start in range(0, len(pixels), self.batch_size)]
         nothing = np.empty((0, self.num_classes), np.float32)
         augmented = [
-            predict_probabilities(self.engine.probabilities, np.ascontiguousarray(part), self.tta, self.tta_confidence)
-            for part in parts
+            predict_probabilities(self.engine.probabilities, part, self.tta, self.tta_confidence)
+            for part in self._parts(pixels)
         ]
         return np.concatenate([nothing, *augmented])
 
-    def _predict_list(self, images: Sequence[Any], top_k: int) -> list[ImageResult]:
+    def probabilities_and_unlike(
+        self, pixels: NDArray[np.uint8]
+    ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
+        """Return the same probabilities, and which images are unlike the training data, (B,); None: nobody knows."""
+        engine, rule = self.engine, self.reference
+        if rule is None or rule.unlike is None or not isinstance(engine, EngineWithLogits) or not len(pixels):
+            return self.probabilities(pixels), None
+        rows: list[NDArray[np.float32]] = []
+        flags: list[NDArray[np.bool_]] = []
+        for part in self._parts(pixels):
+            plain, logits = engine.probabilities_and_logits(part)
+            rows.append(augment(engine.probabilities, part, plain, self.tta, self.tta_confidence))
+            flags.append(rule.unlike.is_unlike(logits, part))
+        return np.concatenate(rows), np.concatenate(flags)
+
+    def _parts(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
+        assert pixels.dtype == np.uint8 and pixels.shape[1:] == (self.image_size, self.image_size, 3), pixels.shape
+        starts = range(0, len(pixels), self.batch_size)
+        return [np.ascontiguousarray(pixels[start : start + self.batch_size]) for start in starts]
+
+    def _predict_list(self, images: Sequence[Any], top_k: int, unlike: bool) -> list[ImageResult]:
         if not images:
             raise UsageError("the list of images is empty")
         results: list[ImageResult] = []
         for start in range(0, len(images), self.batch_size):  # so that not all are in memory at once
             part = images[start : start + self.batch_size]
-            pixels = [self._decoded(image, start + offset) for offset, image in enumerate(part)]
-            results += self._results([_name(image) for image in part], pixels, [None] * len(part), top_k)
+            pixels = [
+                pixels_or_error(image, self.preprocessing, self.reduced, start + offset)
+                for offset, image in enumerate(part)
+            ]
+            results += self._results([_name(image) for image in part], pixels, [None] * len(part), top_k, unlike)
         return results
 
     def _results(
-        self, names: Sequence[str], images: Sequence[Pixels | ImageError], labels: Sequence[str | None], top_k: int
+        self,
+        names: Sequence[str],
+        images: Sequence[Pixels | ImageError],
+        labels: Sequence[str | None],
+        top_k: int,
+        unlike: bool,
     ) -> list[ImageResult]:
         """Return one result for each image, in order; an ImageError becomes the result's error."""
         readable = [image for image in images if not isinstance(image, ImageError)]
-        rows = self.probabilities(np.stack(readable)) if readable else np.empty((0, self.num_classes), np.float32)
-        tops = iter(most_probable(rows, self.class_names, top_k))
-        groups = iter([None] * len(rows) if self.groups is None else self.groups.results(rows))
-        provenance, results = self.provenance, []
-        for name, image, label in zip(names, images, labels, strict=True):
-            if isinstance(image, ImageError):
-                results.append(ImageResult(name, (), label, str(image), provenance=provenance))
-                continue
-            top, group = next(tops), next(groups)
-            error = None if top else "the network's output is not a number"
-            results.append(ImageResult(name, top, label, error, group=group if top else None, provenance=provenance))
-        return results
-
-    def _decoded(self, image: Any, position: int | None = None) -> Pixels | ImageError:
-        """Return the pixels of an image, (S, S, 3), or the reason why it cannot be read.
-
-        Raises:
-            UsageError: It is no image; the message names its position in the list, if it has one.
-        """
-        try:
-            return square_pixels(image, self.preprocessing, self.reduced)
-        except ImageError as error:
-            return error
-        except UsageError as error:
-            raise UsageError(f"{error}" if position is None else f"image {position} of the list: {error}") from None
+        pixels = np.stack(readable) if readable else np.empty((0, self.image_size, self.image_size, 3), np.uint8)
+        rows, flags = self.probabilities_and_unlike(pixels) if unlike else (self.probabilities(pixels), None)
+        tops = most_probable(rows, self.class_names, top_k)
+        groups = [None] * len(rows) if self.groups is None else self.groups.results(rows)
+        computed = zip(tops, groups, [None] * len(rows) if flags is None else flags.tolist(), strict=True)
+        return image_results(names, images, labels, computed, self.provenance)
 
 
 def _name(image: Any) -> str:
@@ -292,9 +307,4 @@ def _checked_settings(tta: str | None, batch_size: int | None) -> TTAMode | None
     """
     if batch_size is not None and batch_size < 1:
         raise UsageError(f"batch_size={batch_size} is not possible; it must be 1 or more")
-    for known in get_args(TTAMode):
-        if tta == known:
-            return known  # type: ignore[no-any-return]
-    if tta is None:
-        return None
-    raise UsageError(f"tta={tta!r} is not known; choose {', '.join(get_args(TTAMode))}")
+    return None if tta is None else known_mode(tta)

@@ -11,9 +11,11 @@ whole test set. Here it depends on the image alone, since a prediction must not 
 """
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, get_args
 
 import numpy as np
+
+from cifar10.errors import UsageError
 
 if TYPE_CHECKING:
     from numpy.typing import NDArray
@@ -22,6 +24,21 @@ if TYPE_CHECKING:
     from cifar10.config.schema import TTAMode
 
 Array = TypeVar("Array", "Tensor", "NDArray[Any]")
+
+
+def known_mode(name: str) -> "TTAMode":
+    """Return `name` as the mode that it is.
+
+    Raises:
+        UsageError: There is no such mode.
+    """
+    from cifar10.config.schema import TTAMode
+
+    modes: tuple[TTAMode, ...] = get_args(TTAMode)
+    for mode in modes:
+        if mode == name:
+            return mode
+    raise UsageError(f"tta={name!r} is not known; choose {', '.join(modes)}")
 
 
 def predict_probabilities(
@@ -47,16 +64,23 @@ def predict_plain_and_augmented(
 ) -> tuple[Array, Array]:
     """Return the probabilities of the images alone, and those of `predict_probabilities`, for the same arguments."""
     plain = predict(images)
+    return plain, augment(predict, images, plain, mode, confidence)
+
+
+def augment(
+    predict: Callable[[Array], Array], images: Array, plain: Array, mode: "TTAMode", confidence: float = 0.0
+) -> Array:
+    """Return what `predict_probabilities` does, where `plain`, the probabilities of `images` alone, are known."""
     if mode != "mirror_translate_selective":
-        return plain, _averaged(predict, images, plain, mode)
+        return _averaged(predict, images, plain, mode)
     library = _library(images)
     is_unsure = library.amax(plain, 1) < confidence
     (unsure,) = library.where(is_unsure)  # on a GPU, the only synchronisation
     if not len(unsure):
-        return plain, plain
-    augmented = library.where(is_unsure[:, None], 0.0, plain)  # a copy, whose zeros are replaced
+        return plain
+    augmented: Array = library.where(is_unsure[:, None], 0.0, plain)  # a copy, whose zeros are replaced
     augmented[unsure] = _averaged(predict, images[unsure], plain[unsure], "mirror_translate")
-    return plain, augmented
+    return augmented
 
 
 def _averaged(predict: Callable[[Array], Array], images: Array, plain: Array, mode: "TTAMode") -> Array:

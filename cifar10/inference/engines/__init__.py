@@ -1,7 +1,7 @@
 """Inference engines: pixels -> probabilities. One file each, and one in `conf/engine/`."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Protocol
+from typing import TYPE_CHECKING, Protocol, runtime_checkable
 
 from cifar10.config.conf_folder import content_of, options
 from cifar10.errors import UsageError
@@ -26,6 +26,17 @@ class Engine(Protocol):
 
     def describe(self) -> dict[str, str]:
         """Return what probabilities depend on beside the weights: engine and version, device, precision."""
+        ...
+
+
+@runtime_checkable
+class EngineWithLogits(Engine, Protocol):
+    """Computes logits as well."""
+
+    def probabilities_and_logits(
+        self, pixels: "NDArray[np.uint8]"
+    ) -> "tuple[NDArray[np.float32], NDArray[np.float32]]":
+        """Return class probabilities of `pixels`, and the logits that they are the softmax of, both (B, K)."""
         ...
 
 

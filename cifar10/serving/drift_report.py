@@ -1,0 +1,141 @@
+"""Compare counts of incoming images with the reference of a network.
+
+Each measure is compared by its population stability index (PSI) and by a chi-square test. The index says how large a
+difference is, the test whether it may be chance. Only both together are called drift.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Final
+
+import numpy as np
+from numpy.typing import NDArray
+
+from cifar10.inference.reference import EDGES, MEASURES, Reference
+from cifar10.serving.database import reading
+from cifar10.serving.drift import LAYOUT, UNLIKE
+from cifar10.wording import counted
+
+FEWEST: Final = 200
+"""Incoming images below which nothing is said about drift."""
+LARGE_INDEX: Final = 0.2
+"""PSI from which a difference matters: the usual bound of credit scoring, where the index comes from."""
+_CHANCE = 0.001  # over all measures together
+_MOST_GROUPS = 10
+_LEAST_EXPECTED = 5.0  # images in a group, for the chi-square test
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """A measure of incoming images beside that of the reference."""
+
+    measure: str
+    """brightness, contrast, confidence, classes or unlike."""
+    labels: tuple[str, ...]
+    """Of the bins: the lower limit of a histogram's, or the name of a class."""
+    edges: NDArray[np.float32] | None
+    """Limits of the bins of a histogram, one more than bins; None for classes."""
+    expected: NDArray[np.float64]
+    """Shares of the reference, (bins,); they sum to 1."""
+    incoming: NDArray[np.int64]
+    """Images in each bin, (bins,)."""
+    index: float
+    """Population stability index, less what chance adds to it on average; at least 0."""
+    p_value: float
+    """Of the chi-square test: how often chance alone makes a difference of this size."""
+    has_drifted: bool
+
+
+@dataclass(frozen=True, eq=False)
+class Drift:
+    """What has come in since a time, beside what the network was trained on."""
+
+    num_images: int
+    comparisons: tuple[Comparison, ...]
+    """One for each measure; empty if there is no image."""
+    hours: NDArray[np.int64]
+    """Hours since 1970, UTC, in which images have come in, ascending, (H,)."""
+    images_by_hour: NDArray[np.int64]
+    """(H,)."""
+    verdict: str
+    """One line."""
+
+    @property
+    def drifted(self) -> tuple[str, ...]:
+        """The measures that have drifted."""
+        return tuple(each.measure for each in self.comparisons if each.has_drifted)
+
+
+def read_drift(
+    path: Path, reference: Reference, weights_digest: str, class_names: Sequence[str], since: float = 0.0
+) -> Drift:
+    """Compare the counts of a file with a reference.
+
+    Args:
+        path: Of a `DriftLog`.
+        reference: Of the network.
+        weights_digest: Of the network; counts of others are left out.
+        class_names: In the order of their ids.
+        since: Seconds since 1970; earlier hours are left out.
+
+    Raises:
+        DatabaseError: The file does not exist or cannot be read.
+    """
+    with reading(path, LAYOUT) as connection:
+        rows = connection.execute(
+            "SELECT hour, measure, bin, images FROM counts WHERE model = ? AND hour >= ?",
+            (weights_digest, int(since // 3600)),
+        ).fetchall()
+    by_hour: dict[int, int] = {}
+    incoming = {measure: np.zeros(len(_bins(measure, reference)), np.int64) for measure in (*MEASURES, UNLIKE)}
+    for hour, measure, position, images in rows:
+        if measure in incoming and 0 <= position < len(incoming[measure]):
+            incoming[measure][position] += images
+        if measure == "brightness":
+            by_hour[hour] = by_hour.get(hour, 0) + images
+    compared = [_compare(measure, counts, reference, class_names) for measure, counts in incoming.items()]
+    comparisons = tuple(each for each in compared if each.incoming.any())
+    hours = np.array(sorted(by_hour), np.int64)
+    num_images = sum(by_hour.values())
+    images_by_hour = np.array([by_hour[hour] for hour in hours.tolist()], np.int64)
+    return Drift(num_images, comparisons, hours, images_by_hour, _verdict(num_images, comparisons))
+
+
+def _bins(measure: str, reference: Reference) -> list[float]:
+    """Return the images of the reference in each bin."""
+    if measure == UNLIKE:
+        return [0.99, 0.01]
+    return [float(count) for name, counts in reference.counts.items() if name == measure for count in counts]
+
+
+def _compare(measure: str, incoming: NDArray[np.int64], reference: Reference, class_names: Sequence[str]) -> Comparison:
+    counts = np.array(_bins(measure, reference))
+    index, p_value = 0.0, 1.0
+    is_enough = incoming.sum() >= FEWEST
+    if is_enough:
+        index, p_value = compare_counts(counts, incoming)
+    edges = next((limits for name, limits in EDGES.items() if name == measure), None)
+    names = {"classes": tuple(class_names), UNLIKE: ("like", "unlike")}
+    labels = names.get(measure) or tuple(f"{limit:g}" for limit in (edges if edges is not None else [])[:-1])
+    has_drifted = bool(is_enough and index >= LARGE_INDEX and p_value < _CHANCE / (len(MEASURES) + 1))
+    return Comparison(measure, labels, edges, counts / counts.sum(), incoming, index, p_value, has_drifted)
+
+
+def compare_counts(expected: NDArray[np.float64], incoming: NDArray[np.int64]) -> tuple[float, float]:
+    """Return the population stability index and the p-value of a chi-square test of homogeneity.
+
+    Args:
+        expected: Images of the reference in each bin.
+        incoming: Incoming images in the same bins.
+    """
+    raise NotImplementedError
+
+
+def _verdict(num_images: int, comparisons: Sequence[Comparison]) -> str:
+    if num_images < FEWEST:
+        return f"too few images to tell: {num_images:,}, at least {FEWEST:,} are needed"
+    drifted = [each.measure for each in comparisons if each.has_drifted]
+    if not drifted:
+        return f"no drift in {counted(num_images, 'image')}"
+    return f"drift in {', '.join(drifted)} of {counted(num_images, 'image')}"
