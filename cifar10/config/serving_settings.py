@@ -46,6 +46,8 @@ class ServingSettings(Section):
     """Between two looks at the version that an alias refers to."""
     retry_seconds: Annotated[int, Field(gt=0, le=3600)]
     """What a refused client is told to wait."""
+    access_log: bool
+    """Whether each request is a line on stderr."""
     docs: bool
     """Whether the service describes itself at /docs and /openapi.json."""
 

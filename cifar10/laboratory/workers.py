@@ -8,7 +8,6 @@ Where the operating system can, the processes are forks of one that has imported
 that it does so while the first process reads the data.
 """
 
-import ctypes
 import multiprocessing
 import multiprocessing.context
 import multiprocessing.forkserver
@@ -30,6 +29,7 @@ from numpy.typing import NDArray
 
 from cifar10.config.schema import Config
 from cifar10.errors import UserError, first_line
+from cifar10.system.parent import end_with_parent
 from cifar10.system.signals import Stopped, listening, stopped_by
 from cifar10.types import Metrics
 
@@ -38,7 +38,6 @@ if TYPE_CHECKING:
 
 _SENT_SECONDS = 1.0  # between two messages of a worker
 _STOPPING_SECONDS = 30.0  # that a worker has for saving its run
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
 _FORKSERVER = "forkserver"
 _PRELOADED = ("cifar10.train", "cifar10.laboratory.reporting", "cifar10.laboratory.workers")
 
@@ -212,8 +211,7 @@ def _stop(workers: Sequence[_Worker]) -> None:
 
 def _work(connection: Connection, log: Path) -> None:
     """Train the runs that come through `connection`, until it is closed."""
-    if sys.platform == "linux":  # also if the first process has no time to end this one
-        ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGTERM)
+    end_with_parent(signal.SIGTERM)  # also if the first process has no time to end this one
     with log.open("a", encoding="utf-8", buffering=1) as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)

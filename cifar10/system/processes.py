@@ -4,16 +4,14 @@ Clusters, launchers and earlier commands set variables such as RANK, WORLD_SIZE,
 used only if a launcher has started this process as one of several; else they are ignored.
 """
 
-import ctypes
 import os
-import signal
-import sys
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal
 
 import psutil
 
 from cifar10.errors import UsageError
+from cifar10.system.parent import end_with_parent
 
 if TYPE_CHECKING:
     from cifar10.config.schema import TrainingConfig
@@ -21,7 +19,6 @@ if TYPE_CHECKING:
 _OURS = "CIFAR10_LAUNCHED_BY"  # the first process's id, in the environment of those that Lightning starts for it
 _RANKS = ("RANK", "LOCAL_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "GROUP_RANK", "NODE_RANK")
 _RENDEZVOUS = ("MASTER_ADDR", "MASTER_PORT")
-_PR_SET_PDEATHSIG = 1  # of prctl(2)
 
 
 @dataclass(frozen=True)
@@ -112,8 +109,7 @@ def _rank_under_lightning() -> int:
 def prepare_launch(processes: Processes) -> None:
     """Mark the environment for the processes that Lightning will start; in these, end when the first process ends."""
     if processes.is_launched_by_lightning:
-        if sys.platform == "linux":
-            ctypes.CDLL(None).prctl(_PR_SET_PDEATHSIG, signal.SIGKILL)
+        end_with_parent()
     elif processes.launcher == "lightning":
         for name in (*_RANKS, *_RENDEZVOUS):
             os.environ.pop(name, None)

@@ -41,7 +41,9 @@ class Guard:
         metrics: Counts requests.
     """
 
-    def __init__(self, application: Application, settings: ServingSettings, api_key: str | None, metrics: Metrics) -> None:
+    def __init__(
+        self, application: Application, settings: ServingSettings, api_key: str | None, metrics: Metrics
+    ) -> None:
         self._application = application
         self._settings = settings
         self._key = None if api_key is None else api_key.encode()
@@ -66,12 +68,14 @@ class Guard:
         except _Gone:
             status = 499
         except RequestError as error:
-            await error.response()(scope, receive, observed)  # type: ignore[arg-type]
+            await error.response()(scope, receive, observed)
         except Exception:
             _LOG.exception("a request failed")
             if not status:
                 await RequestError(500, "the service has failed; its log has the reason").response()(
-                    scope, receive, observed  # type: ignore[arg-type]
+                    scope,
+                    receive,
+                    observed,
                 )
         finally:
             route = _route(scope["path"])

@@ -3,7 +3,7 @@
 import base64
 import binascii
 import re
-from collections.abc import AsyncIterator, Mapping
+from collections.abc import AsyncGenerator, Mapping
 from typing import NamedTuple
 
 from pydantic_core import from_json
@@ -55,7 +55,7 @@ async def images_of(headers: Mapping[str, str], body: bytes, max_images: int) ->
 async def _form(headers: Mapping[str, str], body: bytes, max_images: int) -> list[SentImage]:
     """Return the files of a form; fields without a file name count as files too, unless they are empty."""
 
-    async def stream() -> AsyncIterator[bytes]:
+    async def stream() -> AsyncGenerator[bytes]:
         yield body
 
     parser = MultiPartParser(

@@ -1,4 +1,4 @@
-"""Metrics of the HTTP service for Prometheus. With several processes, each writes to files that any of them can add up."""
+"""Metrics of the HTTP service for Prometheus; several processes write to files that any of them can add up."""
 
 import os
 from collections import Counter as Tally
@@ -48,7 +48,9 @@ class Metrics:
             registry=registry,
             multiprocess_mode="livesum",
         )
-        self.images = Counter("cifar10_images", "Images by outcome: classified, unreadable", ["outcome"], registry=registry)
+        self.images = Counter(
+            "cifar10_images", "Images by outcome: classified, unreadable", ["outcome"], registry=registry
+        )
         self.classes = Counter("cifar10_predictions", "Most probable classes", ["class_name"], registry=registry)
         self.confidence = Histogram(
             "cifar10_confidence", "Probability of the most probable class", buckets=_CONFIDENCES, registry=registry
@@ -66,7 +68,9 @@ class Metrics:
         )
         self._labels: tuple[str, str, str] | None = None
 
-    def observe_batch(self, pixels: NDArray[np.uint8], probabilities: NDArray[np.float32], names: Sequence[str]) -> None:
+    def observe_batch(
+        self, pixels: NDArray[np.uint8], probabilities: NDArray[np.float32], names: Sequence[str]
+    ) -> None:
         """Count a batch of classified images with the probabilities (B, K)."""
         self.batches.observe(len(probabilities))
         self.images.labels("classified").inc(len(probabilities))

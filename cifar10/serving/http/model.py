@@ -14,19 +14,9 @@ from cifar10.errors import UserError
 from cifar10.inference.predictor import Predictor
 from cifar10.runs.checkpoint_names import download_checkpoint, resolve_checkpoint
 from cifar10.runs.registered_version import RegisteredVersion, registered_version
+from cifar10.serving.model_request import ModelRequest
 
 _LOG = logging.getLogger("cifar10.serving")
-
-
-@dataclass(frozen=True)
-class ModelRequest:
-    """Which model to load, and how it computes; see `Predictor.from_checkpoint`."""
-
-    checkpoint: str
-    """A file, or models:/NAME@ALIAS, which is looked up again while the service runs."""
-    engine: str | None = "onnx"
-    device: str = "auto"
-    tta: str | None = None
 
 
 @dataclass(frozen=True, eq=False)
@@ -56,7 +46,10 @@ class ModelHolder:
     """
 
     def __init__(
-        self, request: ModelRequest, seconds: float, on_change: Callable[[ServedModel | None], None] = lambda model: None
+        self,
+        request: ModelRequest,
+        seconds: float,
+        on_change: Callable[[ServedModel | None], None] = lambda model: None,
     ) -> None:
         self.current: ServedModel | None = None
         self._request = request
@@ -75,10 +68,9 @@ class ModelHolder:
         self._ended.set()
 
     def _run(self) -> None:
-        is_watched = self._request.checkpoint.startswith("models:/") and "@" in self._request.checkpoint
         while not self._ended.is_set():
             self._look()
-            if self.current is not None and not is_watched:
+            if self.current is not None and not self._request.is_watched:
                 return
             self._ended.wait(self._seconds)
 
@@ -86,7 +78,7 @@ class ModelHolder:
         """Load the model if there is none yet, or if its alias has moved; a model in use stays until then."""
         version: RegisteredVersion | None = None
         try:
-            if self._request.checkpoint.startswith("models:/"):
+            if self._request.is_registered:
                 version = registered_version(self._request.checkpoint)
                 held = self.current
                 if version == self._refused or (held and (held.name, held.version) == (version.name, version.number)):
