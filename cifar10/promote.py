@@ -8,7 +8,6 @@ Beside the checkpoint:
 
 import contextlib
 import json
-import re
 import sys
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
@@ -17,13 +16,13 @@ from pathlib import Path
 from typing import Any
 
 from cifar10.analysis.model_card import description_of, model_card
-from cifar10.analysis.promotion_checks import Check, accuracy_check, floor_check, latency_check
+from cifar10.analysis.promotion_checks import Check, accuracy_check, floor_check, latency_check, tags_of
 from cifar10.analysis.served_network import ServedNetwork, require_same_classes, shared_test_images
 from cifar10.config.advice import command_line
 from cifar10.config.promotion import Promotion
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.data.split_digest import digests_of_test
-from cifar10.errors import CheckpointError, UsageError, UserError
+from cifar10.errors import UsageError, UserError
 from cifar10.evaluate import evaluate
 from cifar10.export import export
 from cifar10.files import write_text
@@ -36,7 +35,14 @@ from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.folder import SCORES
 from cifar10.runs.measured_files import EVALUATION, PROMOTION, MeasuredFiles
 from cifar10.runs.provenance import machine, versions
-from cifar10.runs.registry import RegisteredName, VersionContent, identity_tags, serving_line, told_if_refused
+from cifar10.runs.registry import (
+    RegisteredName,
+    VersionContent,
+    identity_tags,
+    name_of_data,
+    serving_line,
+    told_if_refused,
+)
 from cifar10.runs.trained_data import load_trained_data, moved_line, relocated
 from cifar10.system.memory import keep_memory_warm
 from cifar10.system.streams import print_message
@@ -72,12 +78,12 @@ def promote(
             moved.
     """
     checkpoint = load_checkpoint(resolve_checkpoint(checkpoint_name))
-    target = RegisteredName(name or _name_of_data(checkpoint), alias)
+    target = RegisteredName(name or name_of_data(checkpoint), alias)
     with told_if_refused(_PURPOSE):
         place = _opened(target, checkpoint, dry_run)
         before = place.version()
-    champion = None if before is None else _version(target, before)
-    if champion is not None and _is_same(champion, checkpoint):
+    champion = None if before is None else ServedNetwork.with_alias(target, before)
+    if champion is not None and champion.serves(checkpoint):
         print(f"{alias:<12} is version {before} of {target.name} already, with the same weights; nothing was changed")
         return
     with _refused(target, before):
@@ -96,34 +102,10 @@ def promote(
 # -- before the measurements -------------------------------------------------------------------------------------------
 
 
-def _name_of_data(checkpoint: Checkpoint) -> str:
-    """Return the name of the data set as the name of a model."""
-    return re.sub(r"[^A-Za-z0-9_.-]+", "-", checkpoint.metadata.data_name or "")[:100].strip("-.") or "model"
-
-
 def _opened(target: RegisteredName, checkpoint: Checkpoint, dry_run: bool) -> Alias:
     if dry_run:
         return Alias.open_for_reading(target)
     return Alias.open_for_writing(target, checkpoint.config.tracking.experiment, _now())
-
-
-def _version(target: RegisteredName, number: str) -> ServedNetwork:
-    """Return a version of a registered model, in a folder that is removed at exit.
-
-    Raises:
-        UserError: It cannot be read.
-    """
-    print_message(f"fetching version {number} of {target.name}, which is {target.alias}")
-    try:
-        return ServedNetwork.in_folder_of(f"version {number}", resolve_checkpoint(f"models:/{target.name}/{number}"))
-    except CheckpointError as error:
-        advice = "delete the alias in MLflow, or choose another one: --alias=NAME"
-        was = f"version {number} of {target.name}, which is {target.alias}, cannot be read"
-        raise UserError(f"{was}: {error}; {advice}") from None
-
-
-def _is_same(champion: ServedNetwork, checkpoint: Checkpoint) -> bool:
-    return champion.exported is not None and champion.checkpoint.weights_digest == checkpoint.weights_digest
 
 
 @contextlib.contextmanager
@@ -286,7 +268,14 @@ def _register(found: _Found, place: Alias, before: str | None, moves: bool) -> N
     card = folder / CARD
     content = VersionContent(
         files={name: folder / name for name in _WITH_VERSION if (folder / name).is_file()},
-        tags={**identity, **_tags(found, before, moves)},
+        tags={
+            **identity,
+            **tags_of(found.checks),
+            "test_digest": str(found.numbers["test_digest"]),
+            "promotion": "all checks hold" if moves else "refused",
+            "promotion.made": str(found.numbers["made"]),
+            "promotion.compared_with": "none" if before is None else f"version {before}",
+        },
         description=description_of(card.read_text(encoding="utf-8")),
     )
     with told_if_refused(_PURPOSE):
@@ -305,14 +294,3 @@ def _register(found: _Found, place: Alias, before: str | None, moves: bool) -> N
             since = "" if before is None else f", until now version {before}"
             print(f"{target.alias:<12} is version {number} of {target.name}{since}", flush=True)
             print_message(f"to serve it: {serving_line(target.uri(number))}")
-
-
-def _tags(found: _Found, before: str | None, moves: bool) -> dict[str, str]:
-    """Return what the checks found, as tags of a version."""
-    return {
-        "test_digest": str(found.numbers["test_digest"]),
-        "promotion": "all checks hold" if moves else "refused",
-        "promotion.made": str(found.numbers["made"]),
-        "promotion.compared_with": "none" if before is None else f"version {before}",
-        **{f"promotion.{check.name}": check.line.partition(" ")[2].strip() for check in found.checks},
-    }

@@ -9,15 +9,20 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+import numpy as np
 import yaml
 
 from cifar10.analysis.model_card_results import accuracy_of, results
 from cifar10.analysis.model_card_text import Cell, code, command, listed, shell, table, text
 from cifar10.runs.checkpoint_metadata import UNKNOWN_DATA
 from cifar10.runs.checkpoint_names import name_of_run
-from cifar10.runs.measured_files import EVALUATION, MeasuredFiles
+from cifar10.runs.folder import SCORES
+from cifar10.runs.measured_files import EVALUATION, PROMOTION, MeasuredFiles
+from cifar10.runs.record import RunRecord
+from cifar10.wording import counted
 
 if TYPE_CHECKING:
+    from cifar10.config.schema import Config
     from cifar10.runs.checkpoints import Checkpoint
 
 _HUB_DATA = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
@@ -102,8 +107,8 @@ def _use_and_limits(checkpoint: "Checkpoint", files: MeasuredFiles) -> str:
         f"It answers one question: which of these {len(names):,} classes does an image show? {shown}{more}.",
         "It has no answer for anything else: an image of none of these classes gets one of them, perhaps with a high "
         "probability.",
-        f"It sees {size} x {size} pixels. {checkpoint.preprocessing.describe()[:1].upper()}"
-        f"{checkpoint.preprocessing.describe()[1:]}; what is outside or smaller is not seen.",
+        f"It sees {size} x {size} pixels. An image of another size is made to fit first ("
+        f"{checkpoint.preprocessing.describe()}), and details that are lost by this are not seen.",
         "It names one class for the whole image. It does not count or locate objects.",
         "The numbers below hold for images like those of the test split. For others, nothing was measured.",
     ]
@@ -120,8 +125,20 @@ def _weakest(evaluation: Mapping[str, Any] | None) -> str | None:
     weakest = min(known, key=lambda each: each["recall"])
     return (
         f"The least reliable class is {code(weakest['name'])}: {weakest['recall']:.1%} of its {weakest['support']:,} "
-        "test images are recognised."
+        f"test images are recognised.{_most_frequent_mistake(evaluation or {})}"
     )
+
+
+def _most_frequent_mistake(evaluation: Mapping[str, Any]) -> str:
+    """Return a sentence; none if there is no mistake, or no matrix as there are too many classes."""
+    confusion = np.array(evaluation.get("confusion") or [[0]])
+    np.fill_diagonal(confusion, 0)
+    row, column = np.unravel_index(confusion.argmax(), confusion.shape)
+    number, names = int(confusion[row, column]), [each["name"] for each in evaluation["classes"]]
+    if not number:
+        return ""
+    mistake = f"to take {code(names[row])} for {code(names[column])}"
+    return f" The most frequent mistake is {mistake}: {counted(number, 'image')}."
 
 
 def _training_data(checkpoint: "Checkpoint", files: MeasuredFiles) -> str:
@@ -136,31 +153,51 @@ def _training_data(checkpoint: "Checkpoint", files: MeasuredFiles) -> str:
         ("training images", f"{trained:,}" if trained else None),
         ("SHA-256 of all pixels and labels", code(metadata.data_digest) if known else None),
     ]
-    return f"## Training data\n\n{table(('', ''), rows)}"
+    return f"## Training data\n\n{table(('fact', 'value'), rows)}"
 
 
 def _procedure(checkpoint: "Checkpoint", files: MeasuredFiles, run: str) -> str:
     config, metadata, scores = checkpoint.config, checkpoint.metadata, files.scores or {}
-    seconds = scores.get("wall_seconds")
-    settings = config.plain()
-    optimizer = {key: value for key, value in settings["optimizer"].items() if key != "_target_"}
-    augmentation = {key: value for key, value in settings["augmentation"].items() if value not in (0, 0.0, "none")}
+    seconds, epochs = scores.get("wall_seconds"), scores.get("epochs", len(checkpoint.history))
     rows: list[Sequence[Cell]] = [
         ("network", code(config.model.target)),
-        ("optimizer", f"{code(config.optimizer.target)}, {_pairs(optimizer)}"),
-        ("schedule", code(config.schedule.target)),
-        ("epochs", f"{scores.get('epochs', len(checkpoint.history)):,}"),
-        ("batch size", f"{config.training.batch_size:,}"),
-        ("label smoothing", f"{config.training.label_smoothing:g}"),
-        ("augmentation", _pairs(augmentation) or "none"),
+        *(_training(config, epochs) if config.probe is None else _probe(config)),
         ("seed", f"{config.seed}"),
         ("precision", metadata.precision),
-        ("started from", code(metadata.initial_weights) if metadata.initial_weights else "random weights"),
+        ("started from", code(metadata.initial_weights) if metadata.initial_weights else _beginning(config)),
         ("time of the whole run", None if seconds is None else f"{seconds / 60:.1f} minutes"),
         ("hardware", _hardware(metadata.machine, metadata.threads)),
     ]
     again = f"All settings are in {code('config.yaml')} of the run, and in the checkpoint. To train it again:"
-    return f"## Training procedure\n\n{table(('', ''), rows)}\n\n{again}\n\n{shell(command('reproduce', run))}"
+    return f"## Training procedure\n\n{table(('fact', 'value'), rows)}\n\n{again}\n\n{shell(command('reproduce', run))}"
+
+
+def _training(config: "Config", epochs: int) -> list[Sequence[Cell]]:
+    settings, training = config.plain(), config.training
+    optimizer = {key: value for key, value in settings["optimizer"].items() if key != "_target_"}
+    augmentation = {key: value for key, value in settings["augmentation"].items() if value not in (0, 0.0, "none")}
+    return [
+        ("optimizer", f"{code(config.optimizer.target)}, {_pairs(optimizer)}"),
+        ("schedule", code(config.schedule.target)),
+        ("epochs", f"{epochs:,}"),
+        ("batch size", f"{training.batch_size:,}"),
+        ("label smoothing", f"{training.label_smoothing:g}"),
+        ("augmentation", _pairs(augmentation) or "none"),
+    ]
+
+
+def _probe(config: "Config") -> list[Sequence[Cell]]:
+    assert config.probe is not None
+    folds = f"strength of regularisation by cross-validation in {config.probe.folds} parts"
+    return [("method", f"linear probe: only the last layer was fitted, {folds}")]
+
+
+def _beginning(config: "Config") -> str:
+    """Return the initial weights of a network that did not start from a checkpoint."""
+    weights = config.model.arguments.get("weights", "none")
+    if weights == "none":
+        return "random weights"
+    return "published weights" if weights is None else f"weights of the file {code(str(weights))}"
 
 
 def _pairs(values: Mapping[str, Any]) -> str:
@@ -173,6 +210,12 @@ def _hardware(machine: Mapping[str, Any], threads: int | None) -> str | None:
     parts = [str(machine.get("cpu")), f"{machine.get('cores')} cores"]
     parts += [f"{threads} threads"] if threads else []
     return text(", ".join([*parts, f"GPU {machine['gpu']}" if machine.get("gpu") else "no GPU"]))
+
+
+def _places(files: MeasuredFiles) -> Cell:
+    """Return the files that the numbers of the card come from."""
+    known = {SCORES: files.scores, EVALUATION: files.evaluation, PROMOTION: files.promotion}
+    return listed([name for name, content in known.items() if content is not None]) or None
 
 
 def _how_to_use(checkpoint: "Checkpoint", files: MeasuredFiles, run: str) -> str:
@@ -201,16 +244,18 @@ def _provenance(checkpoint: "Checkpoint", files: MeasuredFiles) -> str:
     commit = code(metadata.git_commit) if metadata.git_commit else None
     if commit and metadata.git_dirty:
         commit += ", with changes that are not in it"
+    run_id = metadata.run_id or RunRecord(checkpoint.path.parent).run_id
     rows: list[Sequence[Cell]] = [
         ("SHA-256 of the weights", code(checkpoint.weights_digest)),
         ("SHA-256 of the training data", code(metadata.data_digest)),
         ("commit", commit),
         ("SHA-256 of the code", code(metadata.code_digest) if metadata.code_digest else None),
         ("program", metadata.program),
-        ("MLflow run", code(metadata.run_id) if metadata.run_id else None),
+        ("MLflow run", code(run_id) if run_id else None),
         ("versions", text(", ".join(f"{name} {number}" for name, number in metadata.versions.items())) or None),
     ]
-    rows.append(("evaluation", code(EVALUATION) if files.evaluation else None))
+    rows.append(("numbers", _places(files)))
+    rows.append(("license of the weights", None))
     if metadata.several_origins:
         rows.append(("note", "resumed with other code, versions or hardware; those above are the last ones"))
-    return f"## Provenance\n\n{table(('', ''), rows)}"
+    return f"## Provenance\n\n{table(('fact', 'value'), rows)}"

@@ -137,7 +137,7 @@ def _export(promotion: Mapping[str, Any] | None, run: str) -> str:
         ("images with another class than the checkpoint", f"{parity['num_flipped']:,}"),
         ("largest difference of a probability", f"{parity['largest_difference']:.1e}"),
     ]
-    return f"## Exported file\n\n{table(('', ''), rows)}"
+    return f"## Exported file\n\n{table(('fact', 'value'), rows)}"
 
 
 def _latency(promotion: Mapping[str, Any] | None, run: str) -> str:

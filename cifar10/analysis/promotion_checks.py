@@ -3,6 +3,7 @@
 Shapes: N test images.
 """
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -23,10 +24,19 @@ class Check:
     """One line with the numbers."""
 
     @property
+    def outcome(self) -> str:
+        """In a word."""
+        return {True: "holds", False: "fails", None: "measured"}[self.holds]
+
+    @property
     def line(self) -> str:
         """Name, outcome and numbers, for people."""
-        outcome = {True: "holds", False: "fails", None: "measured"}[self.holds]
-        return f"{self.name:<12} {outcome:<8}  {self.found}"
+        return f"{self.name:<12} {self.outcome:<8}  {self.found}"
+
+
+def tags_of(checks: Sequence[Check]) -> dict[str, str]:
+    """Return tags of a version that say what was found."""
+    return {f"promotion.{check.name}": f"{check.outcome}: {check.found}" for check in checks}
 
 
 def floor_check(is_right: NDArray[np.bool_], labels: NDArray[np.int64], floor: float | None) -> Check:

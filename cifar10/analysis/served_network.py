@@ -14,10 +14,12 @@ from numpy.typing import NDArray
 from cifar10.data.class_names import few, printable
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.data.split_digest import digests_of_test
-from cifar10.errors import UserError, first_line
+from cifar10.errors import CheckpointError, UserError, first_line
 from cifar10.inference.finite import require_numbers
 from cifar10.inference.predictor import Predictor
+from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
+from cifar10.runs.registry import RegisteredName
 from cifar10.runs.trained_data import load_trained_data, relocated
 from cifar10.system.progress import Progress
 from cifar10.system.streams import print_message
@@ -34,10 +36,25 @@ class ServedNetwork:
     """An ONNX file."""
 
     @classmethod
-    def in_folder_of(cls, name: str, file: Path) -> "ServedNetwork":
-        """Return the network of a checkpoint file, with the ONNX file in the folder `export` beside it."""
+    def with_alias(cls, target: RegisteredName, number: str) -> "ServedNetwork":
+        """Return version `number`, which has the alias of `target`, in a folder that is removed at exit.
+
+        Raises:
+            UserError: It cannot be read.
+        """
+        print_message(f"fetching version {number} of {target.name}, which is {target.alias}")
+        try:
+            file = resolve_checkpoint(f"models:/{target.name}/{number}")
+            checkpoint = load_checkpoint(file)
+        except CheckpointError as error:
+            was = f"version {number} of {target.name}, which is {target.alias}, cannot be read"
+            raise UserError(f"{was}: {error}; delete this alias in MLflow, or choose another: --alias=NAME") from None
         exported = sorted((file.parent / "export").glob("*.onnx"))
-        return cls(name, load_checkpoint(file), exported[0] if exported else None)
+        return cls(f"version {number}", checkpoint, exported[0] if exported else None)
+
+    def serves(self, checkpoint: Checkpoint) -> bool:
+        """Return whether it computes with an exported file of the same weights."""
+        return self.exported is not None and self.checkpoint.weights_digest == checkpoint.weights_digest
 
     @cached_property
     def predictor(self) -> Predictor:

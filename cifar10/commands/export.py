@@ -64,7 +64,8 @@ def export(
     if temperature is not None and output is None:
         raise UsageError("--temperature: the files would no longer be those of the checkpoint; add --output=DIR")
     checkpoint_name = checkpoint_name or "best"
-    require_checkpoint(checkpoint_name)
+    if require_checkpoint(checkpoint_name) is None and output is None and registered is None:
+        raise UsageError("a checkpoint from MLflow has no folder here; name one for the files: --output=DIR")
     refuse_other_settings(override.partition("=")[0] for override in overrides)
     chosen = require_options("formats", "export", formats)
     checkpoint_name = pin_checkpoint(checkpoint_name)
@@ -120,7 +121,8 @@ def benchmark(*overrides: str, checkpoint_name: str = "best", engines: str = "al
     note_place()
     if output is not None:
         refuse_file(output)
-    require_checkpoint(checkpoint_name)
+    if require_checkpoint(checkpoint_name) is None and output is None:
+        raise UsageError("a checkpoint from MLflow has no folder here; name one for the table: --output=DIR")
     refuse_other_settings(override.partition("=")[0] for override in overrides)
     chosen = require_options("engines", "engine", engines)
     checkpoint_name = pin_checkpoint(checkpoint_name)

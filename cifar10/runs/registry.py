@@ -21,6 +21,7 @@ from cifar10.files import file_sha256, link_or_copy
 from cifar10.runs.checkpoint_names import BEST
 from cifar10.runs.mlflow_places import artifacts_folder, mend_places
 from cifar10.runs.mlflow_store import StoreError, connect, find_experiment, locked, probe, reason_of, using_store
+from cifar10.runs.record import RunRecord
 
 if TYPE_CHECKING:
     from mlflow import MlflowClient
@@ -79,6 +80,12 @@ class VersionContent:
     tags: Mapping[str, str]
     description: str
     """Markdown."""
+
+
+def name_of_data(checkpoint: "Checkpoint") -> str:
+    """Return the name of the data set of a checkpoint, as MLflow accepts it for a model."""
+    name = re.sub(r"[^A-Za-z0-9_.-]+", "-", checkpoint.metadata.data_name or "")
+    return name[:100].strip("-.") or "model"
 
 
 def identity_tags(checkpoint: "Checkpoint", exported: Path | None) -> dict[str, str]:
@@ -172,7 +179,7 @@ def add_version(
     """
     from mlflow.exceptions import MlflowException
 
-    run_id = _known_run(client, checkpoint.run_id)
+    run_id = _known_run(client, checkpoint)
     with tempfile.TemporaryDirectory(prefix="cifar10-") as scratch, using_store(client.tracking_uri):
         folder = Path(scratch) / "model"
         files = {BEST: checkpoint.path, **content.files}
@@ -228,14 +235,15 @@ def _logged(
 
 def log_to_run(client: "MlflowClient", checkpoint: "Checkpoint", files: Sequence[Path]) -> None:
     """Send files to the artifacts of the run that made a checkpoint, if the store knows it."""
-    run_id = _known_run(client, checkpoint.run_id)
+    run_id = _known_run(client, checkpoint)
     for file in files if run_id else ():
         client.log_artifact(run_id, str(file))
 
 
-def _known_run(client: "MlflowClient", run_id: str | None) -> str | None:
+def _known_run(client: "MlflowClient", checkpoint: "Checkpoint") -> str | None:
     from mlflow.exceptions import MlflowException
 
+    run_id = checkpoint.run_id or RunRecord(checkpoint.path.parent).run_id  # if MLflow was slow at the first step
     try:
         return None if run_id is None else str(client.get_run(run_id).info.run_id)
     except MlflowException:  # it was made with another store
