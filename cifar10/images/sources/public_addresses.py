@@ -31,7 +31,7 @@ def public_session() -> "requests.Session":
 
     class PublicAdapter(HTTPAdapter):
         def init_poolmanager(self, *arguments: Any, **settings: Any) -> None:
-            super().init_poolmanager(*arguments, **settings)  # type: ignore[no-untyped-call]
+            super().init_poolmanager(*arguments, **settings)
             self.poolmanager.pool_classes_by_scheme = {"http": http, "https": https}
 
     session = requests.Session()

@@ -18,6 +18,7 @@ from cifar10.images.decode import ImageError, Pixels
 from cifar10.inference.image_inputs import square_pixels
 from cifar10.inference.prediction import ImageResult, most_probable
 from cifar10.inference.predictor import Predictor
+from cifar10.serving.drift import DriftLog
 from cifar10.serving.web.models import LoadedModel
 
 SHOWN_SIDE = 320
@@ -40,23 +41,21 @@ class Classified:
     """JPEG of the same part in more pixels; empty if it cannot be read."""
     seconds: float
     """For decoding and computing."""
-    unlike: bool | None = None
-    """Whether it is unlike the training data; None: not known."""
 
 
-def classify(loaded: LoadedModel, name: str, data: bytes) -> Classified:
-    """Classify the encoded image `data`; if it cannot be read, the result has the reason."""
+def classify(loaded: LoadedModel, name: str, data: bytes, is_sample: bool = False) -> Classified:
+    """Classify the encoded image `data`; if it cannot be read, the result has the reason.
+
+    An image of a visitor is counted for drift when it is computed; a sample of the training data is not.
+    """
     digest = hashlib.sha256(data).hexdigest()
-    found = _classified(loaded.model.name, loaded.weights_digest, digest, loaded, data)
+    found = _classified(loaded.model.name, loaded.weights_digest, digest, is_sample, loaded, data)
     return replace(found, result=replace(found.result, path=name))
 
 
-def largest_bars(result: ImageResult, top_k: int) -> list[tuple[str, float]]:
-    """Return the names and probabilities of the most probable classes."""
-    return [(one.class_name, one.probability) for one in result.top[:top_k]]
-
-
-def compute(predictor: Predictor, data: bytes, sha256: str) -> tuple[ImageResult, Pixels | None]:
+def _compute(
+    predictor: Predictor, data: bytes, sha256: str, drift: DriftLog | None
+) -> tuple[ImageResult, Pixels | None]:
     """Return the result for an encoded image, with all classes and groups, and the pixels that the network got."""
     provenance = predictor.provenance
     try:
@@ -64,15 +63,18 @@ def compute(predictor: Predictor, data: bytes, sha256: str) -> tuple[ImageResult
             pixels = square_pixels(data, predictor.preprocessing, predictor.reduced)
     except ImageError as error:
         return ImageResult("", (), error=str(error), provenance=provenance), None
-    probabilities = predictor.probabilities(pixels[None])
+    probabilities, unlike = predictor.probabilities_and_unlike(pixels[None])
+    if drift is not None:
+        drift.add(pixels[None], probabilities, unlike)
     [top] = most_probable(probabilities, predictor.class_names, predictor.num_classes)
     if not top:
         return ImageResult("", (), error="the network's output is not a number", provenance=provenance), pixels
     group = None if predictor.groups is None else predictor.groups.results(probabilities)[0]
-    return ImageResult("", top, sha256=sha256, group=group, provenance=provenance), pixels
+    is_unlike = None if unlike is None else bool(unlike[0])
+    return ImageResult("", top, sha256=sha256, group=group, unlike=is_unlike, provenance=provenance), pixels
 
 
-def picture(data: bytes, predictor: Predictor) -> bytes:
+def _picture(data: bytes, predictor: Predictor) -> bytes:
     """Return the part of an image that the network gets, as a JPEG for the page; the image can be read."""
     rule = predictor.preprocessing
     resize_size = None if rule.resize_size is None else round(SHOWN_SIDE * rule.resize_size / rule.image_size)
@@ -97,9 +99,11 @@ def enlarged(pixels: NDArray[np.uint8], side: int = SHOWN_SIDE) -> bytes:
 
 
 @st.cache_resource(max_entries=_MOST_KEPT, ttl=3600, show_spinner=False)
-def _classified(name: str, weights: str, sha256: str, _loaded: LoadedModel, _data: bytes) -> Classified:
+def _classified(
+    name: str, weights: str, sha256: str, is_sample: bool, _loaded: LoadedModel, _data: bytes
+) -> Classified:
     start = time.perf_counter()
-    result, pixels = compute(_loaded.predictor, _data, sha256)
+    result, pixels = _compute(_loaded.predictor, _data, sha256, None if is_sample else _loaded.drift)
     seconds = time.perf_counter() - start
-    shown = b"" if pixels is None else picture(_data, _loaded.predictor)
+    shown = b"" if pixels is None else _picture(_data, _loaded.predictor)
     return Classified(result, pixels, shown, seconds)

@@ -57,7 +57,7 @@ def _classify_all(pictures: list[Input], loaded: LoadedModel, words: Language) -
         if bar is not None:
             text = words("classify.working", position=position, total=len(pictures))
             bar.progress(position / len(pictures), text)
-        results.append(classify(loaded, given.name, given.data))
+        results.append(classify(loaded, given.name, given.data, given.is_sample))
     if bar is not None:
         bar.empty()
     return results

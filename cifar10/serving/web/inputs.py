@@ -30,6 +30,10 @@ class Input:
     name: str
     data: bytes
     """As it was encoded by the visitor."""
+    error: str | None = None
+    """Why it could not be read."""
+    is_sample: bool = False
+    """Whether it is one of the samples, not a visitor's."""
 
 
 def chosen_pictures(visit: Visit, loaded: LoadedModel) -> list[Input]:
@@ -100,4 +104,4 @@ def _from_samples(words: Language, visit: Visit, loaded: LoadedModel) -> list[In
         if st.button(words("classify.other_samples"), icon=":material/refresh:", type="tertiary"):
             st.session_state["samples_turn"] = turn + 1
             st.rerun()
-    return [Input(name, data) for name, data in samples.pictures]
+    return [Input(name, data, is_sample=True) for name, data in samples.pictures]

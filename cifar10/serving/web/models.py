@@ -1,5 +1,6 @@
 """The trained networks that a visitor can choose, and loading them once for all visitors."""
 
+import atexit
 import importlib.util
 import threading
 from dataclasses import dataclass, field
@@ -13,10 +14,13 @@ from cifar10.errors import UserError
 from cifar10.files import file_sha256
 from cifar10.inference.predictor import Predictor
 from cifar10.runs.checkpoint_names import BEST, find_locally, resolve_checkpoint
+from cifar10.serving.drift import DriftLog
 
 _MOST_LOADED = 2
 """Networks in memory at a time; the one that was used longest ago makes room."""
 _REGISTERED = "models:/"
+LOADING = threading.Lock()
+"""Held while a network is loaded: several at once could need more memory than there is."""
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,8 @@ class LoadedModel:
 
     model: Model
     predictor: Predictor
+    drift: DriftLog | None = None
+    """Counts what visitors bring; None where there is no reference to compare it with."""
     lock: threading.Lock = field(default_factory=threading.Lock)
     """Held while `network` is used: hooks are part of it."""
 
@@ -73,6 +79,11 @@ class LoadedModel:
 
         checkpoint = load_checkpoint(self.model.checkpoint)
         return checkpoint.network() if checkpoint.weights_digest == self.weights_digest else None
+
+    def close(self) -> None:
+        """Write the counts of pictures."""
+        if self.drift is not None:
+            self.drift.close()
 
     @property
     def weights_digest(self) -> str:
@@ -128,10 +139,14 @@ def load(model: Model) -> LoadedModel:
     return _loaded(model.name, str(model.file), digests, model)
 
 
-@st.cache_resource(max_entries=_MOST_LOADED, show_spinner=False)
+@st.cache_resource(max_entries=_MOST_LOADED, show_spinner=False, on_release=LoadedModel.close)
 def _loaded(name: str, file: str, digests: tuple[str, ...], _model: Model) -> LoadedModel:
-    with _LOADING:  # several networks at once could need more memory than there is
-        return LoadedModel(_model, _predictor(_model))
+    with LOADING:
+        predictor = _predictor(_model)
+    drift = None if predictor.reference is None else DriftLog(predictor.origin["weights_digest"])
+    loaded = LoadedModel(_model, predictor, drift)
+    atexit.register(loaded.close)
+    return loaded
 
 
 def _predictor(model: Model) -> Predictor:
@@ -147,7 +162,7 @@ def _predictor(model: Model) -> Predictor:
 
 @st.cache_resource(max_entries=4, show_spinner=False, ttl=600)
 def _downloaded(name: str) -> Path:
-    with _LOADING:
+    with LOADING:
         return resolve_checkpoint(name)
 
 
@@ -176,6 +191,3 @@ def _changed(file: Path) -> int:
         return file.stat().st_mtime_ns
     except OSError:  # deleted meanwhile
         return 0
-
-
-_LOADING = threading.Lock()

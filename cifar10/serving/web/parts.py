@@ -34,3 +34,19 @@ def draw_answer(name: str, probability: float, words: Language, *labels: str) ->
 def draw_note(text: str) -> None:
     """Draw a line of small, dim text."""
     st.html(f'<div class="note">{escape(text)}</div>')
+
+
+def draw_tiles(tiles: Sequence[tuple[str, str, str]]) -> None:
+    """Draw numbers side by side: name, value and a note, which may be empty."""
+    cells = [
+        f'<div class="tile"><span class="note">{escape(name)}</span><strong>{escape(value)}</strong>'
+        f'<span class="note">{escape(note)}</span></div>'
+        for name, value, note in tiles
+    ]
+    st.html(f'<div class="tiles">{"".join(cells)}</div>')
+
+
+def draw_facts(facts: Sequence[tuple[str, str]]) -> None:
+    """Draw names and values, one below the other; those without a value are left out."""
+    rows = [f"<dt>{escape(name)}</dt><dd>{escape(value)}</dd>" for name, value in facts if value]
+    st.html(f'<dl class="facts">{"".join(rows)}</dl>')

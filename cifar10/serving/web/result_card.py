@@ -28,7 +28,7 @@ def draw_card(found: Classified, data: bytes, position: int, top_k: int, loaded:
         picture.image(found.shown, width=_PICTURE_WIDTH, alt=words("result.picture_of", name=result.path))
         with answer:
             labels = [words("result.not_sure")] if result.probability < SURE else []
-            labels += [words("result.unlike")] if found.unlike else []
+            labels += [words("result.unlike")] if found.result.unlike else []
             draw_answer(result.class_name, result.probability, words, *labels)
             draw_note(f"{result.path} · {words('result.seconds', number=words.number(1000 * found.seconds, 0))}")
             draw_bars([(one.class_name, one.probability) for one in result.top[:top_k]], words)
@@ -44,7 +44,7 @@ def _explain_labels(found: Classified, words: Language) -> None:
     if result.probability < SURE:
         name, probability = words.class_name(result.class_name), words.percent(result.probability)
         draw_note(words("result.not_sure_help", bound=words.percent(SURE, 0), name=name, probability=probability))
-    if found.unlike:
+    if found.result.unlike:
         draw_note(words("result.unlike_help"))
 
 
