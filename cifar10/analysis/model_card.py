@@ -112,32 +112,32 @@ def _use_and_limits(checkpoint: "Checkpoint", files: MeasuredFiles) -> str:
         "It names one class for the whole image. It does not count or locate objects.",
         "The numbers below hold for images like those of the test split. For others, nothing was measured.",
     ]
-    if (weak := _weakest(files.evaluation)) is not None:
+    if (weak := _weakest(files.evaluation, names)) is not None:
         lines.append(weak)
     return "## Intended use and limits\n\n" + "\n".join(f"- {line}" for line in lines)
 
 
-def _weakest(evaluation: Mapping[str, Any] | None) -> str | None:
-    """Return a sentence on the class with the lowest recall."""
+def _weakest(evaluation: Mapping[str, Any] | None, class_names: Sequence[str]) -> str | None:
+    """Return sentences on the class with the lowest recall and the most frequent mistake."""
     known = [each for each in (evaluation or {}).get("classes", ()) if each["recall"] is not None]
     if not known:
         return None
     weakest = min(known, key=lambda each: each["recall"])
     return (
         f"The least reliable class is {code(weakest['name'])}: {weakest['recall']:.1%} of its {weakest['support']:,} "
-        f"test images are recognised.{_most_frequent_mistake(evaluation or {})}"
+        f"test images are recognised.{_most_frequent_mistake(evaluation or {}, class_names)}"
     )
 
 
-def _most_frequent_mistake(evaluation: Mapping[str, Any]) -> str:
+def _most_frequent_mistake(evaluation: Mapping[str, Any], class_names: Sequence[str]) -> str:
     """Return a sentence; none if there is no mistake, or no matrix as there are too many classes."""
     confusion = np.array(evaluation.get("confusion") or [[0]])
     np.fill_diagonal(confusion, 0)
-    row, column = np.unravel_index(confusion.argmax(), confusion.shape)
-    number, names = int(confusion[row, column]), [each["name"] for each in evaluation["classes"]]
+    row, column = divmod(int(confusion.argmax()), len(confusion))
+    number = int(confusion[row, column])
     if not number:
         return ""
-    mistake = f"to take {code(names[row])} for {code(names[column])}"
+    mistake = f"to take {code(class_names[row])} for {code(class_names[column])}"
     return f" The most frequent mistake is {mistake}: {counted(number, 'image')}."
 
 
