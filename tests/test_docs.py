@@ -31,6 +31,7 @@ from cifar10.config import compose, conf_folder, explain
 from cifar10.config.changeable import with_experiment
 from cifar10.config.compose import load_config
 from cifar10.config.conf_folder import CONF, groups, options
+from cifar10.config.promotion import is_of_promotion, read_promotion
 from cifar10.config.sweep_plan import plan_sweep
 from cifar10.train import train
 from commands import COMMANDS
@@ -41,7 +42,7 @@ ADD_A_PART = (DOCS / "add_a_part.md").read_text()
 ENTRY_POINTS = {
     *("train", "probe", "infer", "batch", "verify", "similar"),
     *("evaluate", "explore", "export", "sync", "prepare_data", "config.explain", "demo", "compare_pooling"),
-    *("compare", "reproduce", "sweep"),
+    *("compare", "reproduce", "sweep", "promote"),
 }
 SMALL = ["training.epochs=1", "training.batch_size=20", "tracking=none"]
 SMALL_SHAPES = [
@@ -130,7 +131,10 @@ def test_each_command_of_a_page_is_understood(page: Path) -> None:
             plan_sweep([str(word) for word in task.arguments], **own)
         elif takes_overrides(task.command):
             require_grouping([str(override) for override in task.arguments])
+            own = [str(override) for override in task.arguments if is_of_promotion(str(override))]
+            read_promotion(own)
             overrides = [str(override) for override in task.arguments if not str(override).startswith("grouping")]
+            overrides = [override for override in overrides if override not in own]
             load_config(with_experiment("pooling", overrides) if words[0] == "compare_pooling" else overrides)
 
 
@@ -235,6 +239,7 @@ def test_an_entry_point_is_imported_by_the_commands_and_the_demo_only() -> None:
     allowed |= {("cifar10.laboratory.workers", "cifar10.train"), ("cifar10.laboratory.tracking", "cifar10.sync")}
     allowed |= {("cifar10.laboratory.winner", "cifar10.export")}
     allowed |= {("cifar10.reproduce", "cifar10.train"), ("cifar10.reproduce", "cifar10.probe")}
+    allowed |= {("cifar10.promote", "cifar10.export"), ("cifar10.promote", "cifar10.evaluate")}
     allowed |= {("cifar10.studies.running", "cifar10.train")}
     entry_points = {f"cifar10.{name}" for name in ENTRY_POINTS}
     pairs = {(name, entry) for name, imported in import_graph().items() for entry in imported & entry_points}
