@@ -14,6 +14,7 @@ from cifar10.config.build import build, read_component
 from cifar10.config.schema import Component
 from cifar10.config.targets import EXPORT
 from cifar10.config.temperature import Temperature
+from cifar10.data.image_dataset import Split
 from cifar10.errors import CheckpointError, UsageError
 from cifar10.files import make_output_folder, sync_folder, told_if_not_written
 from cifar10.formats import ExportFormat, Source
@@ -33,6 +34,8 @@ from cifar10.system.memory import keep_memory_warm
 
 _MOST_CALIBRATION = 2000
 _NUM_RANDOM = 16
+_MOST_DESCRIBED, _MOST_DESCRIBED_BYTES = 5000, 2**28
+"""Training images that the reference of an ONNX file is made from, and bytes of their pixels."""
 
 
 def export(
@@ -74,11 +77,24 @@ def export(
     keep_memory_warm()
     data = load_trained_data(checkpoint, relocated(checkpoint.config, overrides), moved_line("export", checkpoint_name))
     images, labels = data.test.arrays()
-    source = Source(checkpoint, data.train.arrays(_MOST_CALIBRATION)[0], data.validation.arrays()[0])
+    source = Source(
+        checkpoint,
+        calibration=data.train.arrays(_MOST_CALIBRATION)[0],
+        held_out=data.validation.arrays()[0],
+        training=_spread(data.train),
+    )
     files = _write_all(writers, source, folder, images, labels)
     if registered is not None:
         _register(checkpoint, files, registered)
     return files
+
+
+def _spread(split: Split) -> NDArray[np.uint8]:  # (N, S, S, 3)
+    """Return images from all over `split`, which may be sorted by class; those in a file are not all read."""
+    num_bytes = 3 * split.images.shape[-1] ** 2
+    most = max(1, min(_MOST_DESCRIBED, _MOST_DESCRIBED_BYTES // num_bytes))
+    images = split.images[:: -(-len(split) // most)]
+    return np.ascontiguousarray(images.permute(0, 2, 3, 1).numpy())
 
 
 def _with_temperature(checkpoint: Checkpoint, temperature: Temperature) -> Checkpoint:

@@ -21,6 +21,8 @@ class Source:
     """Images that the network was trained on."""
     held_out: NDArray[np.uint8]
     """Other images than those of the test split; empty if all were trained on."""
+    training: NDArray[np.uint8] | None = None
+    """Training images from all over the split, at least one, to describe them; None: not known."""
 
 
 class ExportFormat(Protocol):

@@ -4,6 +4,7 @@ import contextlib
 import functools
 import io
 import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,10 +17,10 @@ from cifar10.errors import UserError
 from cifar10.files import file_sha256
 from cifar10.formats import ExactFormat, Source
 from cifar10.formats.onnx_passes import simplify
-from cifar10.formats.probabilities import Probabilities
+from cifar10.formats.training_reference import reference_of
 from cifar10.inference.description import KEY, ModelDescription, golden
 from cifar10.inference.engines import Engine
-from cifar10.inference.engines.onnx import load
+from cifar10.inference.engines.onnx import LOGITS, PROBABILITIES, OnnxEngine, load, open_session
 from cifar10.inference.engines.pytorch import TorchEngine
 from cifar10.runs.checkpoints import Checkpoint
 
@@ -31,28 +32,37 @@ _NUM_GOLDEN = 4
 
 
 class OnnxFormat(ExactFormat):
-    """uint8 (B, H, W, 3) -> probabilities (B, K), in float32; images of another size than the network's are resized."""
+    """uint8 (B, H, W, 3) -> probabilities and logits (B, K), in float32; images of another size are resized."""
 
     file_name = "model.onnx"
 
     def write(self, source: Source, path: Path) -> None:
         model = to_onnx(source.checkpoint)
-        path.write_bytes(model.SerializeToString())
+        engine = OnnxEngine(open_session(model.SerializeToString(), "the network"))
+        path.write_bytes(described(model, {"reference": reference_of(engine, source)}).SerializeToString())
 
     def read(self, path: Path, source: Source) -> Engine:
         return load(path).engine
 
 
-class _Resized(Probabilities):
-    """The same for images of any size."""
+class _Resized(torch.nn.Module):
+    """Decoded images of any size -> class probabilities and logits.
+
+    Args:
+        network: uint8 or float (B, 3, S, S) in 0..255 -> logits (B, K).
+        image_size: S.
+    """
 
     def __init__(self, network: torch.nn.Module, image_size: int) -> None:
-        super().__init__(network)
+        super().__init__()
+        self.network = network.eval()
         self.image_size = image_size
 
-    def images(self, pixels: Tensor) -> Tensor:
+    def forward(self, pixels: Tensor) -> tuple[Tensor, Tensor]:  # uint8 (B, H, W, 3), RGB -> both float32 (B, K)
         size = (self.image_size, self.image_size)
-        return interpolate(super().images(pixels), size=size, mode="bilinear", antialias=True)
+        images = interpolate(pixels.permute(0, 3, 1, 2).float(), size=size, mode="bilinear", antialias=True)
+        logits: Tensor = self.network(images)
+        return torch.softmax(logits, dim=1), logits
 
 
 @functools.lru_cache(maxsize=1)  # several formats start from it
@@ -77,6 +87,16 @@ def to_onnx(checkpoint: Checkpoint) -> "onnx.ModelProto":
     return model
 
 
+def described(model: "onnx.ModelProto", changes: Mapping[str, Any]) -> "onnx.ModelProto":
+    """Return a copy of a model from `to_onnx` with changes of its description."""
+    copy = type(model)()
+    copy.CopyFrom(model)
+    [entry] = [entry for entry in copy.metadata_props if entry.key == KEY]
+    description = ModelDescription.model_validate_json(entry.value).model_copy(update=dict(changes))
+    entry.value = description.model_dump_json()
+    return copy
+
+
 def _exported(module: _Resized) -> Any:
     try:
         import onnxscript  # noqa: F401 - torch.onnx needs it
@@ -93,7 +113,7 @@ def _exported(module: _Resized) -> Any:
             dynamo=True,
             dynamic_shapes=(dimensions,),
             input_names=["pixels"],
-            output_names=["probabilities"],
+            output_names=[PROBABILITIES, LOGITS],
             opset_version=_OPSET,
             verbose=False,
         )

@@ -19,6 +19,7 @@ from cifar10.files import file_sha256
 from cifar10.formats import Source
 from cifar10.formats.calibration import IntegerFormat, closest, engine_of, golden_of
 from cifar10.formats.onnx import to_onnx
+from cifar10.formats.training_reference import reference_of
 from cifar10.inference.description import KEY, ModelDescription
 from cifar10.inference.engines import Engine
 from cifar10.inference.engines.onnx import PRECISION, load
@@ -101,9 +102,13 @@ def _describe(model: Any, source: Source) -> None:
     """Replace the description of the float32 model: golden probabilities are those of the integers."""
     import onnx
 
-    known = golden_of(engine_of(model), source)
-    digest = file_sha256(source.checkpoint.path)
-    description = ModelDescription.of(source.checkpoint).model_copy(update={"golden": known, "file_digest": digest})
+    engine = engine_of(model)
+    changes = {
+        "golden": golden_of(engine, source),
+        "file_digest": file_sha256(source.checkpoint.path),
+        "reference": reference_of(engine, source),
+    }
+    description = ModelDescription.of(source.checkpoint).model_copy(update=changes)
     onnx.helper.set_model_props(model, {KEY: description.model_dump_json(), PRECISION: "int8"})
 
 

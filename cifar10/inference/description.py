@@ -1,7 +1,7 @@
 """What an exported file contains beside the network: everything that a `Predictor` needs, as JSON."""
 
 import base64
-from typing import TYPE_CHECKING, Annotated, Literal, NamedTuple, Self
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -11,7 +11,7 @@ from cifar10.config.schema import TTAMode
 from cifar10.errors import CheckpointError, first_line
 from cifar10.images.preprocessing import Interpolation, Preprocessing
 from cifar10.inference.engines import Engine
-from cifar10.inference.reference import Reference
+from cifar10.inference.reference import FORMAT, Reference
 
 if TYPE_CHECKING:
     from cifar10.runs.checkpoints import Checkpoint
@@ -60,7 +60,10 @@ class ModelDescription(BaseModel):
     reference: Reference | None = None
     """What the training data looked like; ONNX files have one."""
 
-    _reference_of_this_version = field_validator("reference", mode="before")(Reference.known)
+    @field_validator("reference", mode="before")
+    @classmethod
+    def _of_this_version(cls, value: Any) -> Any:
+        return value if not isinstance(value, dict) or value.get("format", FORMAT) == FORMAT else None
 
     @model_validator(mode="after")
     def _crop_fits(self) -> Self:

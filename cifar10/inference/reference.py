@@ -5,7 +5,7 @@ It is part of the description of an exported ONNX file. Importing this imports n
 Shapes: B images of S x S pixels, K classes.
 """
 
-from typing import Annotated, Any, Final, Literal, Self, get_args
+from typing import Annotated, Final, Literal, Self, get_args
 
 import numpy as np
 from numpy.typing import NDArray
@@ -60,11 +60,6 @@ class Reference(BaseModel):
         if not all(sum(counts) for counts in self.counts.values()):
             raise ValueError("a histogram counts no image")
         return self
-
-    @classmethod
-    def known(cls, value: Any) -> Any:
-        """Return the content of a description's entry, or None if it has a format of another version."""
-        return None if isinstance(value, dict) and value.get("format", FORMAT) != FORMAT else value
 
 
 def counts_of(pixels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> Counts:
