@@ -7,6 +7,7 @@ import streamlit as st
 
 Rows = Sequence[Mapping[str, Any]]
 
+_MOST_NUMBERED = 12  # classes of a confusion matrix with numbers in its cells
 _WRONG, _RIGHT = "#d1495b", "#3b6fe0"
 
 
@@ -33,34 +34,32 @@ def lines(rows: Rows, x: str, y: str, series: str, titles: tuple[str, str], unit
 
 def matrix(rows: Rows, order: Sequence[str], titles: tuple[str, str], number: str) -> dict[str, Any]:
     """Return a confusion matrix: rows with true, predicted, share and number; `titles` of its rows and columns."""
-    side = min(36 * len(order), 620)
-    return {
-        "data": {"values": list(rows)},
-        "mark": "rect",
-        "encoding": {
-            "y": {"field": "true", "type": "nominal", "sort": list(order), "title": titles[0]},
-            "x": {
-                "field": "predicted",
-                "type": "nominal",
-                "sort": list(order),
-                "title": titles[1],
-                "axis": {"orient": "top", "labelAngle": -60},
-            },
-            "color": {
-                "field": "share",
-                "type": "quantitative",
-                "scale": {"scheme": "blues", "type": "sqrt"},
-                "legend": None,
-            },
-            "tooltip": [
-                {"field": "true", "title": titles[0]},
-                {"field": "predicted", "title": titles[1]},
-                {"field": "number", "title": number},
-                {"field": "share", "format": ".1%"},
-            ],
+    places = {
+        "y": {"field": "true", "type": "nominal", "sort": list(order), "title": titles[0]},
+        "x": {
+            "field": "predicted",
+            "type": "nominal",
+            "sort": list(order),
+            "title": titles[1],
+            "axis": {"orient": "top", "labelAngle": -60},
         },
-        "height": side,
+        "tooltip": [
+            {"field": "true", "title": titles[0]},
+            {"field": "predicted", "title": titles[1]},
+            {"field": "number", "title": number},
+            {"field": "share", "format": ".1%"},
+        ],
     }
+    scale = {"type": "sqrt", "domain": [0, 1], "range": [0, 1]}
+    opacity = {"field": "share", "type": "quantitative", "legend": None, "scale": scale}
+    layers: list[dict[str, Any]] = [{"mark": {"type": "rect", "color": _RIGHT}, "encoding": {"opacity": opacity}}]
+    if len(order) <= _MOST_NUMBERED:
+        colour = {"condition": {"test": "datum.share > 0.25", "value": "white"}, "value": "gray"}
+        text = {"field": "number", "type": "quantitative"}
+        written = {"filter": "datum.number > 0"}
+        layers.append({"transform": [written], "mark": "text", "encoding": {"text": text, "color": colour}})
+    side = min(38 * len(order) + 100, 720)
+    return {"data": {"values": list(rows)}, "encoding": places, "layer": layers, "height": side}
 
 
 def reliability(rows: Rows, titles: tuple[str, str], number: str) -> dict[str, Any]:

@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 
 _PER_PAGE = 32
 _PICTURE_WIDTH = 112
+_ALL = -1  # in place of a class id
 
 
 def show(visit: Visit) -> None:
@@ -65,15 +66,15 @@ def _filters(data: "ImageDataset", words: Language) -> tuple[str, int | None, st
             format_func=lambda name: words(f"data.{name}"),
             key="data_kind",
         )
-        ids: list[int | None] = [None, *range(data.num_classes)]
+        ids = [_ALL, *range(data.num_classes)]
         class_id = st.selectbox(
             words("data.class"),
             ids,
-            format_func=lambda each: words("data.all") if each is None else words.class_name(data.class_names[each]),
+            format_func=lambda each: words("data.all") if each == _ALL else words.class_name(data.class_names[each]),
             key="data_class",
             width=240,
         )
-    return split or splits[-1], class_id, kind or "any"
+    return split or splits[-1], None if class_id == _ALL else class_id, kind or "any"
 
 
 def _answers(model: Model, data: "ImageDataset", split: str, words: Language) -> SplitAnswers:

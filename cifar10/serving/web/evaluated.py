@@ -35,8 +35,11 @@ def draw_evaluation(report: Mapping[str, Any], page: Path, model: Model, words: 
         ("model.worst", lambda: _errors(report, model, words)),
         ("model.per_class", lambda: _classes(report, words)),
     )
-    for tab, (_, draw) in zip(st.tabs([words(key) for key, _ in parts]), parts, strict=True):
+    tabs = st.tabs([words(key) for key, _ in parts], on_change="rerun", key="evaluation_tabs")
+    for tab, (_, draw) in zip(tabs, parts, strict=True):
         with tab:
+            if not tab.open:  # its images may need the data set, which takes seconds to read
+                continue
             try:
                 draw()
             except _DAMAGED:

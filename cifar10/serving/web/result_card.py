@@ -1,5 +1,8 @@
 """The answer for one picture: the picture, bars, where the network sees it, a receipt, and a correction."""
 
+import json
+from typing import Any
+
 import streamlit as st
 
 from cifar10.inference.receipts import complete, shared_columns
@@ -64,4 +67,5 @@ def _draw_details(found: Classified, loaded: LoadedModel, words: Language) -> No
                 st.image(picture, width=_PICTURE_WIDTH, caption=caption, alt=words("result.heat"))
     st.markdown(f"**{words('result.receipt')}**")
     draw_note(words("result.receipt_help"))
-    st.json(complete(shared_columns(result.provenance, None), result))
+    receipt: dict[str, Any] = {**complete(shared_columns(result.provenance, None), result)}
+    st.json({**receipt, "settings": json.loads(receipt["settings"])})
