@@ -7,6 +7,7 @@ Beside the checkpoint:
 """
 
 import contextlib
+import io
 import json
 import sys
 from collections.abc import Iterator, Mapping, Sequence
@@ -253,7 +254,7 @@ def _write(found: _Found, target: RegisteredName | None, overrides: Sequence[str
     evaluation = MeasuredFiles.of(checkpoint).evaluation
     if evaluation is None or evaluation["data_digest"] != found.numbers["data_digest"] or evaluation["split"] != "test":
         print_message(f"{folder / EVALUATION} is not there, or of other weights or data; evaluating the checkpoint")
-        with contextlib.redirect_stdout(sys.stderr):
+        with contextlib.redirect_stdout(io.StringIO()):  # the scores are in the report
             evaluate(str(checkpoint.path), overrides=overrides)
     numbers = {**found.numbers, "target": None if target is None else asdict(target)}
     write_text(folder / PROMOTION, f"{json.dumps(numbers, indent=1, allow_nan=False)}\n")
@@ -269,12 +270,12 @@ def _register(found: _Found, place: Alias, before: str | None, moves: bool) -> N
     content = VersionContent(
         files={name: folder / name for name in _WITH_VERSION if (folder / name).is_file()},
         tags={
-            **identity,
-            **tags_of(found.checks),
-            "test_digest": str(found.numbers["test_digest"]),
             "promotion": "all checks hold" if moves else "refused",
-            "promotion.made": str(found.numbers["made"]),
+            **tags_of(found.checks),
             "promotion.compared_with": "none" if before is None else f"version {before}",
+            "promotion.made": str(found.numbers["made"]),
+            "test_digest": str(found.numbers["test_digest"]),
+            **identity,
         },
         description=description_of(card.read_text(encoding="utf-8")),
     )

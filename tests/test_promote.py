@@ -4,6 +4,7 @@ Two networks are trained on generated images, and exported, evaluated and regist
 """
 
 import http.server
+import io
 import json
 import os
 import shutil
@@ -20,6 +21,7 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from PIL import Image
 
 import cifar10
 from cifar10.cli.command_line import main
@@ -28,6 +30,8 @@ from cifar10.runs.aliases import Alias
 from cifar10.runs.registry import RegisteredName
 from cifar10.train import train
 from commands import COMMANDS
+from tests.malformed import encode, picture
+from tests.runs.test_registry import answered, serving
 from tests.runs.test_tracking import closed_port, server
 from tests.tiny_run import TINY
 
@@ -38,7 +42,7 @@ SMALL = (
     *("data_loading.test_size=300", "model=simple_cnn", "model.width=16", "training.precision=fp32"),
 )
 GOOD = ("data_loading.train_size=1500", "training.epochs=6", "run_name=good")
-WORSE = ("data_loading.train_size=100", "training.epochs=2", "run_name=worse")
+WORSE = ("data_loading.train_size=800", "training.epochs=3", "run_name=worse")
 
 
 @pytest.fixture(scope="module")
@@ -438,3 +442,15 @@ def test_every_command_takes_the_champion(here: Path, capsys: pytest.CaptureFixt
     assert main(COMMANDS, "", ["batch", f"--test_dir={photos}", named, "--output=rows.parquet", "--workers=1"]) == 0
     ray.shutdown()
     assert Path("rows.parquet").is_file()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_mlflow_serves_the_champion_from_its_files_alone(here: Path) -> None:
+    with Image.open(io.BytesIO(encode(picture(1, 40), "PNG"))) as photo:
+        [expected] = cifar10.load("good", engine="onnx").predict([photo])
+    shutil.rmtree(here / "models")
+    with serving("models:/shapes@champion", f"sqlite:///{here}/registry/mlflow.db", here / "registry") as address:
+        [answer] = answered(address, [encode(picture(1, 40), "PNG")])
+    assert answer["class_name"] == expected.class_name
+    assert answer["probability"] == pytest.approx(expected.top[0].probability, abs=1e-5)

@@ -19,7 +19,7 @@ VARIABLE = "CIFAR10_COMPLETE"
 
 _FLAG_OPTIONS = {"engine": "engine", "formats": "export", "engines": "engine"}
 """Flag -> the group of `conf/` that holds its values."""
-_OPTIONAL_GROUPS = {"infer": ("grouping",), "sweep": ("sweep",)}
+_OPTIONAL_GROUPS = {"infer": ("grouping",), "promote": ("promotion",), "sweep": ("sweep",)}
 """Command -> groups that it alone takes."""
 _PATHS = ("root", "sources", "cache", "weights", "models_dir")
 """Settings whose values are paths, which the shell completes."""

@@ -1,6 +1,7 @@
 """The model registry: a checkpoint is registered, found again, and served by MLflow with the results of `infer`."""
 
 import base64
+import contextlib
 import json
 import os
 import signal
@@ -71,21 +72,28 @@ def registered(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def served(registered: Path) -> Iterator[str]:
-    """Serve the registered model with `mlflow models serve`, from another folder; yield its address."""
+    """Serve the registered model from another folder; yield its address."""
+    with serving(URI, f"sqlite:///{registered}/mlruns/mlflow.db", registered / "mlruns") as address:
+        yield address
+
+
+@contextlib.contextmanager
+def serving(uri: str, store: str, folder: Path) -> Iterator[str]:
+    """Serve a model of `store` with `mlflow models serve`, in `folder`; yield its address."""
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    words = ["models", "serve", "-m", URI, "--env-manager", "local", "--port", str(port)]
+    words = ["models", "serve", "-m", uri, "--env-manager", "local", "--port", str(port)]
     environment = {
         **os.environ,
-        "MLFLOW_TRACKING_URI": f"sqlite:///{registered}/mlruns/mlflow.db",
+        "MLFLOW_TRACKING_URI": store,
         "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}",  # MLflow starts uvicorn by its name
     }
     environment.pop("PYTHONPATH", None)  # the code is in the model
-    with (registered / "serve.log").open("wb") as log:
+    with (folder / "serve.log").open("wb") as log:
         process = subprocess.Popen(
             [sys.executable, "-m", "mlflow", *words],
-            cwd=registered / "mlruns",
+            cwd=folder,
             env=environment,
             stdout=log,
             stderr=log,
@@ -94,7 +102,7 @@ def served(registered: Path) -> Iterator[str]:
     try:
         address, until = f"http://127.0.0.1:{port}", time.monotonic() + 90
         while not _is_up(address):
-            assert process.poll() is None and time.monotonic() < until, (registered / "serve.log").read_text()
+            assert process.poll() is None and time.monotonic() < until, (folder / "serve.log").read_text()
             time.sleep(0.3)
         yield address
     finally:
