@@ -13,8 +13,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from cifar10.inference.reference import EDGES, MEASURES, Reference
+from cifar10.inference.unlike import RATE
 from cifar10.serving.database import reading
 from cifar10.serving.drift import LAYOUT, UNLIKE
+from cifar10.serving.histogram_difference import Difference, difference
 from cifar10.wording import counted
 
 FEWEST: Final = 200
@@ -22,8 +24,7 @@ FEWEST: Final = 200
 LARGE_INDEX: Final = 0.2
 """PSI from which a difference matters: the usual bound of credit scoring, where the index comes from."""
 _CHANCE = 0.001  # over all measures together
-_MOST_GROUPS = 10
-_LEAST_EXPECTED = 5.0  # images in a group, for the chi-square test
+_NUM_MEASURES = len(MEASURES) + 1
 
 
 @dataclass(frozen=True, eq=False)
@@ -105,31 +106,22 @@ def read_drift(
 def _bins(measure: str, reference: Reference) -> list[float]:
     """Return the images of the reference in each bin."""
     if measure == UNLIKE:
-        return [0.99, 0.01]
+        num_images = sum(reference.counts["confidence"])
+        return [(1 - RATE) * num_images, RATE * num_images]
     return [float(count) for name, counts in reference.counts.items() if name == measure for count in counts]
 
 
 def _compare(measure: str, incoming: NDArray[np.int64], reference: Reference, class_names: Sequence[str]) -> Comparison:
     counts = np.array(_bins(measure, reference))
-    index, p_value = 0.0, 1.0
     is_enough = incoming.sum() >= FEWEST
+    found = Difference(0.0, 1.0)
     if is_enough:
-        index, p_value = compare_counts(counts, incoming)
+        found = difference(counts, incoming.astype(np.float64), is_ordered=measure in EDGES)
     edges = next((limits for name, limits in EDGES.items() if name == measure), None)
     names = {"classes": tuple(class_names), UNLIKE: ("like", "unlike")}
     labels = names.get(measure) or tuple(f"{limit:g}" for limit in (edges if edges is not None else [])[:-1])
-    has_drifted = bool(is_enough and index >= LARGE_INDEX and p_value < _CHANCE / (len(MEASURES) + 1))
-    return Comparison(measure, labels, edges, counts / counts.sum(), incoming, index, p_value, has_drifted)
-
-
-def compare_counts(expected: NDArray[np.float64], incoming: NDArray[np.int64]) -> tuple[float, float]:
-    """Return the population stability index and the p-value of a chi-square test of homogeneity.
-
-    Args:
-        expected: Images of the reference in each bin.
-        incoming: Incoming images in the same bins.
-    """
-    raise NotImplementedError
+    has_drifted = found.index >= LARGE_INDEX and found.p_value < _CHANCE / _NUM_MEASURES
+    return Comparison(measure, labels, edges, counts / counts.sum(), incoming, found.index, found.p_value, has_drifted)
 
 
 def _verdict(num_images: int, comparisons: Sequence[Comparison]) -> str:
