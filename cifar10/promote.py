@@ -17,7 +17,8 @@ from pathlib import Path
 from typing import Any
 
 from cifar10.analysis.model_card import description_of, model_card
-from cifar10.analysis.promotion_checks import Check, accuracy_check, floor_check, latency_check, tags_of
+from cifar10.analysis.promotion_checks import Check, tags_of
+from cifar10.analysis.promotion_comparison import compare_and_time
 from cifar10.analysis.served_network import ServedNetwork, require_same_classes, shared_test_images
 from cifar10.config.advice import command_line
 from cifar10.config.promotion import Promotion
@@ -29,7 +30,6 @@ from cifar10.export import export
 from cifar10.files import write_text
 from cifar10.formats.known_parity import known_or_measured
 from cifar10.inference.engines.onnx import exported_weights
-from cifar10.inference.latency import median_seconds
 from cifar10.runs.aliases import Alias
 from cifar10.runs.checkpoint_names import resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
@@ -47,7 +47,6 @@ from cifar10.runs.registry import (
 from cifar10.runs.trained_data import load_trained_data, moved_line, relocated
 from cifar10.system.memory import keep_memory_warm
 from cifar10.system.streams import print_message
-from cifar10.wording import counted
 
 CARD = "MODEL_CARD.md"
 _EXPORTED = "export/model.onnx"
@@ -155,8 +154,7 @@ def _measured(
     if champion is not None:
         require_same_classes(checkpoint, champion)
     data = _data_of(checkpoint, overrides, checkpoint_name)
-    theirs = None if champion is None else shared_test_images(data, champion, overrides)
-    images, labels = data.test.arrays()
+    theirs = None if champion is None else (champion, shared_test_images(data, champion, overrides))
     own = ServedNetwork("this network", checkpoint, _exported(checkpoint, overrides))
     assert own.exported is not None
     parity, facts = known_or_measured(own.exported, checkpoint, data)
@@ -164,20 +162,8 @@ def _measured(
         again = command_line("export", checkpoint_name=checkpoint_name)
         told = f"{own.exported} computes something else than {checkpoint.path}"
         raise UserError(f"{told}: {parity.describe()}; export it again: {again}")
-    checks = [_told(Check("parity", True, parity.describe()))]
-    is_right = own.is_right(images, labels)
-    checks.append(_told(floor_check(is_right, labels, settings.floor)))
-    networks, compared = {own.name: (own.predictor, images)}, None
-    if champion is not None and theirs is not None:
-        check, pair = accuracy_check(is_right, champion.is_right(theirs, labels), champion.name)
-        checks.append(_told(check))
-        networks[champion.name] = (champion.predictor, theirs)
-        compared = {"version": champion.name, "weights_digest": champion.checkpoint.weights_digest, **asdict(pair)}
-    print_message(f"timing {' and '.join(networks)} with {counted(settings.latency_images, 'image')} each")
-    seconds = median_seconds(networks, settings.latency_images)
-    rival = None if champion is None else champion.name
-    others = None if rival is None else seconds[rival]
-    checks.append(_told(latency_check(seconds[own.name], others, rival or "", settings.latency_factor)))
+    same = _told(Check("parity", True, parity.describe()))
+    checks, compared = compare_and_time(own, data, theirs, settings, _told)
     numbers = {
         "weights_digest": checkpoint.weights_digest,
         "made": _now(),
@@ -187,15 +173,13 @@ def _measured(
         "tta": checkpoint.tta,
         "export": facts,
         "parity": asdict(parity),
-        "accuracy": {"value": float(is_right.mean()), "correct": int(is_right.sum()), "number": len(labels)},
-        "compared_with": compared,
-        "latency": {"seconds": seconds[own.name], "num_images": settings.latency_images, "compared_with": others},
-        "checks": [asdict(each) for each in checks],
+        **compared,
+        "checks": [asdict(each) for each in (same, *checks)],
         "settings": settings.model_dump(),
         "machine": machine(),
         "versions": versions(),
     }
-    return _Found(checkpoint, own.exported, checks, numbers)
+    return _Found(checkpoint, own.exported, [same, *checks], numbers)
 
 
 def _told(check: Check) -> Check:
@@ -283,10 +267,8 @@ def _register(found: _Found, place: Alias, before: str | None, moves: bool) -> N
         number = place.version_with(identity)
         if number is None:
             number = place.add(checkpoint, found.exported, content)
-            print(
-                f"{'registered':<12} models:/{target.name}/{number}, weights {checkpoint.weights_digest[:12]}",
-                flush=True,
-            )
+            weights = f"weights {checkpoint.weights_digest[:12]}"
+            print(f"{'registered':<12} models:/{target.name}/{number}, {weights}", flush=True)
         else:
             place.annotate(number, content.tags, content.description)
             print(f"{'registered':<12} before as models:/{target.name}/{number}; described anew", flush=True)
