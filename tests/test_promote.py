@@ -7,6 +7,7 @@ import http.server
 import io
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -127,6 +128,21 @@ def test_the_first_network_becomes_champion_with_its_card_and_measurements(here:
     assert logged.read_text() == card
     beside = {str(file.relative_to(logged.parent)) for file in logged.parent.rglob("*") if file.is_file()}
     assert beside >= {"best.ckpt", "export/model.onnx", "evaluation/report.json", "promotion.json", "scores.json"}
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+def test_the_lines_of_a_card_classify_as_infer_does(
+    here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    [card] = here.glob("registry/artifacts/**/MODEL_CARD.md")
+    (card.parent / "photo.jpg").write_bytes(encode(picture(2, 40), "JPEG"))
+    expected = cifar10.load("good", engine="onnx", tta="none").predict(card.parent / "photo.jpg")
+    [block] = re.findall(r"^```python\n(.*?)^```", card.read_text(), re.DOTALL | re.MULTILINE)
+    monkeypatch.chdir(card.parent)
+    capsys.readouterr()
+    exec(compile(block, "MODEL_CARD.md", "exec"), {})
+    assert capsys.readouterr().out == f"{expected.class_id}\n"
 
 
 @pytest.mark.slow

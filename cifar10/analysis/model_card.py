@@ -228,8 +228,9 @@ def _how_to_use(checkpoint: "Checkpoint", files: MeasuredFiles, run: str) -> str
     python = (
         "import numpy\nimport onnxruntime\nfrom PIL import Image, ImageOps\n\n"
         'session = onnxruntime.InferenceSession("export/model.onnx")\n'
-        f'photo = ImageOps.fit(Image.open("photo.jpg").convert("RGB"), ({size}, {size}))\n'
-        '[probabilities] = session.run(None, {"pixels": numpy.asarray(photo)[None]})  # uint8 (1, height, width, 3)\n'
+        'photo = ImageOps.exif_transpose(Image.open("photo.jpg")).convert("RGB")\n'
+        f"pixels = numpy.asarray(ImageOps.fit(photo, ({size}, {size})))[None]  # uint8 (1, height, width, 3)\n"
+        '[probabilities] = session.run(["probabilities"], {"pixels": pixels})\n'
         "print(probabilities[0].argmax())  # the position in the list of classes"
     )
     return (
