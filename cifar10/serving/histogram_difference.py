@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 _LEAST_SHARE = 0.1  # of the reference, in a group of neighbouring bins
-_LEAST_EXPECTED = 5.0  # images in a group, for the chi-square test
+_LEAST_EXPECTED = 2.0  # images in a group, for the chi-square test; fewer make its p-values wrong
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Difference:
 def difference(reference: NDArray[np.float64], incoming: NDArray[np.float64], is_ordered: bool) -> Difference:
     """Compare incoming images with the reference, by the population stability index and a chi-square test.
 
-    Bins with few images are joined first, as both need about five images in each.
+    Bins with few images are joined first, since both measures are wrong for them.
 
     Args:
         reference: Images in each bin, (B,); at least one in all.
