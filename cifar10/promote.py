@@ -31,7 +31,7 @@ from cifar10.files import write_text
 from cifar10.formats.known_parity import known_or_measured
 from cifar10.inference.engines.onnx import exported_weights
 from cifar10.runs.aliases import Alias
-from cifar10.runs.checkpoint_names import resolve_checkpoint
+from cifar10.runs.checkpoint_names import find_locally, resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.folder import SCORES
 from cifar10.runs.measured_files import EVALUATION, PROMOTION, MeasuredFiles
@@ -84,12 +84,13 @@ def promote(
         before = place.version()
     champion = None if before is None else ServedNetwork.with_alias(target, before)
     if champion is not None and champion.serves(checkpoint):
-        print(f"{alias:<12} is version {before} of {target.name} already, with the same weights; nothing was changed")
+        _renew_card(str(before), checkpoint, checkpoint_name, None if dry_run else place)
+        print(f"{alias:<12} is version {before} of {target.name} already, with the same weights")
         return
     with _refused(target, before):
         found = _measured(checkpoint, checkpoint_name, champion, settings, overrides)
     failed = [check for check in found.checks if check.holds is False]
-    _write(found, None if failed or dry_run else target, overrides)
+    _write(found, checkpoint_name, None if failed or dry_run else target, overrides)
     if dry_run:
         print_message("nothing was registered, since this is a dry run")
     else:
@@ -226,11 +227,12 @@ def _now() -> str:
 # -- files and registry ------------------------------------------------------------------------------------------------
 
 
-def _write(found: _Found, target: RegisteredName | None, overrides: Sequence[str]) -> None:
+def _write(found: _Found, checkpoint_name: str, target: RegisteredName | None, overrides: Sequence[str]) -> None:
     """Evaluate the checkpoint if that is missing, and write numbers and card beside it.
 
     Args:
         found: What was measured.
+        checkpoint_name: As it was given.
         target: The alias that will be of this network; None: none will.
         overrides: Where the data are today.
     """
@@ -242,8 +244,25 @@ def _write(found: _Found, target: RegisteredName | None, overrides: Sequence[str
             evaluate(str(checkpoint.path), overrides=overrides)
     numbers = {**found.numbers, "target": None if target is None else asdict(target)}
     write_text(folder / PROMOTION, f"{json.dumps(numbers, indent=1, allow_nan=False)}\n")
-    write_text(folder / CARD, model_card(checkpoint, MeasuredFiles.of(checkpoint)))
+    run = None if find_locally(checkpoint_name) else checkpoint_name
+    write_text(folder / CARD, model_card(checkpoint, MeasuredFiles.of(checkpoint), run))
     print_message(f"written to {folder}: {PROMOTION}, {CARD}")
+
+
+def _renew_card(number: str, checkpoint: Checkpoint, checkpoint_name: str, place: Alias | None) -> None:
+    """Write the card of a run that has the alias as version `number` from what was measured since.
+
+    With `place`, it also becomes the description of the version.
+    """
+    files = MeasuredFiles.of(checkpoint)
+    if find_locally(checkpoint_name) is None or files.promotion is None:
+        return
+    card, file = model_card(checkpoint, files), checkpoint.path.parent / CARD
+    write_text(file, card)
+    print_message(f"written anew: {file}")
+    if place is not None:
+        with told_if_refused(_PURPOSE):
+            place.annotate(number, {}, description_of(card))
 
 
 def _register(found: _Found, place: Alias, before: str | None, moves: bool) -> None:

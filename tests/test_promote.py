@@ -172,6 +172,19 @@ def test_an_alias_that_has_the_version_already_stays_and_nothing_is_measured(
     assert num_versions() == 1
 
 
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("here")
+def test_the_card_of_the_champion_has_what_was_measured_since() -> None:
+    assert "was not measured" in version(1).description
+    assert main(COMMANDS, "", ["evaluate", "good", "--corruptions=fog"]) == 0
+    assert promote("good", "--dry_run") == 0
+    assert "| fog |" in Path("models/good/MODEL_CARD.md").read_text()
+    assert "| fog |" not in version(1).description
+    assert promote("good") == 0
+    assert "| fog |" in version(1).description and champion() == "1"
+
+
 # -- the alias stays ---------------------------------------------------------------------------------------------------
 
 

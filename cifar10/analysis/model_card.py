@@ -7,6 +7,7 @@ https://huggingface.co/docs/hub/model-cards.
 
 import re
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -28,20 +29,22 @@ if TYPE_CHECKING:
 _HUB_DATA = {"cifar10": "uoft-cs/cifar10", "cifar100": "uoft-cs/cifar100"}
 """Name of a data set -> its name on the Hub."""
 _MOST_CLASSES = 30
+_REGISTERED = "models:/"
 _LONGEST_DESCRIPTION = 5000  # characters: the column of MLflow's database
 
 
-def model_card(checkpoint: "Checkpoint", files: MeasuredFiles, name: str | None = None) -> str:
+def model_card(checkpoint: "Checkpoint", files: MeasuredFiles, run: str | None = None) -> str:
     """Return the card of a checkpoint.
 
     Args:
         checkpoint: Any.
         files: What was measured about it.
-        name: Of the model; None: that of the run.
+        run: Its name for commands; None: that of its folder.
     """
-    run = name_of_run(checkpoint.path.parent)
+    run = run or name_of_run(checkpoint.path.parent)
+    title = run.removeprefix(_REGISTERED) if run.startswith(_REGISTERED) else Path(run).name
     sections = [
-        f"# {text(name or checkpoint.path.parent.name)}",
+        f"# {text(title)}",
         _summary(checkpoint, files),
         _use_and_limits(checkpoint, files),
         _training_data(checkpoint, files),
@@ -50,7 +53,7 @@ def model_card(checkpoint: "Checkpoint", files: MeasuredFiles, name: str | None 
         _how_to_use(checkpoint, files, run),
         _provenance(checkpoint, files),
     ]
-    return f"{_front_matter(checkpoint, files)}\n" + "\n\n".join(sections) + "\n"
+    return f"{_front_matter(checkpoint, files, title)}\n" + "\n\n".join(sections) + "\n"
 
 
 def description_of(card: str) -> str:
@@ -64,7 +67,7 @@ def description_of(card: str) -> str:
     return kept[: end if end > 0 else kept.rfind("\n")].rstrip() + rest
 
 
-def _front_matter(checkpoint: "Checkpoint", files: MeasuredFiles) -> str:
+def _front_matter(checkpoint: "Checkpoint", files: MeasuredFiles, title: str) -> str:
     data_name = str(checkpoint.metadata.data_name or "unknown")
     hub_name = _HUB_DATA.get(data_name)
     values: dict[str, Any] = {
@@ -81,7 +84,7 @@ def _front_matter(checkpoint: "Checkpoint", files: MeasuredFiles) -> str:
             "dataset": {"name": data_name, "type": hub_name or data_name, "split": "test"},
             "metrics": [{"type": "accuracy", "value": round(float(accuracy), 4)}],
         }
-        values["model-index"] = [{"name": checkpoint.path.parent.name, "results": [entry]}]
+        values["model-index"] = [{"name": title, "results": [entry]}]
     return f"---\n{yaml.safe_dump(values, sort_keys=False, allow_unicode=True)}---\n"
 
 

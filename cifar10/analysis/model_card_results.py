@@ -26,12 +26,18 @@ def results(checkpoint: "Checkpoint", files: MeasuredFiles, run: str) -> list[st
     """
     found = files.evaluation
     if found is None:
-        parts = ["## Evaluation\n\n" + missing("The accuracy", command("evaluate", run))]
+        parts = ["## Evaluation\n\n" + missing("The accuracy", _evaluate(run))]
     else:
         parts = [_accuracy(found, checkpoint), _classes(found), _calibration(found), _robustness(found, run)]
         if checkpoint.config.data_loading.target == _PUBLISHED:
             parts.append(_honest(found, run))
     return [*parts, _export(files.promotion, run), _latency(files.promotion, run)]
+
+
+def _evaluate(run: str, *words: str) -> str:
+    """Return the line that evaluates a run; a registered model has no folder for the report."""
+    place = ["--output=measured"] if run.startswith("models:/") else []
+    return command("evaluate", run, *words, *place)
 
 
 def accuracy_of(evaluation: Mapping[str, Any], view: str = "tta") -> str:
@@ -101,7 +107,7 @@ def _calibration(found: Mapping[str, Any]) -> str:
 def _robustness(found: Mapping[str, Any], run: str) -> str:
     corruptions = found.get("corruptions")
     if not corruptions:
-        line = command("evaluate", run, "--corruptions=all")
+        line = _evaluate(run, "--corruptions=all")
         return "### Robustness\n\n" + missing("The accuracy under noise, blur, weather and digital artefacts", line)
     means = {kind: float(np.mean(accuracies)) for kind, accuracies in corruptions.items()}
     ordered = sorted(means.items(), key=lambda item: item[1])
@@ -114,7 +120,7 @@ def _robustness(found: Mapping[str, Any], run: str) -> str:
 def _honest(found: Mapping[str, Any], run: str) -> str:
     scores = found.get("honest")
     if not scores:
-        line = command("evaluate", run, "--honest=data/honest")
+        line = _evaluate(run, "--honest=data/honest")
         what = "The accuracy without near-duplicates of training images and without rejected labels"
         return "### Honest accuracy\n\n" + missing(what, line)
     rows = [

@@ -166,3 +166,10 @@ def test_files_about_other_weights_are_left_out(tmp_path: Path) -> None:
         assert (MeasuredFiles.of(own).scores is not None) == is_read
     (tmp_path / "promotion.json").write_text(f'{{"weights_digest": "{own.weights_digest}"}}')  # lacks the rest
     assert MeasuredFiles.of(own).promotion is None
+
+
+def test_a_registered_network_is_named_by_its_address() -> None:
+    card = model_card(checkpoint(), NOTHING, "models:/cats@champion")
+    assert "\n# cats@champion\n" in card
+    assert "python commands.py evaluate models:/cats@champion --output=measured\n" in card  # it has no folder here
+    assert "models/first" not in card and "evaluate first" not in card
