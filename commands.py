@@ -9,14 +9,14 @@ from cifar10.commands.analysis import compare, evaluate, reproduce
 from cifar10.commands.data import completion, config, data, demo, doctor, explore
 from cifar10.commands.export import benchmark, export, promote, sync
 from cifar10.commands.inference import batch, infer, similar, verify
-from cifar10.commands.serving import app, serve
+from cifar10.commands.serving import app, feedback, serve
 from cifar10.commands.training import compare_pooling, sweep, train
 
 COMMANDS = {
     command.__name__: command
     for command in (
         *(train, sweep, compare_pooling, infer, batch, verify, similar, evaluate, compare, reproduce),
-        *(export, benchmark, promote, app, explore, sync, data, config, doctor, completion, demo),
+        *(export, benchmark, promote, serve, app, feedback, explore, sync, data, config, doctor, completion, demo),
     )
 }
 

@@ -23,15 +23,12 @@ from granian.log import LogLevels
 
 from cifar10.config.advice import command_line
 from cifar10.config.conf_folder import PROJECT
-from cifar10.config.serving_settings import ServingSettings
+from cifar10.config.serving_settings import API_KEY, ServingSettings
 from cifar10.errors import UserError
 from cifar10.serving.http.worker import describe_model, load_application
 from cifar10.serving.model_request import ModelRequest
 from cifar10.system.signals import if_stopped
 from cifar10.system.streams import print_message
-
-API_KEY = "CIFAR10_API_KEY"
-"""Environment variable with the key that clients must send; a flag would be seen by other users of the machine."""
 
 _METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _CONNECTIONS = 4096

@@ -14,6 +14,9 @@ from cifar10.types import PositiveInt
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
+API_KEY = "CIFAR10_API_KEY"
+"""Environment variable with the key that clients must send; a flag would be seen by other users of the machine."""
+
 _GROUP = "serving"
 
 
@@ -46,6 +49,8 @@ class ServingSettings(Section):
     """Between two looks at the version that an alias refers to."""
     retry_seconds: Annotated[int, Field(gt=0, le=3600)]
     """What a refused client is told to wait."""
+    drift: str | None
+    """SQLite file with hourly counts of brightness, confidence and classes of the images. None: nothing is counted."""
     access_log: bool
     """Whether each request is a line on stderr."""
     docs: bool

@@ -2,7 +2,7 @@
 
 import asyncio
 import hashlib
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import Annotated, Any
@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from cifar10 import __version__
 from cifar10.config.serving_settings import ServingSettings
 from cifar10.images.decode import ImageError, silence_pillow
-from cifar10.inference.prediction import ImageResult, most_probable
+from cifar10.inference.prediction import ImageResult, Prediction, most_probable
 from cifar10.inference.receipts import shared_columns
 from cifar10.inference.results import record_of
 from cifar10.serving.http.computing import Computing, Row
@@ -63,7 +63,7 @@ class Service:
         assert self.computing is not None, "`model` has been called"
         try:
             async with asyncio.timeout(self.settings.answer_seconds):
-                return await self.computing.rows(model.predictor, images)
+                return await self.computing.rows(model, images)
         except TimeoutError:
             retry = {"retry-after": str(self.settings.retry_seconds)}
             raise RequestError(503, "the images were not computed in time; send fewer at a time", retry) from None
@@ -85,19 +85,19 @@ def make_application(
     """
     silence_pillow()
     metrics = Metrics()
-    service = Service(settings, ModelHolder(request, settings.reload_seconds, metrics.observe_load), metrics)
+    service = Service(
+        settings, ModelHolder(request, settings.reload_seconds, settings.drift, metrics.observe_load), metrics
+    )
 
     @asynccontextmanager
     async def lifespan(_: FastAPI) -> AsyncIterator[None]:
         num_threads = settings.threads or max(1, num_cpus() // num_processes)
-        service.computing = Computing(
-            num_threads, settings.batch_images, settings.max_pixels, _observer(service.holder, metrics)
-        )
+        service.computing = Computing(num_threads, settings.batch_images, settings.max_pixels, metrics.observe_batch)
         service.holder.start()
         yield
         service.is_ending = True
-        service.holder.close()
         service.computing.close()
+        service.holder.close()
 
     application = FastAPI(
         title="cifar10",
@@ -112,15 +112,6 @@ def make_application(
     application.include_router(protocol_routes(service.model, service.rows, settings.max_images))
     _add_error_handlers(application)
     return Guard(application, settings, api_key, metrics)
-
-
-def _observer(holder: ModelHolder, metrics: Metrics) -> Callable[[NDArray[np.uint8], NDArray[np.float32]], None]:
-    def observe(pixels: NDArray[np.uint8], probabilities: NDArray[np.float32]) -> None:
-        model = holder.current
-        if model is not None and probabilities.shape[1] == len(model.predictor.class_names):
-            metrics.observe_batch(pixels, probabilities, model.predictor.class_names)
-
-    return observe
 
 
 def _add_routes(application: FastAPI, service: Service) -> None:
@@ -172,18 +163,13 @@ def _answer(
 ) -> dict[str, Any]:
     """Return one entry for each image: its classes, or why it cannot be read."""
     predictor = model.predictor
-    probabilities = [row for row in rows if not isinstance(row, ImageError)]
-    tops = iter(most_probable(np.stack(probabilities), predictor.class_names, top_k) if probabilities else [])
+    computed = [row for row in rows if not isinstance(row, ImageError)]
+    probabilities = np.stack([row.probabilities for row in computed]) if computed else np.empty((0, 1), np.float32)
+    tops = most_probable(probabilities, predictor.class_names, top_k)
+    each = iter(tops)
     entries = []
     for image, row in zip(images, rows, strict=True):
-        if isinstance(row, ImageError):
-            result = ImageResult(image.name, (), error=str(row))
-        else:
-            top = next(tops)
-            result = ImageResult(image.name, top, error=None if top else "the network's output is not a number")
-        entry = record_of(result)
-        del entry["label"]  # nothing is known of the folders of sent images
-        entry["name"] = entry.pop("path")
+        entry = _entry(image.name, row, () if isinstance(row, ImageError) else next(each))
         if receipts:
             entry["image_sha256"] = hashlib.sha256(image.data).hexdigest()
         entries.append(entry)
@@ -191,6 +177,18 @@ def _answer(
     if receipts:
         answer["receipt"] = shared_columns({**predictor.provenance, "checkpoint": model.name}, None)
     return answer
+
+
+def _entry(name: str, row: Row, top: tuple[Prediction, ...]) -> dict[str, Any]:
+    """Return what an answer says of an image: the columns of `infer`, without those of its folder."""
+    if isinstance(row, ImageError):
+        result = ImageResult(name, (), error=str(row))
+    else:
+        error = None if top else "the network's output is not a number"
+        result = ImageResult(name, top, error=error, unlike=row.unlike)
+    entry = record_of(result)
+    del entry["label"]
+    return {"name": entry.pop("path"), **entry, "unlike_training_data": result.unlike}
 
 
 def _description(model: ServedModel, settings: ServingSettings) -> dict[str, Any]:

@@ -6,7 +6,7 @@ import threading
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import NamedTuple, TypeAlias
 
 import numpy as np
 from numpy.typing import NDArray
@@ -14,16 +14,29 @@ from numpy.typing import NDArray
 from cifar10.errors import UserError
 from cifar10.images.decode import EncodedImage, ImageError, Pixels
 from cifar10.inference.predictor import Predictor
+from cifar10.serving.http.model import ServedModel
 
-Row: TypeAlias = "NDArray[np.float32] | ImageError"
-"""Probabilities of an image, (K,), or the reason why it cannot be read."""
+
+class Computed(NamedTuple):
+    """What a model says of an image."""
+
+    probabilities: NDArray[np.float32]
+    """(K,)."""
+    unlike: bool | None
+    """Whether the image is unlike the training data; None: the model cannot tell."""
+
+
+Row: TypeAlias = Computed | ImageError
+"""What a model says of an image, or the reason why it cannot be read."""
+Observer: TypeAlias = Callable[[ServedModel, NDArray[np.uint8], NDArray[np.float32], NDArray[np.bool_] | None], None]
+"""Called with a batch: the model, pixels (B, S, S, 3), probabilities (B, K), and which images are unlike, (B,)."""
 
 _LOG = logging.getLogger("cifar10.serving")
 
 
 @dataclass(eq=False)
 class _Job:
-    predictor: Predictor
+    model: ServedModel
     images: Sequence[bytes] | NDArray[np.uint8]
     rows: "asyncio.Future[list[Row]]"
 
@@ -35,7 +48,7 @@ class Computing:
         num_threads: That compute at the same time.
         most_images: Of waiting requests, computed together in one batch.
         max_pixels: Width times height of the largest image that is decoded.
-        observe: Called with the pixels, (B, S, S, 3), and probabilities, (B, K), of each batch, in any thread.
+        observe: Called with each batch, in any of the threads.
     """
 
     def __init__(
@@ -43,7 +56,7 @@ class Computing:
         num_threads: int,
         most_images: int,
         max_pixels: int,
-        observe: Callable[[NDArray[np.uint8], NDArray[np.float32]], None],
+        observe: Observer,
     ) -> None:
         self._most_images = most_images
         self._max_pixels = max_pixels
@@ -57,14 +70,14 @@ class Computing:
             thread.daemon = True
             thread.start()
 
-    async def rows(self, predictor: Predictor, images: Sequence[bytes] | NDArray[np.uint8]) -> list[Row]:
+    async def rows(self, model: ServedModel, images: Sequence[bytes] | NDArray[np.uint8]) -> list[Row]:
         """Return one row for each image.
 
         Args:
-            predictor: Computes.
+            model: Computes.
             images: Encoded images, or pixels, uint8 (B, S, S, 3), RGB.
         """
-        job = _Job(predictor, images, self._loop.create_future())
+        job = _Job(model, images, self._loop.create_future())
         with self._changed:
             self._waiting.append(job)
             self._changed.notify()
@@ -97,7 +110,7 @@ class Computing:
                 return []
             jobs = [self._waiting.popleft()]
             num_images = len(jobs[0].images)
-            while self._waiting and self._waiting[0].predictor is jobs[0].predictor:
+            while self._waiting and self._waiting[0].model is jobs[0].model:
                 num_images += len(self._waiting[0].images)
                 if num_images > self._most_images:
                     break
@@ -106,15 +119,18 @@ class Computing:
 
     def _computed(self, jobs: Sequence[_Job]) -> list[list[Row]]:
         """Return the rows of each job; [] for one that nobody waits for any more."""
-        predictor = jobs[0].predictor
-        decoded = [[self._decoded(predictor, image) for image in job.images if not job.rows.done()] for job in jobs]
+        model = jobs[0].model
+        decoded = [
+            [self._decoded(model.predictor, image) for image in job.images if not job.rows.done()] for job in jobs
+        ]
         readable = [pixels for group in decoded for pixels in group if not isinstance(pixels, ImageError)]
         if not readable:
-            return [list(group) for group in decoded]  # type: ignore[arg-type] # errors only
+            return [[error for error in group if isinstance(error, ImageError)] for group in decoded]
         batch = np.stack(readable)
-        probabilities = predictor.probabilities(batch)
-        self._observe(batch, probabilities)
-        rows = iter(probabilities)
+        probabilities, flags = model.predictor.probabilities_and_unlike(batch)
+        self._observe(model, batch, probabilities, flags)
+        unlike = [None] * len(batch) if flags is None else flags.tolist()
+        rows = map(Computed, probabilities, unlike)
         return [[pixels if isinstance(pixels, ImageError) else next(rows) for pixels in group] for group in decoded]
 
     def _decoded(self, predictor: Predictor, image: bytes | Pixels) -> Pixels | ImageError:

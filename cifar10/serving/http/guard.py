@@ -24,11 +24,8 @@ Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 PROBES = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 """Paths that anybody may ask for, at any time: by orchestrators."""
 _KNOWN = PROBES | {"/predict", "/model", "/metrics", "/docs", "/openapi.json"}
+_CLOSE = {"connection": "close"}
 _LOG = logging.getLogger("cifar10.serving")
-
-
-class _Gone(Exception):
-    """The client has closed the connection."""
 
 
 class Guard:
@@ -65,8 +62,6 @@ class Guard:
 
         try:
             await self._guarded(scope, receive, observed)
-        except _Gone:
-            status = 499
         except RequestError as error:
             await error.response()(scope, receive, observed)
         except Exception:
@@ -115,8 +110,7 @@ class Guard:
         """Return the whole body.
 
         Raises:
-            RequestError: It is too large, or does not arrive in time.
-            _Gone: The client has closed the connection.
+            RequestError: It is too large, does not arrive in time, or ends within.
         """
         settings, limit = self._settings, self._settings.max_body
         announced = headers.get(b"content-length", b"")
@@ -130,7 +124,7 @@ class Guard:
                 while True:
                     message = await receive()
                     if message["type"] == "http.disconnect":
-                        raise _Gone
+                        raise RequestError(400, "the body ends too early, or its chunks cannot be read", _CLOSE)
                     part = message.get("body", b"")
                     size += len(part)
                     if size > limit:
@@ -140,11 +134,11 @@ class Guard:
                         return parts[0] if len(parts) == 1 else b"".join(parts)
                     timeout.reschedule(min(end, loop.time() + settings.idle_seconds))
         except TimeoutError:
-            raise RequestError(408, "the body did not arrive in time", {"connection": "close"}) from None
+            raise RequestError(408, "the body did not arrive in time", _CLOSE) from None
 
     def _too_large(self) -> RequestError:
         message = f"the body is larger than {self._settings.max_body_mb:g} MB; send fewer or smaller images at a time"
-        return RequestError(413, message, {"connection": "close"})
+        return RequestError(413, message, _CLOSE)
 
 
 def _received(body: bytes) -> Receive:

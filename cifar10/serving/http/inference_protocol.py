@@ -98,10 +98,12 @@ def _outputs(model: ServedModel, rows: Sequence[Row]) -> dict[str, Output]:
     Raises:
         RequestError: An image cannot be read: the protocol has no place for the reason of a single one.
     """
+    found = []
     for position, row in enumerate(rows):
         if isinstance(row, ImageError):
             raise RequestError(422, f"image {position} cannot be read: {row}")
-    probabilities = np.stack(rows)  # type: ignore[arg-type] # no errors are left
+        found.append(row.probabilities)
+    probabilities = np.stack(found)
     if not np.isfinite(probabilities).all():
         raise RequestError(500, "the network's output is not a number")
     class_ids = probabilities.argmax(1)

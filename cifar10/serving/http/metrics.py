@@ -2,7 +2,7 @@
 
 import os
 from collections import Counter as Tally
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 
 import numpy as np
 from numpy.typing import NDArray
@@ -52,6 +52,7 @@ class Metrics:
             "cifar10_images", "Images by outcome: classified, unreadable", ["outcome"], registry=registry
         )
         self.classes = Counter("cifar10_predictions", "Most probable classes", ["class_name"], registry=registry)
+        self.unlike = Counter("cifar10_unlike_images", "Images that are unlike the training data", registry=registry)
         self.confidence = Histogram(
             "cifar10_confidence", "Probability of the most probable class", buckets=_CONFIDENCES, registry=registry
         )
@@ -69,9 +70,18 @@ class Metrics:
         self._labels: tuple[str, str, str] | None = None
 
     def observe_batch(
-        self, pixels: NDArray[np.uint8], probabilities: NDArray[np.float32], names: Sequence[str]
+        self,
+        model: ServedModel,
+        pixels: NDArray[np.uint8],
+        probabilities: NDArray[np.float32],
+        unlike: NDArray[np.bool_] | None,
     ) -> None:
-        """Count a batch of classified images with the probabilities (B, K)."""
+        """Count a batch of classified images; arguments of an `Observer`."""
+        names = model.predictor.class_names
+        if model.drift is not None:
+            model.drift.add(pixels, probabilities, unlike)
+        if unlike is not None:
+            self.unlike.inc(int(unlike.sum()))
         self.batches.observe(len(probabilities))
         self.images.labels("classified").inc(len(probabilities))
         for class_id, count in Tally(probabilities.argmax(1).tolist()).items():

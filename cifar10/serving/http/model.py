@@ -14,6 +14,7 @@ from cifar10.errors import UserError
 from cifar10.inference.predictor import Predictor
 from cifar10.runs.checkpoint_names import download_checkpoint, resolve_checkpoint
 from cifar10.runs.registered_version import RegisteredVersion, registered_version
+from cifar10.serving.drift import DriftLog
 from cifar10.serving.model_request import ModelRequest
 
 _LOG = logging.getLogger("cifar10.serving")
@@ -28,6 +29,8 @@ class ServedModel:
     version: str
     """In the registry; for a file, the first twelve digits of the digest of its weights."""
     predictor: Predictor
+    drift: DriftLog | None = None
+    """Counts the images that the model gets."""
 
     @property
     def weights_digest(self) -> str:
@@ -42,6 +45,7 @@ class ModelHolder:
     Args:
         request: Which model.
         seconds: Between two looks at its alias.
+        drift: File that incoming images are counted in; None: they are not.
         on_change: Called after a model has been loaded, or with None after one could not be.
     """
 
@@ -49,11 +53,13 @@ class ModelHolder:
         self,
         request: ModelRequest,
         seconds: float,
+        drift: str | None = None,
         on_change: Callable[[ServedModel | None], None] = lambda model: None,
     ) -> None:
         self.current: ServedModel | None = None
         self._request = request
         self._seconds = seconds
+        self._drift = None if drift is None else Path(drift)
         self._on_change = on_change
         self._ended = threading.Event()
         self._problem: str | None = None
@@ -64,8 +70,9 @@ class ModelHolder:
         threading.Thread(target=self._run, name="model", daemon=True).start()
 
     def close(self) -> None:
-        """End the thread; a look at the registry in progress is not waited for."""
+        """End the thread, and write what was counted; a look at the registry in progress is not waited for."""
         self._ended.set()
+        _end_counting(self.current)
 
     def _run(self) -> None:
         while not self._ended.is_set():
@@ -84,7 +91,8 @@ class ModelHolder:
                 if version == self._refused or (held and (held.name, held.version) == (version.name, version.number)):
                     self._report(None)
                     return
-            self.current = load_served(self._request, version)
+            before, self.current = self.current, self._loaded(version)
+            _end_counting(before)
         except Exception as error:  # the service goes on with what it has
             if version is not None:
                 self._refused = version  # not downloaded again before the alias moves
@@ -96,6 +104,10 @@ class ModelHolder:
         _LOG.info("%s", describe(self.current))
         self._on_change(self.current)
 
+    def _loaded(self, version: RegisteredVersion | None) -> ServedModel:
+        model = load_served(self._request, version)
+        return model if self._drift is None else replace(model, drift=DriftLog(model.weights_digest, self._drift))
+
     def _report(self, problem: str | None) -> None:
         """Log a problem once, and its end."""
         if problem is not None and problem != self._problem:
@@ -104,6 +116,11 @@ class ModelHolder:
         elif problem is None and self._problem is not None and self.current is not None:
             _LOG.info("the registry answers again")
         self._problem = problem
+
+
+def _end_counting(model: ServedModel | None) -> None:
+    if model is not None and model.drift is not None:
+        model.drift.close()
 
 
 def describe(model: ServedModel | None) -> str:
