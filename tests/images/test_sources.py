@@ -318,6 +318,10 @@ class Handler(BaseHTTPRequestHandler):
             self.reply(b"", length=10**12)
         elif name == "cut.png":
             self.reply(image(0)[:100], length=1000)
+        elif name == "unstated.png":
+            self.send_response(200)
+            self.end_headers()
+            self.wfile.write(image(0))
         elif name == "page":
             self.reply(b"<!DOCTYPE html>\n<title>Photos</title>")
         elif name == "a.zip":
@@ -396,7 +400,7 @@ def test_more_than_the_limit_is_not_read_if_the_length_is_not_stated(
     site: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(addresses, "MAX_BYTES", 50)
-    assert "too large: more than the limit" in read(f"{site}/cat/1.png")[f"{site}/cat/1.png"]
+    assert "too large: more than the limit" in read(f"{site}/unstated.png")[f"{site}/unstated.png"]
 
 
 def test_remote_images_come_in_short_lists() -> None:

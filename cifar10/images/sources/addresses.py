@@ -102,14 +102,14 @@ def fetch(
 
 
 class _Limits(NamedTuple):
-    num_bytes: int = MAX_BYTES
-    seconds: float = _MOST_SECONDS
+    num_bytes: int
+    seconds: float
 
 
 def _fetch(
     address: str,
     before_reading: BeforeReading,
-    limits: _Limits = _Limits(),  # noqa: B008 - it is immutable
+    limits: _Limits | None = None,
     session: "requests.Session | None" = None,
 ) -> bytes:
     """Return the body.
@@ -119,6 +119,7 @@ def _fetch(
     """
     import requests
 
+    limits = limits or _Limits(MAX_BYTES, _MOST_SECONDS)
     try:
         with (session or _session()).get(address, stream=True, timeout=_TIMEOUT) as response:
             if response.status_code != requests.codes.ok:

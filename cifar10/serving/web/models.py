@@ -116,13 +116,11 @@ def find_model(name: str, models_dir: Path) -> Model:
     Raises:
         UserError: There is none.
     """
-    if name.startswith(_REGISTERED):
-        return Model(name, _downloaded(name))
-    file = find_locally(name, str(models_dir))
-    if file is None:
-        return Model(name, _downloaded(name))
-    model = _model_of(file, models_dir)
-    return model if model.name in [known.name for known in find_models(models_dir)] else Model(name, file)
+    known = {model.name: model for model in find_models(models_dir)}
+    if name in known:
+        return known[name]
+    file = None if name.startswith(_REGISTERED) else find_locally(name, str(models_dir))
+    return Model(name, file or _downloaded(name))
 
 
 def load(model: Model) -> LoadedModel:

@@ -64,7 +64,13 @@ def _page(name: str, settings: WebSettings, words: Language) -> "st.Page":
 def _visit(page: str, settings: WebSettings, words: Language) -> Visit:
     with st.sidebar:
         model = None if page in ("cats_and_dogs", "runs") else _chosen_model(settings, words)
-        st.selectbox(words("site.language"), list(LANGUAGES), format_func=LANGUAGES.__getitem__, key="lang")
+        st.selectbox(
+            words("site.language"),
+            list(LANGUAGES),
+            format_func=LANGUAGES.__getitem__,
+            key="lang",
+            persist_state="session",
+        )
     return Visit(words, settings.models_dir, model, is_local())
 
 

@@ -39,11 +39,15 @@ def page(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
     """Return a function that opens a page in a fresh session, as a visitor at this computer or at another one."""
     monkeypatch.chdir(site)
 
-    def opened(name: str = "classify", *, local: bool = True, settings: WebSettings | None = None) -> AppTest:
+    def opened(
+        name: str = "classify", *, local: bool = True, settings: WebSettings | None = None, lang: str = "en"
+    ) -> AppTest:
         for key, value in (settings or WebSettings(page=name)).environment().items():
             monkeypatch.setenv(key, value)
         st.config.set_option("server.address", "127.0.0.1" if local else "0.0.0.0")
-        return AppTest.from_file(ROOT / "streamlit_app.py", default_timeout=60).run()
+        at = AppTest.from_file(ROOT / "streamlit_app.py", default_timeout=60)
+        at.query_params["lang"] = lang
+        return at.run()
 
     yield opened
     st.config.set_option("server.address", None)
@@ -55,3 +59,8 @@ def png(size: tuple[int, int] = (40, 30), seed: int = 0, form: str = "PNG") -> b
     file = io.BytesIO()
     Image.fromarray(pixels).save(file, form)
     return file.getvalue()
+
+
+def html_of(at: AppTest) -> str:
+    """Return all HTML of a page."""
+    return "\n".join(str(element.proto.body) for element in at.get("html"))
