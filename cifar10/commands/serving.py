@@ -3,11 +3,18 @@
 from pathlib import Path
 from typing import Literal
 
-from cifar10.cli.checks import note_place, pin_checkpoint, require_checkpoint, require_device
+from cifar10.cli.checks import (
+    note_place,
+    pin_checkpoint,
+    refuse_file,
+    require_checkpoint,
+    require_device,
+)
 from cifar10.config.serving_settings import read_serving_settings
 from cifar10.errors import UsageError
 from cifar10.inference.engines import require_engine
 from cifar10.serving.model_request import ModelRequest
+from cifar10.suggest import did_you_mean_path
 
 
 def serve(
@@ -78,3 +85,28 @@ def app(
     from cifar10.serving.web.settings import WebSettings
 
     return app(WebSettings(Path(models_dir), checkpoint_name), host, port)
+
+
+def feedback(
+    *, output: str | None = None, withdraw: str | None = None, details: bool = False, store: str | None = None
+) -> None:
+    """List the labels that people have corrected on the web page, and export the images to train on.
+
+    --output=DIR             write the images into class folders, DIR/CLASS/SHA256.png; DIR may be a folder that data
+                             --export_images has written, such as data/train. Repeating it adds what is new.
+    --details                a line for each correction, instead of one for each class
+    --withdraw=SHA256        a correction that is not to be used; the beginning of the SHA-256 is enough
+    --store=FILE             the file of the corrections  (data/serving/corrections.db)
+
+    python commands.py feedback
+    python commands.py feedback --output=data/train
+    """
+    note_place()
+    if output is not None:
+        refuse_file(output)
+    if store is not None and not Path(store).is_file():
+        raise UsageError(f"--store: there is no file {store}{did_you_mean_path(store)}")
+    from cifar10.feedback import feedback
+    from cifar10.serving.corrections import DEFAULT_PATH
+
+    feedback(Path(store) if store else DEFAULT_PATH, Path(output) if output else None, withdraw, details)

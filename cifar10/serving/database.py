@@ -61,7 +61,8 @@ def writing(path: Path, layout: Layout) -> Iterator[sqlite3.Connection]:
                 _require_layout(connection, path, layout, make=True)
                 yield connection
             except BaseException:
-                connection.execute("ROLLBACK")
+                if connection.in_transaction:  # on a full disk, SQLite has ended it
+                    connection.execute("ROLLBACK")
                 raise
             connection.execute("COMMIT")
 
@@ -73,7 +74,9 @@ def reading(path: Path, layout: Layout) -> Iterator[sqlite3.Connection]:
     Raises:
         DatabaseError: There is none, or it is damaged, of another program or of a newer version.
     """
-    if not path.is_file():
+    if path.exists() and not path.is_file():
+        raise DatabaseError(f"{path} cannot be read: it is a folder or a device; name a file of {layout.content}")
+    if not path.exists():
         raise DatabaseError(f"there is no file {path} with {layout.content}; they come from serve and app")
     with _told(path, layout), _connected(path, "rw" if _is_writable(path) else "ro") as connection:
         connection.execute("BEGIN")
