@@ -7,8 +7,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import requests
 
 from cifar10.data.cifar import cifar10
+from tests.serving.http.serving_process import serving
 
 COMMANDS = Path(__file__).parents[1] / "commands.py"
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -31,18 +33,46 @@ def test_the_pixels_are_the_published_ones(real_data_root: Path) -> None:
     assert [round(value, 4) for value in mean.tolist()] == [0.4942, 0.4851, 0.4504]
 
 
-def test_infer_on_exported_images_gives_exactly_the_accuracy_of_training(real_data_root: Path, tmp_path: Path) -> None:
-    (tmp_path / "data").mkdir()
-    (tmp_path / "data" / "cifar-10-batches-py").symlink_to(real_data_root / "cifar-10-batches-py")
+@pytest.fixture(scope="module")
+def trained(real_data_root: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Return a folder with a run, its ONNX file, and all images as PNG files."""
+    folder = tmp_path_factory.mktemp("real")
+    (folder / "data").mkdir()
+    (folder / "data" / "cifar-10-batches-py").symlink_to(real_data_root / "cifar-10-batches-py")
     options = ["model=simple_cnn", "model.width=16", "optimizer=adamw", "schedule=one_cycle", "training.epochs=1"]
-    run("train", *options, "training.batch_size=500", "run_name=real", "tracking=none", folder=tmp_path)
-    run("data", "--export_images", folder=tmp_path)
-    arguments = ["--test_dir=data/test", "--checkpoint_name=real", "--output=rows.jsonl"]
-    inferred = run("infer", *arguments, folder=tmp_path)
-    scores: dict[str, Any] = json.loads((tmp_path / "models/real/scores.json").read_text())
-    rows = [json.loads(line) for line in (tmp_path / "rows.jsonl").read_text().splitlines()]
+    run("train", *options, "training.batch_size=500", "run_name=real", "tracking=none", folder=folder)
+    run("data", "--export_images", folder=folder)
+    return folder
+
+
+def rows_of(folder: Path, *words: str) -> list[dict[str, Any]]:
+    run("infer", "--test_dir=data/test", "--checkpoint_name=real", "--output=rows.jsonl", *words, folder=folder)
+    lines = (folder / "rows.jsonl").read_text().splitlines()
+    (folder / "rows.jsonl").unlink()
+    return [json.loads(line) for line in lines]
+
+
+def test_infer_on_exported_images_gives_exactly_the_accuracy_of_training(trained: Path) -> None:
+    scores: dict[str, Any] = json.loads((trained / "models/real/scores.json").read_text())
+    rows = rows_of(trained)
     right = sum(Path(row["path"]).parts[0] == row["class_name"] for row in rows)
     assert len(rows) == 10_000
     assert right == round(scores["test/accuracy_tta"] * 10_000)
-    assert f"{right:,} of 10,000" in inferred.stderr
     assert scores["test/accuracy_tta"] > 0.4  # one epoch of a small network; chance is 0.1
+
+
+def test_over_http_the_same_images_get_the_same_answers(trained: Path) -> None:
+    run("export", "real", folder=trained)
+    expected = {row["path"]: row for row in rows_of(trained, "--engine=onnx")}
+    paths = sorted(expected)
+    with serving(trained, "--checkpoint_name=real", "serving.drift=null") as served, requests.Session() as session:
+        for start in range(0, len(paths), 64):
+            part = paths[start : start + 64]
+            files = [("images", (path, (trained / "data/test" / path).read_bytes(), "image/png")) for path in part]
+            answer = session.post(f"{served.url}/predict", files=files, timeout=60)
+            assert answer.status_code == 200, answer.text
+            found = answer.json()["images"]
+            assert [image["name"] for image in found] == part
+            assert [image["class_name"] for image in found] == [expected[path]["class_name"] for path in part]
+            for path, image in zip(part, found, strict=True):
+                assert abs(image["probability"] - expected[path]["probability"]) <= 1e-4

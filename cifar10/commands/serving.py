@@ -10,7 +10,6 @@ from cifar10.cli.checks import (
     require_checkpoint,
     require_device,
 )
-from cifar10.config.serving_settings import read_serving_settings
 from cifar10.errors import UsageError
 from cifar10.inference.engines import require_engine
 from cifar10.serving.model_request import ModelRequest
@@ -45,6 +44,8 @@ def serve(
     curl --data-binary @photo.jpg -H 'Content-Type: image/jpeg' http://127.0.0.1:8000/predict
     """
     note_place()
+    from cifar10.config.serving_settings import read_serving_settings
+
     settings = read_serving_settings(overrides)
     if not 1 <= port <= 65_535:
         raise UsageError(f"--port={port} is not possible; it must be from 1 to 65535")

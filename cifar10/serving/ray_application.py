@@ -9,7 +9,7 @@ Each replica has the routes and limits of `python commands.py serve`; Ray's prox
 import os
 from collections.abc import Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from ray import serve
 
@@ -50,14 +50,16 @@ def build(arguments: Mapping[str, str]) -> serve.Application:
             os.chdir(folder)
         return make_application(model, settings, key)
 
-    deployment = serve.deployment(
-        serve.ingress(application)(),
+    ingress: Any = serve.ingress(application)()
+    deployment: Any = serve.deployment(
+        ingress,
         name="cifar10",
         num_replicas=num_replicas,
         max_ongoing_requests=settings.max_pending,
         ray_actor_options={"num_cpus": num_threads},
     )
-    return deployment.bind()  # type: ignore[no-any-return]
+    bound: serve.Application = deployment.bind()
+    return bound
 
 
 def _number(arguments: Mapping[str, str], name: str) -> int:

@@ -87,7 +87,7 @@ class Guard:
             await self._application(scope, _received(b""), send)
             return
         if self._num_pending >= self._settings.max_pending:
-            retry = {"retry-after": str(self._settings.retry_seconds), "connection": "close"}
+            retry = {"retry-after": str(self._settings.retry_seconds)}
             raise RequestError(503, "too many requests at once; send it again a little later", retry)
         self._num_pending += 1
         self._metrics.pending.inc()

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import numpy as np
 import pytest
 from starlette.testclient import TestClient
@@ -27,7 +26,7 @@ BINARY = {"Content-Type": "application/octet-stream"}
 def client_of(folder: Path, *overrides: str, api_key: str | None = None) -> TestClient:
     file = write_colour_model(folder / "colours" / "model.onnx")
     settings = read_serving_settings(["serving.drift=null", *overrides])
-    return TestClient(make_application(ModelRequest(str(file)), settings, api_key))  # type: ignore[arg-type]
+    return TestClient(make_application(ModelRequest(str(file)), settings, api_key))
 
 
 def wait(client: TestClient) -> None:
@@ -42,7 +41,7 @@ def client(tmp_path_factory: pytest.TempPathFactory) -> Iterator[TestClient]:
         yield client
 
 
-def classes(answer: httpx.Response) -> list[str]:
+def classes(answer: Any) -> list[str]:
     return [image["class_name"] for image in answer.json()["images"]]
 
 
@@ -212,7 +211,7 @@ def test_a_key_is_demanded_for_everything_but_probes(tmp_path: Path, headers: di
 
 def test_before_a_model_is_there_it_lives_and_is_not_ready(tmp_path: Path) -> None:
     settings = read_serving_settings(["serving.drift=null"])
-    with TestClient(make_application(ModelRequest(str(tmp_path / "none.onnx")), settings)) as client:  # type: ignore[arg-type]
+    with TestClient(make_application(ModelRequest(str(tmp_path / "none.onnx")), settings)) as client:
         assert client.get("/healthz").status_code == 200
         assert client.get("/readyz").status_code == 503
         answer = client.post("/predict", content=PNGS[0], headers=BINARY)
