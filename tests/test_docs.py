@@ -32,6 +32,7 @@ from cifar10.config.changeable import with_experiment
 from cifar10.config.compose import load_config
 from cifar10.config.conf_folder import CONF, groups, options
 from cifar10.config.promotion import is_of_promotion, read_promotion
+from cifar10.config.serving_settings import read_serving_settings
 from cifar10.config.sweep_plan import plan_sweep
 from cifar10.train import train
 from commands import COMMANDS
@@ -129,6 +130,8 @@ def test_each_command_of_a_page_is_understood(page: Path) -> None:
         if words[0] == "sweep":
             own = {key: value for key, value in task.flags.items() if key in ("study", "trials")}
             plan_sweep([str(word) for word in task.arguments], **own)
+        elif words[0] == "serve":
+            read_serving_settings([str(word) for word in task.arguments])
         elif takes_overrides(task.command):
             require_grouping([str(override) for override in task.arguments])
             own = [str(override) for override in task.arguments if is_of_promotion(str(override))]

@@ -11,20 +11,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from ray import serve
-
 from cifar10.config.serving_settings import API_KEY, read_serving_settings
 from cifar10.errors import UsageError
 from cifar10.inference.engines import require_engine
 from cifar10.serving.model_request import ModelRequest
 
 if TYPE_CHECKING:
+    from ray import serve
+
     from cifar10.serving.http.guard import Application
 
 _ARGUMENTS = ("checkpoint_name", "engine", "tta", "replicas", "threads")
 
 
-def build(arguments: Mapping[str, str]) -> serve.Application:
+def build(arguments: Mapping[str, str]) -> "serve.Application":
     """Return the application that `serve run` deploys.
 
     Args:
@@ -35,6 +35,8 @@ def build(arguments: Mapping[str, str]) -> serve.Application:
     Raises:
         UsageError: An argument is not known or not valid.
     """
+    from ray import serve
+
     settings = read_serving_settings([f"{key}={value}" for key, value in arguments.items() if key not in _ARGUMENTS])
     engine, key, folder = arguments.get("engine", "onnx"), os.environ.get(API_KEY) or None, Path.cwd()
     require_engine(engine)
