@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
-from cifar10.config.advice import command_line
+from cifar10.config.advice import PROGRAM, command_line
 from cifar10.config.conf_folder import PROJECT
 from cifar10.errors import UserError, first_line
 from cifar10.runs.provenance import processor
@@ -28,7 +28,12 @@ State = Literal["ok", "note", "fault"]
 _GIGABYTE = 2**30
 _LEAST_MEMORY, _LEAST_DISK = 4 * _GIGABYTE, 2 * _GIGABYTE  # the default recipe takes 3.4 GB; a run writes 0.1 GB
 _NEWEST, _OLDEST = (3, 13), (3, 11)
-_PORTS = {5000: "mlflow ui --port=5001", 6006: "tensorboard --port=6007"}
+_PORTS = {
+    5000: "mlflow ui --port=5001",
+    6006: "tensorboard --port=6007",
+    8000: f"{PROGRAM} serve --port=8001",
+    8501: f"{PROGRAM} app --port=8502",
+}
 """Port that a page is served at by default -> what to type if it is taken."""
 _EXTRAS = {"tensorboard": "tensorboard>=2.18", "ray": "ray[client,data]>=2.60", "timm": "timm>=1.0.20"}
 _INSTALL = f"{sys.executable} -m pip install"

@@ -8,15 +8,19 @@ from types import SimpleNamespace
 import pytest
 from PIL import Image
 
+import cifar10.app
 import cifar10.compare
 import cifar10.compare_pooling
 import cifar10.config.explain
 import cifar10.demo
 import cifar10.evaluate
 import cifar10.explore
+import cifar10.feedback
 import cifar10.infer
 import cifar10.prepare_data
+import cifar10.promote
 import cifar10.reproduce
+import cifar10.serve
 import cifar10.sweep
 import cifar10.sync
 import cifar10.train  # noqa: F401 - as the others, so that it can be replaced
@@ -64,6 +68,10 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     stand_in("explain", "", "cifar10.config")
     stand_in("infer", Summary(1, 0, None))
     stand_in("batch", 0)
+    for name in ("serve", "feedback"):
+        stand_in(name, None)
+    stand_in("app", 0)
+    stand_in("promote", True)
     for folder in ("photos", "data/test/cat"):
         (tmp_path / folder).mkdir(parents=True)
         Image.new("RGB", (8, 8)).save(tmp_path / folder / "1.png")
