@@ -8,7 +8,7 @@ import streamlit as st
 Rows = Sequence[Mapping[str, Any]]
 
 _MOST_NUMBERED = 12  # classes of a confusion matrix with numbers in its cells
-_WRONG, _RIGHT = "#d1495b", "#3b6fe0"
+_RIGHT, _OTHER = "#3b6fe0", "#e07a3b"
 
 
 def draw(spec: dict[str, Any], alt: str) -> None:
@@ -109,7 +109,7 @@ def histograms(rows: Rows, titles: tuple[str, str], names: tuple[str, str], is_n
         "color": {
             "field": "series",
             "type": "nominal",
-            "scale": {"domain": list(names), "range": [_WRONG, _RIGHT]},
+            "scale": {"domain": list(names), "range": [_RIGHT, _OTHER]},
             "legend": {"orient": "top", "title": None},
         },
         "tooltip": [{"field": "series"}, {"field": "value", "title": titles[0]}, {"field": "share", "format": ".1%"}],

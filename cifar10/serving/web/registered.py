@@ -10,6 +10,8 @@ from cifar10.config.mlflow_uri import database_path, default_uri
 
 _FRESH_SECONDS = 60.0
 _MOST_MODELS = 200
+_DELAY_SECONDS = 3.0
+"""Before the first look-up, so that the page that is being drawn has the processor for itself."""
 
 
 @dataclass(eq=False)
@@ -18,6 +20,7 @@ class RegisteredModels:
 
     names: tuple[str, ...] = ()
     """models:/NAME@ALIAS, sorted."""
+    _is_known: bool = False
     _looked_up: float = -_FRESH_SECONDS
     _thread: threading.Thread | None = None
     _lock: threading.Lock = field(default_factory=threading.Lock)
@@ -40,10 +43,13 @@ class RegisteredModels:
         return self.names
 
     def _look_up(self) -> None:
+        if not self._is_known:
+            time.sleep(_DELAY_SECONDS)
         try:
             self.names = tuple(sorted(_aliases()))
         except Exception:  # MLflow raises its own, requests', SQLAlchemy's and OSError; without a registry, none
             self.names = ()
+        self._is_known = True
 
 
 @st.cache_resource(show_spinner=False)

@@ -15,8 +15,9 @@ from tests.serving.web.conftest import Page, html_of
 
 
 @pytest.fixture(autouse=True)
-def _fresh_store() -> None:
+def _fresh_store(monkeypatch: pytest.MonkeyPatch) -> None:
     run_list.tracked_runs.clear()
+    monkeypatch.setattr(registered, "_DELAY_SECONDS", 0)
 
 
 @pytest.mark.parametrize("name", PAGES)
