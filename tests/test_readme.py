@@ -167,3 +167,19 @@ def test_the_tree_shows_each_top_level_entry() -> None:
     assert folders - ignored - {"__pycache__/"} == {
         name for name in shown if name.count("/") == 1 and name.endswith("/")
     }
+
+
+RUSSIAN = (ROOT / "README.ru.md").read_text()
+
+
+@pytest.mark.parametrize("words", program_lines(RUSSIAN), ids=" ".join)
+def test_each_command_of_the_russian_page_is_understood(words: list[str], started: list[str]) -> None:
+    if "run_name=first" in words:
+        shutil.rmtree("models/first")
+    assert main(COMMANDS, "", words) == 0
+    assert len(started) == ("--help" not in words)
+
+
+def test_the_russian_page_names_files_that_are_there() -> None:
+    for name in named_paths(RUSSIAN):
+        assert (ROOT / name).exists(), name
