@@ -90,7 +90,7 @@ def test_images_of_another_size_are_resized_within_the_graph() -> None:
     )
     with torch.inference_mode():
         expected = load_checkpoint(RUN / "best.ckpt").network()(smaller).softmax(1)
-    [found] = session.run(None, {"pixels": images.numpy()})
+    [found] = session.run(["probabilities"], {"pixels": images.numpy()})
     np.testing.assert_allclose(found, expected.numpy(), atol=1e-5)
 
 
