@@ -134,10 +134,10 @@ def test_each_command_of_a_page_is_understood(page: Path) -> None:
             read_serving_settings([str(word) for word in task.arguments])
         elif takes_overrides(task.command):
             require_grouping([str(override) for override in task.arguments])
-            own = [str(override) for override in task.arguments if is_of_promotion(str(override))]
-            read_promotion(own)
+            promotion = [str(override) for override in task.arguments if is_of_promotion(str(override))]
+            read_promotion(promotion)
             overrides = [str(override) for override in task.arguments if not str(override).startswith("grouping")]
-            overrides = [override for override in overrides if override not in own]
+            overrides = [override for override in overrides if override not in promotion]
             load_config(with_experiment("pooling", overrides) if words[0] == "compare_pooling" else overrides)
 
 
