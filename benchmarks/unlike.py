@@ -211,7 +211,13 @@ def _larger(energy: Score, picture: Score, fitted: Computed) -> Score:
     """Return the rule of the export, fitted on training images."""
     low, high = np.quantile(energy(fitted), [0.5, 0.99])
     rare = np.quantile(picture(fitted), 0.999)
-    return lambda found: np.maximum((energy(found) - low) / (high - low), picture(found) / rare)
+
+    def score(found: Computed) -> Array:
+        by_logits, by_picture = (energy(found) - low) / (high - low), picture(found) / rare
+        larger: Array = np.where(by_picture > 1, np.maximum(by_logits, by_picture), by_logits)
+        return larger
+
+    return score
 
 
 def compare(known: Array, others: dict[str, Array]) -> dict[str, list[float]]:

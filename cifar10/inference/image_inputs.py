@@ -68,6 +68,11 @@ def pixels_or_error(image: ImageInput, size: Size, reduced: bool, position: int 
         raise UsageError(f"{error}" if position is None else f"image {position} of the list: {error}") from None
 
 
+def path_of(image: ImageInput) -> str:
+    """Return the path of an image that was given by its path, nothing for others."""
+    return os.fspath(image) if isinstance(image, str | os.PathLike) else ""
+
+
 def _is_tensor(image: object) -> "TypeGuard[Tensor]":
     torch = sys.modules.get("torch")  # where it has not been imported, nothing is a tensor
     return torch is not None and isinstance(image, torch.Tensor)

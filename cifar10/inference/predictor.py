@@ -25,7 +25,7 @@ from cifar10.images.sources import is_collection, open_source
 from cifar10.inference.description import LoadedModel
 from cifar10.inference.engines import Engine, EngineWithLogits, load_model, require_engine
 from cifar10.inference.grouping import ClassGroups, read_grouping
-from cifar10.inference.image_inputs import ImageInMemory, ImageInput, pixels_or_error
+from cifar10.inference.image_inputs import ImageInMemory, ImageInput, path_of, pixels_or_error
 from cifar10.inference.prediction import ImageResult, image_results, most_probable
 from cifar10.inference.reference import Reference
 from cifar10.inference.tta import augment, known_mode, predict_probabilities
@@ -204,9 +204,8 @@ class Predictor:
             if source.is_empty():
                 raise UserError(no_images(source.given, source.skipped, source.root))
             return (result for batch in self.predict_source(source, top_k, unlike=unlike) for result in batch)
-        [result] = self._results(
-            [_name(images)], [pixels_or_error(images, self.preprocessing, self.reduced)], [None], top_k, unlike
-        )
+        pixels = pixels_or_error(images, self.preprocessing, self.reduced)
+        [result] = self._results([path_of(images)], [pixels], [None], top_k, unlike)
         result.raise_for_error()
         return result
 
@@ -236,26 +235,23 @@ class Predictor:
 
     def probabilities(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return class probabilities, (B, K), of `pixels`, uint8 (B, S, S, 3), RGB. B may be 0."""
-        nothing = np.empty((0, self.num_classes), np.float32)
-        augmented = [
-            predict_probabilities(self.engine.probabilities, part, self.tta, self.tta_confidence)
-            for part in self._parts(pixels)
-        ]
-        return np.concatenate([nothing, *augmented])
+        nothing, predict = np.empty((0, self.num_classes), np.float32), self.engine.probabilities
+        parts = [predict_probabilities(predict, part, self.tta, self.tta_confidence) for part in self._parts(pixels)]
+        return np.concatenate([nothing, *parts])
 
     def probabilities_and_unlike(
         self, pixels: NDArray[np.uint8]
     ) -> tuple[NDArray[np.float32], NDArray[np.bool_] | None]:
-        """Return the same probabilities, and which images are unlike the training data, (B,); None: nobody knows."""
-        engine, rule = self.engine, self.reference
-        if rule is None or rule.unlike is None or not isinstance(engine, EngineWithLogits) or not len(pixels):
+        """Return the same, and which images are unlike the training data, (B,), or None without a `reference`."""
+        engine, rule = self.engine, None if self.reference is None else self.reference.unlike
+        if rule is None or not isinstance(engine, EngineWithLogits) or not len(pixels):
             return self.probabilities(pixels), None
         rows: list[NDArray[np.float32]] = []
         flags: list[NDArray[np.bool_]] = []
         for part in self._parts(pixels):
             plain, logits = engine.probabilities_and_logits(part)
             rows.append(augment(engine.probabilities, part, plain, self.tta, self.tta_confidence))
-            flags.append(rule.unlike.is_unlike(logits, part))
+            flags.append(rule.is_unlike(logits, part))
         return np.concatenate(rows), np.concatenate(flags)
 
     def _parts(self, pixels: NDArray[np.uint8]) -> list[NDArray[np.uint8]]:
@@ -273,7 +269,7 @@ class Predictor:
                 pixels_or_error(image, self.preprocessing, self.reduced, start + offset)
                 for offset, image in enumerate(part)
             ]
-            results += self._results([_name(image) for image in part], pixels, [None] * len(part), top_k, unlike)
+            results += self._results([path_of(image) for image in part], pixels, [None] * len(part), top_k, unlike)
         return results
 
     def _results(
@@ -292,11 +288,6 @@ class Predictor:
         groups = [None] * len(rows) if self.groups is None else self.groups.results(rows)
         computed = zip(tops, groups, [None] * len(rows) if flags is None else flags.tolist(), strict=True)
         return image_results(names, images, labels, computed, self.provenance)
-
-
-def _name(image: Any) -> str:
-    """Return the path of an image that was given by its path, nothing for others."""
-    return os.fspath(image) if isinstance(image, str | os.PathLike) else ""
 
 
 def _checked_settings(tta: str | None, batch_size: int | None) -> TTAMode | None:

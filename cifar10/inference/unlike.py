@@ -1,11 +1,12 @@
 """When is an image unlike the training data of a network?
 
-Two scores, of which the larger counts, each in units of what is rare among images like the training data:
+Two scores, each in units of what is rare among images like the training data:
 
 - the energy of the logits, -log(sum(exp(logits))) (Liu et al. 2020, https://arxiv.org/abs/2010.03759), which is high if
   the network finds no class in the image;
-- the Mahalanobis distance of brightness, contrast and detail from those of the training images, for images that are no
-  pictures, such as noise or a single colour, about which networks may be certain.
+- if it is larger, and larger than for 99.9 % of the training images, the Mahalanobis distance of brightness, contrast
+  and detail from theirs: for images that are no pictures, such as noise or a single colour, of which networks may be
+  certain.
 
 Chosen by measurement: benchmarks/results/unlike_*.md. Importing this imports no torch.
 
@@ -61,7 +62,8 @@ class UnlikeRule(BaseModel):
         """
         by_logits = (_energy(logits) - self.energy_median) / self.energy_scale
         distances = _squared_distances(pixels, np.asarray(self.features), np.asarray(self.precision))
-        return np.maximum(by_logits, distances / self.distance_scale)
+        by_picture = distances / self.distance_scale
+        return np.where(by_picture > 1, np.maximum(by_logits, by_picture), by_logits)
 
 
 def calibrate(
