@@ -39,7 +39,7 @@ def run_check(folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """Return a folder with copies of the lock and both requirements files."""
-    for name in ("poetry.lock", "requirements.txt", "requirements-onnx.txt", "requirements-dev.txt"):
+    for name in ("poetry.lock", "requirements.txt", "requirements-onnx.txt", "requirements-serve.txt", "requirements-dev.txt"):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
@@ -62,7 +62,7 @@ def test_requirements_agree_with_the_lock() -> None:
         (r"(numpy==)", r"--extra-index-url https://example.org/\n\1", "is no pinned requirement"),
     ],
 )
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-onnx.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize("name", ["requirements.txt", "requirements-onnx.txt", "requirements-serve.txt", "requirements-dev.txt"])
 def test_every_disagreement_with_the_lock_is_found(
     copied: Path, name: str, pattern: str, replacement: str, complaint: str
 ) -> None:
@@ -85,7 +85,7 @@ def test_a_library_locked_twice_is_required_once_in_the_version_that_the_cuda_to
 
 
 def test_requirements_name_no_package_index() -> None:
-    for name in ("requirements.txt", "requirements-onnx.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-onnx.txt", "requirements-serve.txt", "requirements-dev.txt"):
         assert not re.search(r"-index-url|://", (ROOT / name).read_text(encoding="utf-8")), name
     assert "[[tool.poetry.source" not in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
@@ -119,7 +119,7 @@ def run_setup(tmp_path: Path) -> Callable[..., subprocess.CompletedProcess[str]]
     (tmp_path / "bin").mkdir()
     for name in ("setup", "environment"):
         shutil.copy(ROOT / "scripts" / name, project / "scripts")
-    for name in ("requirements.txt", "requirements-onnx.txt", "requirements-dev.txt"):
+    for name in ("requirements.txt", "requirements-onnx.txt", "requirements-serve.txt", "requirements-dev.txt"):
         shutil.copy(ROOT / name, project)
 
     def run(*arguments: str, stderr: int = subprocess.PIPE, **environment: str) -> subprocess.CompletedProcess[str]:

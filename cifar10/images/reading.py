@@ -42,7 +42,8 @@ def read_image_file(path: Path, before_reading: Callable[[int], None] | None = N
         raise ImageError(f"cannot be read: {error.strerror or error}") from None
 
 
-def refuse_size(num_bytes: int, most_bytes: int = MAX_BYTES) -> None:
-    """Raise an ImageError if an encoded image of `num_bytes` is not read."""
+def refuse_size(num_bytes: int, most_bytes: int | None = None) -> None:
+    """Raise an ImageError if an encoded image of `num_bytes` is not read: one above `most_bytes`, or `MAX_BYTES`."""
+    most_bytes = MAX_BYTES if most_bytes is None else most_bytes
     if num_bytes > most_bytes:
         raise ImageError(f"too large: {num_bytes / 2**20:.0f} MiB, the limit is {most_bytes // 2**20} MiB")

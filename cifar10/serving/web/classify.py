@@ -10,7 +10,7 @@ from cifar10.inference.results import csv_text
 from cifar10.serving.web.classified import Classified, classify
 from cifar10.serving.web.inputs import Input, chosen_pictures
 from cifar10.serving.web.language import Language
-from cifar10.serving.web.models import LoadedModel, load
+from cifar10.serving.web.models import PageModel, load
 from cifar10.serving.web.result_card import draw_card
 from cifar10.serving.web.site import say_no_model
 from cifar10.serving.web.visit import Visit
@@ -50,7 +50,7 @@ def _classes(names: tuple[str, ...], words: Language) -> str:
     return words("classify.more_classes", names=listed, number=more) if more > 0 else listed
 
 
-def _classify_all(pictures: list[Input], loaded: LoadedModel, words: Language) -> list[Classified]:
+def _classify_all(pictures: list[Input], loaded: PageModel, words: Language) -> list[Classified]:
     results: list[Classified] = []
     bar = st.progress(0.0) if len(pictures) > 1 else None
     for position, given in enumerate(pictures, 1):
@@ -63,7 +63,7 @@ def _classify_all(pictures: list[Input], loaded: LoadedModel, words: Language) -
     return results
 
 
-def _summary(results: list[Classified], loaded: LoadedModel, words: Language) -> int:
+def _summary(results: list[Classified], loaded: PageModel, words: Language) -> int:
     """Draw the line above the results, and return how many classes to show."""
     predictor = loaded.predictor
     with st.container(horizontal=True, vertical_alignment="bottom"):

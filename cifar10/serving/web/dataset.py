@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cifar10.errors import UserError
 from cifar10.images.decode import Pixels
-from cifar10.serving.web.models import LoadedModel, Model, has_torch
+from cifar10.serving.web.models import PageModel, Model, has_torch
 
 if TYPE_CHECKING:
     from cifar10.data.image_dataset import ImageDataset
@@ -61,13 +61,13 @@ class SplitAnswers:
     """(N,), the largest probability of each image."""
 
 
-def answers_of(loaded: LoadedModel, data: "ImageDataset", split: str) -> SplitAnswers:
+def answers_of(loaded: PageModel, data: "ImageDataset", split: str) -> SplitAnswers:
     """Return the answers of a network for a split; computed once for all visitors."""
     return _answers(loaded.weights_digest, data.digest, split, loaded, data)
 
 
 @st.cache_resource(max_entries=6, show_spinner=False)
-def _answers(weights: str, data_digest: str, split: str, _loaded: LoadedModel, _data: "ImageDataset") -> SplitAnswers:
+def _answers(weights: str, data_digest: str, split: str, _loaded: PageModel, _data: "ImageDataset") -> SplitAnswers:
     images, predicted, confidence = _data.splits[split].images, [], []
     for start in range(0, images.shape[0], _AT_ONCE):
         pixels = np.ascontiguousarray(images[start : start + _AT_ONCE].permute(0, 2, 3, 1).numpy())

@@ -8,7 +8,7 @@ from cifar10.config.advice import command_line
 from cifar10.errors import UserError
 from cifar10.serving.web.evaluated import draw_evaluation
 from cifar10.serving.web.language import Language
-from cifar10.serving.web.models import LoadedModel, load
+from cifar10.serving.web.models import PageModel, load
 from cifar10.serving.web.parts import draw_facts, draw_tiles
 from cifar10.serving.web.run_list import ListedRun, read_folder, read_json
 from cifar10.serving.web.site import say_no_model
@@ -57,7 +57,7 @@ def show(visit: Visit) -> None:
             st.json({key: value for key, value in run.settings.items() if not _is_place(key)})
 
 
-def _draw_facts(loaded: LoadedModel, run: ListedRun | None, words: Language) -> None:
+def _draw_facts(loaded: PageModel, run: ListedRun | None, words: Language) -> None:
     predictor, size = loaded.predictor, loaded.predictor.image_size
     names = predictor.class_names
     listed = ", ".join(words.class_name(name) for name in names[:_NAMED_CLASSES])

@@ -54,7 +54,7 @@ class Model:
 
 
 @dataclass(eq=False)
-class LoadedModel:
+class PageModel:
     """A network in memory; several visitors use it at once."""
 
     model: Model
@@ -123,7 +123,7 @@ def find_model(name: str, models_dir: Path) -> Model:
     return Model(name, file or _downloaded(name))
 
 
-def load(model: Model) -> LoadedModel:
+def load(model: Model) -> PageModel:
     """Return the network, computed by ONNX Runtime if it was exported, else by PyTorch.
 
     Raises:
@@ -137,12 +137,12 @@ def load(model: Model) -> LoadedModel:
     return _loaded(model.name, str(model.file), digests, model)
 
 
-@st.cache_resource(max_entries=_MOST_LOADED, show_spinner=False, on_release=LoadedModel.close)
-def _loaded(name: str, file: str, digests: tuple[str, ...], _model: Model) -> LoadedModel:
+@st.cache_resource(max_entries=_MOST_LOADED, show_spinner=False, on_release=PageModel.close)
+def _loaded(name: str, file: str, digests: tuple[str, ...], _model: Model) -> PageModel:
     with LOADING:
         predictor = _predictor(_model)
     drift = None if predictor.reference is None else DriftLog(predictor.origin["weights_digest"])
-    loaded = LoadedModel(_model, predictor, drift)
+    loaded = PageModel(_model, predictor, drift)
     atexit.register(loaded.close)
     return loaded
 

@@ -10,7 +10,7 @@ from PIL import Image, ImageDraw
 
 from cifar10.errors import UserError
 from cifar10.serving.web.dataset import trained_data
-from cifar10.serving.web.models import LoadedModel
+from cifar10.serving.web.models import PageModel
 
 _DRAWN_SIDE = 96
 
@@ -25,7 +25,7 @@ class Samples:
     """Name and PNG."""
 
 
-def sample_pictures(loaded: LoadedModel, number: int, turn: int) -> Samples:
+def sample_pictures(loaded: PageModel, number: int, turn: int) -> Samples:
     """Return `number` test images; each `turn` has others."""
     try:
         return _from_data(loaded.weights_digest, number, turn, loaded)
@@ -34,7 +34,7 @@ def sample_pictures(loaded: LoadedModel, number: int, turn: int) -> Samples:
 
 
 @st.cache_resource(max_entries=20, show_spinner=False)
-def _from_data(weights: str, number: int, turn: int, _loaded: LoadedModel) -> Samples:
+def _from_data(weights: str, number: int, turn: int, _loaded: PageModel) -> Samples:
     data = trained_data(_loaded.model)
     split = data.test if len(data.test) else data.train
     chosen = np.random.default_rng(turn).choice(len(split), min(number, len(split)), replace=False)
