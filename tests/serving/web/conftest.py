@@ -1,13 +1,10 @@
 """A trained network for the page, and the page itself without a browser."""
 
-import io
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
-import numpy as np
 import pytest
 import streamlit as st
-from PIL import Image
 from streamlit.testing.v1 import AppTest
 
 from cifar10.config.compose import load_config
@@ -51,14 +48,6 @@ def page(site: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Page]:
 
     yield opened
     st.config.set_option("server.address", None)
-
-
-def png(size: tuple[int, int] = (40, 30), seed: int = 0, form: str = "PNG") -> bytes:
-    """Return an encoded picture of noise, width x height."""
-    pixels = np.random.default_rng(seed).integers(0, 256, (size[1], size[0], 3), np.uint8)
-    file = io.BytesIO()
-    Image.fromarray(pixels).save(file, form)
-    return file.getvalue()
 
 
 def html_of(at: AppTest) -> str:

@@ -18,7 +18,7 @@ from PIL import Image
 from cifar10.serving.web.language import language
 from cifar10.serving.web.settings import PAGES
 from tests.conftest import ROOT
-from tests.serving.web.conftest import png
+from tests.serving.web.picture import png
 from tests.test_app import free_port, wait_until_served
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]

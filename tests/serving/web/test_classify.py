@@ -12,7 +12,8 @@ from PIL import Image
 from cifar10.inference.predictor import Predictor
 from cifar10.serving.corrections import CorrectionStore
 from cifar10.serving.web.settings import WebSettings
-from tests.serving.web.conftest import Page, html_of, png
+from tests.serving.web.conftest import Page, html_of
+from tests.serving.web.picture import png
 
 
 def test_the_answer_is_the_one_of_the_command_line(page: Page, site: Path) -> None:

@@ -6,8 +6,11 @@ import sqlite3
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
+from cifar10.inference.predictor import Predictor
+from cifar10.serving.drift import DriftLog
 from cifar10.serving.web import registered, run_list
 from cifar10.serving.web.registered import RegisteredModels
 from cifar10.serving.web.settings import PAGES, WebSettings
@@ -134,3 +137,22 @@ def test_a_registry_that_fails_is_no_error(monkeypatch: pytest.MonkeyPatch) -> N
 
     monkeypatch.setattr(registered, "_aliases", fail)
     assert RegisteredModels().refresh(wait_seconds=5) == ()
+
+
+def test_darker_pictures_are_drift(page: Page, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = tmp_path / "incoming.db"
+    monkeypatch.setattr("cifar10.serving.web.drift.DEFAULT_PATH", file)
+    predictor = Predictor.from_checkpoint(site / "models/run/export/model.onnx")
+    assert "nothing to compare" in page("drift").info[0].value
+    pixels = np.random.default_rng(0).integers(0, 30, (300, 16, 16, 3), np.uint8)
+    log = DriftLog(predictor.origin["weights_digest"], file)
+    log.add(pixels[:50], predictor.probabilities(pixels[:50]))
+    log.flush()
+    assert "Too few pictures to tell: 50" in page("drift").info[0].value
+    log.add(pixels, predictor.probabilities(pixels))
+    log.close()
+    at = page("drift")
+    assert "brightness" in at.warning[0].value and at.get("vega_lite_chart") and not at.exception
+    for left in tmp_path.glob("incoming.db*"):
+        left.write_bytes(b"no database, but something long enough to look at")
+    assert "cannot be read" in page("drift").warning[0].value
