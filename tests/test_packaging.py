@@ -39,7 +39,13 @@ def run_check(folder: Path) -> subprocess.CompletedProcess[str]:
 @pytest.fixture
 def copied(tmp_path: Path) -> Path:
     """Return a folder with copies of the lock and both requirements files."""
-    for name in ("poetry.lock", "requirements.txt", "requirements-onnx.txt", "requirements-serve.txt", "requirements-dev.txt"):
+    for name in (
+        "poetry.lock",
+        "requirements.txt",
+        "requirements-onnx.txt",
+        "requirements-serve.txt",
+        "requirements-dev.txt",
+    ):
         shutil.copy(ROOT / name, tmp_path)
     return tmp_path
 
@@ -62,7 +68,9 @@ def test_requirements_agree_with_the_lock() -> None:
         (r"(numpy==)", r"--extra-index-url https://example.org/\n\1", "is no pinned requirement"),
     ],
 )
-@pytest.mark.parametrize("name", ["requirements.txt", "requirements-onnx.txt", "requirements-serve.txt", "requirements-dev.txt"])
+@pytest.mark.parametrize(
+    "name", ["requirements.txt", "requirements-onnx.txt", "requirements-serve.txt", "requirements-dev.txt"]
+)
 def test_every_disagreement_with_the_lock_is_found(
     copied: Path, name: str, pattern: str, replacement: str, complaint: str
 ) -> None:

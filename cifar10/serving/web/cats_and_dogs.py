@@ -15,7 +15,7 @@ from cifar10.inference.results import csv_text
 from cifar10.serving.web.classified import Classified, classify
 from cifar10.serving.web.inputs import Input, uploaded
 from cifar10.serving.web.language import Language
-from cifar10.serving.web.models import LoadedModel, has_torch
+from cifar10.serving.web.models import PageModel, has_torch
 from cifar10.serving.web.parts import draw_tiles
 from cifar10.serving.web.pretrained import PretrainedChoice, load_pretrained
 from cifar10.serving.web.reasons import reason_in_words
@@ -115,7 +115,7 @@ def _of_folder(words: Language) -> Iterator[Input] | None:
     return read()
 
 
-def _classify_all(pictures: Iterator[Input], loaded: LoadedModel, words: Language) -> list[Classified]:
+def _classify_all(pictures: Iterator[Input], loaded: PageModel, words: Language) -> list[Classified]:
     """Classify pictures one after the other; encoded images are not kept."""
     results: list[Classified] = []
     with st.empty():
@@ -129,7 +129,7 @@ def _classify_all(pictures: Iterator[Input], loaded: LoadedModel, words: Languag
     return results
 
 
-def _show_results(results: list[Classified], loaded: LoadedModel, words: Language) -> None:
+def _show_results(results: list[Classified], loaded: PageModel, words: Language) -> None:
     groups = loaded.predictor.groups
     assert groups is not None
     counts = Counter(found.result.group.name for found in results if found.result.group is not None)

@@ -19,7 +19,7 @@ from cifar10.inference.image_inputs import square_pixels
 from cifar10.inference.prediction import ImageResult, most_probable
 from cifar10.inference.predictor import Predictor
 from cifar10.serving.drift import DriftLog
-from cifar10.serving.web.models import LoadedModel
+from cifar10.serving.web.models import PageModel
 
 SHOWN_SIDE = 320
 """Pixels of a picture on the page."""
@@ -43,7 +43,7 @@ class Classified:
     """For decoding and computing."""
 
 
-def classify(loaded: LoadedModel, name: str, data: bytes, is_sample: bool = False) -> Classified:
+def classify(loaded: PageModel, name: str, data: bytes, is_sample: bool = False) -> Classified:
     """Classify the encoded image `data`; if it cannot be read, the result has the reason.
 
     An image of a visitor is counted for drift when it is computed; a sample of the training data is not.
@@ -99,9 +99,7 @@ def enlarged(pixels: NDArray[np.uint8], side: int = SHOWN_SIDE) -> bytes:
 
 
 @st.cache_resource(max_entries=_MOST_KEPT, ttl=3600, show_spinner=False)
-def _classified(
-    name: str, weights: str, sha256: str, is_sample: bool, _loaded: LoadedModel, _data: bytes
-) -> Classified:
+def _classified(name: str, weights: str, sha256: str, is_sample: bool, _loaded: PageModel, _data: bytes) -> Classified:
     start = time.perf_counter()
     result, pixels = _compute(_loaded.predictor, _data, sha256, None if is_sample else _loaded.drift)
     seconds = time.perf_counter() - start

@@ -6,10 +6,10 @@ from cifar10.errors import UserError
 from cifar10.serving.corrections import CorrectionStore
 from cifar10.serving.web.classified import Classified
 from cifar10.serving.web.language import Language
-from cifar10.serving.web.models import LoadedModel
+from cifar10.serving.web.models import PageModel
 
 
-def draw_correction(found: Classified, data: bytes, position: int, loaded: LoadedModel, words: Language) -> None:
+def draw_correction(found: Classified, data: bytes, position: int, loaded: PageModel, words: Language) -> None:
     """Draw the form that corrects the label of the encoded image `data`."""
     key = f"correct_{position}_{found.result.sha256}"
     with (

@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from cifar10.errors import UserError
 from cifar10.images.decode import Pixels
-from cifar10.serving.web.models import PageModel, Model, has_torch
+from cifar10.serving.web.models import Model, PageModel, has_torch
 
 if TYPE_CHECKING:
     from cifar10.data.image_dataset import ImageDataset

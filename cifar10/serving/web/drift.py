@@ -11,7 +11,7 @@ from cifar10.serving.drift import DEFAULT_PATH
 from cifar10.serving.drift_report import FEWEST, Comparison, Drift, read_drift
 from cifar10.serving.web import charts
 from cifar10.serving.web.language import Language
-from cifar10.serving.web.models import LoadedModel, load
+from cifar10.serving.web.models import PageModel, load
 from cifar10.serving.web.parts import draw_tiles
 from cifar10.serving.web.site import say_no_model
 from cifar10.serving.web.visit import Visit
@@ -51,7 +51,7 @@ def show(visit: Visit) -> None:
         _draw(found, words)
 
 
-def _read(loaded: LoadedModel, seconds: float | None, words: Language) -> Drift | None:
+def _read(loaded: PageModel, seconds: float | None, words: Language) -> Drift | None:
     """Return what has come in, or say why there is nothing to show."""
     if loaded.drift is not None:
         loaded.drift.flush()

@@ -9,10 +9,10 @@ from PIL import Image
 
 from cifar10.images.decode import Pixels
 from cifar10.serving.web.classified import SHOWN_SIDE, encoded
-from cifar10.serving.web.models import LoadedModel
+from cifar10.serving.web.models import PageModel
 
 
-def heat_picture(loaded: LoadedModel, pixels: Pixels, class_id: int, sha256: str) -> bytes | None:
+def heat_picture(loaded: PageModel, pixels: Pixels, class_id: int, sha256: str) -> bytes | None:
     """Return a picture of what the network got, bright where it speaks for the class, as JPEG.
 
     Args:
@@ -28,7 +28,7 @@ def heat_picture(loaded: LoadedModel, pixels: Pixels, class_id: int, sha256: str
 
 
 @st.cache_resource(max_entries=100, ttl=3600, show_spinner=False)
-def _heat(weights: str, sha256: str, class_id: int, _loaded: LoadedModel, _pixels: Pixels) -> bytes | None:
+def _heat(weights: str, sha256: str, class_id: int, _loaded: PageModel, _pixels: Pixels) -> bytes | None:
     import torch
 
     from cifar10.analysis.grad_cam import grad_cam, last_feature_map, overlay

@@ -9,7 +9,7 @@ import streamlit as st
 from cifar10.images.decode import ImageError
 from cifar10.images.sources.addresses import fetch
 from cifar10.serving.web.language import Language
-from cifar10.serving.web.models import LoadedModel
+from cifar10.serving.web.models import PageModel
 from cifar10.serving.web.reasons import reason_in_words
 from cifar10.serving.web.samples import sample_pictures
 from cifar10.serving.web.visit import Visit
@@ -36,7 +36,7 @@ class Input:
     """Whether it is one of the samples, not a visitor's."""
 
 
-def chosen_pictures(visit: Visit, loaded: LoadedModel) -> list[Input]:
+def chosen_pictures(visit: Visit, loaded: PageModel) -> list[Input]:
     """Draw the sources, and return the pictures that the visitor has given."""
     words = visit.language
     source = st.segmented_control(
@@ -95,7 +95,7 @@ def _from_addresses(words: Language, is_local: bool) -> list[Input]:
     return kept
 
 
-def _from_samples(words: Language, visit: Visit, loaded: LoadedModel) -> list[Input]:
+def _from_samples(words: Language, visit: Visit, loaded: PageModel) -> list[Input]:
     turn: int = st.session_state.setdefault("samples_turn", 0)
     samples = sample_pictures(loaded, _SAMPLES, turn)
     title = words("classify.samples_label", data=samples.data) if samples.data else words("classify.samples_drawn")

@@ -8,7 +8,7 @@ import streamlit as st
 from cifar10.config.pretrained_model import pretrained_model
 from cifar10.errors import UserError
 from cifar10.inference.predictor import Predictor
-from cifar10.serving.web.models import LOADING, LoadedModel, Model
+from cifar10.serving.web.models import LOADING, Model, PageModel
 from cifar10.serving.web.settings import read_settings
 
 _NETWORKS = (
@@ -51,7 +51,7 @@ class PretrainedChoice:
         return self.weights is not None and self.weights.endswith(".onnx")
 
 
-def load_pretrained(choice: PretrainedChoice) -> LoadedModel:
+def load_pretrained(choice: PretrainedChoice) -> PageModel:
     """Return the network with its groups.
 
     Raises:
@@ -64,7 +64,7 @@ def load_pretrained(choice: PretrainedChoice) -> LoadedModel:
 
 
 @st.cache_resource(max_entries=1, show_spinner=False)
-def _loaded(choice: PretrainedChoice, changed: int) -> LoadedModel:
+def _loaded(choice: PretrainedChoice, changed: int) -> PageModel:
     with LOADING:  # configurations are composed, which only one thread may do at a time
         if choice.is_exported and choice.weights is not None:
             predictor = Predictor.from_checkpoint(Path(choice.weights))
@@ -72,4 +72,4 @@ def _loaded(choice: PretrainedChoice, changed: int) -> LoadedModel:
             overrides = [f"model={choice.name}", *choice.others]
             predictor = Predictor.from_pretrained(pretrained_model(overrides, choice.weights))
     predictor = predictor.with_grouping(choice.grouping)
-    return LoadedModel(Model(f"{choice.name}, {choice.grouping}", Path(predictor.origin["checkpoint"])), predictor)
+    return PageModel(Model(f"{choice.name}, {choice.grouping}", Path(predictor.origin["checkpoint"])), predictor)

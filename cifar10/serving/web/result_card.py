@@ -10,7 +10,7 @@ from cifar10.serving.web.classified import Classified, enlarged
 from cifar10.serving.web.correcting import draw_correction
 from cifar10.serving.web.heat import heat_picture
 from cifar10.serving.web.language import Language
-from cifar10.serving.web.models import LoadedModel
+from cifar10.serving.web.models import PageModel
 from cifar10.serving.web.parts import draw_answer, draw_bars, draw_note
 from cifar10.serving.web.reasons import reason_in_words
 
@@ -19,7 +19,7 @@ SURE = 0.5
 _PICTURE_WIDTH = 200
 
 
-def draw_card(found: Classified, data: bytes, position: int, top_k: int, loaded: LoadedModel, words: Language) -> None:
+def draw_card(found: Classified, data: bytes, position: int, top_k: int, loaded: PageModel, words: Language) -> None:
     """Draw the answer for the encoded image `data`."""
     result = found.result
     with st.container(border=True, key=f"card_{position}"):
@@ -51,7 +51,7 @@ def _explain_labels(found: Classified, words: Language) -> None:
         draw_note(words("result.unlike_help"))
 
 
-def _draw_details(found: Classified, loaded: LoadedModel, words: Language) -> None:
+def _draw_details(found: Classified, loaded: PageModel, words: Language) -> None:
     result = found.result
     assert found.seen is not None and result.sha256 is not None
     seen, heat = st.columns(2)
