@@ -77,7 +77,7 @@ def reading(path: Path, layout: Layout) -> Iterator[sqlite3.Connection]:
     if path.exists() and not path.is_file():
         raise DatabaseError(f"{path} cannot be read: it is a folder or a device; name a file of {layout.content}")
     if not path.exists():
-        raise DatabaseError(f"there is no file {path} with {layout.content}; they come from serve and app")
+        raise DatabaseError(f"there is no file {path} with {layout.content} yet")
     with _told(path, layout), _connected(path, "rw" if _is_writable(path) else "ro") as connection:
         connection.execute("BEGIN")
         _require_layout(connection, path, layout, make=False)

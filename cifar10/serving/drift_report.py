@@ -89,39 +89,45 @@ def read_drift(
             (weights_digest, int(since // 3600)),
         ).fetchall()
     by_hour: dict[int, int] = {}
-    incoming = {measure: np.zeros(len(_bins(measure, reference)), np.int64) for measure in (*MEASURES, UNLIKE)}
+    expected = _expected(reference)
+    incoming = {measure: np.zeros(len(counts), np.int64) for measure, counts in expected.items()}
     for hour, measure, position, images in rows:
         if measure in incoming and 0 <= position < len(incoming[measure]):
             incoming[measure][position] += images
         if measure == "brightness":
             by_hour[hour] = by_hour.get(hour, 0) + images
-    compared = [_compare(measure, counts, reference, class_names) for measure, counts in incoming.items()]
-    comparisons = tuple(each for each in compared if each.incoming.any())
+    comparisons = tuple(
+        _compare(measure, expected[measure], counts, class_names)
+        for measure, counts in incoming.items()
+        if counts.any()
+    )
     hours = np.array(sorted(by_hour), np.int64)
     num_images = sum(by_hour.values())
     images_by_hour = np.array([by_hour[hour] for hour in hours.tolist()], np.int64)
     return Drift(num_images, comparisons, hours, images_by_hour, _verdict(num_images, comparisons))
 
 
-def _bins(measure: str, reference: Reference) -> list[float]:
-    """Return the images of the reference in each bin."""
-    if measure == UNLIKE:
-        num_images = sum(reference.counts["confidence"])
-        return [(1 - RATE) * num_images, RATE * num_images]
-    return [float(count) for name, counts in reference.counts.items() if name == measure for count in counts]
+def _expected(reference: Reference) -> dict[str, NDArray[np.float64]]:
+    """Return the images of the reference in each bin, by measure."""
+    expected: dict[str, NDArray[np.float64]] = {
+        measure: np.array(reference.counts[measure], np.float64) for measure in MEASURES
+    }
+    num_images = expected["confidence"].sum()
+    return expected | {UNLIKE: np.array([(1 - RATE) * num_images, RATE * num_images])}
 
 
-def _compare(measure: str, incoming: NDArray[np.int64], reference: Reference, class_names: Sequence[str]) -> Comparison:
-    counts = np.array(_bins(measure, reference))
-    is_enough = incoming.sum() >= FEWEST
-    found = Difference(0.0, 1.0)
-    if is_enough:
-        found = difference(counts, incoming.astype(np.float64), is_ordered=measure in EDGES)
+def _compare(
+    measure: str, expected: NDArray[np.float64], incoming: NDArray[np.int64], class_names: Sequence[str]
+) -> Comparison:
     edges = next((limits for name, limits in EDGES.items() if name == measure), None)
+    found = Difference(0.0, 1.0)
+    if incoming.sum() >= FEWEST:
+        found = difference(expected, incoming.astype(np.float64), is_ordered=edges is not None)
     names = {"classes": tuple(class_names), UNLIKE: ("like", "unlike")}
-    labels = names.get(measure) or tuple(f"{limit:g}" for limit in (edges if edges is not None else [])[:-1])
+    labels = names[measure] if edges is None else tuple(f"{limit:g}" for limit in edges[:-1])
     has_drifted = found.index >= LARGE_INDEX and found.p_value < _CHANCE / _NUM_MEASURES
-    return Comparison(measure, labels, edges, counts / counts.sum(), incoming, found.index, found.p_value, has_drifted)
+    shares = expected / expected.sum()
+    return Comparison(measure, labels, edges, shares, incoming, found.index, found.p_value, has_drifted)
 
 
 def _verdict(num_images: int, comparisons: Sequence[Comparison]) -> str:

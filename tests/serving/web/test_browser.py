@@ -149,6 +149,7 @@ def test_a_file_over_the_limit_is_refused_by_the_page(visit: Opened) -> None:
 def test_the_camera_and_the_details_of_its_picture(visit: Opened) -> None:
     tab = visit()
     tab.get_by_text("Camera").click()
+    tab.wait_for_function("(document.querySelector('video') || {}).readyState >= 2")  # the stream has begun
     tab.get_by_text("Take Photo").click()
     tab.wait_for_selector(".answer")
     tab.get_by_text("Details").click()
