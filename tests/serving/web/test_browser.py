@@ -192,12 +192,13 @@ def test_the_arrow_keys_turn_the_pages_of_the_data(visit: Opened) -> None:
 
 def test_the_keyboard_reaches_what_the_page_offers(visit: Opened) -> None:
     tab = settled(visit())
+    tab.wait_for_selector("input[type=file]", state="attached")
     reached = set()
     for _ in range(30):
         tab.keyboard.press("Tab")
         reached.add(tab.evaluate("() => document.activeElement.innerText || document.activeElement.ariaLabel || ''"))
     texts = " ".join(reached)
-    assert all(name in texts for name in ("Classify", "Drift", "Upload"))
+    assert all(name in texts for name in ("Classify", "Drift", "Upload")), texts
 
 
 def test_the_language_can_be_chosen_and_stays(visit: Opened) -> None:
