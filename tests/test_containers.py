@@ -144,7 +144,11 @@ def test_a_run_that_was_interrupted_is_resumed_and_a_finished_one_is_followed_by
 @pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_the_job_trains_once_and_another_network_if_it_is_asked(tmp_path: Path) -> None:
-    settings = [word for word in TINY if word != "tracking=none"] + ["model.width=8", "training.precision=fp32"]
+    settings = [word for word in TINY if word != "tracking=none"] + [
+        "model.width=8",
+        "training.precision=fp32",
+        "promotion.floor=0",
+    ]
     command = [sys.executable, str(ROOT / "scripts" / "train_and_promote"), *settings]
 
     def job(**environment: str) -> "subprocess.CompletedProcess[str]":
