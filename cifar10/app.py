@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 import tomllib
@@ -10,13 +9,12 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from cifar10.config.conf_folder import PROJECT
-from cifar10.errors import UserError, first_line
 from cifar10.serving.web.settings import WebSettings
+from cifar10.system.listening import LOOPBACK, require_free, url_of
 from cifar10.system.signals import Stopped, taken_by
 
 SCRIPT = PROJECT / "streamlit_app.py"
 SETTINGS = PROJECT / ".streamlit" / "config.toml"
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _PATIENCE = 10.0  # seconds that visitors' work has to end after a signal
 
 
@@ -32,13 +30,12 @@ def app(settings: WebSettings, host: str = "127.0.0.1", port: int = 8501) -> int
         UserError: The address cannot be used, or Streamlit is not installed.
         Stopped: A signal came; it was passed on, and Streamlit has ended.
     """
-    port = _require_free(host, port)
+    port = require_free(host, port, "the page")
     environment = {**os.environ, **settings.environment(), "PYTHONPATH": _python_path()}
     process = subprocess.Popen(_words(host, port), env=environment, stdin=subprocess.DEVNULL)
-    shown = f"[{host}]" if ":" in host else host
     page = "" if settings.page == "classify" else settings.page
-    print(f"http://{shown}:{port}/{page}; Ctrl-C ends it", file=sys.stderr, flush=True)
-    if host not in _LOOPBACK:
+    print(f"{url_of(host, port)}/{page}; Ctrl-C ends it", file=sys.stderr, flush=True)
+    if host not in LOOPBACK:
         print(f"note: whoever reaches {host} can use this page; it asks for no password", file=sys.stderr, flush=True)
     return _wait(process)
 
@@ -69,32 +66,13 @@ def _wait(process: "subprocess.Popen[bytes]") -> int:
     return 128 - code if code < 0 else code
 
 
-def _require_free(host: str, port: int) -> int:
-    """Return the port, or one that is free for 0.
-
-    Raises:
-        UserError: It is taken, or this machine has no such address.
-    """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as the server does
-        try:
-            probe.bind((host, port))
-        except OSError as error:
-            reason = error.strerror or first_line(error)
-            raise UserError(
-                f"the page cannot listen at {host}:{port} ({reason}); choose another --port or --host"
-            ) from None
-        return int(probe.getsockname()[1])
-
-
 def _words(host: str, port: int) -> list[str]:
     """Return the command line of Streamlit: the settings of the file as flags, which no variable can change."""
     values = {**dict(_flat(tomllib.loads(SETTINGS.read_text(encoding="utf-8")))), "server.port": port}
     flags = [f"--{key}={str(value).lower() if isinstance(value, bool) else value}" for key, value in values.items()]
     flags.append(f"--server.address={host}")
-    if host in _LOOPBACK:  # another name for this machine could be an attack by DNS rebinding
-        flags += [f"--server.allowedHosts={name}" for name in ("localhost", "127.0.0.1", "::1")]
+    if host in LOOPBACK:  # another name for this machine could be an attack by DNS rebinding
+        flags += [f"--server.allowedHosts={name}" for name in LOOPBACK]
     return [sys.executable, "-m", "streamlit", "run", str(SCRIPT), *flags]
 
 

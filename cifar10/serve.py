@@ -5,7 +5,6 @@ This process starts those that answer, and starts another one if one of them die
 
 import multiprocessing
 import os
-import socket
 import subprocess
 import sys
 import tempfile
@@ -23,17 +22,16 @@ from granian.log import LogLevels
 
 from cifar10.config.advice import command_line
 from cifar10.config.conf_folder import PROJECT
-from cifar10.config.serving_settings import API_KEY, ServingSettings
+from cifar10.config.serving_settings import API_KEY, METRICS_FOLDER, ServingSettings
 from cifar10.errors import UserError
 from cifar10.serving.http.worker import describe_model, load_application
 from cifar10.serving.model_request import ModelRequest
+from cifar10.system.listening import LOOPBACK, require_free, url_of
 from cifar10.system.signals import if_stopped
 from cifar10.system.streams import print_message
 
-_METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
 _CONNECTIONS = 4096
 """Open at once in each process; beyond `max_pending` requests they are only told to come back."""
-_LOOPBACK = ("127.0.0.1", "::1", "localhost")
 _LOGGING: dict[str, Any] = {
     "formatters": {"line": {"format": "%(asctime)s %(message)s", "datefmt": "%Y-%m-%d %H:%M:%S"}},
     "handlers": {"stderr": {"class": "logging.StreamHandler", "formatter": "line", "stream": "ext://sys.stderr"}},
@@ -58,7 +56,7 @@ class ServeRequest:
 
     @property
     def address(self) -> str:
-        return f"http://{f'[{self.host}]' if ':' in self.host else self.host}:{self.port}"
+        return url_of(self.host, self.port)
 
 
 def serve(request: ServeRequest) -> None:
@@ -67,7 +65,7 @@ def serve(request: ServeRequest) -> None:
     Raises:
         UserError: The model cannot be loaded, or the address cannot be used.
     """
-    _require_address(request)
+    require_free(request.host, request.port, "the service")
     multiprocessing.set_start_method("spawn", force=True)  # a copy of this process would share its threads' locks
     with if_stopped("before the service began"):
         if not request.model.is_registered:
@@ -75,7 +73,7 @@ def serve(request: ServeRequest) -> None:
             print_message(_checked(request.model))
     with tempfile.TemporaryDirectory(prefix="cifar10-") as folder:
         if request.workers > 1:  # then metrics are added up from files
-            os.environ[_METRICS_FOLDER] = folder
+            os.environ[METRICS_FOLDER] = folder
         key = os.environ.get(API_KEY) or None
         print_message(_greeting(request, key))
         load = partial(load_application, request.model, request.settings, key, request.workers)
@@ -107,19 +105,6 @@ def _server(request: ServeRequest) -> Any:
     )
 
 
-def _require_address(request: ServeRequest) -> None:
-    """Raise UserError unless a server can listen at the address of `request`."""
-    family = socket.AF_INET6 if ":" in request.host else socket.AF_INET
-    try:
-        with socket.socket(family, socket.SOCK_STREAM) as probe:
-            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-            probe.bind((request.host, request.port))
-    except OSError as error:
-        reason = error.strerror or str(error)
-        again = command_line("serve", port=request.port + 1 if request.port < 65535 else 8001)
-        raise UserError(f"{request.address} cannot be used: {reason}; choose another, as in {again}") from None
-
-
 def _export_if_missing(model: ModelRequest) -> None:
     """Export a checkpoint that has no ONNX file, in a process of its own, so that this one needs no torch."""
     file = Path(model.checkpoint)
@@ -148,6 +133,6 @@ def _checked(model: ModelRequest) -> str:
 
 def _greeting(request: ServeRequest, key: str | None) -> str:
     lines = [f"serving at {request.address}; about the routes: {request.address}/docs"]
-    if key is None and request.host not in _LOOPBACK:
+    if key is None and request.host not in LOOPBACK:
         lines.append(f"warning: whoever reaches {request.address} may use it; set {API_KEY} to demand a key")
     return "\n".join(lines)

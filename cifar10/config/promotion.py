@@ -1,16 +1,12 @@
 """Settings of `promote`: a file of `conf/promotion/`, and overrides promotion.KEY=VALUE."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from cifar10.config.conf_folder import option_file
-from cifar10.config.overrides import parse_overrides
+from cifar10.config.command_settings import is_of_group, read_settings
 from cifar10.config.schema import Section
-from cifar10.config.validation import problems_of, validate
-from cifar10.errors import UsageError, first_line
 
 _GROUP = "promotion"
 
@@ -28,40 +24,9 @@ class Promotion(Section):
 
 def is_of_promotion(word: str) -> bool:
     """Return whether an override chooses or changes these settings."""
-    return word.lstrip("+~").partition("=")[0].partition(".")[0] == _GROUP
+    return is_of_group(_GROUP, word)
 
 
 def read_promotion(words: Sequence[str]) -> Promotion:
-    """Return the settings that the overrides `promotion=NAME` and `promotion.KEY=VALUE` describe.
-
-    Raises:
-        UsageError: There is no such file or setting, or a value is not possible.
-    """
-    names = [word.partition("=")[2] for word in words if word.partition("=")[0] == _GROUP]
-    if len(names) > 1:
-        raise UsageError(f"{' and '.join(f'{_GROUP}={name}' for name in names)}: choose one")
-    overrides, problems = parse_overrides([word for word in words if word.partition("=")[0] != _GROUP])
-    if problems:
-        raise UsageError("\n".join(map(str, problems)))
-    values = _content(names[0] if names else "default")
-    values |= {each.key_or_group.partition(".")[2]: each.value() for each in overrides}
-    try:
-        return validate(Promotion, values)
-    except ValidationError as error:
-        found = problems_of(error, values, list(Promotion.model_fields))
-        raise UsageError("\n".join(str(each.within(_GROUP)) for each in found)) from None
-    except (TypeError, ValueError) as error:
-        raise UsageError(f"{_GROUP}: {first_line(error)}") from None
-
-
-def _content(name: str) -> dict[str, Any]:
-    file = option_file(_GROUP, name, "file of settings")
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise ValueError(f"it must be a mapping with the keys {', '.join(Promotion.model_fields)}")
-        return {str(key): value for key, value in values.items()}
-    except OSError as error:
-        raise UsageError(f"{_GROUP}: {file} cannot be read: {error.strerror}") from None
-    except (ValueError, RecursionError, yaml.YAMLError) as error:
-        raise UsageError(f"{_GROUP}: {file}: {first_line(error)}") from None
+    """Return the settings that the overrides describe; arguments and errors of `read_settings`."""
+    return read_settings(Promotion, _GROUP, words)

@@ -1,21 +1,21 @@
-"""Settings of the HTTP service: a file of `conf/serving/`, with overrides `serving.KEY=VALUE`. Needs no Hydra."""
+"""Settings of the HTTP service: a file of `conf/serving/`, and overrides serving.KEY=VALUE."""
 
 from collections.abc import Sequence
-from typing import Annotated, Any
+from typing import Annotated
 
-import yaml
-from pydantic import Field, ValidationError
+from pydantic import Field
 
-from cifar10.config import conf_folder
+from cifar10.config.command_settings import read_settings
 from cifar10.config.schema import Section
-from cifar10.config.validation import problems_of, validate
-from cifar10.errors import UsageError, first_line
 from cifar10.types import PositiveInt
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
 
 API_KEY = "CIFAR10_API_KEY"
 """Environment variable with the key that clients must send; a flag would be seen by other users of the machine."""
+
+METRICS_FOLDER = "PROMETHEUS_MULTIPROC_DIR"
+"""Environment variable of prometheus_client: the folder in which several processes count together."""
 
 _GROUP = "serving"
 
@@ -67,41 +67,6 @@ class ServingSettings(Section):
         return int(self.max_megapixels * 10**6)
 
 
-def read_serving_settings(overrides: Sequence[str] = ()) -> ServingSettings:
-    """Return the settings of `conf/serving/default.yaml`, or of `serving=NAME` or `serving=FILE.yaml`, with overrides.
-
-    Args:
-        overrides: `serving=NAME` and `serving.KEY=VALUE`.
-
-    Raises:
-        UsageError: A setting is not known or not valid; the message names its key.
-    """
-    name, changes = "default", {}
-    for override in overrides:
-        key, equals, value = override.partition("=")
-        if not equals or key.partition(".")[0] != _GROUP:
-            raise UsageError(f"{override}: serve takes no settings but serving=NAME and serving.KEY=VALUE")
-        if key == _GROUP:
-            name = value
-        else:
-            changes[key.removeprefix(f"{_GROUP}.")] = _scalar(override, value)
-    file = conf_folder.option_file(_GROUP, name, "file of settings")
-    try:
-        values = yaml.safe_load(file.read_text(encoding="utf-8"))
-        if not isinstance(values, dict):
-            raise UsageError(f"serving: {file} must be a mapping of settings, as conf/serving/default.yaml is")
-        return validate(ServingSettings, values | changes)
-    except OSError as error:
-        raise UsageError(f"serving: {file} cannot be read: {error.strerror}") from None
-    except ValidationError as error:
-        problems = problems_of(error, values | changes, list(ServingSettings.model_fields))
-        raise UsageError("; ".join(str(problem.within(_GROUP)) for problem in problems)) from None
-    except (yaml.YAMLError, ValueError, TypeError, RecursionError) as error:
-        raise UsageError(f"serving: {file}: {first_line(error)}") from None
-
-
-def _scalar(override: str, value: str) -> Any:
-    try:
-        return yaml.safe_load(value)
-    except (yaml.YAMLError, ValueError, RecursionError):
-        raise UsageError(f"{override}: the value cannot be read; give a number, true, false or null") from None
+def read_serving_settings(words: Sequence[str] = ()) -> ServingSettings:
+    """Return the settings that the overrides describe; arguments and errors of `read_settings`."""
+    return read_settings(ServingSettings, _GROUP, words)

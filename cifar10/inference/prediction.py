@@ -6,7 +6,7 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
-from cifar10.images.decode import ImageError, Pixels
+from cifar10.images.decode import ImageError
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,7 @@ def most_probable(
 
 def image_results(
     names: Sequence[str],
-    images: Sequence[Pixels | ImageError],
+    images: Sequence[object],
     labels: Sequence[str | None],
     computed: Iterable[tuple[tuple[Prediction, ...], GroupResult | None, bool | None]],
     provenance: Mapping[str, str],
@@ -122,7 +122,7 @@ def image_results(
 
     Args:
         names: Of the images.
-        images: Those that could not be read have their error here.
+        images: An ImageError for each that could not be read; the others may be anything.
         labels: Of the images.
         computed: For each other image, its most probable classes, its groups, and whether it is unlike the training
             data. No classes: the network's output was not a number.

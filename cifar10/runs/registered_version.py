@@ -3,7 +3,10 @@
 import re
 from dataclasses import dataclass
 
-from cifar10.errors import CheckpointError
+from cifar10.errors import CheckpointError, UserError
+
+_ABSENT = ("RESOURCE_DOES_NOT_EXIST", "INVALID_PARAMETER_VALUE")
+"""Codes of MLflow's errors for a model or an alias that is not there."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +29,8 @@ def registered_version(uri: str) -> RegisteredVersion:
         uri: models:/NAME@ALIAS or models:/NAME/NUMBER.
 
     Raises:
-        CheckpointError: It is no such address, there is no such version, or the store is unavailable.
+        CheckpointError: It is no such address, or no version has the alias.
+        UserError: The store is unavailable.
     """
     found = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([\w-]+))", uri)
     if found is None:
@@ -42,7 +46,9 @@ def registered_version(uri: str) -> RegisteredVersion:
         connect_for_reading(store)
         version = connect(store).get_model_version_by_alias(name, alias)
     except StoreError as error:
-        raise CheckpointError(f"{uri} is to come from MLflow, but {error}") from None
+        raise UserError(f"{uri} is to come from MLflow, but {error}") from None
     except Exception as error:  # MLflow raises its own, requests', SQLAlchemy's and OSError
-        raise CheckpointError(f"MLflow has no {uri} at {shown_uri(store)}: {reason_of(error)}") from None
+        if getattr(error, "error_code", None) in _ABSENT:
+            raise CheckpointError(f"MLflow has no {uri} at {shown_uri(store)}: {reason_of(error)}") from None
+        raise UserError(f"{uri} cannot be looked up at {shown_uri(store)}: {reason_of(error)}") from None
     return RegisteredVersion(name, str(version.version))

@@ -1,6 +1,6 @@
 """SQLite files of the serving layer, which several processes may write at the same time.
 
-Each use opens the file for one transaction. What is committed survives a killed process, and what is not is undone.
+Each use opens the file for one transaction. A committed transaction survives a killed process; others are rolled back.
 Files are on a local disk: SQLite's write-ahead log does not work over a network.
 """
 

@@ -1,4 +1,4 @@
-"""Settings of `promote`: the file, overrides, and what is refused."""
+"""The settings of `promote` come from a file and overrides, and each mistake names its key."""
 
 import pytest
 

@@ -127,6 +127,7 @@ def open_session(model: Path | bytes, name: object, waits_actively: bool = True)
         import onnxruntime
     except ModuleNotFoundError:
         raise UserError("ONNX files need a package: python -m pip install 'onnxruntime>=1.22'") from None
+    onnxruntime.disable_telemetry_events()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_cpus()
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(waits_actively)))

@@ -18,7 +18,7 @@ from starlette.exceptions import HTTPException
 from cifar10 import __version__
 from cifar10.config.serving_settings import ServingSettings
 from cifar10.images.decode import ImageError, silence_pillow
-from cifar10.inference.prediction import ImageResult, Prediction, most_probable
+from cifar10.inference.prediction import ImageResult, image_results, most_probable
 from cifar10.inference.receipts import shared_columns
 from cifar10.inference.results import record_of
 from cifar10.serving.http.computing import Computing, Row
@@ -50,8 +50,7 @@ class Service:
             RequestError: None is loaded yet.
         """
         if self.holder.current is None or self.computing is None:
-            retry = {"retry-after": str(self.settings.retry_seconds)}
-            raise RequestError(503, "no model is loaded yet; send the request again a little later", retry)
+            raise self._later("no model is loaded yet; send the request again a little later")
         return self.holder.current
 
     async def rows(self, model: ServedModel, images: Sequence[bytes] | NDArray[np.uint8]) -> list[Row]:
@@ -65,8 +64,10 @@ class Service:
             async with asyncio.timeout(self.settings.answer_seconds):
                 return await self.computing.rows(model, images)
         except TimeoutError:
-            retry = {"retry-after": str(self.settings.retry_seconds)}
-            raise RequestError(503, "the images were not computed in time; send fewer at a time", retry) from None
+            raise self._later("the images were not computed in time; send fewer at a time") from None
+
+    def _later(self, message: str) -> RequestError:
+        return RequestError(503, message, {"retry-after": str(self.settings.retry_seconds)})
 
 
 def make_application(
@@ -166,10 +167,11 @@ def _answer(
     computed = [row for row in rows if not isinstance(row, ImageError)]
     probabilities = np.stack([row.probabilities for row in computed]) if computed else np.empty((0, 1), np.float32)
     tops = most_probable(probabilities, predictor.class_names, top_k)
-    each = iter(tops)
+    answers = ((top, None, row.unlike) for top, row in zip(tops, computed, strict=True))
+    results = image_results([image.name for image in images], rows, [None] * len(rows), answers, {})
     entries = []
-    for image, row in zip(images, rows, strict=True):
-        entry = _entry(image.name, row, () if isinstance(row, ImageError) else next(each))
+    for image, result in zip(images, results, strict=True):
+        entry = _entry(result)
         if receipts:
             entry["image_sha256"] = hashlib.sha256(image.data).hexdigest()
         entries.append(entry)
@@ -179,13 +181,8 @@ def _answer(
     return answer
 
 
-def _entry(name: str, row: Row, top: tuple[Prediction, ...]) -> dict[str, Any]:
+def _entry(result: ImageResult) -> dict[str, Any]:
     """Return what an answer says of an image: the columns of `infer`, without those of its folder."""
-    if isinstance(row, ImageError):
-        result = ImageResult(name, (), error=str(row))
-    else:
-        error = None if top else "the network's output is not a number"
-        result = ImageResult(name, top, error=error, unlike=row.unlike)
     entry = record_of(result)
     del entry["label"]
     return {"name": entry.pop("path"), **entry, "unlike_training_data": result.unlike}

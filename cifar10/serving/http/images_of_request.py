@@ -1,5 +1,6 @@
 """The images in a request to `/predict`: a form with files, one encoded image, or JSON with images in base64."""
 
+import asyncio
 import base64
 import binascii
 import re
@@ -15,6 +16,8 @@ from cifar10.serving.http.errors import RequestError
 _FORM, _JSON, _BYTES = "multipart/form-data", "application/json", "application/octet-stream"
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 _LONGEST_NAME = 200
+LARGE_BODY = 2**16
+"""Bytes from which JSON is read in another thread, so that other requests are not held up."""
 _NEEDED = (
     "send an image as the body (Content-Type: image/png or application/octet-stream), "
     'files in a form (multipart/form-data), or JSON: {"images": ["BASE64", ...]}'
@@ -40,7 +43,7 @@ async def images_of(headers: Mapping[str, str], body: bytes, max_images: int) ->
     if kind == _FORM:
         images = await _form(headers, body, max_images)
     elif kind == _JSON:
-        images = _json(body)
+        images = await asyncio.to_thread(_json, body) if len(body) >= LARGE_BODY else _json(body)
     elif kind == _BYTES or kind.startswith("image/"):
         images = [SentImage("", body)]
     else:

@@ -18,14 +18,12 @@ from cifar10 import __version__
 from cifar10.images.decode import ImageError
 from cifar10.serving.http.computing import Row
 from cifar10.serving.http.errors import RequestError
+from cifar10.serving.http.images_of_request import LARGE_BODY
 from cifar10.serving.http.model import ServedModel
 from cifar10.serving.http.openapi import INFER, PROTOCOL
 from cifar10.serving.http.tensors import HEADER_LENGTH, Output, images_in, read_request, write_response
 
 Images: TypeAlias = "Sequence[bytes] | NDArray[np.uint8]"
-
-_LARGE_BODY = 2**16
-"""Bytes from which a body is read in another thread, so that other requests are not held up."""
 
 
 def protocol_routes(
@@ -84,7 +82,7 @@ def protocol_routes(
             parsed, binary = read_request(body, header_length)
             return parsed, images_in(parsed.inputs[0], binary, model.predictor.image_size, max_images)
 
-        parsed, images = await asyncio.to_thread(read) if len(body) >= _LARGE_BODY else read()
+        parsed, images = await asyncio.to_thread(read) if len(body) >= LARGE_BODY else read()
         rows = await rows_of(model, images)
         content, headers = write_response(parsed, (model.name, model.version), _outputs(model, rows))
         return Response(content, headers=headers)

@@ -16,10 +16,8 @@ from prometheus_client import (
     multiprocess,
 )
 
+from cifar10.config.serving_settings import METRICS_FOLDER
 from cifar10.serving.http.model import ServedModel
-
-FOLDER = "PROMETHEUS_MULTIPROC_DIR"
-"""Environment variable of prometheus_client: the folder that several processes share. To be set before importing it."""
 
 _SECONDS = (0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30)
 _CONFIDENCES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99, 1)
@@ -102,7 +100,7 @@ class Metrics:
 
     def text(self) -> bytes:
         """Return all metrics in Prometheus's text format, of all processes."""
-        if FOLDER not in os.environ:
+        if METRICS_FOLDER not in os.environ:
             return generate_latest(self._registry)
         together = CollectorRegistry()
         multiprocess.MultiProcessCollector(together)  # type: ignore[no-untyped-call]

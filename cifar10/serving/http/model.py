@@ -4,6 +4,7 @@ import logging
 import os
 import tempfile
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -18,6 +19,8 @@ from cifar10.serving.drift import DriftLog
 from cifar10.serving.model_request import ModelRequest
 
 _LOG = logging.getLogger("cifar10.serving")
+_LONGEST_WAIT = 600.0
+"""Seconds between two attempts to load a version."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +67,8 @@ class ModelHolder:
         self._ended = threading.Event()
         self._problem: str | None = None
         self._refused: RegisteredVersion | None = None
+        self._num_refusals = 0
+        self._retry_at = 0.0
 
     def start(self) -> None:
         """Load the model in a thread, which then watches the alias if there is one."""
@@ -87,15 +92,16 @@ class ModelHolder:
         try:
             if self._request.is_registered:
                 version = registered_version(self._request.checkpoint)
+                if version == self._refused and time.monotonic() < self._retry_at:
+                    return
                 held = self.current
-                if version == self._refused or (held and (held.name, held.version) == (version.name, version.number)):
+                if held is not None and (held.name, held.version) == (version.name, version.number):
                     self._report(None)
                     return
             before, self.current = self.current, self._loaded(version)
             _end_counting(before)
         except Exception as error:  # the service goes on with what it has
-            if version is not None:
-                self._refused = version  # not downloaded again before the alias moves
+            self._refuse(version)
             self._report(str(error) if isinstance(error, UserError) else repr(error))
             self._on_change(None)
             return
@@ -103,6 +109,12 @@ class ModelHolder:
         self._report(None)
         _LOG.info("%s", describe(self.current))
         self._on_change(self.current)
+
+    def _refuse(self, version: RegisteredVersion | None) -> None:
+        """Note a version that could not be loaded: it is tried again, each time after twice as long."""
+        self._num_refusals = self._num_refusals + 1 if version is not None and version == self._refused else 1
+        self._refused = version
+        self._retry_at = time.monotonic() + min(self._seconds * 2**self._num_refusals, _LONGEST_WAIT)
 
     def _loaded(self, version: RegisteredVersion | None) -> ServedModel:
         model = load_served(self._request, version)

@@ -16,7 +16,7 @@ from PIL import Image
 
 from cifar10.images.decode import ImageError, Pixels
 from cifar10.inference.image_inputs import square_pixels
-from cifar10.inference.prediction import ImageResult, most_probable
+from cifar10.inference.prediction import ImageResult, image_results, most_probable
 from cifar10.inference.predictor import Predictor
 from cifar10.serving.drift import DriftLog
 from cifar10.serving.web.models import PageModel
@@ -66,12 +66,11 @@ def _compute(
     probabilities, unlike = predictor.probabilities_and_unlike(pixels[None])
     if drift is not None:
         drift.add(pixels[None], probabilities, unlike)
-    [top] = most_probable(probabilities, predictor.class_names, predictor.num_classes)
-    if not top:
-        return ImageResult("", (), error="the network's output is not a number", provenance=provenance), pixels
-    group = None if predictor.groups is None else predictor.groups.results(probabilities)[0]
-    is_unlike = None if unlike is None else bool(unlike[0])
-    return ImageResult("", top, sha256=sha256, group=group, unlike=is_unlike, provenance=provenance), pixels
+    top = most_probable(probabilities, predictor.class_names, predictor.num_classes)
+    groups = [None] if predictor.groups is None else predictor.groups.results(probabilities)
+    flags = [None] if unlike is None else unlike.tolist()
+    [result] = image_results([""], [pixels], [None], zip(top, groups, flags, strict=True), provenance)
+    return replace(result, sha256=sha256 if result.error is None else None), pixels
 
 
 def _picture(data: bytes, predictor: Predictor) -> bytes:

@@ -107,7 +107,7 @@ def read_json(file: Path) -> dict[str, Any]:
 
 @st.cache_resource(ttl=_FRESH_SECONDS, max_entries=2, show_spinner=False)
 def tracked_runs(uri: str) -> Tracked:
-    """Return the newest runs in the store at `uri`, or why it cannot be read; it is asked every 20 s at most."""
+    """Return the newest runs in the store at `uri`, or why it cannot be read; cached for 20 s."""
     path = database_path(uri)
     if path is not None and not path.is_file():
         return Tracked()

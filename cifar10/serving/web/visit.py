@@ -7,8 +7,8 @@ import streamlit as st
 
 from cifar10.serving.web.language import Language
 from cifar10.serving.web.models import Model
+from cifar10.system.listening import LOOPBACK
 
-_LOOPBACK = ("127.0.0.1", "localhost", "::1")
 _FORWARDED = ("X-Forwarded-For", "X-Real-Ip", "Forwarded", "Via")
 
 
@@ -27,12 +27,12 @@ class Visit:
 
 def is_local() -> bool:
     """Return whether the visitor sits at this computer, as far as can be told; False in doubt."""
-    if st.get_option("server.address") not in _LOOPBACK:
+    if st.get_option("server.address") not in LOOPBACK:
         return False
     headers = st.context.headers
     if any(name in headers for name in _FORWARDED):
         return False
-    return _host_of(headers.get("Host") or "localhost") in _LOOPBACK  # another name: a proxy, or DNS rebinding
+    return _host_of(headers.get("Host") or "localhost") in LOOPBACK  # another name: a proxy, or DNS rebinding
 
 
 def _host_of(header: str) -> str:
