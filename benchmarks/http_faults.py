@@ -4,7 +4,7 @@
 
 Bodies over the limit; 200 connections that send nothing, half a header or half a body, beside good ones; four times as
 many requests as it can answer; SIGTERM under load; and a long soak, whose memory is watched. The load generator
-(load.py) shares the two cores with the service.
+(load.py) shares the two cores with the service. Without test-time augmentation.
 """
 
 import argparse
@@ -69,7 +69,7 @@ def show(found: dict[str, Any], name: str) -> None:
 
 @contextmanager
 def service(model: Path, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    line = [sys.executable, str(PROJECT / "commands.py"), "serve", f"--checkpoint_name={model.absolute()}"]
+    line = [sys.executable, str(PROJECT / "commands.py"), "serve", f"--checkpoint_name={model.absolute()}", "--tta=none"]
     process = subprocess.Popen([*line, f"--port={PORT}"], cwd=folder)
     try:
         while True:

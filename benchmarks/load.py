@@ -56,8 +56,13 @@ class Connection(asyncio.Protocol):
             self._answer.set_exception(ConnectionError("closed"))
 
     async def ask(self, request: bytes) -> int:
-        """Return the status code of the answer."""
-        assert self.transport is not None
+        """Return the status code of the answer.
+
+        Raises:
+            ConnectionError: The server has closed the connection.
+        """
+        if self.transport is None:
+            raise ConnectionError("closed")
         self._answer = asyncio.get_running_loop().create_future()
         self.transport.write(request)
         return await self._answer

@@ -22,7 +22,7 @@ from cifar10.config.build import argument_names
 from cifar10.config.targets import DATA
 from cifar10.data.class_names import printable
 from cifar10.data.image_dataset import ImageDataset
-from cifar10.data.split_digest import digests_of_test
+from cifar10.data.split_digest import SplitContent
 from cifar10.errors import UsageError, UserError
 from cifar10.files import sole_writer, write_text
 from cifar10.runs.checkpoints import Checkpoint
@@ -95,12 +95,11 @@ class _TestSet:
     """The test images of a run, as they are now."""
 
     data: ImageDataset
-    kinds: tuple[str, ...]
-    """Digests; two test sets that share one are the same: of pixels and labels, and of files and labels."""
+    content: SplitContent
 
     @classmethod
     def of(cls, data: ImageDataset) -> "_TestSet":
-        return cls(data, digests_of_test(data))
+        return cls(data, SplitContent.of_test(data))
 
 
 @dataclass(frozen=True, eq=False)
@@ -122,21 +121,24 @@ class _Tested:
 def _answers(runs: Sequence[DescribedRun], overrides: Sequence[str], folder: Path) -> _Tested:
     """Return the answers of the runs that share most test images."""
     test_sets, problems = _test_sets(runs, overrides)
-    counts = Counter(kind for test_set in test_sets.values() for kind in test_set.kinds)
+    counts = Counter(digest for test_set in test_sets.values() for digest in test_set.content.digests)
     if not counts or max(counts.values()) < 2:
         for name in test_sets:
             problems[name] = "no other run has the same test images and classes"
         return _Tested({}, problems, None, None)
     shared, _ = counts.most_common(1)[0]
-    chosen = [run for run in runs if run.name in test_sets and shared in test_sets[run.name].kinds]
+    chosen = [run for run in runs if run.name in test_sets and shared in test_sets[run.name].content.digests]
     for name in test_sets:
         if name not in {run.name for run in chosen}:
             problems[name] = f"its test images or classes are others than those of {printable(chosen[0].name)}"
-    data = test_sets[chosen[0].name].data
+    first = test_sets[chosen[0].name]
+    data = first.data
     answers = {}
     for run in chosen:
-        assert run.checkpoint is not None
-        answers[run.name] = _predict(run.checkpoint, test_sets[run.name].data, data.class_names, folder)
+        test_set = test_sets[run.name]
+        positions = first.content.positions_in(test_set.content)
+        assert run.checkpoint is not None and positions is not None
+        answers[run.name] = _predict(run.checkpoint, test_set.data, data.class_names, folder).take(positions)
     images = TestImages(data.test.labels.numpy(), data.class_names, data.name)
     return _Tested(answers, problems, images, data)
 

@@ -23,7 +23,7 @@ from cifar10.analysis.served_network import ServedNetwork, require_same_classes,
 from cifar10.config.advice import command_line
 from cifar10.config.promotion import Promotion
 from cifar10.data.image_dataset import ImageDataset
-from cifar10.data.split_digest import digests_of_test
+from cifar10.data.split_digest import SplitContent
 from cifar10.errors import UsageError, UserError
 from cifar10.evaluate import evaluate
 from cifar10.export import export
@@ -170,7 +170,7 @@ def _measured(
         "made": _now(),
         "data": data.name,
         "data_digest": data.digest,
-        "test_digest": digests_of_test(data)[0],
+        "test_digest": SplitContent.of_test(data).digests[0],
         "tta": checkpoint.tta,
         "export": facts,
         "parity": asdict(parity),

@@ -36,6 +36,10 @@ class TestAnswers:
     """The most probable class without test-time augmentation, (N,)."""
     tta: str
 
+    def take(self, positions: NDArray[np.int64]) -> "TestAnswers":
+        """Return the answers for the images at `positions`, in this order."""
+        return TestAnswers(self.predicted[positions], self.confidence[positions], self.plain[positions], self.tta)
+
 
 @dataclass(frozen=True, eq=False)
 class ComparedRun:

@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from cifar10.data.class_names import few, printable
 from cifar10.data.image_dataset import ImageDataset
-from cifar10.data.split_digest import digests_of_test
+from cifar10.data.split_digest import SplitContent
 from cifar10.errors import CheckpointError, UserError, first_line
 from cifar10.inference.finite import require_numbers
 from cifar10.inference.predictor import Predictor
@@ -91,7 +91,7 @@ def require_same_classes(own: Checkpoint, other: ServedNetwork) -> None:
 
 
 def shared_test_images(own: ImageDataset, other: ServedNetwork, overrides: Sequence[str]) -> NDArray[np.uint8]:
-    """Return the test images of `own` as another network takes them, (N, S, S, 3), in the same order.
+    """Return the test images of `own` as another network takes them, (N, S, S, 3), in the order of `own`.
 
     They differ from those of `own` if the other network takes images of another size.
 
@@ -110,10 +110,11 @@ def shared_test_images(own: ImageDataset, other: ServedNetwork, overrides: Seque
         data = load_trained_data(other.checkpoint, relocated(other.checkpoint.config, overrides))
     except UserError as error:
         raise UserError(f"the test images of {other.name} cannot be loaded: {first_line(error)}") from None
-    if not {*digests_of_test(own)} & {*digests_of_test(data)}:
+    positions = SplitContent.of_test(own).positions_in(SplitContent.of_test(data))
+    if positions is None:
         ours, theirs = (f"{len(each.test):,} test images of {printable(each.name)}" for each in (own, data))
         raise UserError(
             f"its {ours} are not the {theirs} of {other.name}, and accuracies on different images say little; choose "
             "another model: --name=NAME"
         )
-    return data.test.arrays()[0]
+    return data.test.arrays()[0][positions]

@@ -174,6 +174,6 @@ def _gallery(results: list[Classified], words: Language) -> None:
             group = found.result.group
             assert group is not None
             best = max(group.probabilities.values())
-            caption = words("result.answer", name=words.class_name(group.name), probability=words.percent(best, 0))
+            caption = words("result.answer", name=words.class_markdown(group.name), probability=words.percent(best, 0))
             alt = words("result.picture_of", name=found.result.path)
             st.image(found.shown, width=_PICTURE_WIDTH, caption=caption, alt=alt)

@@ -4,15 +4,14 @@ from dataclasses import replace
 
 import streamlit as st
 
-from cifar10.errors import UserError
 from cifar10.inference.receipts import shared_columns
 from cifar10.inference.results import csv_text
 from cifar10.serving.web.classified import Classified, classify
 from cifar10.serving.web.inputs import Input, chosen_pictures
 from cifar10.serving.web.language import Language
-from cifar10.serving.web.models import PageModel, load
+from cifar10.serving.web.models import PageModel
 from cifar10.serving.web.result_card import draw_card
-from cifar10.serving.web.site import say_no_model
+from cifar10.serving.web.site import loaded_model
 from cifar10.serving.web.visit import Visit
 
 _NAMED_CLASSES = 12
@@ -22,14 +21,8 @@ _PER_PAGE = 10
 def show(visit: Visit) -> None:
     """Draw the page."""
     words = visit.language
-    if visit.model is None:
-        say_no_model(visit)
-        return
-    try:
-        with st.spinner(words("site.loading")):
-            loaded = load(visit.model)
-    except UserError as error:
-        st.error(words("site.failed", reason=error))
+    loaded = loaded_model(visit)
+    if loaded is None:
         return
     names = loaded.predictor.class_names
     st.markdown(words("classify.lead", number=len(names), classes=_classes(names, words)))
@@ -45,7 +38,7 @@ def show(visit: Visit) -> None:
 
 
 def _classes(names: tuple[str, ...], words: Language) -> str:
-    listed = ", ".join(words.class_name(name) for name in names[:_NAMED_CLASSES])
+    listed = ", ".join(words.class_markdown(name) for name in names[:_NAMED_CLASSES])
     more = len(names) - _NAMED_CLASSES
     return words("classify.more_classes", names=listed, number=more) if more > 0 else listed
 

@@ -35,4 +35,4 @@ def draw_correction(found: Classified, data: bytes, position: int, loaded: PageM
         except UserError as error:
             st.error(words("correct.failed", reason=error))
         else:
-            st.success(words("correct.saved", name=words.class_name(chosen)))
+            st.success(words("correct.saved", name=words.class_markdown(chosen)))

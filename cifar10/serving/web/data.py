@@ -130,10 +130,11 @@ def _gallery(
     labels = data.splits[split].labels
     with st.container(horizontal=True, key="data_gallery"):
         for position, pixels in zip(positions, split_pictures(model, split, positions), strict=True):
-            name = caption = words.class_name(data.class_names[int(labels[position])])
+            label = data.class_names[int(labels[position])]
+            name = caption = words.class_markdown(label)
             if answers is not None and answers.predicted[position] != labels[position]:
-                predicted = words.class_name(data.class_names[int(answers.predicted[position])])
+                predicted = words.class_markdown(data.class_names[int(answers.predicted[position])])
                 caption = words("data.caption_wrong", name=name, predicted=predicted)
                 caption += f" {words.percent(float(answers.confidence[position]), 0)}"
-            alt = words("data.image", position=position, split=words(f"data.{split}"), name=name)
+            alt = words("data.image", position=position, split=words(f"data.{split}"), name=words.class_name(label))
             st.image(enlarged(pixels, 128), width=_PICTURE_WIDTH, caption=caption, alt=alt)

@@ -11,9 +11,9 @@ from cifar10.serving.drift import DEFAULT_PATH
 from cifar10.serving.drift_report import FEWEST, Comparison, Drift, read_drift
 from cifar10.serving.web import charts
 from cifar10.serving.web.language import Language
-from cifar10.serving.web.models import PageModel, load
+from cifar10.serving.web.models import PageModel
 from cifar10.serving.web.parts import draw_tiles
-from cifar10.serving.web.site import say_no_model
+from cifar10.serving.web.site import loaded_model
 from cifar10.serving.web.visit import Visit
 
 _DAY = 86_400
@@ -25,18 +25,13 @@ _MOST_CLASSES = 30
 def show(visit: Visit) -> None:
     """Draw the page."""
     words = visit.language
-    if visit.model is None:
-        say_no_model(visit)
+    loaded = loaded_model(visit)
+    if loaded is None:
         return
     st.markdown(words("drift.lead"))
-    try:
-        loaded = load(visit.model)
-    except UserError as error:
-        st.error(words("site.failed", reason=error))
-        return
     if loaded.predictor.reference is None:
         st.info(words("drift.no_reference"))
-        st.code(command_line("export", checkpoint_name=visit.model.name), language="sh")
+        st.code(command_line("export", checkpoint_name=loaded.model.name), language="sh")
         return
     period = st.segmented_control(
         words("drift.since"),

@@ -134,10 +134,17 @@ def _errors(report: Mapping[str, Any], model: Model, words: Language) -> None:
         return
     with st.container(horizontal=True):
         for each, pixels in zip(errors, pictures, strict=True):
-            name, predicted = words.class_name(each["class"]), words.class_name(each["predicted"])
             percent = words.percent(each["confidence"], 0)
-            caption = words("model.errors_shown", name=name, predicted=predicted, probability=percent)
-            st.image(enlarged(pixels, 160), width=160, caption=caption, alt=caption)
+            alt, caption = (
+                words(
+                    "model.errors_shown",
+                    name=shown(each["class"]),
+                    predicted=shown(each["predicted"]),
+                    probability=percent,
+                )
+                for shown in (words.class_name, words.class_markdown)
+            )
+            st.image(enlarged(pixels, 160), width=160, caption=caption, alt=alt)
 
 
 def _classes(report: Mapping[str, Any], words: Language) -> None:

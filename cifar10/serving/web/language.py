@@ -1,5 +1,6 @@
 """Texts of the page in the languages of `languages/`: one YAML file each, all with the same keys."""
 
+import re
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
@@ -12,6 +13,7 @@ from cifar10.data.class_names import printable
 LANGUAGES = {"en": "English", "ru": "Русский"}
 """Name of a file in `languages/` -> what its speakers call it."""
 _FOLDER = Path(__file__).with_name("languages")
+_MARKDOWN = re.compile(r"[\\`*_\[\]<>$:~#|!]")
 _NO_BREAK = "\u00a0"
 
 
@@ -32,6 +34,10 @@ class Language:
     def class_name(self, name: str) -> str:
         """Return a class name to read; names that are not known are only made printable."""
         return self.classes.get(name, printable(name).replace("_", " "))
+
+    def class_markdown(self, name: str) -> str:
+        """Return `class_name` for texts that are drawn as Markdown: its characters mean nothing there."""
+        return _MARKDOWN.sub(r"\\\g<0>", self.class_name(name))
 
     def number(self, value: float, digits: int = 0) -> str:
         """Return a number with `digits` decimals."""

@@ -1,17 +1,17 @@
 """The page *Model*: what the chosen network is, and what was measured of it. Every number comes from a file."""
 
+from pathlib import Path
 from typing import Any
 
 import streamlit as st
 
 from cifar10.config.advice import command_line
-from cifar10.errors import UserError
 from cifar10.serving.web.evaluated import draw_evaluation
 from cifar10.serving.web.language import Language
-from cifar10.serving.web.models import PageModel, load
+from cifar10.serving.web.models import PageModel
 from cifar10.serving.web.parts import draw_facts, draw_tiles
 from cifar10.serving.web.run_list import ListedRun, read_folder, read_json
-from cifar10.serving.web.site import say_no_model
+from cifar10.serving.web.site import loaded_model
 from cifar10.serving.web.visit import Visit
 
 _CARD = "MODEL_CARD.md"
@@ -22,21 +22,15 @@ _NAMED_CLASSES = 30
 def show(visit: Visit) -> None:
     """Draw the page."""
     words = visit.language
-    if visit.model is None:
-        say_no_model(visit)
-        return
-    try:
-        with st.spinner(words("site.loading")):
-            loaded = load(visit.model)
-    except UserError as error:
-        st.error(words("site.failed", reason=error))
+    loaded = loaded_model(visit)
+    if loaded is None:
         return
     st.markdown(words("model.lead"))
-    folder = visit.model.folder
+    folder = loaded.model.folder
     run = None if folder is None else read_folder(folder)
     _draw_facts(loaded, run, words)
     report = {} if folder is None else read_json(folder / "evaluation" / "report.json")
-    line = command_line("evaluate", checkpoint_name=visit.model.name)
+    line = command_line("evaluate", checkpoint_name=loaded.model.name)
     st.subheader(words("model.evaluation"))
     if not report:
         _draw_scores({} if run is None else run.scores, words)
@@ -47,8 +41,8 @@ def show(visit: Visit) -> None:
         st.code(line, language="sh")
     else:
         assert folder is not None
-        draw_evaluation(report, folder / "evaluation" / "report.html", visit.model, words)
-    _draw_card(visit, words)
+        draw_evaluation(report, folder / "evaluation" / "report.html", loaded.model, words)
+    _draw_card(folder, words)
     with st.expander(words("model.provenance"), icon=":material/fingerprint:"):
         st.caption(words("model.provenance_help"))
         st.json(loaded.predictor.provenance)
@@ -97,8 +91,7 @@ def _training(run: ListedRun | None, words: Language) -> str:
     return ", ".join(parts)
 
 
-def _draw_card(visit: Visit, words: Language) -> None:
-    folder = None if visit.model is None else visit.model.folder
+def _draw_card(folder: Path | None, words: Language) -> None:
     file = None if folder is None else folder / _CARD
     if file is None or not file.is_file() or file.stat().st_size > _MOST_CARD:
         return

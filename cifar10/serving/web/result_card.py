@@ -60,7 +60,7 @@ def _draw_details(found: Classified, loaded: PageModel, words: Language) -> None
     if loaded.may_have_network:
         with heat:
             picture = heat_picture(loaded, found.seen, result.class_id, result.sha256)
-            caption = words("result.heat_help", name=words.class_name(result.class_name))
+            caption = words("result.heat_help", name=words.class_markdown(result.class_name))
             if picture is None:
                 draw_note(words("result.no_heat"))
             else:

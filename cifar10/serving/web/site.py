@@ -10,7 +10,7 @@ from cifar10.config.advice import command_line
 from cifar10.errors import UserError
 from cifar10.images.decode import silence_pillow
 from cifar10.serving.web.language import LANGUAGES, Language, language, preferred
-from cifar10.serving.web.models import Model, find_model, find_models
+from cifar10.serving.web.models import Model, PageModel, find_model, find_models, load
 from cifar10.serving.web.registered import registered_models
 from cifar10.serving.web.settings import PAGES, WebSettings, read_settings
 from cifar10.serving.web.visit import Visit, is_local
@@ -97,6 +97,20 @@ def _chosen_model(settings: WebSettings, words: Language) -> Model | None:
     )
     try:
         return find_model(name, settings.models_dir)
+    except UserError as error:
+        st.error(words("site.failed", reason=error))
+        return None
+
+
+def loaded_model(visit: Visit) -> PageModel | None:
+    """Return the chosen network; or say why there is none, and return None."""
+    words = visit.language
+    if visit.model is None:
+        say_no_model(visit)
+        return None
+    try:
+        with st.spinner(words("site.loading")):
+            return load(visit.model)
     except UserError as error:
         st.error(words("site.failed", reason=error))
         return None

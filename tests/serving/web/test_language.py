@@ -50,3 +50,8 @@ def test_numbers_are_written_as_in_the_language() -> None:
 def test_a_class_that_has_no_translation_is_readable() -> None:
     assert language("ru").class_name("great_white_shark\x1b") == "great white shark\\x1b"
     assert language("ru").class_name("airplane") == "самолёт"
+
+
+def test_a_class_name_means_nothing_as_markdown() -> None:
+    assert language("en").class_markdown("*cat* [dog](x) :red") == r"\*cat\* \[dog\](x) \:red"
+    assert language("ru").class_markdown("cat") == language("ru").class_name("cat")
