@@ -69,7 +69,13 @@ def show(found: dict[str, Any], name: str) -> None:
 
 @contextmanager
 def service(model: Path, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    line = [sys.executable, str(PROJECT / "commands.py"), "serve", f"--checkpoint_name={model.absolute()}", "--tta=none"]
+    line = [
+        sys.executable,
+        str(PROJECT / "commands.py"),
+        "serve",
+        f"--checkpoint_name={model.absolute()}",
+        "--tta=none",
+    ]
     process = subprocess.Popen([*line, f"--port={PORT}"], cwd=folder)
     try:
         while True:

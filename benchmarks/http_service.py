@@ -4,8 +4,8 @@
 
 Single PNG images of CIFAR-10's test split in base64 in JSON, each server alone, in turn. Loads: one connection, 8 and
 32 in a closed loop; then requests at random times, as many a second for all. Without test-time augmentation. `--peers`
-names a Python with litserve and ray[serve]; without it, only `mlflow models serve` is compared. Memory is the
-proportional set size of all processes of a server, at the end.
+names a Python with litserve and ray[serve]; without it, only `mlflow models serve` is compared. `--variant` adds our
+service with another setting. Memory is the proportional set size of all processes of a server, at the end.
 """
 
 import argparse
@@ -61,6 +61,7 @@ def main() -> None:
     parser.add_argument("--model", type=Path, required=True)
     parser.add_argument("--root", default="data")
     parser.add_argument("--peers", help="a Python with litserve and ray[serve]")
+    parser.add_argument("--variant", help="such as serving.batch_images=1")
     parser.add_argument("--rounds", type=int, default=3)
     parser.add_argument("--seconds", type=float, default=6)
     parser.add_argument("--rate", type=float, default=100, help="requests a second of the equal load")
@@ -68,7 +69,7 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as text:
         folder = Path(text)
         model = without_augmentation(arguments.model, folder / "run" / "model.onnx")
-        servers = servers_of(model, folder, arguments.peers)
+        servers = servers_of(model, folder, arguments.peers, arguments.variant)
         images = encoded_images(arguments.root)
         found: dict[str, list[dict[str, Any]]] = {name: [] for name in servers}
         for number in range(arguments.rounds):
@@ -91,7 +92,7 @@ def without_augmentation(source: Path, target: Path) -> Path:
     return target
 
 
-def servers_of(model: Path, folder: Path, peers: str | None) -> dict[str, Server]:
+def servers_of(model: Path, folder: Path, peers: str | None, variant: str | None) -> dict[str, Server]:
     environment = {"PYTHONPATH": str(PROJECT), "RAY_USAGE_STATS_ENABLED": "0"}
     script = str(HERE / "served_by_peers.py")
     subprocess.run(
@@ -101,8 +102,9 @@ def servers_of(model: Path, folder: Path, peers: str | None) -> dict[str, Server
     )
     mlflow = [str(Path(sys.executable).with_name("mlflow")), "models", "serve", "-m", str(folder / "mlflow")]
     ours = [sys.executable, str(PROJECT / "commands.py"), "serve", f"--checkpoint_name={model}", "serving.drift=null"]
+    asked = ("/predict?top_k=10", '{"image": "IMAGE"}', "/readyz")
     servers = {
-        "ours": Server("cifar10 serve", [*ours, "--port=PORT"], "/predict?top_k=10", '{"image": "IMAGE"}', "/readyz"),
+        "ours": Server("cifar10 serve", [*ours, "--port=PORT"], *asked),
         "mlflow": Server(
             "mlflow models serve",
             [*mlflow, "--env-manager", "local", "--port", "PORT", "--host", "127.0.0.1"],
@@ -112,6 +114,8 @@ def servers_of(model: Path, folder: Path, peers: str | None) -> dict[str, Server
             {**environment, "PATH": f"{Path(sys.executable).parent}:{os.environ['PATH']}"},
         ),
     }
+    if variant is not None:
+        servers[variant] = Server(f"cifar10 serve {variant}", [*ours, variant, "--port=PORT"], *asked)
     if peers is not None:
         for name, title in (("litserve", "LitServe"), ("ray", "Ray Serve")):
             line = [peers, script, name, str(model), "PORT"]

@@ -1,5 +1,6 @@
 """On the real CIFAR-10: the published pixels, and one accuracy whoever measures it."""
 
+import csv
 import json
 import subprocess
 import sys
@@ -11,6 +12,7 @@ import requests
 
 from cifar10.data.cifar import cifar10
 from tests.serving.http.serving_process import serving
+from tests.serving.web.chromium import files, launched, served_page, settled
 
 COMMANDS = Path(__file__).parents[1] / "commands.py"
 pytestmark = [pytest.mark.real, pytest.mark.timeout(900)]
@@ -61,9 +63,15 @@ def test_infer_on_exported_images_gives_exactly_the_accuracy_of_training(trained
     assert scores["test/accuracy_tta"] > 0.4  # one epoch of a small network; chance is 0.1
 
 
+def expected_of(trained: Path) -> dict[str, dict[str, Any]]:
+    """Return what `infer` says of each test image with the ONNX file, by its path."""
+    if not (trained / "models/real/export/model.onnx").exists():
+        run("export", "real", folder=trained)
+    return {row["path"]: row for row in rows_of(trained, "--engine=onnx")}
+
+
 def test_over_http_the_same_images_get_the_same_answers(trained: Path) -> None:
-    run("export", "real", folder=trained)
-    expected = {row["path"]: row for row in rows_of(trained, "--engine=onnx")}
+    expected = expected_of(trained)
     paths = sorted(expected)
     with serving(trained, "--checkpoint_name=real", "serving.drift=null") as served, requests.Session() as session:
         for start in range(0, len(paths), 64):
@@ -76,3 +84,28 @@ def test_over_http_the_same_images_get_the_same_answers(trained: Path) -> None:
             assert [image["class_name"] for image in found] == [expected[path]["class_name"] for path in part]
             for path, image in zip(part, found, strict=True):
                 assert abs(image["probability"] - expected[path]["probability"]) <= 1e-4
+
+
+@pytest.mark.browser
+def test_on_the_page_the_same_images_get_the_same_answers(trained: Path) -> None:
+    expected = expected_of(trained)
+    paths = sorted(expected)[::50]
+    names = {path: path.replace("/", "-") for path in paths}
+    with served_page(trained) as address, launched() as browser:
+        for part in (paths[:100], paths[100:]):
+            tab = browser.new_context(locale="en-US").new_page()
+            tab.set_default_timeout(60_000)
+            tab.goto(address)
+            images = [(names[path], (trained / "data/test" / path).read_bytes()) for path in part]
+            tab.set_input_files("input[type=file]", files(*images))
+            tab.wait_for_function("() => document.querySelectorAll('.answer').length == 10")  # those of the first page
+            settled(tab)
+            with tab.expect_download() as download:
+                tab.get_by_text("Download the table (CSV)").click()
+            rows = {row["path"]: row for row in csv.DictReader(Path(download.value.path()).read_text().splitlines())}
+            assert sorted(rows) == sorted(names[path] for path in part)
+            for path in part:
+                row, known = rows[names[path]], expected[path]
+                assert row["class_name"] == known["class_name"]
+                assert abs(float(row["probability"]) - known["probability"]) <= 1e-4
+    assert len(paths) == 200

@@ -15,6 +15,7 @@ from cifar10.errors import UserError
 from cifar10.images.decode import EncodedImage, ImageError, Pixels
 from cifar10.inference.predictor import Predictor
 from cifar10.serving.http.model import ServedModel
+from cifar10.system.priority import give_way
 
 
 class Computed(NamedTuple):
@@ -92,6 +93,7 @@ class Computing:
             thread.join()
 
     def _work(self) -> None:
+        give_way()
         while jobs := self._next_jobs():
             try:
                 answers: list[list[Row]] | Exception = self._computed(jobs)

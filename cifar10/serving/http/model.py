@@ -17,6 +17,7 @@ from cifar10.runs.checkpoint_names import download_checkpoint, resolve_checkpoin
 from cifar10.runs.registered_version import RegisteredVersion, registered_version
 from cifar10.serving.drift import DriftLog
 from cifar10.serving.model_request import ModelRequest
+from cifar10.system.priority import give_way
 
 _LOG = logging.getLogger("cifar10.serving")
 _LONGEST_WAIT = 600.0
@@ -80,6 +81,7 @@ class ModelHolder:
         _end_counting(self.current)
 
     def _run(self) -> None:
+        give_way()  # the threads that ONNX Runtime starts for the model do so too
         while not self._ended.is_set():
             self._look()
             if self.current is not None and not self._request.is_watched:

@@ -1,11 +1,7 @@
-"""The web page in a real browser: Chromium, with a camera that is not one."""
+"""The web page in a real browser."""
 
 import io
 import os
-import shutil
-import signal
-import subprocess
-import sys
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -17,18 +13,11 @@ from PIL import Image
 
 from cifar10.serving.web.language import language
 from cifar10.serving.web.settings import PAGES
-from tests.conftest import ROOT
+from tests.serving.web.chromium import files, launched, served_page, settled
 from tests.serving.web.picture import png
-from tests.test_app import free_port, wait_until_served
 
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(300)]
 
-_BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
-_FLAGS = (
-    *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
-    *("--disable-component-update", "--disable-sync"),
-    *("--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"),
-)
 _PHONE = {"width": 375, "height": 740}
 Opened = Callable[..., Any]
 
@@ -36,26 +25,14 @@ Opened = Callable[..., Any]
 @pytest.fixture(scope="module")
 def address(site: Path) -> Iterator[str]:
     """Return the address of the page, served by the command."""
-    port = free_port()
-    command = [sys.executable, str(ROOT / "commands.py"), "app", f"--port={port}"]
-    with subprocess.Popen(command, cwd=site, stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL) as process:
-        try:
-            wait_until_served(port)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.send_signal(signal.SIGTERM)
-            process.wait(30)
+    with served_page(site) as address:
+        yield address
 
 
 @pytest.fixture(scope="module")
 def browser() -> Iterator[Any]:
-    if _BROWSER is None:
-        pytest.skip("no Chromium is installed")
-    playwright = pytest.importorskip("playwright.sync_api")
-    with playwright.sync_playwright() as library:
-        program = library.chromium.launch(executable_path=_BROWSER, args=list(_FLAGS))
+    with launched() as program:
         yield program
-        program.close()
 
 
 @pytest.fixture
@@ -84,23 +61,12 @@ def _note(tab: Any, url: str, address: str) -> None:
         tab.outside.append(url)
 
 
-def settled(tab: Any) -> Any:
-    """Wait until the script of the page has ended, and return the page."""
-    tab.wait_for_timeout(300)
-    tab.wait_for_function("() => !document.querySelector('[data-testid=stStatusWidget], [data-testid=stSpinner]')")
-    return tab
-
-
 def assert_is_usable(tab: Any) -> None:
     """Check that there is no traceback, no request to another machine, and nothing wider than the page."""
     assert tab.locator("[data-testid=stException]").count() == 0
     assert tab.outside == []
     width = tab.evaluate("() => document.documentElement.scrollWidth - document.documentElement.clientWidth")
     assert width <= 0, f"the page is {width} pixels too wide"
-
-
-def files(*named: tuple[str, bytes]) -> list[dict[str, Any]]:
-    return [{"name": name, "mimeType": "image/png", "buffer": data} for name, data in named]
 
 
 @pytest.mark.parametrize("page", PAGES)
