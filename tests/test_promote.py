@@ -288,6 +288,23 @@ def test_other_classes_and_other_test_images_are_refused(capsys: pytest.CaptureF
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 @pytest.mark.usefixtures("here")
+def test_the_same_test_images_from_files_are_compared_in_their_order(capsys: pytest.CaptureFixture[str]) -> None:
+    names = cifar10.load("good").class_names
+    drawn = [word for word in (*SMALL, "data_loading.train_size=800") if word.startswith("data_loading.")]
+    assert main(COMMANDS, "", ["data", "data_loading=shapes", *drawn, "--export_images"]) == 0
+    kept = [word for word in SMALL if not word.startswith("data_loading.")]
+    files = ["data_loading=folder", "data_loading.root=data/shapes", f"data_loading.classes=[{','.join(names)}]"]
+    train(load_config([*kept, *files, "data_loading.image_size=16", "training.epochs=3", "run_name=filed"]))
+    capsys.readouterr()
+    assert promote("filed", "--name=shapes", "--dry_run", "promotion.latency_factor=1000") == 1
+    told = capsys.readouterr().out
+    accuracy = json.loads(Path("models/good/scores.json").read_text())["test/accuracy_tta"]
+    assert f"version 1 {accuracy:.2%} on the same 300 images" in told, told
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(600)
+@pytest.mark.usefixtures("here")
 def test_a_dry_run_measures_and_registers_nothing(capsys: pytest.CaptureFixture[str]) -> None:
     assert promote("worse", "--dry_run", "promotion.latency_factor=1000") == 1
     told = capsys.readouterr()

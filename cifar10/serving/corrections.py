@@ -22,7 +22,7 @@ DEFAULT_PATH: Final = Path("data/serving/corrections.db")
 MAX_IMAGE_BYTES: Final = 10 * 2**20
 """Of an encoded image that is kept."""
 
-Source = Literal["web", "http"]
+Source = Literal["web"]
 State = Literal["new", "exported", "withdrawn"]
 
 _LAYOUT = Layout(
