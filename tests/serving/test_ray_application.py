@@ -79,7 +79,7 @@ def test_limits_and_keys_are_those_of_the_service(url: str) -> None:
     assert requests.post(f"{url}/predict", b"x", timeout=60).status_code == 401
     headers = {"Content-Type": "image/png", "X-API-Key": "secret"}
     unreadable = requests.post(f"{url}/predict", b"x", headers=headers, timeout=60)
-    assert unreadable.status_code == 422 and "not a picture" in unreadable.text
+    assert unreadable.status_code == 422 and "not a PNG" in unreadable.text
     assert requests.post(f"{url}/predict", bytes(11 * 2**20), headers=headers, timeout=60).status_code == 413
     assert "cifar10_requests_total" in requests.get(f"{url}/metrics", headers=headers, timeout=60).text
 
