@@ -63,6 +63,10 @@ class StoreError(Exception):
     """The store cannot be used now. The message is one line, without a password."""
 
 
+class AbsentStoreError(StoreError):
+    """There is no database yet."""
+
+
 def probe(uri: str) -> None:
     """Check that the store at `uri` accepts records; quick, and without importing MLflow.
 
@@ -252,7 +256,8 @@ def connect_for_reading(uri: str) -> None:
     """Check that MLflow can read from `uri`; correct the artifact locations of a SQLite store that has moved.
 
     Raises:
-        StoreError: There is no such store, or it is unavailable.
+        AbsentStoreError: There is no such file.
+        StoreError: The store is unavailable.
     """
     if (problem := uri_problem(uri)) is not None:
         raise StoreError(f"its address cannot be used: {problem}")
@@ -260,7 +265,7 @@ def connect_for_reading(uri: str) -> None:
     if path is None:
         probe(uri)
     elif not path.is_file():
-        raise StoreError(f"there is no database {path} here; go to the project's folder or set MLFLOW_TRACKING_URI")
+        raise AbsentStoreError(f"there is no database {path} here; go to the project's folder or set MLFLOW_TRACKING_URI")
     connect(uri)
     if path is not None:
         with contextlib.suppress(sqlite3.Error):  # a database that can only be read is good enough

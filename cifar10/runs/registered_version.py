@@ -29,7 +29,7 @@ def registered_version(uri: str) -> RegisteredVersion:
         uri: models:/NAME@ALIAS or models:/NAME/NUMBER.
 
     Raises:
-        CheckpointError: It is no such address, or no version has the alias.
+        CheckpointError: It is no such address, or no version has the alias, or the local store does not exist yet.
         UserError: The store is unavailable.
     """
     found = re.fullmatch(r"models:/([^/@]+)(?:/(\d+)|@([\w-]+))", uri)
@@ -39,12 +39,14 @@ def registered_version(uri: str) -> RegisteredVersion:
     if number is not None:
         return RegisteredVersion(name, number)
     from cifar10.config.mlflow_uri import default_uri, shown_uri
-    from cifar10.runs.mlflow_store import StoreError, connect, connect_for_reading, reason_of
+    from cifar10.runs.mlflow_store import AbsentStoreError, StoreError, connect, connect_for_reading, reason_of
 
     store = default_uri()
     try:
         connect_for_reading(store)
         version = connect(store).get_model_version_by_alias(name, alias)
+    except AbsentStoreError as error:
+        raise CheckpointError(f"MLflow has no {uri}: {error}") from None
     except StoreError as error:
         raise UserError(f"{uri} is to come from MLflow, but {error}") from None
     except Exception as error:  # MLflow raises its own, requests', SQLAlchemy's and OSError
