@@ -225,7 +225,9 @@ def _tracking(config: "Config") -> Iterator[Finding]:
     try:
         probe(config.tracking.uri)
     except StoreError as error:
-        yield Finding("tracking", "fault", f"{error}; runs are recorded later", command_line("sync"))
+        local = re.fullmatch(r"https?://(?:127\.0\.0\.1|localhost):(\d+)/?", config.tracking.uri)
+        remedy = f"mlflow server --port={local[1]}" if local else ""
+        yield Finding("tracking", "fault", f"{error}; until it responds, runs are kept for sync", remedy)
     else:
         yield Finding("tracking", "ok", f"MLflow at {shown_uri(config.tracking.uri)}")
 

@@ -41,7 +41,6 @@ from cifar10.runs.registry import (
     VersionContent,
     identity_tags,
     name_of_data,
-    serving_line,
     told_if_refused,
 )
 from cifar10.runs.trained_data import load_trained_data, moved_line, relocated
@@ -90,10 +89,11 @@ def promote(
     with _refused(target, before):
         found = _measured(checkpoint, checkpoint_name, champion, settings, overrides)
     failed = [check for check in found.checks if check.holds is False]
-    _write(found, checkpoint_name, None if failed or dry_run else target, overrides)
     if dry_run:
+        _write_numbers(found, None)
         print_message("nothing was registered, since this is a dry run")
     else:
+        _write(found, checkpoint_name, None if failed else target, overrides)
         _register(found, place, before, moves=not failed)
     if failed:
         reasons = "; ".join(f"{check.name}: {check.found}" for check in failed)
@@ -242,11 +242,15 @@ def _write(found: _Found, checkpoint_name: str, target: RegisteredName | None, o
         print_message(f"{folder / EVALUATION} is not there, or of other weights or data; evaluating the checkpoint")
         with contextlib.redirect_stdout(io.StringIO()):  # the scores are in the report
             evaluate(str(checkpoint.path), overrides=overrides)
-    numbers = {**found.numbers, "target": None if target is None else asdict(target)}
-    write_text(folder / PROMOTION, f"{json.dumps(numbers, indent=1, allow_nan=False)}\n")
+    _write_numbers(found, target)
     run = None if find_locally(checkpoint_name) else checkpoint_name
     write_text(folder / CARD, model_card(checkpoint, MeasuredFiles.of(checkpoint), run))
     print_message(f"written to {folder}: {PROMOTION}, {CARD}")
+
+
+def _write_numbers(found: _Found, target: RegisteredName | None) -> None:
+    numbers = {**found.numbers, "target": None if target is None else asdict(target)}
+    write_text(found.checkpoint.path.parent / PROMOTION, f"{json.dumps(numbers, indent=1, allow_nan=False)}\n")
 
 
 def _renew_card(number: str, checkpoint: Checkpoint, checkpoint_name: str, place: Alias | None) -> None:
@@ -295,4 +299,5 @@ def _register(found: _Found, place: Alias, before: str | None, moves: bool) -> N
             place.move(number, before)
             since = "" if before is None else f", until now version {before}"
             print(f"{target.alias:<12} is version {number} of {target.name}{since}", flush=True)
-            print_message(f"to serve it: {serving_line(target.uri(number))}")
+            address = f"models:/{target.name}@{target.alias}"
+            print_message(f"to serve it: {command_line('serve', checkpoint_name=address)}")

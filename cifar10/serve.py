@@ -22,11 +22,11 @@ from granian.log import LogLevels
 
 from cifar10.config.advice import command_line
 from cifar10.config.conf_folder import PROJECT
-from cifar10.config.serving_settings import API_KEY, METRICS_FOLDER, ServingSettings
+from cifar10.config.serving_settings import API_KEY, METRICS_FOLDER, ServingSettings, read_api_key
 from cifar10.errors import UserError
 from cifar10.serving.http.worker import describe_model, load_application
 from cifar10.serving.model_request import ModelRequest
-from cifar10.system.listening import LOOPBACK, require_free, url_of
+from cifar10.system.listening import LOOPBACK, reserve, url_of
 from cifar10.system.signals import if_stopped
 from cifar10.system.streams import print_message
 
@@ -63,18 +63,19 @@ def serve(request: ServeRequest) -> None:
     """Answer HTTP requests until SIGTERM or Ctrl-C. Requests in progress are still answered.
 
     Raises:
+        UsageError: The API key in the environment cannot be sent.
         UserError: The model cannot be loaded, or the address cannot be used.
     """
-    require_free(request.host, request.port, "the service")
+    key = read_api_key()
+    held = reserve(request.host, request.port, "the service")
     multiprocessing.set_start_method("spawn", force=True)  # a copy of this process would share its threads' locks
     with if_stopped("before the service began"):
         if not request.model.is_registered:
             _export_if_missing(request.model)
             print_message(_checked(request.model))
-    with tempfile.TemporaryDirectory(prefix="cifar10-") as folder:
+    with held, tempfile.TemporaryDirectory(prefix="cifar10-") as folder:
         if request.workers > 1:  # then metrics are added up from files
             os.environ[METRICS_FOLDER] = folder
-        key = os.environ.get(API_KEY) or None
         print_message(_greeting(request, key))
         load = partial(load_application, request.model, request.settings, key, request.workers)
         try:
@@ -132,7 +133,10 @@ def _checked(model: ModelRequest) -> str:
 
 
 def _greeting(request: ServeRequest, key: str | None) -> str:
-    lines = [f"serving at {request.address}; about the routes: {request.address}/docs"]
+    if request.model.is_registered:
+        print_message(f"looking up {request.model.checkpoint}; requests are refused with 503 until it is loaded")
+    about = f"; about the routes: {request.address}/docs" if request.settings.docs and key is None else ""
+    lines = [f"serving at {request.address}{about}"]
     if key is None and request.host not in LOOPBACK:
         lines.append(f"warning: whoever reaches {request.address} may use it; set {API_KEY} to demand a key")
     return "\n".join(lines)

@@ -73,6 +73,16 @@ def test_an_export_to_a_new_folder_is_listed(capsys: pytest.CaptureFixture[str])
     assert [str(path) for path in Path("new").rglob("*.png")] == [f"new/ring/{sha256(picture()).hexdigest()}.png"]
 
 
+def test_an_exported_file_that_was_damaged_is_written_again(capsys: pytest.CaptureFixture[str]) -> None:
+    correct(picture(), "ring")
+    assert run("feedback", "--output=new") == 0
+    [file] = Path("new").rglob("*.png")
+    file.write_bytes(b"")
+    assert run("feedback", "--output=new") == 0
+    assert file.read_bytes() == picture()
+    assert "0 unchanged" in capsys.readouterr().err
+
+
 @pytest.mark.slow
 def test_a_network_is_trained_on_exported_images_with_corrections(capsys: pytest.CaptureFixture[str]) -> None:
     data = ["data_loading=shapes", "data_loading.train_size=400", "data_loading.test_size=60"]

@@ -12,11 +12,17 @@ _PLAIN = re.compile(r"[A-Za-z_./][\w./-]*", re.ASCII)  # what Hydra reads as a s
 _NO_STRING = ("null", "true", "false", "inf", "nan")
 
 
-PROGRAM = os.environ.get("CIFAR10_PROGRAM", "").strip() or (
-    shlex.join(sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1])  # the interpreter and the script
-    if sys.argv and os.path.basename(sys.argv[0]) == "commands.py"
-    else "python commands.py"
-)
+def _program() -> str:
+    """Return the interpreter and the script, as they were typed."""
+    if not sys.argv or os.path.basename(sys.argv[0]) != "commands.py":
+        return "python commands.py"
+    words = sys.orig_argv[: len(sys.orig_argv) - len(sys.argv) + 1]
+    if words[-1:] != sys.argv[:1]:  # in a process that multiprocessing has started
+        words = [sys.executable, sys.argv[0]]
+    return shlex.join(words)
+
+
+PROGRAM = os.environ.get("CIFAR10_PROGRAM", "").strip() or _program()
 """First words of every command line in a message. CIFAR10_PROGRAM replaces them, as from outside a container."""
 
 

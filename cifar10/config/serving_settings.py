@@ -1,5 +1,6 @@
 """Settings of the HTTP service: a file of `conf/serving/`, and overrides serving.KEY=VALUE."""
 
+import os
 from collections.abc import Sequence
 from typing import Annotated
 
@@ -7,6 +8,7 @@ from pydantic import Field
 
 from cifar10.config.command_settings import read_settings
 from cifar10.config.schema import Section
+from cifar10.errors import UsageError
 from cifar10.types import PositiveInt
 
 Seconds = Annotated[float, Field(gt=0, le=86_400)]
@@ -65,6 +67,19 @@ class ServingSettings(Section):
     def max_pixels(self) -> int:
         """Pixels of the largest image."""
         return int(self.max_megapixels * 10**6)
+
+
+def read_api_key() -> str | None:
+    """Return the key that the environment demands of clients; None: none.
+
+    Raises:
+        UsageError: No client can send it.
+    """
+    key = os.environ.get(API_KEY, "")
+    if key and not (key.isascii() and key.isprintable() and key.strip() == key):
+        told = f"{API_KEY} must be printable ASCII characters without a blank or a line break at its ends"
+        raise UsageError(f"{told}, since clients send it in a header")
+    return key or None
 
 
 def read_serving_settings(words: Sequence[str] = ()) -> ServingSettings:

@@ -265,7 +265,9 @@ def connect_for_reading(uri: str) -> None:
     if path is None:
         probe(uri)
     elif not path.is_file():
-        raise AbsentStoreError(f"there is no database {path} here; go to the project's folder or set MLFLOW_TRACKING_URI")
+        raise AbsentStoreError(
+            f"there is no database {path} here; go to the project's folder or set MLFLOW_TRACKING_URI"
+        )
     connect(uri)
     if path is not None:
         with contextlib.suppress(sqlite3.Error):  # a database that can only be read is good enough

@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cifar10.data.class_names import ClassFolders, few, is_utf8, printable
 from cifar10.errors import UserError
-from cifar10.files import atomic_write, remove_leftovers, sole_writer
+from cifar10.files import atomic_write, file_sha256, remove_leftovers, sole_writer
 from cifar10.images.search import SYSTEM_FOLDERS
 from cifar10.serving.corrections import Correction, CorrectionStore
 
@@ -66,14 +66,15 @@ def _export(store: CorrectionStore, corrections: Sequence[Correction], root: Pat
     for each in corrections:
         present = folders.files.get(each.sha256, [])
         path = folder_of[each.corrected_class] / f"{each.sha256}{each.suffix}" if each in used else None
-        if path is not None and path not in present:
+        is_missing = path is not None and not (path in present and file_sha256(path) == each.sha256)
+        if path is not None and is_missing:
             _write(store, each, path)
         others = [other for other in present if other != path]
         for other in others:
             other.unlink()
         num_removed += path is None and bool(others)
         num_moved += path is not None and bool(others)
-        num_written += path is not None and not present
+        num_written += is_missing and not others
     store.mark_exported(used)
     return ExportedCorrections(num_written, num_moved, num_removed, len(used) - num_written - num_moved)
 

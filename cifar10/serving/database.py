@@ -106,8 +106,9 @@ def _advice(error: sqlite3.Error, path: Path, layout: Layout) -> str:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _CORRUPT:
         return (
-            f"the file of {layout.content} is damaged ({error}); move it away, together with {path.name}-wal if there "
-            f"is one, and a new file is begun; sqlite3 {path} .recover shows what can still be read of it"
+            f"it is no file of {layout.content}, or is damaged ({error}); if its name is right, move it away, together "
+            f"with {path.name}-wal if there is one, and a new file is begun; sqlite3 {path} .recover shows what can "
+            "still be read of it"
         )
     if code in _BUSY:
         return "another program has locked it; end that, or wait"
@@ -116,6 +117,8 @@ def _advice(error: sqlite3.Error, path: Path, layout: Layout) -> str:
             f"no more {layout.content} can be added, since the disk is full or the file has reached its limit of "
             f"{layout.most_bytes / 2**30:.0f} GB; make room, or move the file away"
         )
+    if code == sqlite3.SQLITE_IOERR:
+        return f"{layout.content} cannot be read or written there ({error}); make room on the disk of {path.parent}"
     return f"{layout.content} cannot be read or written there ({error})"
 
 

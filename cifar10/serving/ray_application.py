@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cifar10.config.serving_settings import API_KEY, read_serving_settings
+from cifar10.config.serving_settings import read_api_key, read_serving_settings
 from cifar10.errors import UsageError
 from cifar10.inference.engines import require_engine
 from cifar10.serving.model_request import ModelRequest
@@ -38,7 +38,7 @@ def build(arguments: Mapping[str, str]) -> "serve.Application":
     from ray import serve
 
     settings = read_serving_settings([f"{key}={value}" for key, value in arguments.items() if key not in _ARGUMENTS])
-    engine, key, folder = arguments.get("engine", "onnx"), os.environ.get(API_KEY) or None, Path.cwd()
+    engine, key, folder = arguments.get("engine", "onnx"), read_api_key(), Path.cwd()
     require_engine(engine)
     model = ModelRequest(arguments.get("checkpoint_name", "best"), engine, tta=arguments.get("tta"))
     num_replicas, num_threads = (_number(arguments, name) for name in ("replicas", "threads"))

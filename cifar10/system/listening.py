@@ -29,9 +29,26 @@ def require_free(host: str, port: int, purpose: str) -> int:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
         try:
             probe.bind((host, port))
+        except (socket.gaierror, TypeError, UnicodeError) as error:  # the last two: it cannot be a name
+            reason = error.strerror if isinstance(error, OSError) else "this is no name of a machine"
+            raise UserError(
+                f"{purpose} cannot listen at {host} ({reason}); choose --host=127.0.0.1 or 0.0.0.0"
+            ) from None
         except OSError as error:
             reason = error.strerror or first_line(error)
             other = f"--port={port + 1}" if port < 65535 else "--port=8600"
             told = f"{purpose} cannot listen at {host}:{port} ({reason})"
             raise UserError(f"{told}; choose another --port or --host, such as {other}") from None
         return int(probe.getsockname()[1])
+
+
+def reserve(host: str, port: int, purpose: str) -> socket.socket:
+    """Return a socket that keeps the port from other programs until it is closed; the caller's server may listen there.
+
+    The server must share its port with sockets of the same user (SO_REUSEPORT). Arguments and errors of `require_free`.
+    """
+    require_free(host, port, purpose)
+    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
+    held.bind((host, port))
+    return held

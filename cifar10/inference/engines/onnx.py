@@ -85,7 +85,12 @@ def load(path: Path, device: str = "auto", batch_size: int | None = None, file_n
     file = path if path.suffix == ".onnx" else path.parent / "export" / file_name
     if not file.is_file():
         raise CheckpointError(f"{path} has not been exported to {file}: {_export_line(path, file)}")
-    session = open_session(file, file, waits_actively=batch_size == 1)
+    try:
+        session = open_session(file, file, waits_actively=batch_size == 1)
+    except CheckpointError as error:
+        if file == path:
+            raise
+        raise CheckpointError(f"{error}; export it again: {_export_line(path, file)}") from None
     properties = session.get_modelmeta().custom_metadata_map
     description = ModelDescription.parse(properties.get(KEY), file)
     if file != path and description.file_digest not in (None, file_sha256(path)):

@@ -22,7 +22,7 @@ from cifar10.inference.prediction import ImageResult, image_results, most_probab
 from cifar10.inference.receipts import shared_columns
 from cifar10.inference.results import record_of
 from cifar10.serving.http.computing import Computing, Row
-from cifar10.serving.http.errors import RequestError
+from cifar10.serving.http.errors import FAILED, RequestError
 from cifar10.serving.http.guard import Application, Guard
 from cifar10.serving.http.images_of_request import SentImage, images_of
 from cifar10.serving.http.inference_protocol import protocol_routes
@@ -111,7 +111,7 @@ def make_application(
     )
     _add_routes(application, service)
     application.include_router(protocol_routes(service.model, service.rows, settings.max_images))
-    _add_error_handlers(application)
+    _add_error_handlers(application, "; see /docs" if settings.docs else "")
     return Guard(application, settings, api_key, metrics)
 
 
@@ -207,17 +207,23 @@ def _description(model: ServedModel, settings: ServingSettings) -> dict[str, Any
     }
 
 
-def _add_error_handlers(application: FastAPI) -> None:
+def _add_error_handlers(application: FastAPI, advice: str) -> None:
+    """Let every refusal be JSON. `advice` says where the routes are described."""
+
     @application.exception_handler(RequestError)
     async def refused(_: Request, error: RequestError) -> Response:
         return error.response()
 
     @application.exception_handler(HTTPException)
     async def unknown(_: Request, error: HTTPException) -> Response:
-        messages = {404: "there is no such route; see /docs", 405: "this route has another method; see /docs"}
+        messages = {404: f"there is no such route{advice}", 405: f"this route has another method{advice}"}
         return RequestError(
             error.status_code, messages.get(error.status_code, str(error.detail)), error.headers
         ).response()
+
+    @application.exception_handler(Exception)
+    async def failed(_: Request, error: Exception) -> Response:
+        return RequestError(500, FAILED).response()  # it is raised again, and logged
 
     @application.exception_handler(RequestValidationError)
     async def invalid(_: Request, error: RequestValidationError) -> Response:

@@ -5,6 +5,8 @@ from collections.abc import Mapping
 from fastapi.responses import Response
 from pydantic_core import to_json
 
+FAILED = "the service has failed; its log has the reason"
+
 
 class RequestError(Exception):
     """A request that is not answered.

@@ -7,12 +7,13 @@ next to nothing, and no client can hold a place with a body that does not arrive
 import asyncio
 import hmac
 import logging
+import re
 import time
 from collections.abc import Awaitable, Callable, MutableMapping
 from typing import Any, TypeAlias
 
 from cifar10.config.serving_settings import ServingSettings
-from cifar10.serving.http.errors import RequestError
+from cifar10.serving.http.errors import FAILED, RequestError
 from cifar10.serving.http.metrics import Metrics
 
 Message: TypeAlias = MutableMapping[str, Any]
@@ -24,6 +25,7 @@ Application: TypeAlias = Callable[[Scope, Receive, Send], Awaitable[None]]
 PROBES = frozenset({"/healthz", "/readyz", "/v2/health/live", "/v2/health/ready"})
 """Paths that anybody may ask for, at any time: by orchestrators."""
 _KNOWN = PROBES | {"/predict", "/model", "/metrics", "/docs", "/openapi.json"}
+_BEARER = re.compile(rb"\Abearer +", re.IGNORECASE)
 _CLOSE = {"connection": "close"}
 _LOG = logging.getLogger("cifar10.serving")
 
@@ -52,6 +54,8 @@ class Guard:
         if scope["type"] != "http":
             await self._application(scope, receive, send)
             return
+        if scope["method"] == "HEAD":  # as GET, whose body the server leaves out
+            scope = {**scope, "method": "GET"}
         started, status = time.perf_counter(), 0
 
         async def observed(message: Message) -> None:
@@ -67,7 +71,7 @@ class Guard:
         except Exception:
             _LOG.exception("a request failed")
             if not status:
-                await RequestError(500, "the service has failed; its log has the reason").response()(
+                await RequestError(500, FAILED).response()(
                     scope,
                     receive,
                     observed,
@@ -83,7 +87,7 @@ class Guard:
             return
         headers = dict(scope["headers"])
         self._require_key(headers)
-        if scope["method"] in ("GET", "HEAD", "OPTIONS"):
+        if scope["method"] in ("GET", "OPTIONS"):
             await self._application(scope, _received(b""), send)
             return
         if self._num_pending >= self._settings.max_pending:
@@ -101,7 +105,7 @@ class Guard:
     def _require_key(self, headers: dict[bytes, bytes]) -> None:
         if self._key is None:
             return
-        given = headers.get(b"x-api-key") or headers.get(b"authorization", b"").removeprefix(b"Bearer ")
+        given = headers.get(b"x-api-key") or _BEARER.sub(b"", headers.get(b"authorization", b""))
         if not hmac.compare_digest(given, self._key):
             advice = "an API key is needed: X-API-Key: KEY, or Authorization: Bearer KEY"
             raise RequestError(401, advice, {"www-authenticate": "Bearer", "connection": "close"})

@@ -56,7 +56,7 @@ async def images_of(headers: Mapping[str, str], body: bytes, max_images: int) ->
 
 
 async def _form(headers: Mapping[str, str], body: bytes, max_images: int) -> list[SentImage]:
-    """Return the files of a form; fields without a file name count as files too, unless they are empty."""
+    """Return the files of a form; fields without a file name are passed over."""
 
     async def stream() -> AsyncGenerator[bytes]:
         yield body
@@ -76,8 +76,13 @@ async def _form(headers: Mapping[str, str], body: bytes, max_images: int) -> lis
     for _, value in form.multi_items():
         if isinstance(value, str):
             continue
-        images.append(SentImage((value.filename or "")[:_LONGEST_NAME], value.file.read()))
+        images.append(SentImage(_name(value.filename or ""), value.file.read()))
     return images
+
+
+def _name(text: str) -> str:
+    """Return what a client calls an image, cut to a length that is enough, as text that UTF-8 can hold."""
+    return text[:_LONGEST_NAME].encode("utf-8", "replace").decode()
 
 
 def _json(body: bytes) -> list[SentImage]:
@@ -102,6 +107,6 @@ def _from_base64(entry: object, position: int) -> SentImage:
     if prefix := _DATA_URL.match(text):
         text = text[prefix.end() :]
     try:
-        return SentImage(name[:_LONGEST_NAME], base64.b64decode(text, validate=True))
+        return SentImage(_name(name), base64.b64decode(text, validate=True))
     except (binascii.Error, ValueError):
         raise RequestError(422, f"image {position} is not valid base64") from None

@@ -7,6 +7,7 @@ https://github.com/triton-inference-server/server/blob/main/docs/protocol/extens
 import base64
 import binascii
 import math
+import re
 from collections.abc import Sequence
 from typing import Annotated, Any, Literal
 
@@ -21,6 +22,7 @@ from cifar10.serving.http.errors import RequestError
 HEADER_LENGTH = "inference-header-content-length"
 """Header with the number of bytes of JSON, behind which binary tensors follow."""
 
+_NUMBER = re.compile(r"[0-9]{1,18}")
 _DATATYPES = {"float32": "FP32", "int64": "INT64", "uint8": "UINT8"}
 
 
@@ -73,7 +75,7 @@ def read_request(body: bytes, header_length: str | None) -> tuple[InferenceReque
     """
     length = len(body)
     if header_length is not None:
-        if not header_length.isdigit() or int(header_length[:20]) > length:
+        if not _NUMBER.fullmatch(header_length) or int(header_length) > length:
             raise RequestError(400, f"{HEADER_LENGTH} must be the number of bytes of JSON in the body")
         length = int(header_length)
     try:

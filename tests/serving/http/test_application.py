@@ -228,3 +228,47 @@ def test_incoming_images_are_counted_for_the_page_on_drift(tmp_path: Path) -> No
 
     with reading(tmp_path / "incoming.db", LAYOUT) as connection:
         assert connection.execute("SELECT SUM(images) FROM counts WHERE measure = 'classes'").fetchone() == (3,)
+
+
+def test_a_file_name_that_no_utf8_can_hold_is_answered(client: TestClient) -> None:
+    head = b'--B\r\nContent-Disposition: form-data; name="i"; filename="\\ud800.png"\r\n\r\n'
+    kind = {"Content-Type": "multipart/form-data; boundary=B; charset=unicode_escape"}
+    answer = client.post("/predict", content=head + PNGS[0] + b"\r\n--B--\r\n", headers=kind)
+    assert answer.status_code == 200
+    assert [image["name"] for image in answer.json()["images"]] == ["?.png"]
+
+
+@pytest.mark.parametrize("length", ["\xb2", "-1", "1e3", "0" * 5000 + "1", "9" * 18, ""])
+def test_a_length_that_is_no_number_of_bytes_is_refused(client: TestClient, length: str) -> None:
+    headers = {"Inference-Header-Content-Length": length.encode("latin-1"), "Content-Type": "application/json"}
+    answer = client.post("/v2/models/colours/infer", content=b"{}", headers=headers)
+    assert answer.status_code == 400 and "must be the number of bytes" in answer.json()["error"]
+
+
+def test_head_is_answered_as_get(client: TestClient) -> None:
+    wait(client)
+    for path in ("/healthz", "/readyz", "/model"):
+        assert client.head(path).status_code == 200
+    assert client.head("/predict").status_code == 405
+
+
+def test_without_pages_no_message_points_to_them(tmp_path: Path) -> None:
+    with client_of(tmp_path, "serving.docs=false") as client:
+        assert client.get("/docs").json() == {"error": "there is no such route"}
+        assert client.get("/predict").json() == {"error": "this route has another method"}
+
+
+def test_a_failure_of_the_service_is_told_as_json(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with client_of(tmp_path) as client:
+        wait(client)
+        monkeypatch.setattr("cifar10.serving.http.application._description", lambda *_: 1 / 0)
+        answer = client.get("/model")
+        assert answer.status_code == 500
+        assert answer.json() == {"error": "the service has failed; its log has the reason"}
+
+
+def test_the_scheme_of_a_key_may_be_in_lower_case(tmp_path: Path) -> None:
+    with client_of(tmp_path, api_key="secret") as client:
+        wait(client)
+        for scheme, status in (("bearer ", 200), ("Bearer ", 200), ("", 200), ("Basic ", 401)):
+            assert client.get("/model", headers={"Authorization": f"{scheme}secret"}).status_code == status

@@ -4,6 +4,8 @@ import concurrent.futures
 import os
 import signal
 import socket
+import subprocess
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -14,6 +16,10 @@ import psutil
 import pytest
 import requests
 
+from cifar10.config.serving_settings import read_api_key
+from cifar10.errors import UsageError, UserError
+from cifar10.system.listening import reserve
+from tests.documented import ROOT
 from tests.malformed import encode
 from tests.serving.http.serving_process import Served, free_port, received, serving, wait_until_ready
 from tests.tiny_onnx import coloured, write_colour_model
@@ -214,6 +220,7 @@ def test_several_processes_share_the_work_and_add_up_their_metrics(folder: Path)
         ([MODEL, "serving.max_body_mb=-3"], 2, "serving.max_body_mb: must be greater than 0"),
         ([MODEL, "model=resnet18"], 2, "only serving=NAME and serving.KEY=VALUE can be set"),
         ([MODEL, "--host=192.0.2.7"], 1, "the service cannot listen at 192.0.2.7"),
+        ([MODEL, "--host=\u00fc..x"], 1, "this is no name of a machine); choose --host=127.0.0.1"),
         (["--checkpoint_name=damaged.onnx"], 1, "cannot be read as an ONNX file"),
     ],
 )
@@ -247,3 +254,29 @@ def test_a_port_in_use_is_told_with_the_next_one(
     assert "Address already in use" in error
     assert f"--port={served.port + 1}" in error
     assert os.getcwd() == str(folder)
+
+
+def test_of_two_services_that_start_together_one_gets_the_port() -> None:
+    port = free_port()
+    with reserve("127.0.0.1", port, "the service"), pytest.raises(UserError, match="Address already in use"):
+        reserve("127.0.0.1", port, "the service")
+    reserve("127.0.0.1", port, "the service").close()
+
+
+@pytest.mark.parametrize("key", ["abc\n", " ", "\udcff", "gr\u00fcn"])
+def test_a_key_that_no_client_can_send_is_refused(key: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CIFAR10_API_KEY", key)
+    with pytest.raises(UsageError, match="printable ASCII"):
+        read_api_key()
+
+
+def test_advice_of_the_process_that_checks_the_model_can_be_typed(folder: Path) -> None:
+    export = folder / "models" / "cut" / "export"
+    export.mkdir(parents=True)
+    (export / "model.onnx").write_bytes((folder / "colours" / "model.onnx").read_bytes()[:200])
+    (export.parent / "best.ckpt").write_bytes(b"a checkpoint")
+    line = [sys.executable, str(ROOT / "commands.py"), "serve", "--checkpoint_name=cut", f"--port={free_port()}"]
+    done = subprocess.run(line, cwd=folder, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    advice = f"export it again: {sys.executable} {ROOT / 'commands.py'} export --checkpoint_name=models/cut/best.ckpt"
+    assert advice in done.stderr, done.stderr
