@@ -98,7 +98,8 @@ def _chosen_model(settings: WebSettings, words: Language) -> Model | None:
     try:
         return find_model(name, settings.models_dir)
     except UserError as error:
-        st.error(words("site.failed", reason=error))
+        reason = error if is_local() else words("site.not_there", name=name)
+        st.error(words("site.failed", reason=reason))
         return None
 
 
@@ -117,7 +118,10 @@ def loaded_model(visit: Visit) -> PageModel | None:
 
 
 def say_no_model(visit: Visit) -> None:
-    """Say how to train a network."""
+    """Say how to train a network, or to choose another one if there are some."""
     words = visit.language
+    if find_models(visit.models_dir):
+        st.info(words("site.choose_another"))
+        return
     st.info(words("site.no_model", folder=visit.models_dir))
     st.code(command_line("train", run_name="first"), language="sh")

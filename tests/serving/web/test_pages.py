@@ -60,6 +60,18 @@ def test_an_evaluation_of_other_weights_or_a_damaged_one_is_not_shown_as_that_of
         assert any(said in element.value for element in (*at.warning, *at.caption))
 
 
+@pytest.mark.parametrize("local", [True, False])
+def test_a_model_that_is_gone_is_told_with_the_others_and_without_a_path(
+    page: Page, site: Path, tmp_path: Path, local: bool
+) -> None:
+    shutil.copytree(site / "models/run", tmp_path / "run")
+    at = page("classify", settings=WebSettings(tmp_path, checkpoint_name="gone"), local=local)
+    [error] = at.error
+    assert "gone" in error.value and (str(tmp_path) in error.value) is local
+    assert [element.value for element in at.info] == ["Choose another model at the side."]
+    assert not at.code
+
+
 def test_runs_of_the_folder_and_of_mlflow_are_one_table(page: Page, site: Path, tmp_path: Path) -> None:
     at = page("runs")
     assert not at.exception and not at.warning
