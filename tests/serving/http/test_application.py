@@ -240,7 +240,7 @@ def test_a_file_name_that_no_utf8_can_hold_is_answered(client: TestClient) -> No
 
 @pytest.mark.parametrize("length", ["\xb2", "-1", "1e3", "0" * 5000 + "1", "9" * 18, ""])
 def test_a_length_that_is_no_number_of_bytes_is_refused(client: TestClient, length: str) -> None:
-    headers = {"Inference-Header-Content-Length": length.encode("latin-1"), "Content-Type": "application/json"}
+    headers = {b"Inference-Header-Content-Length": length.encode("latin-1"), b"Content-Type": b"application/json"}
     answer = client.post("/v2/models/colours/infer", content=b"{}", headers=headers)
     assert answer.status_code == 400 and "must be the number of bytes" in answer.json()["error"]
 
