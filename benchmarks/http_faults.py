@@ -69,14 +69,8 @@ def show(found: dict[str, Any], name: str) -> None:
 
 @contextmanager
 def service(model: Path, folder: Path) -> Iterator["subprocess.Popen[bytes]"]:
-    line = [
-        sys.executable,
-        str(PROJECT / "commands.py"),
-        "serve",
-        f"--checkpoint_name={model.absolute()}",
-        "--tta=none",
-    ]
-    process = subprocess.Popen([*line, f"--port={PORT}"], cwd=folder)
+    words = [f"--checkpoint_name={model.absolute()}", "--tta=none", f"--port={PORT}"]
+    process = subprocess.Popen([sys.executable, str(PROJECT / "commands.py"), "serve", *words], cwd=folder)
     try:
         while True:
             with suppress(requests.ConnectionError):

@@ -67,13 +67,12 @@ def serve(request: ServeRequest) -> None:
         UserError: The model cannot be loaded, or the address cannot be used.
     """
     key = read_api_key()
-    held = reserve(request.host, request.port, "the service")
     multiprocessing.set_start_method("spawn", force=True)  # a copy of this process would share its threads' locks
-    with if_stopped("before the service began"):
-        if not request.model.is_registered:
-            _export_if_missing(request.model)
-            print_message(_checked(request.model))
-    with held, tempfile.TemporaryDirectory(prefix="cifar10-") as folder:
+    with reserve(request.host, request.port, "the service"), tempfile.TemporaryDirectory(prefix="cifar10-") as folder:
+        with if_stopped("before the service began"):
+            if not request.model.is_registered:
+                _export_if_missing(request.model)
+                print_message(_checked(request.model))
         if request.workers > 1:  # then metrics are added up from files
             os.environ[METRICS_FOLDER] = folder
         print_message(_greeting(request, key))
@@ -133,10 +132,10 @@ def _checked(model: ModelRequest) -> str:
 
 
 def _greeting(request: ServeRequest, key: str | None) -> str:
-    if request.model.is_registered:
-        print_message(f"looking up {request.model.checkpoint}; requests are refused with 503 until it is loaded")
     about = f"; about the routes: {request.address}/docs" if request.settings.docs and key is None else ""
     lines = [f"serving at {request.address}{about}"]
+    if request.model.is_registered:
+        lines.append(f"looking up {request.model.checkpoint}; requests are refused with 503 until it is loaded")
     if key is None and request.host not in LOOPBACK:
         lines.append(f"warning: whoever reaches {request.address} may use it; set {API_KEY} to demand a key")
     return "\n".join(lines)

@@ -24,21 +24,7 @@ def require_free(host: str, port: int, purpose: str) -> int:
     Raises:
         UserError: The port is taken, or this machine has no such address.
     """
-    family = socket.AF_INET6 if ":" in host else socket.AF_INET
-    with socket.socket(family, socket.SOCK_STREAM) as probe:
-        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # as servers do
-        try:
-            probe.bind((host, port))
-        except (socket.gaierror, TypeError, UnicodeError) as error:  # the last two: it cannot be a name
-            reason = error.strerror if isinstance(error, OSError) else "this is no name of a machine"
-            raise UserError(
-                f"{purpose} cannot listen at {host} ({reason}); choose --host=127.0.0.1 or 0.0.0.0"
-            ) from None
-        except OSError as error:
-            reason = error.strerror or first_line(error)
-            other = f"--port={port + 1}" if port < 65535 else "--port=8600"
-            told = f"{purpose} cannot listen at {host}:{port} ({reason})"
-            raise UserError(f"{told}; choose another --port or --host, such as {other}") from None
+    with _bound(host, port, socket.SO_REUSEADDR, purpose) as probe:  # as servers do
         return int(probe.getsockname()[1])
 
 
@@ -48,7 +34,27 @@ def reserve(host: str, port: int, purpose: str) -> socket.socket:
     The server must share its port with sockets of the same user (SO_REUSEPORT). Arguments and errors of `require_free`.
     """
     require_free(host, port, purpose)
-    held = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
-    held.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEPORT, 1)
-    held.bind((host, port))
-    return held
+    return _bound(host, port, socket.SO_REUSEPORT, purpose)
+
+
+def _bound(host: str, port: int, option: int, purpose: str) -> socket.socket:
+    """Return a socket with an option that is bound and does not listen; errors of `require_free`."""
+    bound = socket.socket(socket.AF_INET6 if ":" in host else socket.AF_INET, socket.SOCK_STREAM)
+    bound.setsockopt(socket.SOL_SOCKET, option, 1)
+    try:
+        bound.bind((host, port))
+    except (OSError, TypeError, UnicodeError) as error:
+        bound.close()
+        raise UserError(f"{purpose} cannot listen at {_problem(error, host, port)}") from None
+    return bound
+
+
+def _problem(error: Exception, host: str, port: int) -> str:
+    """Return the address, what is wrong with it, and what to do."""
+    if not isinstance(error, OSError):  # it cannot be encoded
+        return f"{host} (this is no name of a machine); choose --host=127.0.0.1 or 0.0.0.0"
+    reason = error.strerror or first_line(error)
+    if isinstance(error, socket.gaierror):
+        return f"{host} ({reason}); choose --host=127.0.0.1 or 0.0.0.0"
+    other = f"--port={port + 1}" if port < 65535 else "--port=8600"
+    return f"{host}:{port} ({reason}); choose another --port or --host, such as {other}"

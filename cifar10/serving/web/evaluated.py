@@ -135,15 +135,10 @@ def _errors(report: Mapping[str, Any], model: Model, words: Language) -> None:
     with st.container(horizontal=True):
         for each, pixels in zip(errors, pictures, strict=True):
             percent = words.percent(each["confidence"], 0)
-            alt, caption = (
-                words(
-                    "model.errors_shown",
-                    name=shown(each["class"]),
-                    predicted=shown(each["predicted"]),
-                    probability=percent,
-                )
-                for shown in (words.class_name, words.class_markdown)
-            )
+            name, predicted = words.class_markdown(each["class"]), words.class_markdown(each["predicted"])
+            caption = words("model.errors_shown", name=name, predicted=predicted, probability=percent)
+            name, predicted = words.class_name(each["class"]), words.class_name(each["predicted"])
+            alt = words("model.errors_shown", name=name, predicted=predicted, probability=percent)
             st.image(enlarged(pixels, 160), width=160, caption=caption, alt=alt)
 
 
