@@ -1,0 +1,123 @@
+"""How many faults does the program survive? The full form of the fault bench of tests/faults.
+
+    python benchmarks/faults.py                      # all experiments: some hours on two cores
+    python benchmarks/faults.py --only C1 killed_while_saving
+    python benchmarks/faults.py --short --folder DIR
+
+Each experiment makes its faults on purpose, and counts those after which its claim holds. Where a check could pass
+although nothing was tested, a control makes the same faults without the protection, and has to fail. What an
+experiment has found is kept in --folder at once; the same command later continues with the next one.
+"""
+
+import argparse
+import dataclasses
+import json
+import os
+import shutil
+import sys
+import time
+from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from measuring import REPOSITORY, table, write_results
+
+sys.path.insert(0, str(REPOSITORY))
+
+from cifar10.runs.provenance import code_state
+from tests.faults.bench import EXPERIMENTS
+from tests.faults.experiment import Experiment, Run, Trial
+
+_CONTROL_TRIALS = 5
+
+
+def main() -> None:
+    arguments = parse_arguments()
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS"):
+        os.environ.setdefault(name, "1")  # of each process that an experiment starts
+    arguments.folder.mkdir(parents=True, exist_ok=True)
+    chosen = [each for each in EXPERIMENTS if not arguments.only or {each.row, each.name} & set(arguments.only)]
+    found = [found_or_made(each, arguments.folder, arguments.short) for each in chosen]
+    if arguments.short:
+        print("\n".join(report(found)))
+        return
+    write_results("faults", "Faults that were made, and survived", report(found), {"experiments": found})
+
+
+def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    names = sorted({each.row for each in EXPERIMENTS} | {each.name for each in EXPERIMENTS})
+    parser.add_argument("--only", nargs="+", default=[], choices=names, metavar="ROW|NAME")
+    parser.add_argument("--short", action="store_true", help="as many faults as the tests make; writes no result file")
+    parser.add_argument("--folder", type=Path, default=Path("faults"), help="keeps what was found until now")
+    return parser.parse_args(words)
+
+
+def found_or_made(experiment: Experiment, folder: Path, is_short: bool) -> dict[str, Any]:
+    """Return what the experiment found: read from `folder` if it was made there with this code, else made now."""
+    kept = folder / f"{experiment.name}{'.short' if is_short else ''}.json"
+    code = code_state()["git_commit"]
+    if kept.exists():
+        found: dict[str, Any] = json.loads(kept.read_text())
+        if found["commit"] == code:
+            print(f"{experiment.name}: read from {kept}", file=sys.stderr, flush=True)
+            return found
+    found = {"row": experiment.row, "name": experiment.name, "claim": experiment.claim, "commit": code}
+    if why := experiment.obstacle():
+        return {**found, "obstacle": why, "trials": [], "control": None, "seconds": 0.0}
+    started = time.monotonic()
+    number = experiment.short if is_short else experiment.full
+    found["trials"] = made(experiment, experiment.run, number, folder)
+    found["control"] = made(experiment, experiment.control, _CONTROL_TRIALS, folder) if experiment.control else None
+    found["seconds"] = time.monotonic() - started
+    kept.write_text(json.dumps(found, indent=1) + "\n")
+    return found
+
+
+def made(experiment: Experiment, run: Run, number: int, folder: Path) -> list[dict[str, str]]:
+    """Return the trials of `run`, made in an empty folder, and print each."""
+    place = folder / experiment.name
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    kind = "" if run is experiment.run else ", control"
+    before = Path.cwd()
+    os.chdir(place)
+    try:
+        trials = [dataclasses.asdict(trial) for trial in shown(run(number, place.absolute()), experiment, kind, number)]
+    finally:
+        os.chdir(before)
+    shutil.rmtree(place, ignore_errors=True)
+    return trials
+
+
+def shown(trials: Iterable[Trial], experiment: Experiment, kind: str, number: int) -> Iterator[Trial]:
+    """Yield each of the `trials` again, after a line of progress."""
+    for index, trial in enumerate(trials, 1):
+        words = f"{experiment.row} {experiment.name}{kind} {index} of {number}: {trial.fault}"
+        print(f"{words}: {trial.problem or 'survived'}", file=sys.stderr, flush=True)
+        yield trial
+
+
+def report(found: Sequence[dict[str, Any]]) -> list[str]:
+    """Return the table, and a list of the faults that were not survived."""
+    rows, problems = [], []
+    for each in found:
+        failed = [trial for trial in each["trials"] if trial["problem"]]
+        tried = len(each["trials"])
+        survived = each.get("obstacle") or f"{tried - len(failed):,}"
+        rows.append([each["row"], each["name"].replace("_", " "), each["claim"], f"{tried:,}", survived, control(each)])
+        problems += [f"- {each['row']}, {trial['fault']}: {trial['problem']}" for trial in failed]
+    head = ["row", "faults", "claim", "tried", "survived", "control"]
+    return [*table(head, rows), "", "Not survived:" if problems else "All were survived.", *problems]
+
+
+def control(found: dict[str, Any]) -> str:
+    """Return how many faults without protection the check noticed."""
+    trials = found["control"]
+    if trials is None:
+        return ""
+    return f"{sum(bool(trial['problem']) for trial in trials)} of {len(trials)} noticed"
+
+
+if __name__ == "__main__":
+    main()
