@@ -139,8 +139,11 @@ def _unpack(archive: Archive, root: Path, path: Path) -> None:
 
 def _pull_with_dvc(archive: Archive, root: Path) -> None:
     pull = [sys.executable, "-m", "dvc", "pull", f"{archive.name}.dvc"]
-    if subprocess.run(pull, check=False, cwd=root, stdout=subprocess.DEVNULL).returncode:
-        raise SourceFailed("failed")
+    # What DVC unpickles lies in /var/tmp/dvc by default, where each user of the machine may write (CVE-2025-69872).
+    with tempfile.TemporaryDirectory() as private:
+        variables = {"DVC_SITE_CACHE_DIR": private, **os.environ}
+        if subprocess.run(pull, check=False, cwd=root, env=variables, stdout=subprocess.DEVNULL).returncode:
+            raise SourceFailed("failed")
     _unpack(archive, root, root / archive.name)
 
 

@@ -2,6 +2,8 @@ import errno
 import multiprocessing
 import resource
 import signal
+import stat
+import subprocess
 import tarfile
 from collections.abc import Callable
 from multiprocessing.queues import SimpleQueue
@@ -12,7 +14,7 @@ import pytest
 from cifar10.constants import Archive
 from cifar10.data import archives
 from cifar10.data.archives import is_complete, obtain
-from cifar10.data.download import Patience
+from cifar10.data.download import Patience, SourceFailed
 from cifar10.data.image_dataset import DataError
 from tests.archive_server import CONTENT, FILES, TINY, describe, pack, serve
 
@@ -280,6 +282,20 @@ def test_dvc_remote_that_fails_is_passed_over(tmp_path: Path, capsys: pytest.Cap
         obtain(describe(CONTENT, web.url), root)
     assert holds_the_files(root)
     assert "tiny.tar.gz: dvc pull: failed" in capsys.readouterr().err
+
+
+def test_what_dvc_unpickles_lies_where_no_other_user_can_write(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    modes = []
+
+    def run(command: list[str], env: dict[str, str], **_: object) -> "subprocess.CompletedProcess[str]":
+        modes.append(stat.S_IMODE(Path(env["DVC_SITE_CACHE_DIR"]).stat().st_mode))
+        return subprocess.CompletedProcess(command, 1)
+
+    monkeypatch.delenv("DVC_SITE_CACHE_DIR", raising=False)
+    monkeypatch.setattr(subprocess, "run", run)
+    with pytest.raises(SourceFailed, match="failed"):
+        archives._pull_with_dvc(TINY, tmp_path)
+    assert modes == [0o700]
 
 
 def make_dvc_project(project: Path, url: str) -> Path:
