@@ -139,10 +139,10 @@ def _fit_and_test(
     scores |= stopwatch.seconds()
     if run.is_first_process:
         with held():
-            run.record_scores(scores, config.seed, len(history), best.weights_digest)
             if options.is_drawn:
                 confusion = classifier.confusion.numpy() if options.is_tested else None
                 save_figures(history, confusion, data.class_names, run.folder)
+            run.record_scores(scores, config.seed, len(history), best.weights_digest)  # last: the run is then complete
             run.send_files()
             write_predictions(trainer, classifier, data)
     return scores, best.weights_digest, classifier.tta

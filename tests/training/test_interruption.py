@@ -127,6 +127,21 @@ def test_results_are_written_whole_before_a_signal_counts(
     assert set(os.listdir("models/cut")) == expected
 
 
+def test_a_run_that_ended_before_its_figures_is_not_finished(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As after `kill -9` in the second that they take: a resumed run tests again, and draws them."""
+
+    def end(*_: object) -> None:
+        raise RuntimeError("killed")
+
+    with monkeypatch.context() as patch:
+        patch.setattr("cifar10.train.save_figures", end)
+        with pytest.raises(RuntimeError, match="killed"):
+            run()
+    assert not Path("models/cut/scores.json").exists()
+    train(load_config(TINY), resume="cut")
+    assert {"scores.json", "curves.png", "confusion.png"} <= set(os.listdir("models/cut"))
+
+
 @pytest.mark.slow
 def test_while_mlflow_has_its_last_words_the_run_is_complete(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
