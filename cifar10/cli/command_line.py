@@ -21,6 +21,7 @@ from cifar10.config.advice import PROGRAM
 from cifar10.errors import UsageError, UserError
 from cifar10.packages import missing_package
 from cifar10.suggest import did_you_mean
+from cifar10.system.optional_packages import import_torchmetrics_alone
 from cifar10.system.shortage import told_if_short
 from cifar10.system.signals import Stopped, listening, stopped_by
 from cifar10.system.streams import STDOUT_NAME, restart_in_utf8, secure_standard_streams
@@ -42,6 +43,7 @@ def main(commands: Commands, description: str, words: Sequence[str] | None = Non
     if words is None:
         restart_in_utf8()
         os.environ["MPLBACKEND"] = "agg"  # no windows; a notebook's backend may not be installed here
+        import_torchmetrics_alone()
     secure_standard_streams()
     try:
         with listening():
