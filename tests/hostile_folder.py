@@ -3,6 +3,7 @@
 Run it to write one: python -m tests.hostile_folder FOLDER [SEED]
 """
 
+import contextlib
 import io
 import os
 import random
@@ -44,18 +45,24 @@ STRANGE_NAMES = [
 _FORMATS = {".png": "PNG", ".jpg": "JPEG", ".webp": "WEBP", ".bmp": "BMP", ".gif": "GIF", ".tif": "TIFF", ".ppm": "PPM"}
 
 
-def write_hostile_folder(folder: Path, seed: int) -> dict[str, str]:
-    """Write 1,000 files in sub-folders, 200 of them malformed; return name -> expected reason, "" for good ones."""
+def write_hostile_folder(
+    folder: Path, seed: int, num_files: int = NUM_FILES, num_malformed: int = NUM_MALFORMED
+) -> dict[str, str]:
+    """Write files in sub-folders, `num_malformed` of them malformed; return name -> expected reason, "" for good ones.
+
+    Kinds of malformed files follow each other in an order of the seed, and all occur before one occurs again.
+    """
     chance, kinds = random.Random(seed), malformed_images()
+    chance.shuffle(kinds)
     expected: dict[str, str] = {}
-    for number in range(NUM_FILES):
+    for number in range(num_files):
         place = chance.choice(["", "cat/", "dog/deep/", "=x/"])
-        if number < NUM_MALFORMED:
+        if number < num_malformed:
             kind = kinds[number % len(kinds)]
             name, data, reason = f"{place}{number:04}_{kind.name}", kind.data, kind.reason
-        elif number - NUM_MALFORMED < len(STRANGE_NAMES):
+        elif number - num_malformed < len(STRANGE_NAMES):
             name, data, reason = (
-                f"{place}{STRANGE_NAMES[number - NUM_MALFORMED]}",
+                f"{place}{STRANGE_NAMES[number - num_malformed]}",
                 encode(picture(number, 8), "PNG"),
                 "",
             )
@@ -70,23 +77,32 @@ def write_hostile_folder(folder: Path, seed: int) -> dict[str, str]:
     return expected
 
 
-def add_what_is_no_file(folder: Path, outside: Path, stack: ExitStack) -> None:
-    """Add pipes, a socket, and links: to a device, to each other, to a folder above, out of `folder`, to nothing."""
-    os.mkfifo(folder / "pipe.png")
-    here = os.getcwd()
-    server = stack.enter_context(socket.socket(socket.AF_UNIX))
-    os.chdir(folder)  # the name of a socket must be short
-    server.bind("socket.png")
-    os.chdir(here)
-    for name, target in {
-        "device.png": "/dev/zero",
-        "loop_1.png": "loop_2.png",
-        "loop_2.png": "loop_1.png",
-        "up": "..",
-        "out.png": str(outside),
-        "out": str(outside.parent),
-    }.items():
-        (folder / name).symlink_to(target)
+SKIPPED = {
+    "pipe.png": "1 not a regular file",
+    "socket.png": "1 not a regular file",
+    "device.png": "1 link out of the folder",
+    "loop.png": "1 link that loops",
+    "link_to_nothing.png": "1 link out of the folder",
+    "up": "1 link to a folder",
+    "out.png": "1 link out of the folder",
+    "out": "1 link to a folder",
+}
+"""What a search skips, and how it counts it."""
+
+
+def add_skipped(name: str, folder: Path, outside: Path, stack: ExitStack) -> None:
+    """Add one of `SKIPPED` to `folder`; links out of it lead to the image `outside`, or to its folder."""
+    if name == "pipe.png":
+        os.mkfifo(folder / name)
+    elif name == "socket.png":
+        server = stack.enter_context(socket.socket(socket.AF_UNIX))
+        with contextlib.chdir(folder):  # the name of a socket must be short
+            server.bind(name)
+    else:
+        nothing = outside.parent / "nothing.png"
+        targets = {"device.png": "/dev/zero", "loop.png": "loop.png", "up": ".."}
+        targets |= {"link_to_nothing.png": str(nothing), "out.png": str(outside), "out": str(outside.parent)}
+        (folder / name).symlink_to(targets[name])
 
 
 def bombs() -> dict[str, bytes]:
