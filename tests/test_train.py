@@ -4,6 +4,7 @@ import csv
 import json
 import math
 import os
+import re
 import time
 from pathlib import Path
 from typing import Any
@@ -396,6 +397,20 @@ def test_a_training_state_that_is_not_whole_is_refused_in_one_line(kind: str) ->
         train(load_config(TINY), resume="cut")
     assert len(str(refusal.value).splitlines()) == 1
     assert contents(Path("models/cut")) == before
+
+
+def test_a_damaged_last_checkpoint_is_told_and_the_best_one_resumed(capsys: pytest.CaptureFixture[str]) -> None:
+    train(load_config([*LONGER, "run_name=whole"]))
+    cut_after_first_epoch(load_config([*LONGER, "run_name=cut"]))
+    Path("models/cut/last.ckpt").unlink()  # it may be a link to the best one
+    Path("models/cut/last.ckpt").write_bytes(b"PK")
+    train(load_config(TINY), resume="cut")
+    assert re.search(
+        r"warning: models/cut/last\.ckpt is .*; the run goes on from models/cut/best\.ckpt, after 1 epoch\n",
+        capsys.readouterr().err,
+    )
+    whole, cut = (load_checkpoint(Path(f"models/{name}/last.ckpt")) for name in ("whole", "cut"))
+    assert cut.weights_digest == whole.weights_digest
 
 
 def test_the_time_of_a_run_is_not_counted_twice() -> None:

@@ -9,8 +9,8 @@ from cifar10.config.choices import same_data_and_network
 from cifar10.config.compose import with_changes
 from cifar10.config.mlflow_uri import shown_uri
 from cifar10.config.schema import Config, TrackingConfig
-from cifar10.errors import UsageError
-from cifar10.runs.checkpoint_names import LAST, resolve_checkpoint
+from cifar10.errors import CheckpointError, UsageError
+from cifar10.runs.checkpoint_names import BEST, LAST, resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint, require_training_state
 from cifar10.runs.folder import SCORES, is_folder_of, lasting_settings
 from cifar10.runs.known_stores import unknown_settings
@@ -28,7 +28,8 @@ def find_resumed(config: Config, resume: str | None, changes: Sequence[str]) -> 
 
     Args:
         config: The configuration from the command line.
-        resume: None, `auto`, or any name that `resolve_checkpoint` accepts; for a run folder, its `last.ckpt`.
+        resume: None, `auto`, or any name that `resolve_checkpoint` accepts; for a run folder, its `last.ckpt`, or its
+            `best.ckpt` if that is damaged.
         changes: Overrides of the checkpoint's configuration.
 
     Raises:
@@ -41,12 +42,11 @@ def find_resumed(config: Config, resume: str | None, changes: Sequence[str]) -> 
         path = Path(config.models_dir) / config.run_name / LAST
         if not path.is_file():
             return None, config
-        checkpoint = load_checkpoint(path)
+        checkpoint = _load_resumable(path)
         _refuse_other_settings(checkpoint, config)
     else:
-        checkpoint = load_checkpoint(resolve_checkpoint(resume, config.models_dir, prefer=LAST))
+        checkpoint = _load_resumable(resolve_checkpoint(resume, config.models_dir, prefer=LAST))
         config = _resumed_config(checkpoint, config, changes)
-    require_training_state(checkpoint.path)
     _refuse_other_steps(checkpoint, config)
     return checkpoint, config
 
@@ -71,6 +71,29 @@ def finished_scores(checkpoint: Checkpoint, config: Config, tested: bool = True)
         return None
     print_message(f"{folder} is finished after {counted(facts['epochs'], 'epoch')}; nothing was changed")
     return {name: value for name, value in facts.items() if isinstance(value, int | float)}
+
+
+def _load_resumable(path: Path) -> Checkpoint:
+    """Return the checkpoint at `path`; if that is a damaged `last.ckpt`, the `best.ckpt` beside it, with a message.
+
+    Raises:
+        CheckpointError: It cannot be resumed, and neither can the other.
+    """
+    try:
+        require_training_state(path)
+        return load_checkpoint(path)
+    except CheckpointError as error:
+        before = path.with_name(BEST)
+        if path.name != LAST or not before.is_file():
+            raise
+        try:
+            require_training_state(before)
+            checkpoint = load_checkpoint(before)
+        except CheckpointError:
+            raise error from None
+        epochs = counted(len(checkpoint.history), "epoch")
+        print_message(f"warning: {error}; the run goes on from {before}, after {epochs}")
+        return checkpoint
 
 
 def _resumed_config(checkpoint: Checkpoint, config: Config, changes: Sequence[str]) -> Config:
