@@ -17,7 +17,7 @@ from cifar10.errors import CheckpointError, UsageError, UserError
 from cifar10.images.named_image import ImageSource
 from cifar10.images.search import no_images
 from cifar10.images.sources import STANDARD_INPUT, is_address, open_source
-from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, which_run
+from cifar10.runs.checkpoint_names import BEST, LAST, find_locally, refuse_damaged, which_run
 from cifar10.suggest import did_you_mean, did_you_mean_path
 from cifar10.system.home import expanded
 
@@ -231,10 +231,17 @@ def require_begun(name: str, models_dir: str) -> None:
 
 
 def pin_checkpoint(name: str) -> str:
-    """Return the file that `best` or `last` refers to now, and print its run to stderr; other names are not changed."""
+    """Return the file that `best` or `last` refers to now, and print its run to stderr; other names are not changed.
+
+    Raises:
+        CheckpointError: That file is damaged, and there is another one.
+    """
+    if name not in ("best", "last"):
+        return name
     for line in which_run(name):
         print(line, file=sys.stderr, flush=True)
-    return str(find_locally(name)) if name in ("best", "last") else name
+    refuse_damaged(name)
+    return str(find_locally(name))
 
 
 def require_resumable(name: str, overrides: Sequence[str]) -> None:

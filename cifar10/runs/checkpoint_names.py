@@ -6,7 +6,9 @@ import json
 import os
 import re
 import shutil
+import struct
 import tempfile
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -87,6 +89,35 @@ def which_run(name: str, models_dir: str = "models") -> list[str]:
             f"if that is meant: --checkpoint_name={name_of_run(other)}"
         )
     return lines
+
+
+def refuse_damaged(name: str, models_dir: str = "models") -> None:
+    """Refuse `best` or `last` if its file is damaged, and name another one: of the same run, else of the run before.
+
+    Nobody who asks for the newest run is given the predictions of another one.
+
+    Raises:
+        CheckpointError: It is no whole archive, or a checksum in it differs, and there is another one.
+    """
+    newest, *older = _by_age(Path(models_dir), f"{name}.ckpt")
+    if _is_whole(newest):
+        return
+    others = [newest.with_name(LAST if name == "best" else BEST), *older]
+    whole = next((file for file in others if _is_whole(file)), None)
+    if whole is not None:
+        raise CheckpointError(f"{newest}, of the newest run, is damaged; name another one: --checkpoint_name={whole}")
+
+
+def _is_whole(file: Path) -> bool:
+    """Whether a file is an archive as PyTorch writes them, with the right checksums. It is read once."""
+    try:
+        with file.open("rb") as opened, zipfile.ZipFile(opened) as archive:
+            entries = archive.infolist()
+            is_stored = all(entry.compress_type == zipfile.ZIP_STORED for entry in entries)
+            num_bytes = sum(entry.file_size for entry in entries)
+            return is_stored and num_bytes <= os.fstat(opened.fileno()).st_size and archive.testzip() is None
+    except (OSError, ValueError, EOFError, NotImplementedError, RuntimeError, struct.error, zipfile.BadZipFile):
+        return False
 
 
 def name_of_run(folder: Path) -> str:

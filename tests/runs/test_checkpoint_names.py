@@ -6,6 +6,7 @@ import socket
 import subprocess
 import sys
 import time
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,7 +14,7 @@ import yaml
 
 from cifar10.config.conf_folder import PROJECT
 from cifar10.errors import CheckpointError
-from cifar10.runs.checkpoint_names import LAST, find_locally, name_of_run, resolve_checkpoint, which_run
+from cifar10.runs.checkpoint_names import LAST, find_locally, name_of_run, refuse_damaged, resolve_checkpoint, which_run
 from tests.documented import ROOT
 
 RUN_ID = "f" * 32
@@ -81,6 +82,27 @@ def test_of_a_run_without_the_preferred_file_another_is_offered(models: Path) ->
     (models / "new" / "best.ckpt").unlink()
     with pytest.raises(CheckpointError, match=r"new has no best\.ckpt; name a file in it: .*new/last\.ckpt$"):
         resolve_checkpoint("new", str(models))
+
+
+def archive(path: Path) -> None:
+    with zipfile.ZipFile(path, "w") as file:
+        file.writestr("archive/data.pkl", b"0" * 1000)
+
+
+def test_a_damaged_checkpoint_of_the_newest_run_is_refused_and_another_one_named(models: Path) -> None:
+    refuse_damaged("best", str(models))  # none is whole: what is wrong is said where they are loaded
+    for file in ("new/best.ckpt", "new/last.ckpt", "old/best.ckpt"):
+        archive(models / file)
+    refuse_damaged("best", str(models))
+    os.utime(models / "old" / "best.ckpt", (0, 0))
+    data = (models / "new" / "best.ckpt").read_bytes()
+    for damaged in (b"", data[:-1], data.replace(b"000", b"001", 1)):
+        (models / "new" / "best.ckpt").write_bytes(damaged)
+        with pytest.raises(CheckpointError, match=r"new/best\.ckpt, .* is damaged; .*=.*new/last\.ckpt$"):
+            refuse_damaged("best", str(models))
+    (models / "new" / "last.ckpt").unlink()
+    with pytest.raises(CheckpointError, match=r"--checkpoint_name=.*old/best\.ckpt$"):
+        refuse_damaged("best", str(models))
 
 
 def describe(run: Path, target: str, accuracy: float | None, root: str = "data") -> None:
