@@ -10,6 +10,7 @@ import torch
 from PIL import Image
 
 from cifar10.config.compose import load_config
+from cifar10.errors import UserError
 from cifar10.images.sources import open_source
 from cifar10.inference.destination import choose_destination
 from cifar10.similar import similar
@@ -55,6 +56,17 @@ def test_a_copy_is_first_then_images_of_the_same_kind(folder: Path) -> None:
     assert all(name.startswith("red") for name in names[1:6])
     similarities = [row["similarity"] for row in rows]
     assert similarities == sorted(similarities, reverse=True) and len(rows) == 12 and failed == 1
+
+
+def test_a_network_that_gives_no_numbers_is_refused(folder: Path) -> None:
+    raw = torch.load(folder / "models" / "run" / "best.ckpt", weights_only=True)
+    for tensor in raw["state_dict"].values():
+        tensor.fill_(float("nan") if tensor.is_floating_point() else 0)
+    torch.save(raw, folder / "diverged.ckpt")
+    search, destination = open_source(str(folder / "images")), choose_destination(str(folder / "none.jsonl"), None)
+    with pytest.raises(UserError, match="the network gives no numbers for the photo: it has diverged, or is damaged"):
+        similar(str(folder / "photo.png"), search, destination, folder / "diverged.ckpt", cache=str(folder / "empty"))
+    assert not list((folder / "empty").rglob("*.npz"))
 
 
 def test_tables_hold_as_many_rows_as_are_wanted(folder: Path) -> None:

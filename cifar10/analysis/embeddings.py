@@ -71,7 +71,7 @@ class Embedder:
             name: Of the images, for the progress bar.
 
         Raises:
-            UserError: The cache cannot be written.
+            UserError: The cache cannot be written, or an embedding is not finite.
         """
         digests = pixel_digests(images)
         folder = None if self.cache is None else self.cache / f"embeddings-{self._key()}"
@@ -82,6 +82,8 @@ class Embedder:
             for start in range(0, len(missing), _IN_A_FILE):
                 part = missing[start : start + _IN_A_FILE]
                 computed = self._compute(images, [place for _, place in part], bar)
+                if not np.isfinite(computed).all():
+                    raise UserError(f"the network gives no numbers for {name}: it has diverged, or is damaged")
                 known |= {digest: row for (digest, _), row in zip(part, computed, strict=True)}
                 if folder is not None:
                     _write(folder, [digest for digest, _ in part], computed)
