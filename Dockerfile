@@ -24,9 +24,11 @@
 # a mirror. What pip should know about the network (PIP_INDEX_URL, ...) may be given with --build-arg, too.
 #
 # An engine without BuildKit builds all stages above the one that it is asked for: the small ones stand first.
-ARG POSTGRES_IMAGE=python:3.11-slim
+# `python3 scripts/pin_images` adds the digests of these images, and changes their versions.
+ARG PYTHON_IMAGE=python:3.11.16-slim-trixie
+ARG POSTGRES_IMAGE=python:3.11.16-slim-trixie
 
-FROM python:3.11-slim AS base
+FROM ${PYTHON_IMAGE} AS base
 ENV PATH=/opt/venv/bin:$PATH \
     PIP_PYTHON=/opt/venv/bin/python \
     PYTHONUNBUFFERED=1 \
@@ -65,7 +67,7 @@ ENTRYPOINT ["python", "commands.py"]
 CMD ["serve", "--host=0.0.0.0"]
 
 
-# A database for the MLflow server, from Debian's packages. POSTGRES_IMAGE=postgres:17 takes the official image instead.
+# A database for the MLflow server, from Debian's packages; .env.example names the official image, which can be taken instead.
 FROM ${POSTGRES_IMAGE} AS postgres
 COPY scripts/postgres /usr/local/bin/postgres-service
 RUN sh /usr/local/bin/postgres-service install
