@@ -1,14 +1,22 @@
 """All experiments of the fault bench, in the order of the table of results."""
 
+from tests.faults.absent_store import ABSENT_STORE
+from tests.faults.changed_model import CHANGED_MODEL
 from tests.faults.damaged_images import DECOMPRESSION_BOMBS, MUTATED_IMAGES
 from tests.faults.disk_faults import FULL_DISKS, SLOW_AND_UNWRITABLE_DISKS
 from tests.faults.experiment import Experiment
 from tests.faults.failing_training import FAILING_TRAINING
+from tests.faults.fuzzed_requests import FUZZED_REQUESTS
 from tests.faults.hostile_images import HOSTILE_FOLDER, SPECIAL_FILES
+from tests.faults.hostile_uploads import HOSTILE_UPLOADS
 from tests.faults.killed_saving import KILLED_WHILE_SAVING
 from tests.faults.killed_training import KILLED_PROCESS_OF_TWO, KILLED_TRAINING
+from tests.faults.overloaded_service import ENDINGS, HALF_OPEN_SOCKETS, LARGE_BODIES, OVERLOAD, SOAK
+from tests.faults.random_command_lines import RANDOM_COMMAND_LINES
 from tests.faults.reported_situations import REPORTED_SITUATIONS
+from tests.faults.runs_at_once import RUNS_AT_ONCE
 from tests.faults.stopped_training import STOPPED_TRAINING
+from tests.faults.wrong_command_lines import WRONG_COMMAND_LINES
 
 EXPERIMENTS: list[Experiment] = [
     KILLED_TRAINING,
@@ -22,5 +30,17 @@ EXPERIMENTS: list[Experiment] = [
     MUTATED_IMAGES,
     DECOMPRESSION_BOMBS,
     SPECIAL_FILES,
+    ABSENT_STORE,
+    RUNS_AT_ONCE,
+    FUZZED_REQUESTS,
+    LARGE_BODIES,
+    HALF_OPEN_SOCKETS,
+    OVERLOAD,
+    SOAK,
+    ENDINGS,
+    CHANGED_MODEL,
+    HOSTILE_UPLOADS,
+    WRONG_COMMAND_LINES,
+    RANDOM_COMMAND_LINES,
     REPORTED_SITUATIONS,
 ]
