@@ -323,6 +323,8 @@ def test_a_clock_that_is_set_back_changes_nothing(monkeypatch: pytest.MonkeyPatc
     assert 0 <= scores["wall_seconds"] < 600
     (run,) = Path("models").iterdir()
     assert float((run / "history.csv").read_text().splitlines()[1].rpartition(",")[2]) >= 0
+    record = json.loads((run / "run.json").read_text())
+    assert record["started"] <= record["ended"]
 
 
 def test_figures_do_not_depend_on_a_matplotlibrc(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -104,8 +104,8 @@ class RunRecord:
         return original is not None and original.key == self.key
 
     def end(self, status: Status, ended: int | None = None) -> None:
-        """Write the status, and the time of the end: by default now."""
-        self.status, self.ended = status, ended or _now()
+        """Write the status, and the time of the end: by default now. It is never before the start: clocks are set back."""
+        self.status, self.ended = status, max(ended or _now(), self.started)
         self.save()
 
     def close(self, status: Status) -> None:
