@@ -9,6 +9,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 
+import psutil
 import requests
 
 from tests.documented import ROOT
@@ -28,6 +29,11 @@ class Served:
 
     def messages(self) -> str:
         return self.log.read_text()
+
+    def workers(self) -> list[psutil.Process]:
+        """Return the processes that answer."""
+        children = psutil.Process(self.process.pid).children()
+        return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
 
     def connect(self) -> socket.socket:
         connection = socket.create_connection(("127.0.0.1", self.port), timeout=20)
@@ -61,10 +67,14 @@ def free_port() -> int:
 
 @contextmanager
 def serving(
-    folder: Path, *words: str, environment: Mapping[str, str] | None = None, is_ready: bool = True
+    folder: Path,
+    *words: str,
+    environment: Mapping[str, str] | None = None,
+    is_ready: bool = True,
+    port: int | None = None,
 ) -> Iterator[Served]:
     """Start `commands.py serve` in `folder` with these words, and end it at the end of the block."""
-    port, log = free_port(), folder / "serve.log"
+    port, log = port or free_port(), folder / "serve.log"
     line = [sys.executable, str(ROOT / "commands.py"), "serve", f"--port={port}", *words]
     with log.open("w") as file:
         process = subprocess.Popen(

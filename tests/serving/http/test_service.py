@@ -159,29 +159,24 @@ def test_at_the_end_all_requests_in_progress_are_answered(folder: Path, number: 
 
 def test_a_process_that_dies_is_replaced(folder: Path) -> None:
     with serving(folder, MODEL, QUIET) as served:
-        [worker] = _workers(served)
+        [worker] = served.workers()
         worker.kill()
         worker.wait(10)
         wait_until_ready(served)
-        assert [worker.pid] != [process.pid for process in _workers(served)]
+        assert [worker.pid] != [process.pid for process in served.workers()]
         answer = requests.post(f"{served.url}/predict", data=IMAGE, headers={"Content-Type": "image/png"}, timeout=5)
         assert answer.status_code == 200
 
 
 def test_killed_it_leaves_no_process_behind(folder: Path) -> None:
     with serving(folder, MODEL, QUIET) as served:
-        workers = _workers(served)
+        workers = served.workers()
         served.process.kill()
         gone, alive = psutil.wait_procs(workers, timeout=10)
         assert not alive, alive
         with pytest.raises(ConnectionRefusedError):
             socket.create_connection(("127.0.0.1", served.port), timeout=5)
         assert gone
-
-
-def _workers(served: Served) -> list[psutil.Process]:
-    children = psutil.Process(served.process.pid).children()
-    return [child for child in children if "resource_tracker" not in " ".join(child.cmdline())]
 
 
 @pytest.mark.slow
@@ -206,7 +201,7 @@ def test_several_processes_share_the_work_and_add_up_their_metrics(folder: Path)
         text = requests.get(f"{served.url}/metrics", timeout=5).text
         [line] = [line for line in text.splitlines() if line.startswith('cifar10_images_total{outcome="classified"}')]
         assert float(line.rpartition(" ")[2]) == total
-        assert all(process.cpu_times().user > 0.3 for process in _workers(served))
+        assert all(process.cpu_times().user > 0.3 for process in served.workers())
 
 
 @pytest.mark.parametrize(
