@@ -13,8 +13,13 @@ COLOURS = ("red", "green", "blue")
 SIZE = 8
 
 
-def write_colour_model(path: Path, class_names: tuple[str, ...] = COLOURS, sharpness: float = 0.05) -> Path:
-    """Write the file, and return its path. Logits are the mean levels of the channels, times `sharpness`."""
+def write_colour_model(
+    path: Path, class_names: tuple[str, ...] = COLOURS, sharpness: float = 0.05, weights_digest: str = ""
+) -> Path:
+    """Write the file, and return its path. Logits are the mean levels of the channels, times `sharpness`.
+
+    Without a `weights_digest`, one is made of the sharpness; its first digits are zeros.
+    """
     nodes = [
         helper.make_node("Cast", ["pixels"], ["levels"], to=TensorProto.FLOAT),
         helper.make_node("ReduceMean", ["levels", "axes"], ["means"], keepdims=0),
@@ -38,7 +43,7 @@ def write_colour_model(path: Path, class_names: tuple[str, ...] = COLOURS, sharp
         batch_size=4,
         tta="none",
         tta_confidence=0.0,
-        weights_digest=f"{round(sharpness * 1000):064d}",
+        weights_digest=weights_digest or f"{round(sharpness * 1000):064d}",
         data_digest="0" * 64,
     )
     helper.set_model_props(model, {KEY: description.model_dump_json()})
