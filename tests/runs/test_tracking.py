@@ -2,15 +2,9 @@
 
 import contextlib
 import logging
-import os
-import signal
-import socket
 import sqlite3
-import subprocess
-import sys
 import threading
 import time
-import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -25,7 +19,8 @@ from cifar10.runs import mlflow_store, mlflow_tracker
 from cifar10.runs.mlflow_tracker import MLflowTracker
 from cifar10.runs.record import RunRecord
 from cifar10.runs.tracking import NoTracker, open_tracker, require_store
-from tests.documented import ROOT
+from tests.runs.mlflow_server import mlflow_server, wait_until
+from tests.serving.http.serving_process import free_port
 
 HISTORY = [{"epoch": epoch, "step": 10 * epoch, "train/loss": 1.0 / (epoch + 1)} for epoch in range(4)]
 DATA = {"name": "toy", "digest": "0" * 64, "source": "x"}
@@ -57,13 +52,6 @@ def opened(config: TrackingConfig, folder: Path) -> MLflowTracker:
     return tracker
 
 
-def wait_for(condition: Any, seconds: float = 60.0) -> None:
-    until = time.monotonic() + seconds
-    while not condition():
-        assert time.monotonic() < until, "it did not come to pass"
-        time.sleep(0.02)
-
-
 def client_of(uri: str) -> Any:
     from mlflow import MlflowClient  # takes seconds, which tests that are not run need not take
 
@@ -77,12 +65,6 @@ def epochs_of(tracker: MLflowTracker) -> list[tuple[int, float]]:
 
 
 ALL_EPOCHS = [(entry["epoch"], entry["train/loss"]) for entry in HISTORY]
-
-
-def closed_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
@@ -207,7 +189,7 @@ def test_an_experiment_that_somebody_else_made_shows_training_too(store: Path, t
 def test_an_absent_server_costs_one_line_at_the_start_and_one_at_the_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
 ) -> None:
-    uri = f"http://127.0.0.1:{closed_port()}"
+    uri = f"http://127.0.0.1:{free_port()}"
     (tmp_path / "first").mkdir()
     tracker = open_tracker(make_config(tmp_path, uri=uri), tmp_path / "first")
     tracker.start({}, {}, DATA)
@@ -227,7 +209,7 @@ def test_an_absent_server_costs_one_line_at_the_start_and_one_at_the_end(
 @pytest.mark.parametrize("kind", ["server", "locked database", "no folder"])
 def test_what_is_away_ends_a_run_that_requires_it(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     uri = {
-        "server": f"http://127.0.0.1:{closed_port()}",
+        "server": f"http://127.0.0.1:{free_port()}",
         "locked database": f"sqlite:///{tmp_path}/mlflow.db",
         "no folder": f"sqlite:///{tmp_path}/file/mlflow.db",
     }[kind]
@@ -263,7 +245,7 @@ def test_a_run_that_began_while_the_store_was_away_is_recorded_whole(
         tracker.log_history(HISTORY[:2])
         time.sleep(0.5)
     tracker.log_history(HISTORY)
-    wait_for(lambda: tracker.run_id)
+    wait_until(lambda: tracker.run_id)
     tracker.finish("FINISHED")
     assert epochs_of(tracker) == ALL_EPOCHS
     assert tracker.store is not None and tracker.run_id is not None
@@ -289,7 +271,7 @@ def test_a_lock_in_mid_run_costs_two_lines(
         for end in range(1, len(HISTORY) + 1):
             tracker.log_history(HISTORY[:end])
             time.sleep(0.4)
-    wait_for(lambda: tracker.failure is None)
+    wait_until(lambda: tracker.failure is None)
     tracker.finish("FINISHED")
     assert epochs_of(tracker) == ALL_EPOCHS
     assert len([line for line in changes_of_state(caplog) if str(store) in line]) == 2  # not those of earlier tests
@@ -304,7 +286,7 @@ def test_a_store_that_went_away_for_good_does_not_hold_up_the_end(
     tracker.flush()
     with locked(store / "mlflow.db"):
         tracker.log_history(HISTORY)
-        wait_for(lambda: tracker.failure is not None)
+        wait_until(lambda: tracker.failure is not None)
         started = time.monotonic()
         tracker.finish("FINISHED")
         assert time.monotonic() - started < 10
@@ -390,7 +372,7 @@ def test_use_of_the_system_is_recorded(store: Path, tmp_path: Path, monkeypatch:
     monkeypatch.setattr(mlflow_tracker, "_SAMPLING_SECONDS", 0.1)
     tracker = opened(make_config(store, system_metrics=True), tmp_path)
     client, name = client_of(tracker.uri), "system/cpu_utilization_percentage"
-    wait_for(lambda: len(client.get_metric_history(tracker.run_id, name)) > 1)
+    wait_until(lambda: len(client.get_metric_history(tracker.run_id, name)) > 1)
     tracker.finish("FINISHED")
 
 
@@ -480,54 +462,17 @@ def test_files_that_stayed_where_they_were_are_still_found(store: Path, tmp_path
         assert [item.path for item in trackers[1].store.client.list_artifacts(tracker.run_id)] == ["history.csv"]
 
 
-ONE_RUN = """
-import sys
-from pathlib import Path
-from cifar10.config.schema import TrackingConfig
-from cifar10.runs.tracking import open_tracker
-folder = Path(sys.argv[1])
-folder.mkdir()
-config = TrackingConfig(backend="mlflow", uri="sqlite:///mlruns/mlflow.db", artifacts=None, experiment="cifar10",
-                        required=False, system_metrics=False, tensorboard=False)
-tracker = open_tracker(config, folder)
-tracker.start({"seed": 0}, {}, {"name": "toy", "digest": "0", "source": "x"})
-tracker.log_history([{"epoch": 0, "train/loss": 1.0}])
-tracker.finish("FINISHED")
-"""
-
-
-@pytest.mark.slow
-def test_eight_first_runs_at_once_are_all_recorded(tmp_path: Path) -> None:
-    environment = {"PYTHONPATH": str(ROOT), "MLFLOW_DISABLE_TELEMETRY": "true", "PATH": "/usr/bin:/bin"}
-    runs = [
-        subprocess.Popen(
-            [sys.executable, "-c", ONE_RUN, f"run{number}"],
-            cwd=tmp_path,
-            env=environment,
-            stderr=subprocess.PIPE,
-            text=True,
-        )
-        for number in range(8)
-    ]
-    told = [run.communicate(timeout=300)[1] for run in runs]
-    assert "has gaps" not in "".join(told)
-    client = client_of(f"sqlite:///{tmp_path}/mlruns/mlflow.db")
-    found = client.search_runs([experiment.experiment_id for experiment in client.search_experiments()])
-    assert sorted(run.info.run_name for run in found) == [f"run{number}" for number in range(8)]
-    assert all(run.data.metrics == {"train/loss": 1.0} and run.info.status == "FINISHED" for run in found)
-
-
 @pytest.mark.slow
 def test_a_server_that_comes_late_and_leaves_early_costs_a_line_each(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
-    port = closed_port()
+    port = free_port()
     (tmp_path / "run").mkdir()
     tracker = opened(make_config(tmp_path, uri=f"http://127.0.0.1:{port}"), tmp_path / "run")
     tracker.start({"seed": 0}, {}, DATA)
     tracker.log_history(HISTORY[:2])
-    with server(tmp_path, port):
-        wait_for(lambda: tracker.run_id and tracker.failure is None)
+    with mlflow_server(tmp_path, port):
+        wait_until(lambda: tracker.run_id and tracker.failure is None)
         tracker.log_history(HISTORY)
         tracker.flush()
         assert epochs_of(tracker) == ALL_EPOCHS
@@ -539,26 +484,6 @@ def test_a_server_that_comes_late_and_leaves_early_costs_a_line_each(
     assert len(told) == 3
     assert "is available again" in told[1]
     assert "has gaps" in told[2]
-
-
-@contextlib.contextmanager
-def server(folder: Path, port: int) -> Iterator[None]:
-    """A real MLflow server."""
-    command = [sys.executable, "-m", "mlflow", "server", f"--port={port}", "--workers=1"]
-    command += [f"--backend-store-uri=sqlite:///{folder}/server.db", f"--artifacts-destination={folder}/files"]
-    process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, start_new_session=True)
-    try:
-
-        def answers() -> bool:
-            with contextlib.suppress(OSError), urllib.request.urlopen(f"http://127.0.0.1:{port}/health", timeout=1):
-                return True
-            return False
-
-        wait_for(answers, 120)
-        yield
-    finally:
-        os.killpg(process.pid, signal.SIGKILL)
-        process.wait()
 
 
 @pytest.fixture(autouse=True)
