@@ -14,7 +14,7 @@ import pytest
 from tests.conftest import ROOT
 from tests.test_app import free_port, wait_until_served
 
-_BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
+BROWSER = shutil.which("chromium") or shutil.which("chromium-browser") or shutil.which("google-chrome")
 _FLAGS = (
     *("--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking"),
     *("--disable-component-update", "--disable-sync"),
@@ -25,11 +25,11 @@ _FLAGS = (
 @contextmanager
 def launched() -> Iterator[Any]:
     """Yield a browser; skip the test where none is installed."""
-    if _BROWSER is None:
+    if BROWSER is None:
         pytest.skip("no Chromium is installed")
     playwright = pytest.importorskip("playwright.sync_api")
     with playwright.sync_playwright() as library:
-        program = library.chromium.launch(executable_path=_BROWSER, args=list(_FLAGS))
+        program = library.chromium.launch(executable_path=BROWSER, args=list(_FLAGS))
         yield program
         program.close()
 
