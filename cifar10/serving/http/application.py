@@ -2,6 +2,7 @@
 
 import asyncio
 import hashlib
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
@@ -85,6 +86,7 @@ def make_application(
         num_processes: That share this machine's processors.
     """
     silence_pillow()
+    logging.getLogger("python_multipart").setLevel(logging.CRITICAL)  # the client is told of a damaged form
     metrics = Metrics()
     service = Service(
         settings, ModelHolder(request, settings.reload_seconds, settings.drift, metrics.observe_load), metrics

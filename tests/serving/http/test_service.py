@@ -119,6 +119,13 @@ def test_what_is_no_request_is_refused_and_nothing_breaks(served: Served, sent: 
     assert requests.get(f"{served.url}/readyz", timeout=5).status_code == 200
 
 
+def test_a_damaged_form_is_told_to_the_client_and_not_to_the_log(served: Served) -> None:
+    kind = {"Content-Type": "multipart/form-data; boundary=b"}
+    before = served.messages()
+    assert requests.post(f"{served.url}/predict", data=b"no form", headers=kind, timeout=5).status_code == 400
+    assert served.messages() == before
+
+
 def test_too_many_requests_at_once_are_told_to_come_back(folder: Path) -> None:
     with (
         serving(folder, MODEL, QUIET, "serving.max_pending=4", "serving.idle_seconds=5") as served,
