@@ -12,7 +12,7 @@ from tests.runs.recorded import record_problem
 from tests.tiny_run import TINY
 
 _AT_ONCE = 8
-_DATABASE = Path("mlruns/mlflow.db")
+_DATABASE, _FILES = Path("mlruns/mlflow.db"), Path("mlruns/artifacts")
 _WORDS = [word for word in TINY if word != "tracking=none"]
 
 
@@ -25,7 +25,7 @@ def start_at_once(number: int, folder: Path) -> Iterator[Trial]:
         problems = trained_at_once(place, names)
         surplus = surplus_problem(place / _DATABASE, names)
         for name in names:
-            found = problems[name] or record_problem(place / _DATABASE, place / "mlruns/artifacts", _run(place, name))
+            found = problems[name] or record_problem(place / _DATABASE, place / _FILES, place / "models" / name)
             yield Trial(f"{len(names)} runs at once", found or (surplus if name == names[-1] else ""))
 
 
@@ -54,18 +54,12 @@ def surplus_problem(database: Path, names: list[str]) -> str:
     return "" if experiments == ["Default", "cifar10"] else f"the store has the experiments {experiments}"
 
 
-def _run(folder: Path, name: str) -> Path:
-    return folder / "models" / name
-
-
-def lose_a_run(number: int, folder: Path) -> Iterator[Trial]:
-    """Delete one run of those that the store has recorded."""
-    problems = trained_at_once(folder, ["kept", "lost"])
+def lose_a_run(_: int, folder: Path) -> Iterator[Trial]:
+    """Delete the run that the store has recorded."""
+    trained_at_once(folder, ["lost"])
     with closing(sqlite3.connect(folder / _DATABASE)) as connection, connection:
-        connection.execute("DELETE FROM runs WHERE name = 'lost'")
-    for name, problem in problems.items():
-        found = record_problem(folder / _DATABASE, folder / "mlruns/artifacts", _run(folder, name))
-        yield Trial(f"one run is deleted, {name}", problem or found)
+        connection.execute("DELETE FROM runs")
+    yield Trial("the run is deleted", record_problem(folder / _DATABASE, folder / _FILES, folder / "models/lost"))
 
 
 RUNS_AT_ONCE = Experiment(
