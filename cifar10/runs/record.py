@@ -19,7 +19,7 @@ import psutil
 from pydantic import Field, TypeAdapter
 
 from cifar10.errors import UserError
-from cifar10.files import write_text
+from cifar10.files import read_text, write_text
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """As MLflow calls them."""
@@ -55,7 +55,7 @@ class RunRecord:
     def of(cls, folder: Path) -> "RunRecord | None":
         """Return the record in `folder`; None if it has no readable `run.json`, as in folders of older versions."""
         try:
-            values = json.loads((folder / RECORD).read_text(encoding="utf-8"))
+            values = json.loads(read_text(folder / RECORD))
             return TypeAdapter(cls).validate_python({**values, "folder": folder})
         except (OSError, ValueError, TypeError, RecursionError):
             return None
@@ -64,7 +64,7 @@ class RunRecord:
     def run_id(self) -> str | None:
         """MLflow's id of the run, once it has one."""
         try:
-            return (self.folder / RUN_ID).read_text(encoding="utf-8").strip() or None
+            return read_text(self.folder / RUN_ID).strip() or None
         except (OSError, ValueError):
             return None
 
@@ -104,7 +104,7 @@ class RunRecord:
         return original is not None and original.key == self.key
 
     def end(self, status: Status, ended: int | None = None) -> None:
-        """Write the status, and the time of the end: by default now. It is never before the start: clocks are set back."""
+        """Write the status, and the time of the end: by default now, but not before the start."""
         self.status, self.ended = status, max(ended or _now(), self.started)
         self.save()
 
