@@ -49,18 +49,19 @@ def _diverges(folder: Path, generator: random.Random) -> str:
     settings = ("optimizer=sgd", "schedule=constant", "optimizer.momentum=0.0", "optimizer.nesterov=false")
     rate = ("optimizer.lr=0.1", f"optimizer.weight_decay={10 * (1 + growth)}", "training.epochs=300")
     ended = run_to_end(("train", *_SETTINGS, *settings, *rate, "run_name=run"), folder)
-    return _divergence_problem(ended, folder / RUN, "0.1", "the last saved state: models/run/last.ckpt")
+    return _divergence_problem(ended, folder / RUN, "0.1")
 
 
-def _diverges_at_once(folder: Path, _: random.Random) -> str:
+def _diverges_within_steps(folder: Path, _: random.Random) -> str:
     words = ("train", *_SETTINGS, "optimizer=sgd", "schedule=constant", "optimizer.lr=1e+38", "run_name=run")
     ended = run_to_end(words, folder)
-    return _divergence_problem(ended, folder / RUN, "1e+38", "nothing was saved before")
+    return _divergence_problem(ended, folder / RUN, "1e+38")
 
 
-def _divergence_problem(ended: Ended, run: Path, rate: str, kept: str) -> str:
+def _divergence_problem(ended: Ended, run: Path, rate: str) -> str:
     if problem := ended.problem(1):
         return problem
+    kept = f"the last saved state: {RUN / LAST}" if (run / LAST).exists() else "nothing was saved before"
     told = [line for line in ended.text.splitlines() if not line.startswith("epoch ")]
     is_clear = len(told) == 3 and "not finite at step " in told[-1] and ", in epoch " in told[-1]
     if not is_clear or f"lower optimizer.lr (now {rate})" not in told[0] or kept != told[1]:
@@ -185,14 +186,14 @@ def _deleted(folder: Path, generator: random.Random) -> str:
     while (folder / "models").exists() and process.exit_code() is None:
         with suppress(OSError):  # the run has just written another file
             shutil.rmtree(folder / "models")
-    problem = refusal_of_lost_folder(wait_for_end(process))
+    problem = _lost_folder_problem(wait_for_end(process))
     return problem or resumed_problem(_SETTINGS, folder)
 
 
 def _moved(folder: Path, generator: random.Random) -> str:
     process = start_and_save(folder, generator)
     (folder / RUN).rename(folder / "models/moved")
-    if problem := refusal_of_lost_folder(wait_for_end(process)):
+    if problem := _lost_folder_problem(wait_for_end(process)):
         return problem
     if (folder / RUN).exists():
         return "the folder was made again"
@@ -200,7 +201,7 @@ def _moved(folder: Path, generator: random.Random) -> str:
     return finished_problem(folder / "models/moved", _SETTINGS, ended)
 
 
-def refusal_of_lost_folder(ended: Ended) -> str:
+def _lost_folder_problem(ended: Ended) -> str:
     """Return what is wrong with the end of a run whose folder is not there any more."""
     if problem := ended.problem(1):
         return problem
@@ -215,7 +216,7 @@ _KINDS: dict[str, Kind] = {
     "the run folder is moved": _moved,
     "the clock is set back by an hour": functools.partial(_clock_is_set, seconds=-3600.0),
     "two runs of one name at once": _two_of_one_name,
-    "the first step is infinite": _diverges_at_once,
+    "a rate of 1e38": _diverges_within_steps,
     "memory for a test batch runs out": _test_batch_too_large,
     "no memory for the network": _network_too_large,
     "the clock is set forward by a day": functools.partial(_clock_is_set, seconds=86400.0),

@@ -30,7 +30,7 @@ from tests.faults.training_process import (
     wait_for_end,
 )
 
-_SETTINGS = (*RECIPES["AdamW, dropout"], "model.width=48", "training.epochs=100", "evaluation.tta=none")
+_SETTINGS = (*RECIPES["AdamW, dropout"], "model.width=48", "training.epochs=60", "evaluation.tta=none")
 _SAVED_AT_EACH_STEP = (*_SETTINGS, "training.save_every_seconds=1e-9", "training.chunk_seconds=0")
 _KILLS_OF_A_RUN = 25  # after which it is finished and compared
 
