@@ -3,7 +3,6 @@
 import contextlib
 import fnmatch
 import functools
-import hashlib
 import os
 import pty
 import re
@@ -14,7 +13,6 @@ import subprocess
 import sys
 import threading
 import tomllib
-import zipfile
 from collections.abc import Callable, Iterator
 from http.server import SimpleHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
@@ -24,9 +22,10 @@ import pytest
 import yaml
 
 from tests.documented import shell_lines
+from tests.stand_in_packages import NAMES, requirement, write_wheel
 
 ROOT = Path(__file__).resolve().parent.parent
-TARGETS = ["demo", "test", "train", "lint", "docs"]
+TARGETS = ["demo", "test", "train", "lint", "docs", "audit", "sbom"]
 SHELL_SCRIPTS = [*TARGETS, "setup", "image_packages"]
 
 
@@ -77,6 +76,33 @@ def test_every_disagreement_with_the_lock_is_found(
     assert re.search(f"{name}: {complaint}", result.stderr), result.stderr
 
 
+def test_each_file_of_each_locked_package_has_a_hash() -> None:
+    check = runpy.run_path(str(ROOT / "scripts" / "check_requirements"))
+    for package in check["read_lock"](ROOT / "poetry.lock"):
+        assert package["files"], package["name"]
+        assert all(re.fullmatch("sha256:[0-9a-f]{64}", file["hash"]) for file in package["files"]), package["name"]
+
+
+def test_what_installs_packages_demands_their_hashes() -> None:
+    docker = (ROOT / "Dockerfile").read_text(encoding="utf-8")
+    assert "pip install" not in re.sub(r"^#.*$", "", docker, flags=re.MULTILINE), "scripts/image_packages does it"
+    for name in ("setup", "image_packages", "slug"):
+        text = re.sub(r"\\\n", " ", (ROOT / "scripts" / name).read_text(encoding="utf-8"))
+        lines = [line for line in text.splitlines() if re.search(r"pip (install|download)\b", line)]
+        assert lines and all("--require-hashes" in line for line in lines), name
+
+
+def test_a_package_without_a_hash_is_found_even_if_the_lock_has_none(copied: Path) -> None:
+    lock, required = copied / "poetry.lock", copied / "requirements.txt"
+    lock.write_text(re.sub(r'(name = "six"\n[^\[]*files = \[)[^\]]*\]', r"\1]", lock.read_text(encoding="utf-8")))
+    for file in copied.glob("requirements*.txt"):
+        text = re.sub(r"(\nsix==\S+)(?: \\\n +--hash=\S+)+", r"\1", file.read_text(encoding="utf-8"))
+        file.write_text(text, encoding="utf-8")
+    result = run_check(copied)
+    assert "--hash" in required.read_text() and result.returncode == 1
+    assert "requirements.txt: six 1.17.0 has no hash" in result.stderr
+
+
 def test_a_library_locked_twice_is_required_once_in_the_version_that_the_cuda_toolkit_demands() -> None:
     check = runpy.run_path(str(ROOT / "scripts" / "check_requirements"))
     packages = check["read_lock"](ROOT / "poetry.lock")
@@ -87,8 +113,9 @@ def test_a_library_locked_twice_is_required_once_in_the_version_that_the_cuda_to
 
 
 def test_requirements_name_no_package_index() -> None:
-    for name in ("requirements.txt", "requirements-onnx.txt", "requirements-serve.txt", "requirements-dev.txt"):
-        assert not re.search(r"-index-url|://", (ROOT / name).read_text(encoding="utf-8")), name
+    for file in ROOT.glob("requirements*.txt"):
+        if file.name != "requirements-torch-cpu.txt":  # its header has the line to type
+            assert not re.search(r"-index-url|://", file.read_text(encoding="utf-8")), file.name
     assert "[[tool.poetry.source" not in (ROOT / "pyproject.toml").read_text(encoding="utf-8")
 
 
@@ -287,27 +314,11 @@ def test_a_type_checker_knows_the_types_of_the_installed_package(new_environment
     assert 'Revealed type is "str"' in done.stdout or 'Revealed type is "builtins.str"' in done.stdout, done.stdout
 
 
-STAND_INS = ("six", "torch", "torchvision", "pytorch_lightning", "mlflow")
-
-
 @pytest.fixture
 def stand_ins(run_setup: Callable[..., Any], tmp_path: Path) -> dict[str, str]:
     """Let the project require tiny packages, and return the settings by which pip finds them on the disk."""
     wheels = tmp_path / "wheels"
-    wheels.mkdir()
-    lines = []
-    for name in STAND_INS:
-        wheel = wheels / f"{name}-1.0-py3-none-any.whl"
-        info = f"{name}-1.0.dist-info"
-        with zipfile.ZipFile(wheel, "w") as archive:
-            archive.writestr(f"{name}.py", "")
-            archive.writestr(f"{info}/METADATA", f"Metadata-Version: 2.1\nName: {name}\nVersion: 1.0\n")
-            archive.writestr(
-                f"{info}/WHEEL", "Wheel-Version: 1.0\nGenerator: test\nRoot-Is-Purelib: true\nTag: py3-none-any\n"
-            )
-            archive.writestr(f"{info}/RECORD", "")
-        digest = hashlib.sha256(wheel.read_bytes()).hexdigest()
-        lines.append(f"{name}==1.0 \\\n    --hash=sha256:{digest}\n")
+    lines = [requirement(write_wheel(wheels, name)) for name in NAMES]
     (tmp_path / "project with a space" / "requirements.txt").write_text(
         "# a comment\n" + "".join(lines), encoding="utf-8"
     )
