@@ -6,12 +6,13 @@ import shutil
 import signal
 import time
 from collections.abc import Iterator
+from contextlib import suppress
 from pathlib import Path
 
 from cifar10.runs.checkpoint_names import LAST
 from tests.faults.experiment import Experiment, Trial
 from tests.faults.killed_training import MOMENTS, RUN, forget, resumed_problem, stage, started
-from tests.faults.training_process import RECIPES, Ended, Running, wait_for_end
+from tests.faults.training_process import RECIPES, Ended, Running, reaches, wait_for_end
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _MOST_SECONDS_TO_SAVE = 5.0
@@ -44,7 +45,8 @@ def _stop_anew(
     for _ in range(_ATTEMPTS):
         shutil.rmtree(folder / "models", ignore_errors=True)
         process = started(settings, folder, moment)
-        seconds = generator.uniform(0.1 if moment == "start" else 0.0, MOMENTS[moment])
+        reaches(process, lambda: _is_listening(process.pid))
+        seconds = generator.uniform(0, MOMENTS[moment])
         time.sleep(seconds)
         sent_at = time.time()
         ended, seconds_to_end = _signalled(process, number)
@@ -53,6 +55,15 @@ def _stop_anew(
             fault = f"{number.name} {seconds:.2f} s after the {moment}, {when}, ended {seconds_to_end:.1f} s later"
             return fault, _ending_problem(ended, folder / RUN / LAST, number, seconds_to_end, sent_at)
     raise RuntimeError(f"no run could be stopped after the {moment}")
+
+
+def _is_listening(pid: int) -> bool:
+    """Return whether the process handles SIGTERM; Python itself does not."""
+    with suppress(OSError):
+        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
+            if line.startswith("SigCgt:"):
+                return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
+    return False
 
 
 def _signalled(process: Running, number: signal.Signals) -> tuple[Ended | None, float]:

@@ -3,7 +3,6 @@
 import csv
 import json
 import os
-import random
 import shlex
 import signal
 import subprocess
@@ -119,28 +118,6 @@ def wait_for(path: Path, process: "subprocess.Popen[str]") -> None:
     while not path.exists():
         assert process.poll() is None, process.communicate()[1]
         time.sleep(0.005)
-
-
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-@pytest.mark.parametrize("attempt", range(4))
-def test_killed_at_a_random_moment_the_end_is_the_same(attempt: int, reference: Path) -> None:
-    name = f"killed{attempt}"
-    often = ["training.save_every_seconds=0.05", f"training.chunk_seconds={ONE_STEP}"]
-    options = [*SMALL, *often, "training.epochs=300", "training.threads=1"]
-    if not Path("models/long/scores.json").exists():
-        assert start(*options, "run_name=long").wait() == 0
-    process = start(*options, f"run_name={name}")
-    wait_for(Path(f"models/{name}/last.ckpt"), process)
-    time.sleep(random.Random(attempt).uniform(0, 2))
-    process.kill()
-    process.communicate()
-    assert not Path(f"models/{name}/scores.json").exists(), "killed too late to prove anything"
-    resumed = start("--resume", name)
-    _, messages = resumed.communicate()
-    assert resumed.returncode == 0, messages
-    assert facts_of(name)["weights_digest"] == facts_of("long")["weights_digest"]
-    assert losses_of(name) == losses_of("long")
 
 
 @pytest.mark.slow
