@@ -45,7 +45,7 @@ def _stop_anew(
     for _ in range(_ATTEMPTS):
         shutil.rmtree(folder / "models", ignore_errors=True)
         process = started(settings, folder, moment)
-        reaches(process, lambda: _is_listening(process.pid))
+        _wait_until_listening(process)
         seconds = generator.uniform(0, MOMENTS[moment])
         time.sleep(seconds)
         sent_at = time.time()
@@ -57,13 +57,17 @@ def _stop_anew(
     raise RuntimeError(f"no run could be stopped after the {moment}")
 
 
-def _is_listening(pid: int) -> bool:
-    """Return whether the process handles SIGTERM; Python itself does not."""
-    with suppress(OSError):
-        for line in Path(f"/proc/{pid}/status").read_text().splitlines():
-            if line.startswith("SigCgt:"):
-                return bool(int(line.split()[1], 16) >> (signal.SIGTERM - 1) & 1)
-    return False
+def _wait_until_listening(process: Running) -> None:
+    """Wait until the process handles SIGTERM, as Python itself does not, or ends."""
+
+    def is_listening() -> bool:
+        with suppress(OSError):
+            status = Path(f"/proc/{process.pid}/status").read_text().splitlines()
+            [mask] = [line.split()[1] for line in status if line.startswith("SigCgt:")]
+            return bool(int(mask, 16) >> (signal.SIGTERM - 1) & 1)
+        return False
+
+    reaches(process, is_listening)
 
 
 def _signalled(process: Running, number: signal.Signals) -> tuple[Ended | None, float]:
