@@ -17,7 +17,7 @@ import shutil
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from filelock import FileLock, Timeout
@@ -82,10 +82,10 @@ def open_store(files: Sequence[Path], root: Path, image_size: int, cache: Path) 
     digest = hashlib.blake2b(keys.tobytes(), digest_size=8, person=f"{_VERSION} {image_size}".encode()).hexdigest()
     folder = cache / f"{root.absolute().name[:60]}-{image_size}px-{digest}"
     try:
-        if (store := _opened(folder, keys)) is None:
+        if (store := _opened(folder, keys, image_size)) is None:
             cache.mkdir(parents=True, exist_ok=True)
             with _only_one_process(folder):
-                store = _opened(folder, keys) or _build(files, keys, folder, image_size)
+                store = _opened(folder, keys, image_size) or _build(files, keys, folder, image_size)
     except OSError as error:
         needed = len(files) * 3 * image_size**2 / 2**30
         raise DataError(
@@ -115,14 +115,26 @@ def _file_key(path: Path, root: Path) -> int:
     return int.from_bytes(hashlib.blake2b(key, digest_size=8).digest(), "little")
 
 
-def _opened(folder: Path, keys: NDArray[np.uint64]) -> PhotoStore | None:
+def _opened(folder: Path, keys: NDArray[np.uint64], image_size: int) -> PhotoStore | None:
     """Return the complete store in `folder`; None if there is none, or if it is damaged."""
-    try:
-        pixels, records = (np.load(folder / name, mmap_mode="r") for name in (_PIXELS, _RECORDS))
-    except (OSError, ValueError):
+    store = _mapped(folder, image_size)
+    if store is None or not np.array_equal(store.records["file"], keys):
         return None
-    is_whole = records.dtype == RECORD and len(pixels) == len(records) and np.array_equal(records["file"], keys)
-    return PhotoStore(pixels, records) if is_whole and (records["state"] != _MISSING).all() else None
+    return store if np.isin(store.records["state"], (_DECODED, _UNREADABLE)).all() else None
+
+
+def _mapped(folder: Path, image_size: int, mode: Literal["r", "r+"] = "r") -> PhotoStore | None:
+    """Return the arrays in `folder`; None if a file is missing or damaged, or they do not belong together."""
+    files = [folder / name for name in (_PIXELS, _RECORDS)]
+    if not all(file.is_file() for file in files):  # opening a pipe may not end
+        return None
+    try:
+        pixels, records = (open_memmap(file, mode) for file in files)
+    except (OSError, ValueError, OverflowError, SyntaxError):
+        return None
+    shape = (len(records), 3, image_size, image_size) if records.ndim == 1 else ()
+    is_ours = records.dtype == RECORD and pixels.dtype == np.uint8 and pixels.shape == shape
+    return PhotoStore(pixels, records) if is_ours and pixels.flags.c_contiguous else None
 
 
 def _build(files: Sequence[Path], keys: NDArray[np.uint64], folder: Path, image_size: int) -> PhotoStore:
@@ -136,19 +148,15 @@ def _build(files: Sequence[Path], keys: NDArray[np.uint64], folder: Path, image_
     shutil.rmtree(folder, ignore_errors=True)  # a damaged one
     os.replace(partial, folder)
     sync_folder(folder.parent)
-    opened = _opened(folder, keys)
+    opened = _opened(folder, keys, image_size)
     assert opened is not None
     return opened
 
 
 def _continued(partial: Path, keys: NDArray[np.uint64], image_size: int) -> PhotoStore | None:
     """Return the interrupted store in `partial`; None if there is none."""
-    try:
-        pixels, records = (open_memmap(partial / name, "r+") for name in (_PIXELS, _RECORDS))
-    except (OSError, ValueError):
-        return None
-    is_ours = pixels.shape == (len(keys), 3, image_size, image_size) and np.array_equal(records["file"], keys)
-    return PhotoStore(pixels, records) if is_ours else None
+    store = _mapped(partial, image_size, "r+")
+    return store if store is not None and np.array_equal(store.records["file"], keys) else None
 
 
 def _begun(partial: Path, keys: NDArray[np.uint64], image_size: int) -> PhotoStore:
@@ -169,12 +177,10 @@ def _copy_known_rows(store: PhotoStore, folder: Path) -> None:
     """Copy the rows of files that older stores of the same folder and image size have."""
     pattern = f"{glob.escape(folder.name.rpartition('-')[0])}-*"
     for older in sorted(folder.parent.glob(pattern)):
-        try:
-            pixels, records = (np.load(older / name, mmap_mode="r") for name in (_PIXELS, _RECORDS))
-        except (OSError, ValueError):
+        known_store = None if older.suffix == ".partial" else _mapped(older, store.pixels.shape[-1])
+        if known_store is None:
             continue
-        if older.suffix == ".partial" or records.dtype != RECORD or pixels.shape[1:] != store.pixels.shape[1:]:
-            continue
+        pixels, records = known_store
         rows = {key: row for row, key in enumerate(records["file"].tolist()) if records["state"][row] == _DECODED}
         for row in np.flatnonzero(store.records["state"] == _MISSING).tolist():
             if (known := rows.get(int(store.records["file"][row]))) is not None:

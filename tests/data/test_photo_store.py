@@ -5,7 +5,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -96,11 +96,38 @@ def test_other_sizes_are_other_stores(tmp_path: Path) -> None:
     assert len(list((tmp_path / "cache").glob("photos-*"))) == 2
 
 
-def test_a_damaged_store_is_made_again(tmp_path: Path, decoded: list[str]) -> None:
+def _emptied(pixels: Path) -> None:
+    os.truncate(pixels, 0)
+
+
+def _cut(pixels: Path) -> None:
+    os.truncate(pixels, 2000)
+
+
+def _of_other_numbers(pixels: Path) -> None:
+    np.save(pixels, np.load(pixels).astype(np.int8))
+
+
+def _transposed(pixels: Path) -> None:
+    np.save(pixels, np.asfortranarray(np.load(pixels)))
+
+
+def _a_pipe(pixels: Path) -> None:
+    pixels.unlink()
+    os.mkfifo(pixels)
+
+
+def _an_archive(pixels: Path) -> None:
+    with pixels.open("wb") as file:
+        np.savez(file, np.zeros(3))
+
+
+@pytest.mark.parametrize("damage", [_emptied, _cut, _of_other_numbers, _transposed, _a_pipe, _an_archive])
+def test_a_damaged_store_is_made_again(damage: Callable[[Path], None], tmp_path: Path, decoded: list[str]) -> None:
     fill(tmp_path / "photos", {"a": 6, "b": 6})
     digest = load(tmp_path / "photos", tmp_path / "cache").digest
     [pixels] = (tmp_path / "cache").rglob("pixels.npy")
-    os.truncate(pixels, 2000)
+    damage(pixels)
     assert load(tmp_path / "photos", tmp_path / "cache").digest == digest
     assert len(decoded) == 24
 
