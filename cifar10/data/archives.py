@@ -25,7 +25,7 @@ from cifar10.config.advice import setting
 from cifar10.constants import Archive
 from cifar10.data.download import Patience, SourceFailed, download_verified
 from cifar10.data.image_dataset import DataError, MissingDataError
-from cifar10.files import file_sha256
+from cifar10.files import file_sha256, read_text
 
 PATIENT = Patience()
 _may_fetch = ContextVar("may_fetch", default=True)
@@ -185,9 +185,12 @@ def has_own_remote(path: Path) -> bool:
     pointer = path.with_name(f"{path.name}.dvc")
     if not pointer.exists():
         return False
-    from omegaconf import OmegaConf  # here, because training on local files does not need it
+    import yaml  # here, because training on local files does not need it
 
-    remote = OmegaConf.select(OmegaConf.load(pointer), "outs[0].remote")
+    try:
+        remote = yaml.safe_load(read_text(pointer))["outs"][0].get("remote")
+    except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
+        return False  # no file of DVC
     query = [sys.executable, "-m", "dvc", "config", f"remote.{remote}.url" if remote else "core.remote"]
     result = subprocess.run(query, check=False, cwd=path.parent, capture_output=True, text=True)
     return result.returncode == 0 and not result.stdout.strip().endswith("#")

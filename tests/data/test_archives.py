@@ -298,6 +298,14 @@ def test_what_dvc_unpickles_lies_where_no_other_user_can_write(tmp_path: Path, m
     assert modes == [0o700]
 
 
+@pytest.mark.parametrize(
+    "pointer", [b"", b"outs: []", b"[" * 5000, b"outs: [\0", b"\xff", b"outs: !!python/name:os.system"]
+)
+def test_a_damaged_file_of_dvc_names_no_remote(pointer: bytes, tmp_path: Path) -> None:
+    (tmp_path / "tiny.tar.gz.dvc").write_bytes(pointer)
+    assert not archives.has_own_remote(tmp_path / "tiny.tar.gz")
+
+
 def make_dvc_project(project: Path, url: str) -> Path:
     """Make a DVC project that keeps tiny.tar.gz in a remote at `url`; return its data folder."""
     root = project / "data"
