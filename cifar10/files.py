@@ -6,6 +6,7 @@ import math
 import os
 import re
 import shutil
+import stat
 import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -73,6 +74,32 @@ def file_sha256(path: Path) -> str:
     """Return the SHA-256 of the content of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def read_file(path: Path, most_bytes: int = 2**26) -> bytes:
+    """Return the content of a file; a pipe, which may block, and a device, which may have no end, are refused.
+
+    Raises:
+        OSError: It cannot be read, is no regular file, or is larger than `most_bytes`.
+    """
+    no_wait = getattr(os, "O_NONBLOCK", 0)
+    with open(path, "rb", opener=lambda name, flags: os.open(name, flags | no_wait)) as file:
+        status = os.fstat(file.fileno())
+        if not stat.S_ISREG(status.st_mode):
+            raise OSError(errno.EINVAL, "it is not a file", str(path))
+        if status.st_size > most_bytes:
+            raise OSError(errno.EINVAL, f"it has more than {most_bytes / 2**20:.0f} MiB", str(path))
+        return file.read(status.st_size)
+
+
+def read_text(path: Path) -> str:
+    """Return the content of a file in UTF-8, as `read_file` does.
+
+    Raises:
+        OSError: It cannot be read, is no regular file, or is too large.
+        UnicodeDecodeError: It is not UTF-8.
+    """
+    return read_file(path).decode()
 
 
 def link_or_copy(source: Path, path: Path) -> None:

@@ -19,6 +19,7 @@ from pathlib import Path
 from cifar10.config.conf_folder import options
 from cifar10.data.class_names import few, printable
 from cifar10.errors import CheckpointError, UserError
+from cifar10.files import read_text
 from cifar10.images.decode import silence_pillow
 from cifar10.images.reading import ImageError, read_image_file
 from cifar10.images.sources import open_source
@@ -120,7 +121,7 @@ def _candidates(row: RecordedRow) -> list[Path]:
     found = [Path(row.checkpoint)] if os.path.isfile(row.checkpoint) else []
     for scores in sorted(Path("models").glob("*/scores.json")):
         try:
-            values = json.loads(scores.read_text(encoding="utf-8"))
+            values = json.loads(read_text(scores))
         except (OSError, ValueError, RecursionError):
             continue
         if isinstance(values, dict) and values.get("weights_digest") == row.weights_digest:

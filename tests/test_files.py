@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from cifar10.errors import UserError
-from cifar10.files import atomic_write, link_or_copy, write_text
+from cifar10.files import atomic_write, link_or_copy, read_file, read_text, write_text
 
 
 def test_the_new_content_replaces_the_old_one(tmp_path: Path) -> None:
@@ -67,3 +67,15 @@ def test_a_second_name_has_the_same_content_and_stays_when_the_first_is_replaced
         assert second.read_text() == content
     write_text(first, "three")
     assert second.read_text() == "two" and sorted(os.listdir(tmp_path)) == ["best", "last"]
+
+
+def test_pipes_devices_folders_and_large_files_are_not_read(tmp_path: Path) -> None:
+    write_text(tmp_path / "text", "äöü")
+    assert read_text(tmp_path / "text") == "äöü" and read_file(tmp_path / "text", 6) == "äöü".encode()
+    os.mkfifo(tmp_path / "pipe")
+    (tmp_path / "device").symlink_to("/dev/zero")
+    for name in ("pipe", "device", "."):
+        with pytest.raises(OSError, match="it is not a file|Is a directory"):
+            read_file(tmp_path / name)
+    with pytest.raises(OSError, match="more than"):
+        read_file(tmp_path / "text", 5)

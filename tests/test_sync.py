@@ -229,9 +229,10 @@ def test_what_is_no_run_and_no_store_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("name", ["config.yaml", "scores.json"])
-def test_a_file_that_is_damaged_is_named(name: str) -> None:
-    folder = make_run(f"damaged_{name.partition('.')[0]}")
-    (folder / name).write_text("{")
+@pytest.mark.parametrize("content", ["{", "[]"])
+def test_a_file_that_is_damaged_is_named(name: str, content: str) -> None:
+    folder = make_run(f"damaged_{name.partition('.')[0]}_{ord(content[0])}")
+    (folder / name).write_text(content)
     with pytest.raises(UserError, match="cannot be read as a run"):
         sync(folder.name)
 

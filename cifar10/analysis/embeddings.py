@@ -9,6 +9,7 @@ Shapes: N images of S x S pixels, E numbers in an embedding, K classes.
 """
 
 import hashlib
+import io
 import json
 import zipfile
 from collections.abc import Iterator
@@ -28,12 +29,13 @@ from cifar10.data.duplicates import pixel_digests
 from cifar10.data.stored_images import Images
 from cifar10.devices import prepare_network
 from cifar10.errors import UserError
-from cifar10.files import atomic_write
+from cifar10.files import atomic_write, read_file
 from cifar10.inference.engines.pytorch import usable_precision
 from cifar10.networks.heads import embed, head_parameters
 from cifar10.runs.checkpoints import Checkpoint, digest_of
 
 _IN_A_FILE = 2048  # embeddings; an interruption loses those of less than one file
+_LARGEST_FILE = 2**30  # bytes; those of 2,048 embeddings of 8,192 numbers are 64 MiB
 _MOST_PIXELS = 2**22  # in a forward pass
 _MOST_IMAGES = 256  # likewise; 4,096 of 32 x 32 pixels took more than 12 GB
 _HALVES = {"bf16": torch.bfloat16, "fp16": torch.float16}
@@ -126,11 +128,12 @@ def _read(folder: Path) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
     """Yield digest and embedding of each image in the files of `folder`; damaged files are passed over."""
     for file in sorted(folder.glob("*.npz")):
         try:
-            with np.load(file, allow_pickle=False) as arrays:
+            with np.load(io.BytesIO(read_file(file, _LARGEST_FILE)), allow_pickle=False) as arrays:
                 digests, embeddings = arrays["digests"], arrays["embeddings"]
-        except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
+        except (OSError, ValueError, KeyError, EOFError, AttributeError, NotImplementedError, zipfile.BadZipFile):
             continue
-        yield from zip((digest.tobytes() for digest in digests), embeddings, strict=True)
+        if len(digests) == len(embeddings) and embeddings.dtype == np.float32 and np.isfinite(embeddings).all():
+            yield from zip((digest.tobytes() for digest in digests), embeddings, strict=True)
 
 
 def _write(folder: Path, digests: list[bytes], embeddings: NDArray[np.float32]) -> None:

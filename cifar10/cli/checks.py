@@ -14,6 +14,7 @@ from cifar10.config.advice import command_line
 from cifar10.config.changeable import is_place, is_resumable, refuse_other_settings
 from cifar10.config.conf_folder import PROJECT, options, top_settings
 from cifar10.errors import CheckpointError, UsageError, UserError
+from cifar10.files import read_text
 from cifar10.images.named_image import ImageSource
 from cifar10.images.search import no_images
 from cifar10.images.sources import STANDARD_INPUT, is_address, open_source
@@ -280,7 +281,7 @@ def _data_and_network(name: str, settings: Mapping[str, str]) -> list[str]:
 
     try:
         file = find_locally(name, prefer=LAST)
-        values = yaml.safe_load((file.parent / "config.yaml").read_text(encoding="utf-8")) if file else {}
+        values = yaml.safe_load(read_text(file.parent / "config.yaml")) if file else {}
     except (CheckpointError, OSError, ValueError, RecursionError, yaml.YAMLError):
         return []
     return same_data_and_network(values, settings) if isinstance(values, dict) else []

@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import Any
 
 from cifar10.errors import UsageError
+from cifar10.files import read_text
 from cifar10.suggest import did_you_mean
 
 PROJECT = Path(__file__).resolve().parents[2]
@@ -89,7 +90,7 @@ def _content(file: Path) -> dict[str, Any]:
 
     try:
         loader = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # libyaml's, ten times as fast where it is installed
-        content = yaml.load(file.read_text(encoding="utf-8"), Loader=loader)
-    except (OSError, ValueError, yaml.YAMLError):
+        content = yaml.load(read_text(file), Loader=loader)
+    except (OSError, ValueError, RecursionError, yaml.YAMLError):
         return {}
     return {str(key): value for key, value in content.items()} if isinstance(content, dict) else {}

@@ -6,10 +6,10 @@ from pathlib import Path
 from typing import NamedTuple
 
 from cifar10.errors import UsageError
+from cifar10.files import read_text
 from cifar10.suggest import did_you_mean_path
 
 _LEAST, _MOST = 0.01, 100.0
-_MOST_BYTES = 2**26
 
 
 class Temperature(NamedTuple):
@@ -44,9 +44,7 @@ def _read(text: str) -> Temperature:
         advice = did_you_mean_path(text) or "; name a number, or the report.json that evaluate writes"
         raise UsageError(f"--temperature: there is no file {path}{advice}")
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            raise ValueError("it is too large")
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
         fitted = content["calibration"]["temperature"]
         digest = str(content["weights_digest"])
         if fitted is None:

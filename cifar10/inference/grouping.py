@@ -19,6 +19,7 @@ from cifar10.config.schema import Section
 from cifar10.config.validation import problems_of, validate
 from cifar10.data.class_names import few
 from cifar10.errors import UsageError, first_line
+from cifar10.files import read_text
 from cifar10.inference.prediction import GroupResult
 from cifar10.suggest import did_you_mean
 
@@ -127,7 +128,7 @@ def read_grouping(name: str, threshold: str | None = None) -> Grouping:
     file = conf_folder.option_file("grouping", name, "grouping")
     number = None if threshold is None else _number(threshold)
     try:
-        values = yaml.load(file.read_text(encoding="utf-8"), _Loader)  # a safe loader
+        values = yaml.load(read_text(file), _Loader)  # a safe loader
         if not isinstance(values, dict):
             raise ValueError("it must be a mapping with the key groups")
         if number is not None:

@@ -15,7 +15,7 @@ import yaml
 from cifar10.config.schema import Component, Config, PoolingConfig, flatten
 from cifar10.config.validation import validate
 from cifar10.errors import UsageError
-from cifar10.files import write_text
+from cifar10.files import read_text, write_text
 from cifar10.runs.checkpoint_names import BEST
 from cifar10.runs.folder import SCORES, RunFolder, claim_existing, lasting_settings
 
@@ -118,7 +118,7 @@ def _refuse_other_settings(known: Path, config: Config) -> None:
 
 def _read(path: Path) -> Config:
     try:
-        return validate(Config, yaml.safe_load(path.read_text(encoding="utf-8")))
+        return validate(Config, yaml.safe_load(read_text(path)))
     except (OSError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"{path} cannot be read: {str(error).splitlines()[0]}; choose another run_name") from None
 

@@ -16,6 +16,7 @@ from cifar10.config.advice import command_line
 from cifar10.config.conf_folder import PROJECT
 from cifar10.config.run_name import MLFLOW_RUN_ID, refusal_of_run_name
 from cifar10.errors import CheckpointError
+from cifar10.files import read_file
 from cifar10.suggest import did_you_mean
 
 BEST, LAST = "best.ckpt", "last.ckpt"
@@ -23,7 +24,7 @@ BEST, LAST = "best.ckpt", "last.ckpt"
 _SHOWN = 8  # names listed in a refusal
 _LONGEST_NAME = 200  # characters of a name that a message repeats
 _DATA_SECTION = re.compile(r"^data_loading:\n((?: .*\n)*)", re.MULTILINE)
-_FACTS_SIZE = 2**20  # bytes read of a file that describes a run
+_FACTS_SIZE = 2**20  # bytes of a file that describes a run
 
 
 def resolve_checkpoint(name: str, models_dir: str = "models", prefer: str = BEST) -> Path:
@@ -171,10 +172,9 @@ def _scores_of(run: Path) -> dict[str, Any]:
 
 
 def _read(file: Path) -> str:
-    """Return the first megabyte of a text file, empty if it cannot be read."""
+    """Return the content of a text file, empty if it cannot be read."""
     try:
-        with file.open("rb") as opened:
-            return opened.read(_FACTS_SIZE).decode(errors="replace")
+        return read_file(file, _FACTS_SIZE).decode(errors="replace")
     except OSError:
         return ""
 

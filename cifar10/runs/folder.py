@@ -19,7 +19,7 @@ from cifar10.config.advice import command_line
 from cifar10.config.schema import Config, flatten
 from cifar10.config.validation import validate
 from cifar10.errors import UsageError
-from cifar10.files import TEMPORARY
+from cifar10.files import TEMPORARY, read_text
 from cifar10.runs.checkpoint_names import BEST, LAST
 from cifar10.runs.record import RECORD, RUN_ID
 
@@ -110,7 +110,7 @@ def read_settings(folder: Path) -> Any:
         ValueError: It is not text, or a value refers to another one.
         OSError, RecursionError, yaml.YAMLError: It cannot be read.
     """
-    text = (folder / CONFIG).read_text(encoding="utf-8")
+    text = read_text(folder / CONFIG)
     if any(isinstance(token, yaml.AliasToken) for token in yaml.scan(text)):
         raise ValueError(f"{CONFIG} has values that refer to others, which no run writes")
     return yaml.safe_load(text)

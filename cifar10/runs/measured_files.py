@@ -6,6 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cifar10.files import read_text
 from cifar10.runs.folder import SCORES
 
 if TYPE_CHECKING:
@@ -17,7 +18,6 @@ PROMOTION = "promotion.json"
 """Of `promote`: parity of the exported file, accuracy, latency and checks."""
 _OF_EVALUATION = ("split", "tta", "num_images", "data_digest", "accuracy", "loss", "macro", "classes", "calibration")
 _OF_PROMOTION = ("made", "target", "export", "parity", "accuracy", "latency", "checks", "machine", "versions")
-_MOST_BYTES = 2**26
 
 
 @dataclass(frozen=True)
@@ -43,9 +43,7 @@ class MeasuredFiles:
 def _read(path: Path, weights_digest: str, keys: Iterable[str]) -> Mapping[str, Any] | None:
     """Return the content of a JSON file; None if it cannot be read, lacks keys, or is about other weights."""
     try:
-        if path.stat().st_size > _MOST_BYTES:
-            return None
-        content = json.loads(path.read_text(encoding="utf-8"))
+        content = json.loads(read_text(path))
     except (OSError, ValueError, RecursionError):
         return None
     if not isinstance(content, dict) or content.get("weights_digest") != weights_digest:

@@ -1,6 +1,7 @@
 """Read the information for MLflow from a run folder."""
 
 import csv
+import io
 import json
 import math
 from dataclasses import dataclass
@@ -10,6 +11,7 @@ import yaml
 
 from cifar10.config.schema import TrackingConfig
 from cifar10.errors import UserError
+from cifar10.files import read_text
 from cifar10.runs.checkpoint_names import BEST, LAST
 from cifar10.runs.folder import ARTIFACTS, CONFIG, HISTORY, SCORES, read_settings
 from cifar10.runs.mlflow_entities import code_and_data_tags, parameters_of
@@ -55,7 +57,7 @@ def read_run(folder: Path) -> Recorded:
         record = _record(folder, bool(scores))
     except UserError:
         raise
-    except (OSError, ValueError, KeyError, TypeError, RecursionError, yaml.YAMLError) as error:
+    except (OSError, ValueError, KeyError, TypeError, RecursionError, csv.Error, yaml.YAMLError) as error:
         raise UserError(f"{folder} cannot be read as a run: {reason_of(error)}") from error
     return Recorded(record, tracking, parameters_of(settings), history, scores)
 
@@ -64,17 +66,18 @@ def read_history(path: Path) -> list[dict[str, float]]:
     """Return the epochs in a `history.csv`; none if there is no such file."""
     if not path.is_file():
         return []
-    with path.open(newline="", encoding="utf-8") as file:
-        return [
-            {key: number for key, text in row.items() if (number := _number(text)) is not None}
-            for row in csv.DictReader(file)
-        ]
+    return [
+        {key: number for key, text in row.items() if (number := _number(text)) is not None}
+        for row in csv.DictReader(io.StringIO(read_text(path), newline=""))
+    ]
 
 
 def _scores(path: Path) -> dict[str, float]:
     if not path.is_file():
         return {}
-    facts = json.loads(path.read_text(encoding="utf-8"))
+    facts = json.loads(read_text(path))
+    if not isinstance(facts, dict):
+        raise ValueError(f"{path.name} is no mapping of names to values")
     return {
         key: number
         for key, value in facts.items()

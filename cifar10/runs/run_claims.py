@@ -17,6 +17,7 @@ import yaml
 
 from cifar10.config.schema import Config
 from cifar10.config.validation import validate
+from cifar10.files import read_text
 from cifar10.runs.checkpoint_names import BEST, LAST
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.folder import CONFIG, HISTORY, SCORES, lasting_settings, read_settings
@@ -204,7 +205,7 @@ def first_other_epoch(then: Sequence[Metrics], now: Sequence[Metrics]) -> str | 
 def read_scores(folder: Path) -> dict[str, Any]:
     """Return the content of `scores.json`; nothing if it cannot be read."""
     try:
-        facts = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+        facts = json.loads(read_text(folder / SCORES))
     except (OSError, ValueError, RecursionError):
         return {}
     return facts if isinstance(facts, dict) else {}

@@ -10,6 +10,7 @@ from cifar10.config.compose import with_changes
 from cifar10.config.mlflow_uri import shown_uri
 from cifar10.config.schema import Config, TrackingConfig
 from cifar10.errors import CheckpointError, UsageError
+from cifar10.files import read_text
 from cifar10.runs.checkpoint_names import BEST, LAST, resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint, require_training_state
 from cifar10.runs.folder import SCORES, is_folder_of, lasting_settings
@@ -61,7 +62,7 @@ def finished_scores(checkpoint: Checkpoint, config: Config, tested: bool = True)
     """
     folder = checkpoint.path.parent
     try:
-        facts = json.loads((folder / SCORES).read_text(encoding="utf-8"))
+        facts = json.loads(read_text(folder / SCORES))
     except (OSError, ValueError, RecursionError):
         return None
     is_whole = isinstance(facts, dict) and facts.get("epochs") == len(checkpoint.history)

@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from cifar10.config.conf_folder import content_of
 from cifar10.errors import UserError
-from cifar10.files import file_sha256, write_text
+from cifar10.files import file_sha256, read_file, write_text
 from cifar10.inference.description import LoadedModel
 from cifar10.inference.engines import exported_files, load_model
 from cifar10.inference.engines.measuring import BATCH_SIZES, Measured, measure
@@ -63,7 +63,7 @@ def measured_engines(path: Path, candidates: list[str]) -> dict[str, Measured]:
     """Return what is known about each engine for the model at `path`; measure it if nothing is."""
     file = _verdict_file(path, candidates)
     try:
-        known: dict[str, Measured] = json.loads(file.read_bytes())["engines"]
+        known: dict[str, Measured] = json.loads(read_file(file))["engines"]
         if set(known) == set(candidates) and all(map(_is_measured, known.values())):
             return known
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # not there, or damaged

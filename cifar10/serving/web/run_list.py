@@ -15,6 +15,7 @@ import yaml
 from cifar10.config.mlflow_uri import database_path, default_uri
 from cifar10.config.schema import flatten
 from cifar10.errors import UserError
+from cifar10.files import read_text
 from cifar10.runs.folder import CONFIG, HISTORY, SCORES, read_settings
 from cifar10.runs.mlflow_store import StoreError, connect, connect_for_reading, reason_of
 from cifar10.runs.record import RunRecord
@@ -100,7 +101,7 @@ def read_json(file: Path) -> dict[str, Any]:
     """Return the content of a JSON file; empty if it is not there or cannot be read."""
     with suppress(OSError, ValueError, RecursionError):
         if file.stat().st_size <= _LARGEST:
-            content = json.loads(file.read_text(encoding="utf-8"))
+            content = json.loads(read_text(file))
             return content if isinstance(content, dict) else {}
     return {}
 
