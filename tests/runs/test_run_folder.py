@@ -4,6 +4,7 @@ import itertools
 import os
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
@@ -106,6 +107,15 @@ def test_settings_that_would_unfold_to_any_size_are_refused(tmp_path: Path) -> N
     (tmp_path / "config.yaml").write_text("\n".join(["a: &a [x, x]", *levels]))
     with pytest.raises(ValueError, match="refer to others"):
         read_settings(tmp_path)
+
+
+@pytest.mark.parametrize("brackets", ["[", "{a: ", "- "])
+def test_settings_that_would_take_any_time_are_refused_at_once(brackets: str, tmp_path: Path) -> None:
+    (tmp_path / "config.yaml").write_text(brackets * 100_000)
+    started = time.process_time()
+    with pytest.raises(ValueError, match="nested deeply"):
+        read_settings(tmp_path)
+    assert time.process_time() - started < 10
 
 
 def test_a_record_that_is_nested_too_deep_is_none(tmp_path: Path) -> None:
