@@ -4,9 +4,10 @@ from tests.faults.absent_store import ABSENT_STORE
 from tests.faults.broken_downloads import BROKEN_DOWNLOADS
 from tests.faults.changed_model import CHANGED_MODEL
 from tests.faults.damaged_images import DECOMPRESSION_BOMBS, MUTATED_IMAGES
-from tests.faults.disk_faults import FULL_DISKS, SLOW_AND_UNWRITABLE_DISKS
+from tests.faults.disk_faults import SLOW_AND_UNWRITABLE_DISKS
 from tests.faults.experiment import Experiment
 from tests.faults.failing_training import FAILING_TRAINING
+from tests.faults.full_disks import FULL_DISKS
 from tests.faults.fuzzed_requests import FUZZED_REQUESTS
 from tests.faults.hostile_images import HOSTILE_FOLDER, SPECIAL_FILES
 from tests.faults.hostile_uploads import HOSTILE_UPLOADS

@@ -17,12 +17,11 @@ from cifar10.runs.checkpoint_names import BEST, LAST
 from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.runs.folder import HISTORY, SCORES
 from cifar10.runs.record import RECORD
-from tests.faults.disk_faults import Kind, in_turn, refusal_problem, start_and_save
+from tests.faults.disk_faults import SETTINGS, Kind, in_turn, refusal_problem, start_and_save
 from tests.faults.experiment import Experiment
 from tests.faults.killed_training import RUN, command, resumed_problem
 from tests.faults.training_process import (
     MOST_SECONDS,
-    RECIPES,
     Ended,
     ForkedProcess,
     finished_problem,
@@ -30,10 +29,9 @@ from tests.faults.training_process import (
     wait_for_end,
 )
 
-_SETTINGS = RECIPES["AdamW, dropout"]
 _STEPS_OF_AN_EPOCH = 5
 _WIDE = (
-    *_SETTINGS,
+    *SETTINGS,
     "data_loading.image_size=32",
     "data_loading.train_size=1000",
     "model.width=64",
@@ -48,12 +46,12 @@ def _diverges(folder: Path, generator: random.Random) -> str:
     growth = 1.2 ** generator.uniform(1, 10)  # of the weights in a step: they are infinite after 50 to 500 steps
     settings = ("optimizer=sgd", "schedule=constant", "optimizer.momentum=0.0", "optimizer.nesterov=false")
     rate = ("optimizer.lr=0.1", f"optimizer.weight_decay={10 * (1 + growth)}", "training.epochs=300")
-    ended = run_to_end(("train", *_SETTINGS, *settings, *rate, "run_name=run"), folder)
+    ended = run_to_end(("train", *SETTINGS, *settings, *rate, "run_name=run"), folder)
     return _divergence_problem(ended, folder / RUN, "0.1")
 
 
 def _diverges_within_steps(folder: Path, _: random.Random) -> str:
-    words = ("train", *_SETTINGS, "optimizer=sgd", "schedule=constant", "optimizer.lr=1e+38", "run_name=run")
+    words = ("train", *SETTINGS, "optimizer=sgd", "schedule=constant", "optimizer.lr=1e+38", "run_name=run")
     ended = run_to_end(words, folder)
     return _divergence_problem(ended, folder / RUN, "1e+38")
 
@@ -95,7 +93,7 @@ def _test_batch_too_large(folder: Path, generator: random.Random) -> str:
 
 
 def _network_too_large(folder: Path, _: random.Random) -> str:
-    ended = run_to_end(("train", *_SETTINGS, "model.width=1000000", "run_name=run"), folder)
+    ended = run_to_end(("train", *SETTINGS, "model.width=1000000", "run_name=run"), folder)
     problem = refusal_problem(ended, "memory ran out", "lower model.width=1000000")
     return problem or ("a folder was made" if (folder / "models").exists() else "")
 
@@ -111,8 +109,8 @@ def _limit_memory(more: int) -> None:
 
 def _clock_is_set(folder: Path, generator: random.Random, seconds: float) -> str:
     prepare = functools.partial(_set_clock, generator.uniform(0, 2.5), seconds)
-    ended = wait_for_end(ForkedProcess(command(_SETTINGS), folder, folder / "log", prepare))
-    return finished_problem(folder / RUN, _SETTINGS, ended) or _times_problem(folder / RUN)
+    ended = wait_for_end(ForkedProcess(command(SETTINGS), folder, folder / "log", prepare))
+    return finished_problem(folder / RUN, SETTINGS, ended) or _times_problem(folder / RUN)
 
 
 def _clock_is_set_between(folder: Path, generator: random.Random) -> str:
@@ -120,7 +118,7 @@ def _clock_is_set_between(folder: Path, generator: random.Random) -> str:
     process = start_and_save(folder, generator, functools.partial(_set_clock, 0.0, 86400.0))
     os.kill(process.pid, 15)
     wait_for_end(process)
-    return resumed_problem(_SETTINGS, folder) or _times_problem(folder / RUN)
+    return resumed_problem(SETTINGS, folder) or _times_problem(folder / RUN)
 
 
 def _set_clock(after: float, seconds: float) -> None:
@@ -147,10 +145,10 @@ def _times_problem(run: Path) -> str:
 
 
 def _two_of_one_name(folder: Path, generator: random.Random) -> str:
-    words = ("train", *_SETTINGS, "run_name=run")
+    words = ("train", *SETTINGS, "run_name=run")
     first, second = _two_at_once(words, folder, generator)
     winner, loser = sorted((first, second), key=lambda ended: ended.exit_code)
-    problem = finished_problem(folder / RUN, _SETTINGS, winner)
+    problem = finished_problem(folder / RUN, SETTINGS, winner)
     return problem or refusal_problem(loser, "models/run", "choose another run_name")
 
 
@@ -158,19 +156,19 @@ def _two_that_go_on(folder: Path, generator: random.Random) -> str:
     process = start_and_save(folder, generator)
     os.kill(process.pid, 9)
     wait_for_end(process)
-    first, second = _two_at_once(command(_SETTINGS), folder, generator)
+    first, second = _two_at_once(command(SETTINGS), folder, generator)
     winner, loser = sorted((first, second), key=lambda ended: ended.exit_code)
-    if problem := finished_problem(folder / RUN, _SETTINGS, winner):
+    if problem := finished_problem(folder / RUN, SETTINGS, winner):
         return problem
     return "" if "is finished after" in loser.text else refusal_problem(loser, "another process")
 
 
 def _two_without_a_name(folder: Path, generator: random.Random) -> str:
-    ends = _two_at_once(("train", *_SETTINGS), folder, generator)
+    ends = _two_at_once(("train", *SETTINGS), folder, generator)
     runs = sorted((folder / "models").iterdir())
     if len(runs) != 2:
         return f"{len(runs)} folders: {[ended.text[-300:] for ended in ends]}"
-    return "; ".join(filter(None, (finished_problem(run, _SETTINGS, end) for run, end in zip(runs, ends, strict=True))))
+    return "; ".join(filter(None, (finished_problem(run, SETTINGS, end) for run, end in zip(runs, ends, strict=True))))
 
 
 def _two_at_once(words: tuple[str, ...], folder: Path, generator: random.Random) -> tuple[Ended, Ended]:
@@ -187,7 +185,7 @@ def _deleted(folder: Path, generator: random.Random) -> str:
         with suppress(OSError):  # the run has just written another file
             shutil.rmtree(folder / "models")
     problem = _lost_folder_problem(wait_for_end(process))
-    return problem or resumed_problem(_SETTINGS, folder)
+    return problem or resumed_problem(SETTINGS, folder)
 
 
 def _moved(folder: Path, generator: random.Random) -> str:
@@ -198,7 +196,7 @@ def _moved(folder: Path, generator: random.Random) -> str:
     if (folder / RUN).exists():
         return "the folder was made again"
     ended = run_to_end(("train", "--resume=moved"), folder)
-    return finished_problem(folder / "models/moved", _SETTINGS, ended)
+    return finished_problem(folder / "models/moved", SETTINGS, ended)
 
 
 def _lost_folder_problem(ended: Ended) -> str:

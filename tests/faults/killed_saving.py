@@ -4,6 +4,7 @@ import csv
 import json
 import os
 import random
+import shutil
 import signal
 import time
 from collections.abc import Callable, Iterator
@@ -41,7 +42,8 @@ def _killed(number: int, folder: Path) -> Iterator[Trial]:
         fault, left = _kill_while_it_saves(run, _has_unfinished_files, generator)
         while not left:  # killed between two files, or not at all
             if (run / SCORES).exists():
-                kills, run = 0, run.with_name(f"run{index}")
+                kills = 0
+                shutil.rmtree(run)
             fault, left = _kill_while_it_saves(run, _has_unfinished_files, generator)
         kills += 1
         problem = _unreadable(run) or _left_behind(run)
