@@ -29,7 +29,7 @@ PLANTED = {
     "PyPI Token": (".pypirc", f"password = pypi-AgEIcHlwaS5vcmc{letters(80)}"),
     "Basic Auth Credentials": ("README.md", f"mlflow ui --backend-store-uri=postgresql://me:{letters(12)}@db/runs"),
     "Secret Keyword": (".env.production", f"POSTGRES_PASSWORD={letters(14)}"),
-    "JSON Web Token": ("test.http", "Authorization: Bearer eyJhbGciOiJIUzI1NiJ9.eyJzdWIiOiIxIn0." + letters(43)),
+    "JSON Web Token": ("test.http", "Authorization: Bearer eyJhbGciOiJIUzI1NiJ9." + "eyJzdWIiOiIxIn0." + letters(43)),
     "Hex High Entropy String": ("conf.yaml", f'token: "{letters(40, "0123456789abcdef")}"'),
     "OpenAI Token": (
         "requirements.txt",
