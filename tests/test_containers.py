@@ -20,7 +20,6 @@ import yaml
 from PIL import Image
 
 from tests.documented import ROOT, shell_lines
-from tests.runs.test_tracking import closed_port
 from tests.serving.http.serving_process import free_port
 from tests.tiny_onnx import coloured, write_colour_model
 from tests.tiny_run import TINY
@@ -168,7 +167,7 @@ def test_the_job_trains_once_and_another_network_if_it_is_asked(tmp_path: Path) 
     assert another.returncode == 0, another.stderr[-2000:]
     assert sorted(folder.name for folder in (tmp_path / "models").iterdir()) == ["classifier-1", "classifier-2"]
     assert job(TRAIN="sometimes").returncode == 2
-    away = job(MLFLOW_TRACKING_URI=f"http://127.0.0.1:{closed_port()}")
+    away = job(MLFLOW_TRACKING_URI=f"http://127.0.0.1:{free_port()}")
     assert away.returncode == 1 and away.stderr.startswith("error: models:/classifier@champion is to come from MLflow")
 
 
