@@ -282,6 +282,14 @@ def test_an_older_copy_of_a_run_does_not_replace_its_record(newer: str) -> None:
     assert recorded(folder) == before
 
 
+def test_a_link_to_itself_is_no_file(capsys: pytest.CaptureFixture[str]) -> None:
+    folder = make_run("looped")
+    (folder / "scores.json").unlink()
+    (folder / "scores.json").symlink_to("scores.json")
+    sync(folder.name)
+    assert "3 epochs" in told(capsys)
+
+
 def test_a_link_to_a_file_elsewhere_is_not_sent(tmp_path: Path) -> None:
     folder = make_run("linked")
     secret = tmp_path / "secret"

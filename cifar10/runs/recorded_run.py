@@ -4,6 +4,7 @@ import csv
 import io
 import json
 import math
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -47,8 +48,9 @@ def read_run(folder: Path) -> Recorded:
         UserError: A file cannot be read, or is a link to another folder.
     """
     for path in (folder / name for name in (*ARTIFACTS, RECORD, RUN_ID)):
-        if path.is_symlink() and not path.resolve().is_relative_to(folder.resolve()):  # it could send any file of yours
-            raise UserError(f"{path} is a link to {path.resolve()}, and not sent; put the file itself there")
+        target = Path(os.path.realpath(path))  # Path.resolve raises for a link to itself
+        if path.is_symlink() and not target.is_relative_to(folder.resolve()):  # it could send any file of yours
+            raise UserError(f"{path} is a link to {target}, and not sent; put the file itself there")
     try:
         settings = read_settings(folder)
         tracking = TrackingConfig.model_validate(settings["tracking"])
