@@ -29,7 +29,7 @@ _IMPORTED = (
     *("onnx", "onnxruntime", "safetensors.torch", "torchvision", "yaml", "pyarrow.parquet", "fire", "jinja2"),
     *("matplotlib.pyplot", "torch._dynamo", "torchvision.datasets", "dvc", "filelock"),
 )
-_SECONDS = 60.0
+_SECONDS = 120.0
 _MOST_BYTES = 3 * 2**30
 _MOST_LINES = 3
 _NO_NETWORK = {
@@ -43,7 +43,7 @@ class Done:
     """What became of a command."""
 
     exit_code: int
-    """Minus the number of the signal that ended it: -9 if it took a minute, or 3 GB."""
+    """Minus the number of the signal that ended it: -9 if it took two minutes, or 3 GB."""
     stdout: str
     stderr: str
     seconds: float

@@ -42,7 +42,7 @@ class Reader:
     make: Callable[[Path], object] = lambda folder: None
     """Makes the file in a folder with a trained run."""
     is_checked: bool = True
-    """Whether other content is noticed. If not, content that is valid is believed: it is the user's own text."""
+    """Whether other content is noticed. If not, what is valid is used: text of the user, and files without checksums."""
     is_verdict: bool = False
     """Whether the exit code 1 may be the answer rather than an error."""
     environment: Mapping[str, str] = field(default_factory=dict)
@@ -137,7 +137,7 @@ def _of_run(name: str, *words: str, **more: object) -> Reader:
 
 
 READERS: dict[str, Reader] = {
-    "an exported network": Reader(str(EXPORTED), [*_ON_IMAGES, f"--checkpoint_name={EXPORTED}"], _exported),
+    "an exported network": Reader(str(EXPORTED), [*_ON_IMAGES, f"--checkpoint_name={EXPORTED}"], _exported, False),
     "weights in PyTorch's format": Reader(
         "w.pth", [*_PRETRAINED, "model.weights=w.pth"], partial(_weights, "w.pth"), is_checked=False
     ),
@@ -179,7 +179,7 @@ READERS: dict[str, Reader] = {
     "a batch of CIFAR": Reader("cifar/cifar-10-batches-py/data_batch_1", _CIFAR, _cifar_batch, works=False),
     "the archive of CIFAR": Reader(_ARCHIVE, _CIFAR, partial(_write, _ARCHIVE, ""), works=False),
     "a pointer of DVC": Reader(f"{_ARCHIVE}.dvc", _CIFAR, partial(_write, f"{_ARCHIVE}.dvc", _POINTER), works=False),
-    "the pixels of decoded photos": Reader("data/cache/shapes-*/pixels.npy", PHOTOS, _photo_store),
+    "the pixels of decoded photos": Reader("data/cache/shapes-*/pixels.npy", PHOTOS, _photo_store, False),
     "the records of decoded photos": Reader("data/cache/shapes-*/records.npy", PHOTOS, _photo_store),
     "embeddings": Reader("data/cache/embeddings-*/*.npz", SIMILAR, _embedded),
     "corrections": Reader("corrections.db", ["feedback", "--store=corrections.db", "--details"], _corrections, False),
