@@ -41,7 +41,8 @@ def main() -> None:
         found: dict[str, Any] = {"large": large}
         show(found, "large")
         found["idle"] = service.load("--rate=50", "--seconds=10")
-        found["half_open"] = service.half_open(_HALF_OPEN)
+        opened = service.half_open(_HALF_OPEN)
+        found["half_open"] = {**opened, "closed_after": max(opened["closed_after"])}
         show(found, "half_open")
         found["overload"] = service.overload(arguments.overload_seconds)
         show(found, "overload")
@@ -73,8 +74,7 @@ def report(found: dict[str, Any]) -> list[str]:
     memory, large = soaked["memory"], found["large"].items()
     return [
         f"- bodies of 11 MB: {', '.join(f'{name} {status}' for name, status in large)}",
-        f"- {_HALF_OPEN} connections that send no more: all closed after {max(found['half_open']['closed_after']):.1f} "
-        "s",
+        f"- {_HALF_OPEN} connections that send no more: all closed after {found['half_open']['closed_after']:.1f} s",
         f"- good requests beside them, 50 a second: {found['half_open']['good']['statuses']}, p99 {beside['p99']:.1f} "
         f"ms; alone {idle['p99']:.1f} ms; {beside['p99'] / idle['p99']:.2f} times",
         f"- four times the capacity ({over['capacity']:.0f} a second):",
