@@ -4,14 +4,12 @@ A fresh process needs ten seconds of a core before its first step. Most faults d
 here are forks of one that has imported the program, and nothing else.
 """
 
-import atexit
 import csv
 import functools
 import json
 import multiprocessing
 import os
 import re
-import shutil
 import signal
 import subprocess
 import sys
@@ -232,12 +230,11 @@ def results_of(run: Path) -> dict[str, Any]:
 @functools.cache
 def uninterrupted(settings: tuple[str, ...]) -> dict[str, Any]:
     """Return the results of a run with these settings that nothing disturbs; made once."""
-    folder = Path(tempfile.mkdtemp(prefix="uninterrupted-"))
-    atexit.register(shutil.rmtree, folder, ignore_errors=True)
-    ended = run_to_end(("train", *settings, "run_name=whole"), folder)
-    if problem := ended.problem(0):
-        raise RuntimeError(problem)
-    return results_of(folder / "models/whole")
+    with tempfile.TemporaryDirectory(prefix="uninterrupted-") as name:
+        ended = run_to_end(("train", *settings, "run_name=whole"), Path(name))
+        if problem := ended.problem(0):
+            raise RuntimeError(problem)
+        return results_of(Path(name, "models/whole"))
 
 
 def difference(run: Path, settings: tuple[str, ...]) -> str:
