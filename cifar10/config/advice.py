@@ -55,6 +55,8 @@ def _in_hydras_grammar(value: Any) -> str:
         return {None: "null", True: "true", False: "false"}[value]
     if isinstance(value, list | tuple):
         return f"[{','.join(map(_in_hydras_grammar, value))}]"
+    if isinstance(value, dict):
+        return f"{{{','.join(f'{key}:{_in_hydras_grammar(item)}' for key, item in value.items())}}}"
     if not isinstance(value, str) or (_PLAIN.fullmatch(value) and value.lower() not in _NO_STRING):
         return str(value)
     return quoted(value)

@@ -99,3 +99,12 @@ def test_facts_name_what_must_not_change() -> None:
     assert facts["search space: optimizer.lr"] == {"choices": [0.1, 0.2]}
     assert facts["training.epochs"] == 2
     assert not [key for key in facts if key.startswith(("tracking", "models_dir"))]
+
+
+def test_lists_of_mappings_can_be_swept() -> None:
+    plan = plan_sweep(["data_loading=shapes", "training.resizing=[],[{until: 0.5, scale: 0.75}]"])
+    [parameter] = plan.space.parameters.values()
+    assert parameter.choices is not None
+    for choice in parameter.choices:
+        config = plan.config_of({"training.resizing": choice}, "trial", "models")
+        assert [stage.model_dump() for stage in config.training.resizing] == choice
