@@ -147,8 +147,8 @@ def trust_them(number: int, folder: Path) -> Iterator[Trial]:
 POISONED_FILES = Experiment(
     row="C4",
     name="poisoned_files",
-    claim="Whatever file a command reads is refused in three lines or fewer, made again, or used if it is valid and has "
-    "no checksum; no code in it runs.",
+    claim="Whatever file a command reads is refused in three lines or fewer, made again, or used if it is valid and "
+    "has no checksum; no code in it runs.",
     run=poison_them,
     short=12,
     full=len(READERS) * len(POISONS),

@@ -42,7 +42,7 @@ class Reader:
     make: Callable[[Path], object] = lambda folder: None
     """Makes the file in a folder with a trained run."""
     is_checked: bool = True
-    """Whether other content is noticed. If not, what is valid is used: text of the user, and files without checksums."""
+    """Whether other content is noticed. If not, what is valid is used: it is the user's text, or has no checksum."""
     is_verdict: bool = False
     """Whether the exit code 1 may be the answer rather than an error."""
     environment: Mapping[str, str] = field(default_factory=dict)
