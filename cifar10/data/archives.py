@@ -5,6 +5,7 @@ as trustworthy as the original one.
 """
 
 import errno
+import gzip
 import hashlib
 import os
 import shutil
@@ -12,6 +13,7 @@ import subprocess
 import sys
 import tarfile
 import tempfile
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import AbstractContextManager, contextmanager
 from contextvars import ContextVar
@@ -25,6 +27,7 @@ from cifar10.config.advice import setting
 from cifar10.constants import Archive
 from cifar10.data.download import Patience, SourceFailed, download_verified
 from cifar10.data.image_dataset import DataError, MissingDataError
+from cifar10.errors import first_line
 from cifar10.files import file_sha256, read_text
 
 PATIENT = Patience()
@@ -133,8 +136,8 @@ def _unpack(archive: Archive, root: Path, path: Path) -> None:
             for member in tar:
                 if member.isfile() and member.name in wanted:  # only regular files with a known name
                     tar.extract(member.replace(name=wanted[member.name], deep=False), fresh, filter="data")
-    except tarfile.TarError as error:
-        raise SourceFailed(f"cannot be unpacked: {error}") from error
+    except (tarfile.TarError, gzip.BadGzipFile, zlib.error, EOFError) as error:
+        raise SourceFailed(f"cannot be unpacked: {first_line(error).rstrip(': ')}") from error
 
 
 def _pull_with_dvc(archive: Archive, root: Path) -> None:

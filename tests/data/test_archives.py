@@ -129,6 +129,14 @@ def test_archive_with_another_file_inside_changes_nothing(tmp_path: Path) -> Non
     assert not (tmp_path / "batches").exists()
 
 
+@pytest.mark.parametrize("content", [b"no archive", CONTENT[: len(CONTENT) // 2], CONTENT[:100] + b"?" + CONTENT[101:]])
+def test_an_archive_that_cannot_be_unpacked_is_told_in_a_line(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "tiny.tar.gz").write_bytes(content)
+    with pytest.raises(DataError, match=r"tiny\.tar\.gz: (cannot be unpacked|batch_\d is missing)") as refusal:
+        obtain(describe(content), tmp_path)
+    assert len(str(refusal.value).splitlines()) == 2
+
+
 def test_incomplete_folder_is_mended_and_what_else_lies_there_is_left(tmp_path: Path) -> None:
     folder = make_folder(tmp_path / "batches", {"batch_1": b"truncated", "notes.txt": b"mine"})
     (tmp_path / "tiny.tar.gz").write_bytes(CONTENT)
