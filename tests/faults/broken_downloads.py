@@ -329,8 +329,9 @@ _OTHER_PROBLEMS: dict[str, Callable[[Path], str]] = {
 
 
 def unpack_trustfully(number: int, folder: Path) -> Iterator[Trial]:
-    """Unpack the archives as they are, and unpickle their files: the same checks notice it."""
-    for position, kind in enumerate(sample([*POISONED, *FORGED], number, seed=3)):
+    """Unpack the archives as they are: the same checks notice it."""
+    plain = [kind for kind in {**POISONED, **FORGED} if kind != "a pipe"]  # writing to it would not end
+    for position, kind in enumerate(sample(plain, number, seed=3)):
         root = folder / str(position) / "data"
         root.mkdir(parents=True)
         os.chdir(root.parent)

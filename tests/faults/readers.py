@@ -19,7 +19,12 @@ from tests.faults.trained_folder import EXPORTED, IMAGES, run
 from tests.serving.test_corrections import correct, encoded
 from tests.tiny_run import TINY
 
-PHOTOS = ["data", "data_loading=folder", "data_loading.root=data/shapes", "data_loading.image_size=16"]
+PHOTOS = [
+    "data",
+    "data_loading=folder",
+    "data_loading.root=data/shapes",
+    "data_loading.image_size=512",
+]  # more than 64 MB: on disk
 _LISTED = ["infer", "--format=jsonl", "--checkpoint_name=tiny"]
 _ON_IMAGES = ["infer", f"--test_dir={IMAGES}"]
 _PHOTO = "photo.png"
@@ -179,8 +184,8 @@ READERS: dict[str, Reader] = {
     "a batch of CIFAR": Reader("cifar/cifar-10-batches-py/data_batch_1", _CIFAR, _cifar_batch, works=False),
     "the archive of CIFAR": Reader(_ARCHIVE, _CIFAR, partial(_write, _ARCHIVE, ""), works=False),
     "a pointer of DVC": Reader(f"{_ARCHIVE}.dvc", _CIFAR, partial(_write, f"{_ARCHIVE}.dvc", _POINTER), works=False),
-    "the pixels of decoded photos": Reader("data/cache/shapes-*/pixels.npy", PHOTOS, _photo_store, False),
-    "the records of decoded photos": Reader("data/cache/shapes-*/records.npy", PHOTOS, _photo_store),
+    "the pixels of decoded photos": Reader("data/cache/test-*/pixels.npy", PHOTOS, _photo_store, False),
+    "the records of decoded photos": Reader("data/cache/test-*/records.npy", PHOTOS, _photo_store),
     "embeddings": Reader("data/cache/embeddings-*/*.npz", SIMILAR, _embedded),
     "corrections": Reader("corrections.db", ["feedback", "--store=corrections.db", "--details"], _corrections, False),
     "the database of MLflow": Reader("mlruns/mlflow.db", ["sync", "tiny"], _recorded, False, packages=_MLFLOW),
