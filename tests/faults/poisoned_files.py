@@ -111,8 +111,7 @@ class Workplace:
 
 
 def _file(reader: Reader, work: Path) -> Path:
-    [path] = work.glob(reader.path)
-    return path
+    return max(work.glob(reader.path), key=lambda path: path.stat().st_size)
 
 
 def _answer(done: Done) -> str:
@@ -151,6 +150,6 @@ POISONED_FILES = Experiment(
     "has no checksum; no code in it runs.",
     run=poison_them,
     short=12,
-    full=len(READERS) * len(POISONS),
+    full=600,
     control=trust_them,
 )

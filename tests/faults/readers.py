@@ -19,12 +19,8 @@ from tests.faults.trained_folder import EXPORTED, IMAGES, run
 from tests.serving.test_corrections import correct, encoded
 from tests.tiny_run import TINY
 
-PHOTOS = [
-    "data",
-    "data_loading=folder",
-    "data_loading.root=data/shapes",
-    "data_loading.image_size=512",
-]  # more than 64 MB: on disk
+# more than 64 MB, so that they are kept on disk
+PHOTOS = ["data", "data_loading=folder", "data_loading.root=data/shapes", "data_loading.image_size=512"]
 _LISTED = ["infer", "--format=jsonl", "--checkpoint_name=tiny"]
 _ON_IMAGES = ["infer", f"--test_dir={IMAGES}"]
 _PHOTO = "photo.png"
