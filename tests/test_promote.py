@@ -34,7 +34,7 @@ from cifar10.train import train
 from commands import COMMANDS
 from tests.malformed import encode, picture
 from tests.runs.test_registry import answered, serving
-from tests.runs.test_tracking import closed_port, server
+from tests.runs.mlflow_server import mlflow_server
 from tests.tiny_run import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -456,9 +456,8 @@ def test_of_two_promotions_at_once_the_alias_ends_at_one() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(600)
 def test_promotion_through_a_server(here: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any) -> None:
-    port = closed_port()
-    with server(here, port):
-        monkeypatch.setenv("MLFLOW_TRACKING_URI", f"http://127.0.0.1:{port}")
+    with mlflow_server(here) as server:
+        monkeypatch.setenv("MLFLOW_TRACKING_URI", server.uri)
         assert promote("good") == 0
         assert promote("worse", "promotion.latency_factor=1000") == 1
         assert "version 1 of shapes stays champion: accuracy: " in capsys.readouterr().err
