@@ -299,7 +299,7 @@ MALFORMED_CHECKPOINTS = Experiment(
     name="malformed_checkpoints",
     claim="Refused in three lines or fewer, within 3 s and 400 MB; no code in it runs, and no file changes.",
     run=load_them,
-    short=14,
+    short=10,
     full=2 * len({**KINDS, **PAYLOADS, **STATES}),
     control=load_them_trustfully,
 )
