@@ -33,8 +33,8 @@ from cifar10.runs.registry import RegisteredName
 from cifar10.train import train
 from commands import COMMANDS
 from tests.malformed import encode, picture
-from tests.runs.test_registry import answered, serving
 from tests.runs.mlflow_server import mlflow_server
+from tests.runs.test_registry import answered, serving
 from tests.tiny_run import TINY
 
 ROOT = Path(__file__).resolve().parents[1]
