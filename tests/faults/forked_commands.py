@@ -21,6 +21,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from cifar10.system.parent import end_with_parent
+
 _ROOT = Path(__file__).resolve().parents[2]
 _IMPORTED = (
     *(f"cifar10.{name}" for name in ("train", "infer", "evaluate", "export", "verify", "sync", "compare", "feedback")),
@@ -150,6 +152,7 @@ def _read(name: str) -> str:
 
 
 def _serve() -> None:
+    end_with_parent()
     for name in _IMPORTED:
         importlib.import_module(name)
     for line in sys.stdin:
@@ -190,6 +193,7 @@ def _forked(request: dict[str, Any]) -> int:
         return pid
     exit_code = 1
     try:
+        end_with_parent()
         os.setpgid(0, 0)
         os.chdir(request["folder"])
         os.environ.update(request["environment"])
