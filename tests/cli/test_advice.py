@@ -16,7 +16,8 @@ from cifar10.config.advice import PROGRAM, command_line, setting
 from cifar10.config.compose import ConfigError, load_config
 from cifar10.config.schema import Config
 from cifar10.errors import UsageError
-from tests.cli.test_wrong_command_lines import WRONG, folder, started  # noqa: F401, which are fixtures
+from tests.cli.test_wrong_command_lines import folder, started  # noqa: F401, which are fixtures
+from tests.cli.wrong_lines import WRONG
 
 ADVISED = re.compile(r"(?:did you mean|write|only in quotes:|is written|leave it out:|without spaces[:,]) (.+?)\??$")
 PLACEHOLDERS = ("NAME", "VALUE", "KEY=VALUE", "DIR", "N", "MODEL", "TEST_DIR", "CHECKPOINT_NAME", "COMMAND")
