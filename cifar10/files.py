@@ -54,11 +54,12 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
 
 @contextmanager
 def told_if_not_written(path: Path) -> Iterator[None]:
-    """Raise a UserError in place of an exception that a full or failing disk has caused in the block."""
+    """Raise a UserError in place of an exception that a full or failing disk, or a missing folder, has caused."""
     try:
         yield
     except (OSError, RuntimeError) as error:
-        disk_error = _disk_error(error)
+        is_gone = isinstance(error, FileNotFoundError) and not path.parent.is_dir()
+        disk_error = error if is_gone else _disk_error(error)
         if disk_error is None:
             raise
         raise _write_error(path, disk_error) from error
@@ -110,7 +111,7 @@ def link_or_copy(source: Path, path: Path) -> None:
         os.replace(temporary, path)
         sync_folder(path.parent)
     except OSError:
-        with source.open("rb") as content, atomic_write(path) as file:
+        with told_if_not_written(path), source.open("rb") as content, atomic_write(path) as file:
             shutil.copyfileobj(content, file)
     finally:
         temporary.unlink(missing_ok=True)  # rename does nothing if both are already links to the same file
@@ -194,6 +195,8 @@ def _write_error(path: Path, error: BaseException) -> UserError:
     advice = ""
     if number == errno.EFBIG:
         advice = ": the limit for the size of a file, ulimit -f, is too low"
+    elif not path.parent.is_dir():
+        advice = f": there is no folder {path.parent}"
     elif number in (errno.ENOSPC, errno.EDQUOT) or free < _ALMOST_FULL:
         advice = f"; {free / 2**20:.0f} MB are free: make room"
     text = f"{reason or first_line(error)}{advice}"

@@ -1,6 +1,7 @@
 """The atomic writer: the old content or the new one, and no temporary files."""
 
 import os
+import shutil
 from pathlib import Path
 
 import pytest
@@ -36,8 +37,25 @@ def test_an_exception_of_the_block_leaves_the_old_content_and_is_raised_as_it_is
 
 
 def test_a_folder_that_is_not_there_is_told_without_advice_on_room(tmp_path: Path) -> None:
-    with pytest.raises(UserError, match=r"a\.txt could not be written \(No such file or directory\); what was there"):
+    with pytest.raises(
+        UserError, match=r"a\.txt could not be written \(No such file or directory: there is no folder "
+    ):
         write_text(tmp_path / "absent" / "a.txt", "x")
+
+
+def test_a_folder_that_is_deleted_meanwhile_is_told(tmp_path: Path) -> None:
+    folder = tmp_path / "run"
+    folder.mkdir()
+
+    def write_and_delete() -> None:
+        with atomic_write(folder / "last.ckpt") as file:
+            file.write(b"x")
+            shutil.rmtree(folder)
+
+    with pytest.raises(UserError, match=r"last\.ckpt could not be written .*: there is no folder .*run\)"):
+        write_and_delete()
+    with pytest.raises(UserError, match=r"best\.ckpt could not be written .*: there is no folder .*run\)"):
+        link_or_copy(folder / "last.ckpt", folder / "best.ckpt")
 
 
 def test_a_folder_in_place_of_the_file_is_told_and_kept(tmp_path: Path) -> None:
