@@ -6,7 +6,7 @@ from cifar10 import STARTED_AT
 from cifar10.cli.checks import note_place, require_checkpoint, require_resumable
 from cifar10.config.changeable import placement_settings, with_experiment
 from cifar10.errors import UsageError
-from cifar10.system.signals import if_stopped
+from cifar10.system.signals import if_stopped, raise_again
 
 
 def train(*overrides: str, resume: str | None = None) -> None:
@@ -48,6 +48,7 @@ def train(*overrides: str, resume: str | None = None) -> None:
             return
         from cifar10.train import train
 
+        raise_again()
         train(config, resume=resume, changes=changes, stopwatch=since_start)
 
 

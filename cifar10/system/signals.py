@@ -102,7 +102,7 @@ def stopped_by() -> Stopped | None:
     return _received.stop
 
 
-def _raise_again() -> None:
+def raise_again() -> None:
     """Raise `Stopped` again if a library has swallowed it, as some do on import."""
     if _received.is_listening and _received.stop is not None:
         raise _received.stop
@@ -114,7 +114,7 @@ def taken_by(action: Action) -> Iterator[None]:
     if threading.current_thread() is not threading.main_thread():
         yield
         return
-    _raise_again()
+    raise_again()
     before, _received.action = _received.action, action
     try:
         yield
@@ -142,7 +142,7 @@ def held() -> Iterator[None]:
 def if_stopped(kept: str) -> Iterator[None]:
     """Add `kept`, what was interrupted and what is kept, to a `Stopped` of this block that has no such text."""
     try:
-        _raise_again()
+        raise_again()
         yield
     except Stopped as stop:
         stop.kept = stop.kept or kept

@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -97,6 +98,23 @@ def test_what_is_kept_is_told_whatever_is_interrupted(
         train(load_config(TINY), resume="cut")
         train(load_config([*TINY, "run_name=whole"]))
         assert digest_of("cut") == digest_of("whole")
+
+
+def test_a_signal_that_an_import_has_swallowed_ends_the_program_before_there_is_a_run(
+    monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def swallow(name: str) -> Any:
+        if name != "train":
+            raise AttributeError(name)
+        with suppress(BaseException):
+            os.kill(os.getpid(), signal.SIGINT)
+        return train
+
+    monkeypatch.delattr(cifar10.train, "train")
+    monkeypatch.setattr(cifar10.train, "__getattr__", swallow, raising=False)
+    assert run() == 130
+    assert said(capfd) == "stopped by Ctrl-C before training began; nothing was trained"
+    assert not Path("models").exists()
 
 
 def test_after_the_last_step_the_end_of_training_is_saved_and_the_test_left_out(
