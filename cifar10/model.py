@@ -25,7 +25,7 @@ from cifar10.training.batches import Batch
 from cifar10.training.captured_step import CapturedStep, can_capture
 from cifar10.training.freezing import Freezing
 from cifar10.training.hard_example_mining import ExampleSelection
-from cifar10.training.metrics import MetricSet, RunningMetrics
+from cifar10.training.metrics import MetricSet, RunningMetrics, own_sums
 from cifar10.training.random_seeds import fold_in
 from cifar10.training.step import Forward, TrainingStep, make_scheduler, update
 from cifar10.types import Metrics, is_quartile
@@ -330,14 +330,27 @@ class Classifier(pl.LightningModule):
     # -- checkpoints ----------------------------------------------------------------------------------------------
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Add metadata, history and the state within the epoch."""
+        """Add metadata, history and the state within the epoch; called in every process."""
         checkpoint["cifar10"] = {**self.metadata, "history": self.history}
-        checkpoint["cifar10_tally"] = self._training_sums.sums()
+        tallies = self._sums_of_processes()
+        checkpoint["cifar10_tally"] = own_sums(tallies, rank=0, num_processes=1)
+        checkpoint["cifar10_tallies"] = tallies
         checkpoint["cifar10_batches"] = self._training_sums.batches().tolist()
         checkpoint["cifar10_selection"] = self.recipe.selection.state_dict()
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         self.history = list(checkpoint["cifar10"]["history"])
         batches = checkpoint.get("cifar10_batches", [[], []])  # older checkpoints have none
-        self._training_sums.restore(checkpoint["cifar10_tally"], batches)
-        self._selection_state = checkpoint.get("cifar10_selection", {})  # older checkpoints have none
+        tallies = checkpoint.get("cifar10_tallies", [checkpoint["cifar10_tally"]])  # likewise
+        own = own_sums(tallies, self.trainer.global_rank, self.trainer.world_size)
+        self._training_sums.restore(own, batches)
+        self._selection_state = checkpoint.get("cifar10_selection", {})  # likewise
+
+    def _sums_of_processes(self) -> list[list[float]]:
+        """Return the sums of the epoch so far in each process, in all of them."""
+        own = self._training_sums.sums()
+        if self.trainer.world_size == 1:
+            return [own]
+        gathered = self.all_gather(torch.tensor(own, dtype=torch.float64, device=self.device))
+        assert isinstance(gathered, Tensor)
+        return gathered.tolist()

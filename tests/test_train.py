@@ -380,6 +380,7 @@ BROKEN_STATES = {
     "a position that is a list": put("loops", [1, 2]),
     "no sums": drop("cifar10_tally"),
     "sums that are strings": put("cifar10_tally", ["a", "b", "c"]),
+    "sums of a process that lack one": put("cifar10_tallies", [[1.0, 2.0]]),
     "no epoch": drop("epoch", "global_step"),
     "callbacks that are a list": put("callbacks", [1]),
     "no best score": put("callbacks", {"SaveCheckpoints": {}}),

@@ -64,6 +64,10 @@ class Metadata(BaseModel):
     """Whether the run was resumed with other code or versions, or on another machine; those above are the last ones."""
 
 
+Sums = Annotated[list[float], Field(min_length=3, max_length=3)]
+"""Summed loss, correct images, and images of an epoch so far."""
+
+
 class TrainingState(BaseModel):
     """The state that a resumed run needs. Lightning would ignore that some of it is missing."""
 
@@ -77,5 +81,6 @@ class TrainingState(BaseModel):
     ]
     optimizer_states: Annotated[list[dict[str, Any]], Field(min_length=1)]
     lr_schedulers: Annotated[list[dict[str, Any]], Field(min_length=1)]
-    cifar10_tally: Annotated[list[float], Field(min_length=3, max_length=3)]
+    cifar10_tally: Sums
+    cifar10_tallies: Annotated[list[Sums], Field(min_length=1)] = [[0.0, 0.0, 0.0]]  # older ones lack it
     cifar10_batches: Annotated[list[list[float]], Field(min_length=2, max_length=2)] = [[], []]  # older ones lack it

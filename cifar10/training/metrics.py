@@ -134,6 +134,19 @@ class MetricSet(nn.Module):
         return {**means, **values, **quartiles}
 
 
+def own_sums(of_processes: Sequence[list[float]], rank: int, num_processes: int) -> list[float]:
+    """Return the sums that a process goes on from, so that every image of an interrupted epoch is counted once.
+
+    Args:
+        of_processes: Return values of `RunningMetrics.sums` in the processes that were interrupted.
+        rank: Number of this process.
+        num_processes: Their number now. If there were as many, each has its own sums again, else the first has all.
+    """
+    if len(of_processes) == num_processes:
+        return of_processes[rank]
+    return [sum(values) if rank == 0 else 0.0 for values in zip(*of_processes, strict=True)]
+
+
 def is_higher_better(monitor: str, metrics: Mapping[str, Metric]) -> bool:
     """Return whether a higher value of `monitor`, such as `val/f1`, is better.
 

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cifar10.training.metrics import _MOST_PENDING, RunningMetrics
+from cifar10.training.metrics import _MOST_PENDING, RunningMetrics, own_sums
 from cifar10.training.random_seeds import fold_in
 
 Noted = tuple[Tensor, Tensor, Tensor]
@@ -67,6 +67,13 @@ def test_counting_waits_for_no_device_until_sums_are_asked_for(monkeypatch: pyte
     assert len(tally._pending) == 1  # it has counted
     with pytest.raises(AssertionError, match="waited"):
         tally.sums()
+
+
+def test_processes_go_on_from_sums_that_count_every_image_once() -> None:
+    saved = [[1.5, 3.0, 10.0], [2.5, 4.0, 10.0]]
+    assert [own_sums(saved, rank, 2) for rank in range(2)] == saved
+    assert [own_sums(saved, rank, 3) for rank in range(3)] == [[4.0, 7.0, 20.0], [0.0] * 3, [0.0] * 3]
+    assert own_sums(saved[:1], 0, 1) == saved[0]
 
 
 def test_restored_sums_go_on() -> None:
