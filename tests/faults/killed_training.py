@@ -183,7 +183,7 @@ def _kill_one_of_two(folder: Path, generator: random.Random, rank: int, at_start
 
 
 def _other_end_problem(ended: Ended, killed_rank: int, is_saved: bool) -> str:
-    if killed_rank == 0:
+    if killed_rank == 0 or (ended.exit_code < 0 and not is_saved):  # until the two have met, Lightning ends both
         return ended.problem(-signal.SIGKILL)
     told = [line for line in ended.errors if "another process of this run has ended" in line]
     if problem := ended.problem(1):
