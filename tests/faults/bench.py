@@ -1,6 +1,7 @@
 """All experiments of the fault bench, in the order of the table of results."""
 
 from tests.faults.absent_store import ABSENT_STORE
+from tests.faults.agreeing_engines import AGREEING_ENGINES
 from tests.faults.broken_downloads import BROKEN_DOWNLOADS
 from tests.faults.changed_model import CHANGED_MODEL
 from tests.faults.damaged_images import DECOMPRESSION_BOMBS, MUTATED_IMAGES
@@ -43,6 +44,7 @@ EXPERIMENTS: list[Experiment] = [
     MUTATED_IMAGES,
     DECOMPRESSION_BOMBS,
     SPECIAL_FILES,
+    AGREEING_ENGINES,
     ABSENT_STORE,
     RUNS_AT_ONCE,
     FUZZED_REQUESTS,

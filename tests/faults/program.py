@@ -24,13 +24,6 @@ def run_program(folder: Path, *words: str, before: Sequence[str] = ()) -> "subpr
     )
 
 
-def trained_run(folder: Path, *words: str) -> None:
-    """Train with these words in `folder`, or raise an error with what the program says."""
-    done = run_program(folder, "train", *words)
-    if done.returncode:
-        raise RuntimeError(f"training failed: {done.stderr}")
-
-
 def wrong_ending(exit_code: int, stderr: str, expected: int) -> str:
     """Return why a program has not ended as expected, or ""."""
     if exit_code != expected:

@@ -202,7 +202,7 @@ RANDOM_COMMAND_LINES = Experiment(
     name="random_command_lines",
     claim="the line is understood, or refused in at most three lines, one for each error; nothing is written",
     run=type_changed_lines,
-    short=300,
+    short=100,
     full=5000,
     control=type_lines_without_main,
 )
