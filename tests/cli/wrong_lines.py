@@ -16,7 +16,7 @@ from unittest import mock
 
 import commands
 from cifar10.cli.command_line import main
-from tests.documented import DOCS
+from tests.documented import DOCS, ROOT
 
 PAGE = DOCS / "wrong_command_lines.md"
 ENTRY_POINTS = (
@@ -219,8 +219,9 @@ def stand_ins() -> Iterator[list[str]]:
 
 
 def shown(stderr: str, folder: Path) -> str:
-    """Return the first line that the program prints, as the page shows it: without `error: ` and the test's folder."""
-    return stderr.splitlines()[0].removeprefix("error: ").replace(str(folder), "/home/me/project")
+    """Return the first line that the program prints, as the page shows it: without `error: ` and folders of this machine."""
+    line = stderr.splitlines()[0].removeprefix("error: ")
+    return line.replace(str(folder), "/home/me/project").replace(str(ROOT), "/home/me/project")
 
 
 _ROW = re.compile(r"^\| `(.+)` \| `(.+)` \|$", re.MULTILINE)
