@@ -219,7 +219,7 @@ def stand_ins() -> Iterator[list[str]]:
 
 
 def shown(stderr: str, folder: Path) -> str:
-    """Return the first line that the program prints, as the page shows it: without `error: ` and folders of this machine."""
+    """Return the first line that the program prints, as the page shows it: the same on every machine."""
     line = stderr.splitlines()[0].removeprefix("error: ")
     return line.replace(str(folder), "/home/me/project").replace(str(ROOT), "/home/me/project")
 
