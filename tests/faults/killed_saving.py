@@ -25,6 +25,7 @@ from tests.faults.training_process import (
     ForkedProcess,
     Prepare,
     finished_problem,
+    has_finished,
     leave_as_it_is,
     reaches,
     unfinished_files,
@@ -88,7 +89,7 @@ def _kill_while_it_saves(
     seconds = generator.uniform(0, 0.003)
     reaches(process, lambda: is_writing(run), every_seconds=0.0)
     time.sleep(seconds)
-    if process.exit_code() is None:
+    if not has_finished(process):
         os.kill(process.pid, signal.SIGKILL)
     ended = wait_for_end(process)
     return f"SIGKILL {seconds * 1000:.1f} ms after a file was begun", unfinished_files(run) if ended.exit_code else []

@@ -24,6 +24,7 @@ from tests.faults.training_process import (
     Running,
     different_results,
     finished_problem,
+    has_finished,
     reaches,
     results_of,
     wait_for_end,
@@ -75,7 +76,7 @@ def killed(settings: tuple[str, ...], folder: Path, moment: str, generator: rand
     process = started(settings, folder, moment)
     seconds = generator.uniform(0, MOMENTS[moment])
     time.sleep(seconds)
-    if process.exit_code() is not None:
+    if has_finished(process):
         return ""
     os.kill(process.pid, signal.SIGKILL)
     ended = wait_for_end(process)
@@ -166,6 +167,7 @@ def _kill_one_of_two(folder: Path, generator: random.Random, rank: int, at_start
     members = _members(process.pid)
     if len(members) != 2:
         wait_for_end(process)
+        has_finished(process)
         return "", ""
     os.kill(members[rank], signal.SIGKILL)
     deadline = time.monotonic() + 60

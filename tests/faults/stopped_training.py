@@ -12,7 +12,7 @@ from pathlib import Path
 from cifar10.runs.checkpoint_names import LAST
 from tests.faults.experiment import Experiment, Trial
 from tests.faults.killed_training import MOMENTS, RUN, forget, resumed_problem, stage, started
-from tests.faults.training_process import RECIPES, Ended, Running, reaches, wait_for_end
+from tests.faults.training_process import RECIPES, Ended, Running, has_finished, reaches, wait_for_end
 
 _SIGNALS = (signal.SIGTERM, signal.SIGINT)
 _MOST_SECONDS_TO_SAVE = 5.0
@@ -72,7 +72,7 @@ def _wait_until_listening(process: Running) -> None:
 
 def _signalled(process: Running, number: signal.Signals) -> tuple[Ended | None, float]:
     """Return how the process ends that has got the signal, None if it had ended before, and the seconds until then."""
-    if process.exit_code() is not None:
+    if has_finished(process):
         return None, 0.0
     os.kill(process.pid, number)
     began = time.monotonic()

@@ -204,6 +204,17 @@ def wait_for_end(process: Running, seconds: float = MOST_SECONDS) -> Ended:
     return Ended(code, process.log.read_text(errors="replace"))
 
 
+def has_finished(process: Running) -> bool:
+    """Return whether the process has ended before a fault could hit it.
+
+    Raises:
+        RuntimeError: It has failed without one.
+    """
+    if code := process.exit_code():
+        raise RuntimeError(f"exit code {code} without a fault: {process.log.read_text(errors='replace')[-1000:]}")
+    return code == 0
+
+
 def reaches(process: Running, is_there: Callable[[], bool], every_seconds: float = 0.002) -> bool:
     """Wait until a condition holds; return False if the process ends before."""
     while not is_there():
