@@ -20,6 +20,7 @@ from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.folder import FIGURES, HISTORY, SCORES
 from cifar10.runs.run import Run, open_run
 from cifar10.runs.stopwatch import Stopwatch
+from cifar10.runs.tracking import require_store
 from cifar10.runs.trained_data import load_trained_data
 from cifar10.system.memory import keep_memory_warm
 from cifar10.system.processes import find_processes
@@ -86,6 +87,8 @@ def train(
     require_buildable(config)
     require_tensorboard(config)
     processes = find_processes(config.training)  # checks the launcher before data are loaded
+    if processes.is_first:
+        require_store(config.tracking)
     keep_memory_warm()
     prepare_cpu(config.training)
     data = _load_data(config, checkpoint, data)

@@ -28,6 +28,8 @@ def train(*overrides: str, resume: str | None = None) -> None:
         require_resumable(resume, overrides)
     from cifar10.config.compose import load_config
     from cifar10.runs.folder import refuse_taken
+    from cifar10.runs.tracking import require_store
+    from cifar10.system.processes import find_processes
 
     changes = overrides if resume not in (None, "auto") else ()
     config = load_config(placement_settings(changes) if changes else overrides)  # before slow imports
@@ -35,6 +37,8 @@ def train(*overrides: str, resume: str | None = None) -> None:
         raise UsageError("experiment=pooling is for compare_pooling; to train its network alone: model=pooling_cnn")
     if resume is None:
         refuse_taken(Path(config.models_dir), config.run_name)
+        if find_processes(config.training).is_first:
+            require_store(config.tracking)
     if config.weights is not None:
         require_checkpoint(config.weights, config.models_dir)
     with if_stopped("before training began; nothing was trained"):

@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import sqlite3
+import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -11,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from cifar10.commands import training as commands
 from cifar10.config.compose import load_config
 from cifar10.config.mlflow_uri import absolute_uri
 from cifar10.config.schema import TrackingConfig
@@ -229,6 +231,21 @@ def test_what_is_away_ends_a_run_that_requires_it(kind: str, tmp_path: Path, cap
         assert not thread.is_alive()
     assert not caplog.records
     assert not (tmp_path / "run_id").exists()  # nothing is begun after the refusal
+
+
+def test_a_required_store_that_is_away_is_told_before_data_are_loaded(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from cifar10 import train as training  # imports PyTorch
+
+    monkeypatch.chdir(tmp_path)
+    words = ["data_loading=shapes", f"tracking.uri=http://127.0.0.1:{free_port()}", "tracking.required=true"]
+    monkeypatch.setattr("cifar10.train._load_data", None)
+    with pytest.raises(UserError, match=r"tracking\.required=false"):
+        training.train(load_config(words))
+    monkeypatch.setitem(sys.modules, "cifar10.train", None)  # nor is PyTorch imported
+    with pytest.raises(UserError, match=r"tracking\.required=false"):
+        commands.train(*words)
 
 
 @pytest.mark.usefixtures("impatient")
