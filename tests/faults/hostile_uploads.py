@@ -23,6 +23,8 @@ _MODEL = Path("models/colours/export/model.onnx")
 _CORRECTIONS = Path("data/serving/corrections.db")
 _MOST_BYTES = 5 * 2**20
 _MILLISECONDS = 30_000
+_RECONNECTED_MILLISECONDS = 5000
+"""An open page tries to reach its server again every second or two."""
 _RESULT = ".answer, [data-testid=stAlert]"
 
 
@@ -135,8 +137,10 @@ def restarted(page: OpenPage) -> str:
     page.upload("before.png", encode(coloured(1, 40), "PNG"))
     page.kill()
     page.serve()
-    page.upload("after.png", encode(coloured(0, 40), "PNG"))
-    shown = page.tab.locator(".answer").all_inner_texts()
+    page.tab.wait_for_timeout(_RECONNECTED_MILLISECONDS)
+    page.tab.set_input_files("input[type=file]", files(("after.png", encode(coloured(0, 40), "PNG"))))
+    page.tab.get_by_text("after.png ·").wait_for()
+    shown = settled(page.tab).locator(".answer").all_inner_texts()
     return "" if any("red" in text for text in shown) else f"the open page shows {shown}"
 
 
@@ -144,7 +148,7 @@ def corrected(prepare: Callable[[Path], object], is_kept: bool) -> Callable[[Ope
     def run(page: OpenPage) -> str:
         """A label is corrected where the folder of corrections is gone or cannot be made."""
         shutil.rmtree(page.folder / "data", ignore_errors=True)
-        (page.folder / "data").unlink() if (page.folder / "data").is_file() else None
+        (page.folder / "data").unlink(missing_ok=True)
         prepare(page.folder)
         page.visit()
         page.upload("mine.png", encode(coloured(1, 40), "PNG"))
