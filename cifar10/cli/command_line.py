@@ -44,18 +44,17 @@ def main(commands: Commands, description: str, words: Sequence[str] | None = Non
         restart_in_utf8()
         os.environ["MPLBACKEND"] = "agg"  # no windows; a notebook's backend may not be installed here
         import_torchmetrics_alone()
+    typed = list(sys.argv[1:] if words is None else words)
     secure_standard_streams()
     try:
         with listening():
-            exit_code = _run(commands, description, list(sys.argv[1:] if words is None else words))
+            exit_code = _run(commands, description, typed)
             if sys.stdout is not None:  # the caller may have closed it
                 sys.stdout.flush()
             return exit_code
     except UserError as error:
         for problem in getattr(error, "problems", [str(error)]):
-            # Control characters are escaped: names and settings may come from an untrusted file.
-            inert = re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], problem)
-            print(f"error: {inert}", file=sys.stderr)
+            print(f"error: {_inert(problem, typed)}", file=sys.stderr)
         return error.exit_code
     except Stopped as stop:
         print(stop, file=sys.stderr)
@@ -71,6 +70,17 @@ def main(commands: Commands, description: str, words: Sequence[str] | None = Non
         with contextlib.suppress(OSError):  # reported above; Python's last flush would report it a second time
             if sys.stdout is not None:
                 sys.stdout.flush()
+
+
+def _inert(problem: str, typed: Sequence[str]) -> str:
+    """Return a message without control characters: names and settings may come from an untrusted file.
+
+    Line breaks in what was typed are escaped too; those of the message itself stay.
+    """
+    parts = [part for word in typed for part in (word, word.partition("=")[2]) if "\n" in part and part.strip()]
+    for part in parts:
+        problem = problem.replace(part, part.replace("\n", "\\n"))
+    return re.sub(r"[\x00-\x09\x0b-\x1f\x7f-\x9f]", lambda found: ascii(found[0])[1:-1], problem)
 
 
 def _reported(error: OSError) -> int:
@@ -118,7 +128,8 @@ def parse(commands: Commands, words: Sequence[str]) -> Task:
     try:
         return _bind_with_fire(commands[name], canonical(name, words[1:], commands))
     except UsageError as error:
-        raise UsageError(f"{error}\nhelp: {PROGRAM} {name} --help") from None
+        problem = str(error).replace("\n", "\\n")  # of the words
+        raise UsageError(f"{problem}\nhelp: {PROGRAM} {name} --help") from None
 
 
 def _bind_with_fire(command: Command, words: list[str]) -> Task:

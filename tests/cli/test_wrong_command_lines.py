@@ -72,3 +72,28 @@ def test_words_that_are_not_utf8_are_refused_without_a_traceback(folder: Path) -
 def test_the_page_has_each_of_these_lines_and_no_other() -> None:
     assert rows_of_page().keys() == WRONG.keys()
     assert len(WRONG) >= 40
+
+
+@pytest.mark.parametrize(
+    "words",
+    [
+        ["promote=NAME"],
+        ["evaluate", "--checkpoint_name=NAME"],
+        ["evaluate", "NAME"],
+        ["infer", "--test_dir", "NAME"],
+        ["infer", "--test_dir=photos", "--checkpoint_name=first", "--device=NAME"],
+        ["export", "first", "NAME"],
+        ["verify", "NAME"],
+        ["train", "weights=NAME"],
+    ],
+    ids=" ".join,
+)
+@pytest.mark.parametrize("name", ["x\nerror: all is lost", "x\n", "\n"])
+@pytest.mark.usefixtures("folder", "started")
+def test_a_line_break_in_a_name_makes_no_further_line(
+    words: list[str], name: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(commands.COMMANDS, "", [word.replace("NAME", name) for word in words]) == 2
+    first, *others = capsys.readouterr().err.splitlines()
+    assert first.startswith("error: ")
+    assert all(line.startswith(("help: ", "commands: ")) for line in others) or name == "\n"
