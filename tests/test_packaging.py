@@ -606,7 +606,7 @@ def test_make_in_docs_takes_the_sphinx_of_the_environment_and_else_that_of_the_p
 
 
 @pytest.mark.slow
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(1200)
 def test_make_html_in_docs_builds_the_documentation(tmp_path: Path) -> None:
     if shutil.which("make") is None:
         pytest.skip("there is no make")
