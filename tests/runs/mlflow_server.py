@@ -61,8 +61,10 @@ class MLflowServer:
     def kill(self) -> None:
         """End all its processes with SIGKILL; nothing happens if there are none."""
         if self._process is not None:
+            processes = self._processes()
             self.send(signal.SIGKILL)
             self._process.wait()
+            psutil.wait_procs(processes, timeout=30)  # until then, one of them listens at the port
             self._process = None
 
     def send(self, number: signal.Signals) -> None:
@@ -72,10 +74,13 @@ class MLflowServer:
 
     def limit_files(self, num_bytes: int) -> None:
         """Let no file of it grow beyond `num_bytes`, as on a full disk; -1: without a limit."""
+        for process in self._processes():
+            process.rlimit(psutil.RLIMIT_FSIZE, (num_bytes, -1))
+
+    def _processes(self) -> list[psutil.Process]:
         assert self._process is not None
-        process = psutil.Process(self._process.pid)
-        for each in (process, *process.children(recursive=True)):
-            each.rlimit(psutil.RLIMIT_FSIZE, (num_bytes, -1))
+        first = psutil.Process(self._process.pid)
+        return [first, *first.children(recursive=True)]
 
     def _responds(self) -> bool:
         with contextlib.suppress(OSError), urllib.request.urlopen(f"{self.uri}/health", timeout=1):
