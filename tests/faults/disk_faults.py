@@ -125,7 +125,9 @@ def _set_temporary_folder(name: str) -> None:
 
 
 def _slow_disk(folder: Path, _: random.Random) -> str:
-    return finished_problem(folder / RUN, SETTINGS, wait_for_end(start(folder, _slow_down)))
+    rarely = (*SETTINGS, "training.save_every_seconds=5")
+    ended = wait_for_end(ForkedProcess(command(rarely), folder, folder / "log", _slow_down))
+    return finished_problem(folder / RUN, SETTINGS, ended)
 
 
 def _slow_disk_and_signal(folder: Path, generator: random.Random) -> str:

@@ -32,7 +32,7 @@ from tests.faults.training_process import (
     wait_for_end,
 )
 
-_SETTINGS = (*RECIPES["AdamW, dropout"], "model.width=48", "training.epochs=60", "evaluation.tta=none")
+_SETTINGS = (*RECIPES["AdamW, dropout"], "model.width=32", "training.epochs=50", "evaluation.tta=none")
 _SAVED_AT_EACH_STEP = (*_SETTINGS, "training.save_every_seconds=1e-9", "training.chunk_seconds=0")
 _KILLS_OF_A_RUN = 25  # after which it is finished and compared
 
@@ -141,7 +141,7 @@ KILLED_WHILE_SAVING = Experiment(
     name="killed_while_saving",
     claim="each file under its own name is whole, what was unfinished is removed, the run ends as if not killed",
     run=_killed,
-    short=6,
+    short=4,
     full=200,
     control=_killed_without_temporary_files,
 )

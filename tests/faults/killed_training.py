@@ -138,7 +138,7 @@ def forget(path: Path) -> None:
 
 @functools.cache
 def _whole_pair() -> dict[str, Any]:
-    with tempfile.TemporaryDirectory(prefix="uninterrupted-") as name:
+    with tempfile.TemporaryDirectory(prefix="uninterrupted-", ignore_cleanup_errors=True) as name:
         ended = wait_for_end(FreshProcess(command(_PAIR), Path(name), Path(name) / "log"))
         if problem := ended.problem(0):
             raise RuntimeError(problem)

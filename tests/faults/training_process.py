@@ -241,7 +241,7 @@ def results_of(run: Path) -> dict[str, Any]:
 @functools.cache
 def uninterrupted(settings: tuple[str, ...]) -> dict[str, Any]:
     """Return the results of a run with these settings that nothing disturbs; made once."""
-    with tempfile.TemporaryDirectory(prefix="uninterrupted-") as name:
+    with tempfile.TemporaryDirectory(prefix="uninterrupted-", ignore_cleanup_errors=True) as name:
         ended = run_to_end(("train", *settings, "run_name=whole"), Path(name))
         if problem := ended.problem(0):
             raise RuntimeError(problem)
