@@ -150,18 +150,25 @@ _WITHOUT_PRIVILEGES = ["setpriv", "--bounding-set=-dac_override,-dac_read_search
 """In front of a program that may not read everything although root starts it."""
 
 
-def special_kinds() -> list[str]:
-    at_rest = [f"{kind}, {suffix}" for kind in [*SKIPPED, "unreadable", "unreadable folder"] for suffix in FORMATS]
-    named = [f"{kind} {n}, {suffix}" for kind in ("name", "folder") for n in _NUMBERS for suffix in FORMATS]
-    return at_rest + named + [f"{kind}, {suffix}" for kind in IN_MID_RUN for suffix in FORMATS[:2]]
-
-
 _NUMBERS = range(len(STRANGE_NAMES))
+_SPECIAL_KINDS = [
+    [f"{kind}, {suffix}" for kind in [*SKIPPED, "unreadable", "unreadable folder"] for suffix in FORMATS],
+    [f"{kind}, {suffix}" for kind in IN_MID_RUN for suffix in FORMATS[:2]],
+    [f"{kind} {n}, {suffix}" for kind in ("name", "folder") for n in _NUMBERS for suffix in FORMATS],
+]
+
+
+def special_kinds(number: int | None = None) -> list[str]:
+    """Return that many kinds, of few a third of each sort; all of them without a number."""
+    every = [kind for kinds in _SPECIAL_KINDS for kind in kinds]
+    if number is None or number > 3 * min(map(len, _SPECIAL_KINDS)):
+        return sample(every, len(every) if number is None else number)
+    return [kind for index, kinds in enumerate(_SPECIAL_KINDS) for kind in sample(kinds, (number + index) // 3)]
 
 
 def classify_special_files(number: int, folder: Path) -> Iterator[Trial]:
     write_colour_model(folder / _MODEL)
-    for kind in sample(special_kinds(), number):
+    for kind in special_kinds(number):
         fault, _, suffix = kind.rpartition(", ")
         place = folder / "in"
         for name in ("a.png", "b.png", "z.png", "z/1.png"):
@@ -197,6 +204,7 @@ def _at_rest(folder: Path, fault: str, suffix: str) -> Trial:
         output = folder / f"rows.{suffix}"
         words = ["infer", "--test_dir=in", f"--checkpoint_name={_MODEL}", f"--output={output.name}"]
         done = run_program(folder, *words, before=_WITHOUT_PRIVILEGES)
+    (place / "z").chmod(0o700)  # so that it can be removed
     problem = wrong_ending(done.returncode, done.stderr, expected=3 if any(expected.values()) else 0)
     if not problem and skipped and skipped not in done.stderr:
         problem = f"{skipped!r} is not told: {done.stderr}"
