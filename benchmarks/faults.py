@@ -94,21 +94,25 @@ def shown(trials: Iterable[Trial], experiment: Experiment, kind: str, number: in
     """Yield each of the `trials` again, after a line of progress."""
     for index, trial in enumerate(trials, 1):
         words = f"{experiment.row} {experiment.name}{kind} {index} of {number}: {trial.fault}"
-        print(f"{words}: {trial.problem or 'survived'}", file=sys.stderr, flush=True)
+        outcome = trial.problem or (f"not made: {trial.obstacle}" if trial.obstacle else "survived")
+        print(f"{words}: {outcome}", file=sys.stderr, flush=True)
         yield trial
 
 
 def report(found: Sequence[dict[str, Any]]) -> list[str]:
     """Return the table, and a list of the faults that were not survived."""
-    rows, problems = [], []
+    rows, problems, not_made = [], [], []
     for each in found:
         failed = [trial for trial in each["trials"] if trial["problem"]]
-        tried = len(each["trials"])
+        impossible = [trial for trial in each["trials"] if trial["obstacle"]]
+        tried = len(each["trials"]) - len(impossible)
         survived = each.get("obstacle") or f"{tried - len(failed):,}"
         rows.append([each["row"], each["name"].replace("_", " "), each["claim"], f"{tried:,}", survived, control(each)])
         problems += [f"- {each['row']}, {trial['fault']}: {trial['problem']}" for trial in failed]
+        not_made += [f"- {each['row']}, {trial['fault']}: {trial['obstacle']}" for trial in impossible]
     head = ["row", "faults", "claim", "tried", "survived", "control"]
-    return [*table(head, rows), "", "Not survived:" if problems else "All were survived.", *problems]
+    outcome = ["", "Not survived:" if problems else "All were survived.", *problems]
+    return [*table(head, rows), *outcome, *(["", "Not possible on this machine:", *not_made] if not_made else [])]
 
 
 def control(found: dict[str, Any]) -> str:

@@ -61,7 +61,7 @@ def in_new_folder() -> Iterator[list[str]]:
 
 
 def said(*line: str) -> tuple[int, str]:
-    """Return the exit code of a command line, and what it prints to stderr."""
+    """Return exit code and stderr of a command line."""
     stderr = io.StringIO()
     with contextlib.redirect_stderr(stderr), contextlib.redirect_stdout(io.StringIO()):
         exit_code = main(commands.COMMANDS, "", line)

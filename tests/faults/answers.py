@@ -24,7 +24,7 @@ Expected = dict[str, list[dict[str, float]]]
 
 
 def probabilities_of(model: Path) -> list[dict[str, float]]:
-    """Return what a model says of the pictures when it is asked without a service."""
+    """Return the predictions of a model for the pictures, computed without a service."""
     predictor = cifar10.load(model)
     results = predictor.predict(PICTURES, top_k=predictor.num_classes)
     return [{one.class_name: one.probability for one in result.top} for result in results]

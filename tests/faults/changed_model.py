@@ -57,7 +57,7 @@ class Scene:
 
     @contextmanager
     def asked(self, model: str = "colours/model.onnx") -> Iterator[Served]:
-        """Yield a service that is asked all the time; what the clients got is in `answers`."""
+        """Yield a service under steady load; `answers` holds the responses."""
         words = (f"--checkpoint_name={model}", "serving.reload_seconds=0.3")
         with (
             serving(self.folder, *words, port=self.port) as served,

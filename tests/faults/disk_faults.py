@@ -31,7 +31,7 @@ from tests.faults.training_process import (
 SETTINGS = RECIPES["AdamW, dropout"]
 _SLOW_SECONDS = 1.0
 Kind = Callable[[Path, random.Random], str]
-"""A folder to work in, and what is random -> what is wrong afterwards, or ""."""
+"""Working folder, random generator -> the problem afterwards, or ""."""
 
 
 def in_turn(kinds: dict[str, Kind], number: int, folder: Path) -> Iterator[Trial]:

@@ -17,6 +17,8 @@ class Trial:
     """What was done, with its moment or kind: "SIGKILL after 1.3 s"."""
     problem: str = ""
     """What went wrong: the claim that does not hold, with the value that was seen. Empty if the fault was survived."""
+    obstacle: str = ""
+    """Why this machine cannot make the fault. Then it counts neither as tried nor as survived."""
 
 
 Run = Callable[[int, Path], Iterable[Trial]]

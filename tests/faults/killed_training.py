@@ -158,7 +158,7 @@ def _killed_pairs(number: int, folder: Path) -> Iterator[Trial]:
 
 
 def _kill_one_of_two(folder: Path, generator: random.Random, rank: int, at_start: bool) -> tuple[str, str]:
-    """Kill the first or second process of a run; return when, "" if it had ended, and what is wrong with the other."""
+    """Kill one of two processes of a run; return the moment, "" if it had ended, and the problem of the other."""
     process = FreshProcess(command(_PAIR), folder, folder / "log")
     is_there = (lambda: len(_members(process.pid)) == 2) if at_start else (folder / RUN / LAST).exists
     reaches(process, is_there)

@@ -1,6 +1,6 @@
 """C4: every kind of file that a command reads, damaged, exchanged or hostile, at the path where the command finds it.
 
-What the package reads, and what it trusts:
+Files that the package reads, and those that it trusts:
 
     checkpoints (.ckpt)                     an outline first, then `weights_only`; see malformed_checkpoints.py
     weights (.pth, .safetensors), TORCH_HOME   `weights_only` or safetensors; a published name needs its SHA-256

@@ -31,6 +31,7 @@ def test_every_fault_is_survived(experiment: Experiment, tmp_path: Path) -> None
     trials = list(experiment.run(experiment.short, tmp_path))
     assert [f"{trial.fault}: {trial.problem}" for trial in trials if trial.problem] == []
     assert len(trials) == experiment.short
+    assert any(not trial.obstacle for trial in trials)
 
 
 @pytest.mark.parametrize("experiment", _parameters(_CONTROLLED))
