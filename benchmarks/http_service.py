@@ -36,6 +36,7 @@ from cifar10.config.compose import load_config
 from cifar10.config.conf_folder import PROJECT
 from cifar10.config.targets import DATA
 from cifar10.inference.description import KEY
+from cifar10.inference.seal import sealed
 
 HERE = Path(__file__).parent
 NUM_IMAGES = 200
@@ -88,7 +89,7 @@ def without_augmentation(source: Path, target: Path) -> Path:
     description = json.loads(properties[KEY]) | {"tta": "none", "file_digest": None}
     onnx.helper.set_model_props(model, properties | {KEY: json.dumps(description)})
     target.parent.mkdir(parents=True)
-    onnx.save(model, target)
+    target.write_bytes(sealed(model.SerializeToString()))
     return target
 
 

@@ -28,6 +28,7 @@ import cifar10
 from cifar10.cli.command_line import main
 from cifar10.config.compose import load_config
 from cifar10.inference.description import KEY
+from cifar10.inference.seal import sealed
 from cifar10.runs.aliases import Alias
 from cifar10.runs.registry import RegisteredName
 from cifar10.train import train
@@ -111,7 +112,7 @@ def change_weight(file: Path, with_golden: bool = True) -> None:
     values = np.frombuffer(largest.raw_data, np.float32).copy()
     values[len(values) // 2] += 3 * values.std()
     largest.raw_data = values.tobytes()
-    onnx.save(model, file)
+    file.write_bytes(sealed(model.SerializeToString()))
 
 
 # -- the alias moves ---------------------------------------------------------------------------------------------------

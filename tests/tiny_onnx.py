@@ -3,11 +3,11 @@
 from pathlib import Path
 
 import numpy as np
-import onnx
 from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from cifar10.inference.description import KEY, ModelDescription
+from cifar10.inference.seal import sealed
 
 COLOURS = ("red", "green", "blue")
 SIZE = 8
@@ -48,7 +48,7 @@ def write_colour_model(
     )
     helper.set_model_props(model, {KEY: description.model_dump_json()})
     path.parent.mkdir(parents=True, exist_ok=True)
-    onnx.save(model, path)
+    path.write_bytes(sealed(model.SerializeToString()))
     return path
 
 

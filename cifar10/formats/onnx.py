@@ -22,6 +22,7 @@ from cifar10.inference.description import KEY, ModelDescription, golden
 from cifar10.inference.engines import Engine
 from cifar10.inference.engines.onnx import LOGITS, PROBABILITIES, OnnxEngine, load, open_session
 from cifar10.inference.engines.pytorch import TorchEngine
+from cifar10.inference.seal import sealed
 from cifar10.runs.checkpoints import Checkpoint
 
 if TYPE_CHECKING:
@@ -39,7 +40,7 @@ class OnnxFormat(ExactFormat):
     def write(self, source: Source, path: Path) -> None:
         model = to_onnx(source.checkpoint)
         engine = OnnxEngine(open_session(model.SerializeToString(), "the network"))
-        path.write_bytes(described(model, {"reference": reference_of(engine, source)}).SerializeToString())
+        path.write_bytes(sealed(described(model, {"reference": reference_of(engine, source)}).SerializeToString()))
 
     def read(self, path: Path, source: Source) -> Engine:
         return load(path).engine

@@ -23,6 +23,7 @@ from cifar10.formats.training_reference import reference_of
 from cifar10.inference.description import KEY, ModelDescription
 from cifar10.inference.engines import Engine
 from cifar10.inference.engines.onnx import PRECISION, load
+from cifar10.inference.seal import sealed
 from cifar10.runs.checkpoints import Checkpoint
 
 _BATCH_IMAGES = 64
@@ -38,8 +39,6 @@ class Int8Format(IntegerFormat):
         return None
 
     def write(self, source: Source, path: Path) -> None:
-        import onnx
-
         model = to_onnx(source.checkpoint)
         images = source.calibration[: self.num_images]
         with tempfile.TemporaryDirectory(prefix="export-") as folder, _quiet():
@@ -47,7 +46,7 @@ class Int8Format(IntegerFormat):
             candidates = [_quantized(prepared, Path(folder), images, percentile) for percentile in self.percentiles]
             best = candidates[closest(map(engine_of, candidates), source, self.num_images)]
         _describe(best, source)
-        onnx.save(best, path)
+        path.write_bytes(sealed(best.SerializeToString()))
 
     def read(self, path: Path, source: Source) -> Engine:
         return load(path).engine

@@ -37,7 +37,8 @@ class ModelDescription(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="ignore", protected_namespaces=())
 
-    format: Literal[1] = 1
+    format: Literal[1, 2] = 2
+    """Files of format 1 have no seal."""
     class_names: Annotated[list[str], Field(min_length=2, max_length=100_000)]
     image_size: Annotated[int, Field(ge=1, le=4096)]
     """Height and width in pixels of the network's input."""
@@ -69,6 +70,11 @@ class ModelDescription(BaseModel):
     def _crop_fits(self) -> Self:
         _ = self.preprocessing  # raises ValueError
         return self
+
+    @property
+    def is_sealed(self) -> bool:
+        """Whether the file ends with the digest of its content: see `seal`."""
+        return self.format >= 2
 
     @property
     def preprocessing(self) -> Preprocessing:

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from onnx import numpy_helper
 from PIL import Image
 
+from cifar10.inference.seal import sealed
 from tests.conftest import SHARED_DATA
 from tests.faults.experiment import Experiment, Trial, sample
 from tests.faults.forked_commands import forked_commands
@@ -194,7 +195,7 @@ def _flip_bit(source: Path, target: Path, index: int) -> None:
     values = numpy_helper.to_array(tensor).copy()
     values.view(np.uint32).reshape(-1)[0] ^= 1 << 30
     tensor.CopyFrom(numpy_helper.from_array(values, tensor.name))
-    onnx.save(model, target)
+    target.write_bytes(sealed(model.SerializeToString()))
 
 
 AGREEING_ENGINES = Experiment(

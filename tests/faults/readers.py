@@ -4,8 +4,6 @@ import pickle
 import shutil
 import tarfile
 import zipfile
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 
@@ -15,6 +13,8 @@ from safetensors.torch import save_file
 
 from cifar10.networks.pretrained import TorchvisionNetwork
 from cifar10.serving.corrections import CorrectionStore
+from tests.faults.reader import Reader
+from tests.faults.readers_of_results import READERS_OF_RESULTS
 from tests.faults.trained_folder import EXPORTED, IMAGES, run
 from tests.serving.test_corrections import correct, encoded
 from tests.tiny_run import TINY
@@ -30,27 +30,6 @@ _ARCHIVE = "cifar/cifar-10-python.tar.gz"
 _PRETRAINED = ["infer", f"--test_dir={IMAGES}/ring", "model=imagenet", "model.name=squeezenet1_1"]
 _CACHED = "torch/hub/checkpoints/squeezenet1_1-b8a52dc0.pth"
 _MLFLOW = ("mlflow", "mlflow.tracking", "cifar10.runs.mlflow_store")
-
-
-@dataclass(frozen=True)
-class Reader:
-    """A command that reads a file."""
-
-    path: str
-    """Of the file, in the working folder; a pattern if its name is a digest."""
-    words: list[str]
-    """The command."""
-    make: Callable[[Path], object] = lambda folder: None
-    """Makes the file in a folder with a trained run."""
-    is_checked: bool = True
-    """Whether other content is noticed. If not, what is valid is used: it is the user's text, or has no checksum."""
-    is_verdict: bool = False
-    """Whether the exit code 1 may be the answer rather than an error."""
-    environment: Mapping[str, str] = field(default_factory=dict)
-    packages: tuple[str, ...] = ()
-    """Imported once, before the commands are forked."""
-    works: bool = True
-    """Whether the command works with the good file."""
 
 
 def _receipts(name: str, folder: Path) -> None:
@@ -138,7 +117,7 @@ def _of_run(name: str, *words: str, **more: object) -> Reader:
 
 
 READERS: dict[str, Reader] = {
-    "an exported network": Reader(str(EXPORTED), [*_ON_IMAGES, f"--checkpoint_name={EXPORTED}"], _exported, False),
+    "an exported network": Reader(str(EXPORTED), [*_ON_IMAGES, f"--checkpoint_name={EXPORTED}"], _exported),
     "weights in PyTorch's format": Reader(
         "w.pth", [*_PRETRAINED, "model.weights=w.pth"], partial(_weights, "w.pth"), is_checked=False
     ),
@@ -185,5 +164,6 @@ READERS: dict[str, Reader] = {
     "embeddings": Reader("data/cache/embeddings-*/*.npz", SIMILAR, _embedded),
     "corrections": Reader("corrections.db", ["feedback", "--store=corrections.db", "--details"], _corrections, False),
     "the database of MLflow": Reader("mlruns/mlflow.db", ["sync", "tiny"], _recorded, False, packages=_MLFLOW),
+    **READERS_OF_RESULTS,
 }
 """By what the file is."""

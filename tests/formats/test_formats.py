@@ -1,6 +1,7 @@
 """`export`: each file computes what the checkpoint computes, or is not written."""
 
 import json
+import random
 import subprocess
 import sys
 import time
@@ -25,6 +26,7 @@ from cifar10.formats.onnx_int8 import Int8Format
 from cifar10.formats.parity import TOLERANCE, Parity, compare
 from cifar10.inference.description import KEY
 from cifar10.inference.predictor import Predictor
+from cifar10.inference.seal import sealed
 from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.train import train
 from commands import COMMANDS
@@ -130,7 +132,7 @@ def test_an_onnx_file_that_is_not_as_exported_is_refused(change: str, here: Path
         model.metadata_props[0].value = json.dumps(entry)
     elif change == "no entry":
         del model.metadata_props[:]
-    content = {"cut": content[:-100], "no model": b"no model"}.get(change, model.SerializeToString())
+    content = {"cut": content[:-100], "no model": b"no model"}.get(change, sealed(model.SerializeToString()))
     (tmp_path / "model.onnx").write_bytes(content)
     with pytest.raises(CheckpointError, match=r"model\.onnx") as refused:
         cifar10.load(tmp_path / "model.onnx")
@@ -243,6 +245,39 @@ def test_any_number_of_images_is_enough_to_choose_ranges(num_images: int, tmp_pa
 
 
 @pytest.mark.usefixtures("here")
+def test_one_changed_bit_of_an_onnx_file_is_noticed(tmp_path: Path) -> None:
+    content = (RUN / "export/model.onnx").read_bytes()
+    chance = random.Random(0)
+    ends = range(8 * (len(content) - 84), 8 * len(content))  # the seal itself
+    for position in (*chance.sample(range(8 * len(content)), 100), *chance.sample(ends, 100)):
+        changed = bytearray(content)
+        changed[position // 8] ^= 1 << position % 8
+        (tmp_path / "model.onnx").write_bytes(changed)
+        with pytest.raises(CheckpointError, match=r"model\.onnx"):
+            cifar10.load(tmp_path / "model.onnx")
+
+
+@pytest.mark.usefixtures("here")
+def test_an_onnx_file_that_another_program_changed_is_refused_and_one_of_format_1_is_read(tmp_path: Path) -> None:
+    model = onnx.load(RUN / "export/model.onnx")
+    onnx.save(model, tmp_path / "as_it_was.onnx")  # the same bytes, seal included
+    assert cifar10.load(tmp_path / "as_it_was.onnx").class_names
+    largest = max(model.graph.initializer, key=lambda tensor: len(tensor.raw_data))
+    largest.raw_data = bytes([largest.raw_data[0] ^ 1]) + largest.raw_data[1:]  # too little for the golden images
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(CheckpointError, match=r"its SHA-256 is not the one of its export"):
+        cifar10.load(tmp_path / "model.onnx")
+    del model.metadata_props[-1]
+    onnx.save(model, tmp_path / "model.onnx")
+    with pytest.raises(CheckpointError, match=r"lacks the seal of its export"):
+        cifar10.load(tmp_path / "model.onnx")
+    [entry] = [entry for entry in model.metadata_props if entry.key == KEY]
+    entry.value = json.dumps(json.loads(entry.value) | {"format": 1})
+    onnx.save(model, tmp_path / "model.onnx")
+    assert cifar10.load(tmp_path / "model.onnx").class_names
+
+
+@pytest.mark.usefixtures("here")
 def test_integers_are_close_to_floats_and_name_their_precision(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(RUN / "best.ckpt")
     source = Source(checkpoint, some_images(100), some_images(50))
@@ -254,7 +289,7 @@ def test_integers_are_close_to_floats_and_name_their_precision(tmp_path: Path) -
     assert 0 < np.abs(found - exact).max() < 0.1
     assert engine.describe()["precision"] == "int8"
     model = onnx.load(tmp_path / writer.file_name)
-    assert sorted(entry.key for entry in model.metadata_props) == [KEY, "precision"]
+    assert sorted(entry.key for entry in model.metadata_props) == [KEY, "content_sha256", "precision"]
     kinds = {node.op_type for node in model.graph.node}
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
 

@@ -11,6 +11,7 @@ from cifar10.config.advice import command_line
 from cifar10.errors import CheckpointError, UsageError, UserError, first_line
 from cifar10.files import file_sha256
 from cifar10.inference.description import KEY, LoadedModel, ModelDescription, require_golden
+from cifar10.inference.seal import read_sealed
 from cifar10.system.limits import num_cpus
 
 if TYPE_CHECKING:
@@ -86,16 +87,15 @@ def load(path: Path, device: str = "auto", batch_size: int | None = None, file_n
     if not file.is_file():
         raise CheckpointError(f"{path} has not been exported to {file}: {_export_line(path, file)}")
     try:
-        session = open_session(file, file, waits_actively=batch_size == 1)
+        session, description = _opened(file, waits_actively=batch_size == 1)
     except CheckpointError as error:
         if file == path:
             raise
         raise CheckpointError(f"{error}; export it again: {_export_line(path, file)}") from None
-    properties = session.get_modelmeta().custom_metadata_map
-    description = ModelDescription.parse(properties.get(KEY), file)
     if file != path and description.file_digest not in (None, file_sha256(path)):
         raise CheckpointError(f"{file} was exported from an earlier {path.name}: {_export_line(path, file)}")
-    engine = OnnxEngine(session, properties.get(PRECISION, "fp32"))
+    precision = session.get_modelmeta().custom_metadata_map.get(PRECISION, "fp32")
+    engine = OnnxEngine(session, precision)
     require_golden(description, engine, file)
     return LoadedModel(engine, description)
 
@@ -106,8 +106,20 @@ def exported_weights(file: Path) -> str:
     Raises:
         CheckpointError: It is damaged, or was not exported by this program.
     """
-    properties = open_session(file, file).get_modelmeta().custom_metadata_map
-    return ModelDescription.parse(properties.get(KEY), file).weights_digest
+    return _opened(file)[1].weights_digest
+
+
+def _opened(file: Path, waits_actively: bool = True) -> tuple["InferenceSession", ModelDescription]:
+    content, has_seal = read_sealed(file)
+    session = open_session(content, file, waits_actively)
+    try:
+        entries = session.get_modelmeta().custom_metadata_map
+    except UnicodeDecodeError as error:
+        raise CheckpointError(f"{file}: its metadata are damaged: {first_line(error)}") from None
+    description = ModelDescription.parse(entries.get(KEY), file)
+    if description.is_sealed and not has_seal:
+        raise CheckpointError(f"{file} is damaged or was changed by another program: it lacks the seal of its export")
+    return session, description
 
 
 def _export_line(checkpoint: Path, file: Path) -> str:
@@ -116,11 +128,11 @@ def _export_line(checkpoint: Path, file: Path) -> str:
     return command_line("export", checkpoint_name=str(checkpoint), formats=formats)
 
 
-def open_session(model: Path | bytes, name: object, waits_actively: bool = True) -> "InferenceSession":
-    """Open an ONNX file or its content.
+def open_session(model: bytes, name: object, waits_actively: bool = True) -> "InferenceSession":
+    """Open the content of an ONNX file.
 
     Args:
-        model: The file, or its content.
+        model: The content; it may not refer to other files.
         name: For messages.
         waits_actively: Whether threads without work keep their processors for a while.
 
