@@ -6,7 +6,8 @@
 
 Each experiment makes its faults on purpose, and counts those after which its claim holds. Where a check could pass
 although nothing was tested, a control makes the same faults without the protection, and has to fail. What an
-experiment has found is kept in --folder at once; the same command later continues with the next one.
+experiment has found is kept in --folder at once; the same command later continues with the next one. After a change of the code
+all are made again, or, with --any_code, those that are not there.
 """
 
 import argparse
@@ -37,7 +38,7 @@ def main() -> None:
         os.environ.setdefault(name, "1")  # of each process that an experiment starts
     arguments.folder.mkdir(parents=True, exist_ok=True)
     chosen = [each for each in EXPERIMENTS if not arguments.only or {each.row, each.name} & set(arguments.only)]
-    found = [found_or_made(each, arguments.folder, arguments.short) for each in chosen]
+    found = [found_or_made(each, arguments) for each in chosen]
     if arguments.short:
         print("\n".join(report(found)))
         return
@@ -49,17 +50,19 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     names = sorted({each.row for each in EXPERIMENTS} | {each.name for each in EXPERIMENTS})
     parser.add_argument("--only", nargs="+", default=[], choices=names, metavar="ROW|NAME")
     parser.add_argument("--short", action="store_true", help="as many faults as the tests make; writes no result file")
+    parser.add_argument("--any_code", action="store_true", help="take what another version of the code has found too")
     parser.add_argument("--folder", type=Path, default=Path("faults"), help="keeps what was found until now")
     return parser.parse_args(words)
 
 
-def found_or_made(experiment: Experiment, folder: Path, is_short: bool) -> dict[str, Any]:
-    """Return what the experiment found: read from `folder` if it was made there with this code, else made now."""
+def found_or_made(experiment: Experiment, arguments: argparse.Namespace) -> dict[str, Any]:
+    """Return what the experiment found: read from the folder if it was made there with this code, else made now."""
+    folder, is_short = arguments.folder, arguments.short
     kept = folder / f"{experiment.name}{'.short' if is_short else ''}.json"
     code = code_state()["git_commit"]
     if kept.exists():
         found: dict[str, Any] = json.loads(kept.read_text())
-        if found["commit"] == code:
+        if arguments.any_code or found["commit"] == code:
             print(f"{experiment.name}: read from {kept}", file=sys.stderr, flush=True)
             return found
     found = {"row": experiment.row, "name": experiment.name, "claim": experiment.claim, "commit": code}
@@ -107,10 +110,11 @@ def report(found: Sequence[dict[str, Any]]) -> list[str]:
         impossible = [trial for trial in each["trials"] if trial["obstacle"]]
         tried = len(each["trials"]) - len(impossible)
         survived = each.get("obstacle") or f"{tried - len(failed):,}"
-        rows.append([each["row"], each["name"].replace("_", " "), each["claim"], f"{tried:,}", survived, control(each)])
+        words = [each["row"], each["name"].replace("_", " "), each["claim"]]
+        rows.append([*words, f"{tried:,}", survived, control(each), f"{each['seconds'] / 60:.1f}", each["commit"][:7]])
         problems += [f"- {each['row']}, {trial['fault']}: {trial['problem']}" for trial in failed]
         not_made += [f"- {each['row']}, {trial['fault']}: {trial['obstacle']}" for trial in impossible]
-    head = ["row", "faults", "claim", "tried", "survived", "control"]
+    head = ["row", "faults", "claim", "tried", "survived", "control", "minutes", "code"]
     outcome = ["", "Not survived:" if problems else "All were survived.", *problems]
     return [*table(head, rows), *outcome, *(["", "Not possible on this machine:", *not_made] if not_made else [])]
 
