@@ -6,8 +6,8 @@
 
 Each experiment makes its faults on purpose, and counts those after which its claim holds. Where a check could pass
 although nothing was tested, a control makes the same faults without the protection, and has to fail. What an
-experiment has found is kept in --folder at once; the same command later continues with the next one. After the code has changed,
-all are made again; with --any_code, only those that are missing.
+experiment has found is kept in --folder at once: the same command later continues with the next one. What was found
+with another version of the code is made again, unless --any_code is given.
 """
 
 import argparse
