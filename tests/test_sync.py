@@ -10,7 +10,6 @@ import uuid
 from pathlib import Path
 from typing import Any
 
-import psutil
 import pytest
 import yaml
 
@@ -164,7 +163,7 @@ def test_only_what_is_missing_is_sent(capsys: pytest.CaptureFixture[str]) -> Non
 def test_a_run_that_was_killed_without_a_word_is_recorded_as_killed(capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_run("killed", status=None)
     values = json.loads((folder / "run.json").read_text())
-    values["process"]["created"] -= 100  # that process is gone; another one has its number
+    values["process"]["started"] -= 100  # that process is gone; another one has its number
     (folder / "run.json").write_text(json.dumps(values))
     os.utime(folder / "history.csv", (2_000_000_000, 2_000_000_000))
     sync("killed")
@@ -176,7 +175,7 @@ def test_a_run_that_was_killed_without_a_word_is_recorded_as_killed(capsys: pyte
 
 def test_a_run_that_is_running_is_left_to_its_own_process() -> None:
     folder = make_run("running", status=None)
-    assert json.loads((folder / "run.json").read_text())["process"]["created"] == psutil.Process().create_time()
+    assert json.loads((folder / "run.json").read_text())["process"]["pid"] == os.getpid()
     with pytest.raises(UserError, match="running is still running"):
         sync("running")
     assert not (folder / "run_id").exists()
@@ -247,7 +246,7 @@ def test_a_file_that_is_damaged_is_named(name: str, content: str) -> None:
         {"tags": {"a": {}}},
         {"data": "x"},
         {"process": 7},
-        {"process": {"host": socket.gethostname(), "pid": 10**40, "created": "x"}, "ended": None},
+        {"process": {"host": socket.gethostname(), "pid": 10**40, "started": "x"}, "ended": None},
         {"status": "ODD"},
         {"key": "' or '1'='1"},
         {"name": 5},

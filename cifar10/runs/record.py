@@ -7,19 +7,17 @@ the run in MLflow, so that no run is recorded twice, even if the process ended b
 import contextlib
 import getpass
 import json
-import os
-import socket
 import time
 import uuid
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
-import psutil
 from pydantic import Field, TypeAdapter
 
 from cifar10.errors import UserError
 from cifar10.files import read_text, write_text
+from cifar10.system.process_identity import is_alive, this_process
 
 Status = Literal["RUNNING", "FINISHED", "FAILED", "KILLED"]
 """As MLflow calls them."""
@@ -49,7 +47,7 @@ class RunRecord:
     data: dict[str, str] = field(default_factory=dict)
     """Name, digest and source."""
     process: dict[str, Any] = field(default_factory=dict)
-    """Host, process id and time of creation of the process that runs it."""
+    """The process that runs it; see `this_process`."""
 
     @classmethod
     def of(cls, folder: Path) -> "RunRecord | None":
@@ -91,8 +89,7 @@ class RunRecord:
         self.tags = {key: str(value) for key, value in tags.items() if value is not None}
         self.data = data
         self.name = self.folder.name
-        created = psutil.Process().create_time()
-        self.process = {"host": socket.gethostname(), "pid": os.getpid(), "created": created}
+        self.process = this_process()
         self.status, self.ended = "RUNNING", None
         self.save()
 
@@ -127,13 +124,8 @@ class RunRecord:
         """Whether the run may still be running: its process is alive, or, on another machine, its folder changes."""
         if self.ended is not None:
             return False
-        if self.process.get("host") != socket.gethostname():
-            return time.time() - self.changed() < _QUIET_SECONDS
-        try:
-            created = psutil.Process(self.process["pid"]).create_time()
-            return bool(abs(created - self.process["created"]) < 1)
-        except (psutil.Error, KeyError, TypeError, ValueError, OverflowError):
-            return False
+        alive = is_alive(self.process)
+        return time.time() - self.changed() < _QUIET_SECONDS if alive is None else alive
 
     def changed(self) -> float:
         """Return when the training last wrote to the folder, in seconds since 1970."""

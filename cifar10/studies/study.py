@@ -24,9 +24,9 @@ from sqlalchemy.exc import SQLAlchemyError
 from cifar10.config.advice import setting
 from cifar10.config.search_space import SearchSpace, Values
 from cifar10.errors import UsageError
-from cifar10.studies.owner import has_ended, this_process
 from cifar10.studies.sampling import distribution_of, labels_of, pruner_of, sampler_of, suggest
 from cifar10.studies.storage import HEARTBEAT_SECONDS, locked
+from cifar10.system.process_identity import is_alive, this_process
 
 ROOT, OWNER, REASON, STOPPED, FOLDER, PRUNED = "root", "owner", "reason", "stopped", "folder", "pruned"
 """Attributes of a trial: its number among those that were planned; its process; why it failed; whether a signal stopped
@@ -179,7 +179,7 @@ class Study:
         study = self.load()
         fail_stale_trials(study)
         for trial in study.get_trials(deepcopy=False, states=(TrialState.RUNNING,)):
-            if has_ended(trial.user_attrs.get(OWNER, {})):
+            if is_alive(trial.user_attrs.get(OWNER, {})) is False:
                 try:
                     self.storage.set_trial_state_values(self._id(trial.number), state=TrialState.FAIL)
                 except UpdateFinishedTrialError:

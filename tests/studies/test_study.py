@@ -17,11 +17,11 @@ from cifar10.config.validation import validate
 from cifar10.errors import UsageError, UserError
 from cifar10.runs.record import RunRecord
 from cifar10.studies.opening import open_storage
-from cifar10.studies.owner import has_ended, this_process
 from cifar10.studies.results import read_results
 from cifar10.studies.storage import connect, told_if_lost
 from cifar10.studies.study import FOLDER, OWNER, ROOT, Study, begin, go_on
 from cifar10.studies.tracking import open_parent
+from cifar10.system.process_identity import this_process
 
 SPACE: dict[str, Any] = {
     "parameters": {
@@ -247,16 +247,6 @@ def test_signs_of_life_are_sent_while_a_trial_runs(study: Study, monkeypatch: py
         while len(sent) < 3:
             pass
     assert set(sent) == {trial._trial_id}
-
-
-def test_owners_are_told_apart() -> None:
-    own = this_process()
-    assert not has_ended(own)
-    assert has_ended(dead_owner())
-    assert has_ended({**own, "created": own["created"] - 100})  # the number was given to another process since
-    assert has_ended({**own, "booted": own["booted"] - 10_000})
-    assert not has_ended({**dead_owner(), "host": "elsewhere"})
-    assert not has_ended({})
 
 
 # -- settings of a study -------------------------------------------------------------------------------------------
