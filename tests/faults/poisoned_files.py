@@ -36,7 +36,8 @@ import yaml
 from tests.faults.experiment import Experiment, Trial, sample
 from tests.faults.forked_commands import Done, forked_commands
 from tests.faults.poisons import CODE, POISONS
-from tests.faults.readers import READERS, Reader
+from tests.faults.reader import Reader
+from tests.faults.readers import READERS
 from tests.faults.trained_folder import make_trained_folder
 
 _CANARY = "canary"
@@ -49,6 +50,9 @@ def poison_them(number: int, folder: Path) -> Iterator[Trial]:
     faults = [f"{reader}: {poison}" for poison in POISONS for reader in READERS]
     for seed, fault in enumerate(sorted(sample(faults, number))):  # those of a reader one after another
         name, _, poison = fault.partition(": ")
+        if why := READERS[name].obstacle():
+            yield Trial(fault, obstacle=why)
+            continue
         yield Trial(fault, workplace.problem(READERS[name], name, poison, random.Random(seed)))
 
 
@@ -60,6 +64,7 @@ class Workplace:
         self.trained = make_trained_folder(folder / "trained")
         self.canary = folder / _CANARY
         self._known: dict[str, tuple[Path, set[str]]] = {}
+        self._folders: dict[Callable[[Path], object], Path] = {}
 
     def problem(self, reader: Reader, name: str, poison: str, chance: random.Random) -> str:
         """Spoil the file of a reader, and return what is wrong with what its command does then."""
@@ -90,11 +95,18 @@ class Workplace:
         if name not in self._known:
             for package in reader.packages:
                 forked_commands().import_too(package)
-            prepared = self.folder / f"reader {len(self._known)}"
-            shutil.copytree(self.trained, prepared)
-            reader.make(prepared)
+            prepared = self._made(reader.make)
             self._known[name] = prepared, {self._answered(reader, prepared, is_there) for is_there in (True, False)}
         return self._known[name]
+
+    def _made(self, make: Callable[[Path], object]) -> Path:
+        """Return a copy of the trained folder with what `make` adds, which several readers may share."""
+        if make not in self._folders:
+            work = self.folder / "work"
+            shutil.copytree(self.trained, work)
+            make(work)  # in the folder where it is read, since some files hold absolute paths
+            self._folders[make] = work.rename(self.folder / f"made {len(self._folders)}")
+        return self._folders[make]
 
     def _answered(self, reader: Reader, prepared: Path, is_there: bool) -> str:
         work = self.folder / "work"

@@ -1,6 +1,7 @@
 """A working folder in which a small network was trained: models/tiny, its images, and its exported file."""
 
 import hashlib
+from collections.abc import Mapping
 from pathlib import Path
 
 from tests.faults.forked_commands import Done, forked_commands
@@ -20,9 +21,9 @@ def make_trained_folder(folder: Path, *settings: str) -> Path:
     return folder
 
 
-def run(folder: Path, *words: str) -> Done:
+def run(folder: Path, *words: str, environment: Mapping[str, str] | None = None) -> Done:
     """Run a command that must succeed."""
-    done = forked_commands().run(words, folder)
+    done = forked_commands().run(words, folder, environment)
     assert done.exit_code == 0, f"{words}: {done.stderr}"
     return done
 
