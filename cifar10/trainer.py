@@ -100,7 +100,7 @@ def make_trainer(
     if resolve_accelerator(training) == "gpu" and resolve_precision(training) != "fp32":
         torch.set_float32_matmul_precision("high")  # TF32 for float32 products: it is more precise than bf16
     if training.ema_decay is not None:
-        callbacks = [*callbacks, EMAWeightAveraging(decay=training.ema_decay)]
+        callbacks = [EMAWeightAveraging(decay=training.ema_decay), *callbacks]  # a step is averaged before it is saved
     if training.early_stopping is not None and training.monitor is not None:
         mode = "max" if is_higher_better else "min"
         callbacks = [*callbacks, EarlyStopping(training.monitor, mode=mode, patience=training.early_stopping)]

@@ -90,6 +90,18 @@ def test_interrupted_within_and_between_epochs_the_end_is_the_same(
     assert losses_of(name) == losses_of("whole")
 
 
+def test_a_step_is_averaged_before_it_is_saved(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    send_signal_at(2, signal.SIGTERM, monkeypatch)
+    with pytest.raises(Stopped):
+        train(load_config([*SMALL, "training.ema_decay=0.9", "run_name=averaged"]))
+    saved = torch.load("models/averaged/last.ckpt", weights_only=True)
+    assert saved["global_step"] == 3
+    assert saved["averaging_state"]["n_averaged"] == 3
+    monkeypatch.undo()
+    with pytest.raises(AssertionError):
+        torch.testing.assert_close(saved["state_dict"], saved["current_model_state"])
+
+
 def test_without_the_optimizers_state_the_end_differs(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison above can fail: it does when one piece of the state is lost."""
     with monkeypatch.context() as patch:
