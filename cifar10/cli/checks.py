@@ -278,10 +278,11 @@ def _data_and_network(name: str, settings: Mapping[str, str]) -> list[str]:
     import yaml
 
     from cifar10.config.choices import same_data_and_network
+    from cifar10.config.foreign_yaml import parse_yaml
 
     try:
         file = find_locally(name, prefer=LAST)
-        values = yaml.safe_load(read_text(file.parent / "config.yaml")) if file else {}
+        values = parse_yaml(read_text(file.parent / "config.yaml")) if file else {}
     except (CheckpointError, OSError, ValueError, RecursionError, yaml.YAMLError):
         return []
     return same_data_and_network(values, settings) if isinstance(values, dict) else []

@@ -8,6 +8,7 @@ import yaml
 from pydantic import ValidationError
 
 from cifar10.config.conf_folder import option_file
+from cifar10.config.foreign_yaml import parse_yaml
 from cifar10.config.schema import Section
 from cifar10.config.validation import problems_of, validate
 from cifar10.errors import UsageError, first_line
@@ -53,7 +54,7 @@ def read_settings(model: type[Settings], group: str, words: Sequence[str]) -> Se
 
 def _content(group: str, file: Path, model: type[Section]) -> dict[str, Any]:
     try:
-        values = yaml.safe_load(read_text(file))
+        values = parse_yaml(read_text(file))
         if not isinstance(values, Mapping):
             raise ValueError(f"it must be a mapping with the keys {', '.join(model.model_fields)}")
         return {str(key): value for key, value in values.items()}

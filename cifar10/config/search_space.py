@@ -18,10 +18,12 @@ from yaml import MarkedYAMLError, YAMLError
 
 from cifar10.config import conf_folder
 from cifar10.config.advice import setting
+from cifar10.config.foreign_yaml import parse_yaml
 from cifar10.config.overrides import parsed_list
 from cifar10.config.schema import Section
 from cifar10.config.validation import problems_of, validate
 from cifar10.errors import UsageError, first_line
+from cifar10.files import read_text
 
 Value = bool | int | float | str | list[Any] | None
 """Of a setting: a number, text, true, false, null, or a list."""
@@ -124,9 +126,10 @@ def read_space(name: str) -> SearchSpace:
     file = conf_folder.option_file("sweep", name, "search space")
     values: Any = None
     try:
-        values = OmegaConf.to_container(OmegaConf.load(file))  # numbers such as 1e-3 as in the other files
-        if not isinstance(values, dict):
+        text = read_text(file)
+        if not isinstance(parse_yaml(text), dict):
             raise ValueError("it must be a mapping with the key parameters")
+        values = OmegaConf.to_container(OmegaConf.create(text))  # numbers such as 1e-3 as in the other files
         values = {**_defaults(), **{str(key): value for key, value in values.items()}}
         return validate(SearchSpace, {key: value for key, value in values.items() if key != "is_grid"})
     except FileNotFoundError:

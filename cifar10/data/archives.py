@@ -190,8 +190,10 @@ def has_own_remote(path: Path) -> bool:
         return False
     import yaml  # here, because training on local files does not need it
 
+    from cifar10.config.foreign_yaml import parse_yaml
+
     try:
-        remote = yaml.safe_load(read_text(pointer))["outs"][0].get("remote")
+        remote = parse_yaml(read_text(pointer))["outs"][0].get("remote")
     except (OSError, ValueError, LookupError, TypeError, AttributeError, RecursionError, yaml.YAMLError):
         return False  # no file of DVC
     query = [sys.executable, "-m", "dvc", "config", f"remote.{remote}.url" if remote else "core.remote"]

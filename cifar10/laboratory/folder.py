@@ -12,6 +12,7 @@ from typing import Any
 
 import yaml
 
+from cifar10.config.foreign_yaml import parse_yaml
 from cifar10.config.schema import Component, Config, PoolingConfig, flatten
 from cifar10.config.validation import validate
 from cifar10.errors import UsageError
@@ -118,7 +119,7 @@ def _refuse_other_settings(known: Path, config: Config) -> None:
 
 def _read(path: Path) -> Config:
     try:
-        return validate(Config, yaml.safe_load(read_text(path)))
+        return validate(Config, parse_yaml(read_text(path)))
     except (OSError, TypeError, ValueError, RecursionError, yaml.YAMLError) as error:
         raise UsageError(f"{path} cannot be read: {str(error).splitlines()[0]}; choose another run_name") from None
 

@@ -16,6 +16,7 @@ import yaml
 from filelock import FileLock, Timeout
 
 from cifar10.config.advice import command_line
+from cifar10.config.foreign_yaml import parse_yaml
 from cifar10.config.schema import Config, flatten
 from cifar10.config.validation import validate
 from cifar10.errors import UsageError
@@ -30,12 +31,6 @@ ARTIFACTS = {CONFIG: "", HISTORY: "", SCORES: "", **dict.fromkeys(FIGURES, "figu
 _FILES = (BEST, LAST, CONFIG, HISTORY, SCORES, RECORD, RUN_ID, *FIGURES)
 _LOCK = ".lock"
 _NO_LOCKS = (errno.ENOLCK, errno.EOPNOTSUPP)  # NFS without its lock daemon, some cluster file systems
-_OPENING = (
-    *(yaml.FlowSequenceStartToken, yaml.FlowMappingStartToken),
-    *(yaml.BlockSequenceStartToken, yaml.BlockMappingStartToken),
-)
-_CLOSING = (yaml.FlowSequenceEndToken, yaml.FlowMappingEndToken, yaml.BlockEndToken)
-_DEEPEST = 50
 _LEFTOVER = re.compile(TEMPORARY.format(name=f"({'|'.join(map(re.escape, _FILES))})"))
 
 
@@ -110,20 +105,13 @@ def is_folder_of(config: Config, path: Path, models_dir: Path) -> bool:
 
 
 def read_settings(folder: Path) -> Any:
-    """Return the content of `config.yaml`. It may be a stranger's: references could expand to any size, and brackets
-    within brackets take any time.
+    """Return the content of `config.yaml`, which may be a stranger's.
 
     Raises:
         ValueError: It is not text, a value refers to another one, or values are nested too deeply.
         OSError, RecursionError, yaml.YAMLError: It cannot be read.
     """
-    text = read_text(folder / CONFIG)
-    depth = 0
-    for token in yaml.scan(text):
-        depth += isinstance(token, _OPENING) - isinstance(token, _CLOSING)
-        if isinstance(token, yaml.AliasToken) or depth > _DEEPEST:
-            raise ValueError(f"{CONFIG} has values that refer to others or are nested deeply, which no run writes")
-    return yaml.safe_load(text)
+    return parse_yaml(read_text(folder / CONFIG))
 
 
 def lasting_settings(config: Config) -> dict[str, Any]:

@@ -1,5 +1,8 @@
 """The settings of `promote` come from a file and overrides, and each mistake names its key."""
 
+import itertools
+from pathlib import Path
+
 import pytest
 
 from cifar10.config.promotion import Promotion, read_promotion
@@ -34,3 +37,10 @@ def test_mistakes_name_the_setting(words: list[str], message: str) -> None:
     with pytest.raises(UsageError) as refused:
         read_promotion(words)
     assert message in str(refused.value)
+
+
+def test_a_file_that_would_unfold_to_any_size_is_refused(tmp_path: Path) -> None:
+    levels = [f"{name}: &{name} [{','.join(['*' + before] * 10)}]" for before, name in itertools.pairwise("abcdefghi")]
+    (tmp_path / "p.yaml").write_text("\n".join(["a: &a [x, x]", *levels]))
+    with pytest.raises(UsageError, match="values refer to others"):
+        read_promotion([f"promotion={tmp_path / 'p.yaml'}"])

@@ -1,5 +1,6 @@
 """Search spaces are read with every mistake named, and lists on the command line make a grid."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -67,6 +68,7 @@ def test_mistakes_in_a_parameter_are_named(parameter: str, message: str, tmp_pat
         ("parameters: {a: {low: 1, high: 2}}\ntrails: 3\n", "trails: there is no such setting; did you mean trials"),
         ("parameters: {a: [}\n", r"space.yaml, line \d"),
         ("a: {b: 1}\na: {b: 2}\n", "duplicate key"),
+        ("a: &a [1]\nparameters: {a: {choices: *a}}\n", "values refer to others"),
         ("parameters: {a: {low: 1, high: 2}}\nis_grid: true\n", None),
     ],
 )
@@ -76,6 +78,15 @@ def test_mistakes_in_a_file_are_named(text: str, message: str | None, tmp_path: 
         return
     with pytest.raises(UsageError, match=message):
         read_space(written(tmp_path, text))
+
+
+def test_a_space_that_is_no_file_is_refused(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "space.yaml")
+    for file in (tmp_path / "space.yaml", tmp_path):
+        (tmp_path / "link.yaml").unlink(missing_ok=True)
+        (tmp_path / "link.yaml").symlink_to(file)
+        with pytest.raises(UsageError, match="cannot be read: "):
+            read_space(str(tmp_path / "link.yaml"))
 
 
 def test_a_space_that_does_not_exist_is_refused() -> None:
