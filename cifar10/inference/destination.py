@@ -128,8 +128,8 @@ def partial_path(path: Path) -> Path:
 def refuse_unfinished(path: Path, resume: bool) -> None:
     """Raise a UsageError if there are rows of another run for `path`, unless they are to be continued."""
     partial = partial_path(path)
-    if partial.is_dir():
-        raise UsageError(f"--output={path}: {partial}, where rows are kept until all are there, is a folder; move it")
+    if os.path.lexists(partial) and not partial.is_file():
+        raise UsageError(f"--output={path}: {partial}, where rows are kept until all are there, is no file; move it")
     if resume or not partial.exists():
         return
     if _is_locked(partial):

@@ -9,7 +9,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -141,11 +141,13 @@ def test_rows_are_complete_even_if_their_file_was_deleted(tmp_path: Path) -> Non
         assert [row for part in journal.rows() for row in part] == rows()
 
 
-def test_a_folder_of_that_name_is_told(tmp_path: Path) -> None:
-    partial_path(tmp_path / "r.csv").mkdir()
+@pytest.mark.parametrize("resume", [False, True])
+@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.name)])
+def test_what_is_no_file_is_told(make: Callable[[Path], object], resume: bool, tmp_path: Path) -> None:
+    make(partial_path(tmp_path / "r.csv"))
     with (
-        pytest.raises(UsageError, match=r"r\.csv\.partial, where rows are kept.* is a folder"),
-        open_journal(tmp_path / "r.csv", CLASSES, FINGERPRINT, resume=True),
+        pytest.raises(UsageError, match=r"r\.csv\.partial, where rows are kept.* is no file"),
+        open_journal(tmp_path / "r.csv", CLASSES, FINGERPRINT, resume),
     ):
         pass
 
