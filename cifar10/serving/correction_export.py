@@ -9,6 +9,7 @@ import re
 from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 from cifar10.data.class_names import ClassFolders, few, is_utf8, printable
@@ -46,7 +47,7 @@ def export_corrections(store: CorrectionStore, root: Path) -> ExportedCorrection
 
     Raises:
         UserError: A class cannot be the name of a folder, or has none beside those of other images in `root`; another
-            process writes to `root`; the disk is full.
+            process writes to `root`; the disk is full; an image of the store is damaged.
         DatabaseError: The corrections cannot be read.
     """
     corrections = store.corrections()
@@ -81,7 +82,8 @@ def _export(store: CorrectionStore, corrections: Sequence[Correction], root: Pat
 
 def _write(store: CorrectionStore, correction: Correction, path: Path) -> None:
     image = store.image(correction.sha256)
-    assert image is not None  # rows are never deleted
+    if image is None or sha256(image).hexdigest() != correction.sha256:
+        raise UserError(f"{store.path} is damaged: its image {correction.sha256[:16]} is not the corrected one")
     path.parent.mkdir(exist_ok=True)
     remove_leftovers(path)
     with atomic_write(path) as file:

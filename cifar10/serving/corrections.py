@@ -159,7 +159,9 @@ class CorrectionStore:
             DatabaseError: The file cannot be read.
         """
         with reading(self.path, _LAYOUT) as connection:
-            row = connection.execute("SELECT image FROM corrections WHERE sha256 = ?", (sha256,)).fetchone()
+            row = connection.execute(
+                "SELECT CAST(image AS BLOB) FROM corrections WHERE sha256 = ?", (sha256,)
+            ).fetchone()
         return None if row is None else bytes(row[0])
 
     def mark_exported(self, corrections: Sequence[Correction]) -> None:

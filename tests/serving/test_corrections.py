@@ -206,6 +206,16 @@ def test_an_export_writes_class_folders_and_its_repetition_changes_nothing(
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
+@pytest.mark.parametrize("change", ["image = 'text'", "image = 5", "sha256 = 'x' || substr(sha256, 2)"])
+def test_a_damaged_image_is_not_exported(change: str, store: CorrectionStore, tmp_path: Path) -> None:
+    correct(store, encoded(3), "cat")
+    with closing(sqlite3.connect(store.path)) as connection, connection:
+        connection.execute(f"UPDATE corrections SET {change}")
+    with pytest.raises(UserError, match=r"corrections\.db is damaged: its image"):
+        export_corrections(store, tmp_path / "corrected")
+    assert files_below(tmp_path / "corrected") == {}
+
+
 def test_a_changed_correction_moves_its_file_and_a_withdrawn_one_loses_it(
     store: CorrectionStore, tmp_path: Path
 ) -> None:
