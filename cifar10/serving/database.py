@@ -12,7 +12,7 @@ from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from cifar10.errors import UserError
+from cifar10.errors import UserError, first_line
 
 _LOCKED_SECONDS = 10.0
 _CORRUPT = (sqlite3.SQLITE_CORRUPT, sqlite3.SQLITE_NOTADB, sqlite3.SQLITE_FORMAT)
@@ -106,9 +106,9 @@ def _advice(error: sqlite3.Error, path: Path, layout: Layout) -> str:
     code = getattr(error, "sqlite_errorcode", 0) & 0xFF
     if code in _CORRUPT:
         return (
-            f"it is no file of {layout.content}, or is damaged ({error}); if its name is right, move it away, together "
-            f"with {path.name}-wal if there is one, and a new file is begun; sqlite3 {path} .recover shows what can "
-            "still be read of it"
+            f"it is no file of {layout.content}, or is damaged ({first_line(error)}); if its name is right, move it "
+            f"away, together with {path.name}-wal if there is one, and a new file is begun; sqlite3 {path} .recover "
+            "shows what can still be read of it"
         )
     if code in _BUSY:
         return "another program has locked it; end that, or wait"

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from cifar10.inference.reference import EDGES, MEASURES, Reference
 from cifar10.inference.unlike import RATE
-from cifar10.serving.database import reading
+from cifar10.serving.database import DatabaseError, reading
 from cifar10.serving.drift import LAYOUT, UNLIKE
 from cifar10.serving.histogram_difference import Difference, difference
 from cifar10.wording import counted
@@ -81,13 +81,15 @@ def read_drift(
         since: Seconds since 1970; earlier hours are left out.
 
     Raises:
-        DatabaseError: The file does not exist or cannot be read.
+        DatabaseError: The file does not exist, is damaged or cannot be read.
     """
     with reading(path, LAYOUT) as connection:
         rows = connection.execute(
             "SELECT hour, measure, bin, images FROM counts WHERE model = ? AND hour >= ?",
             (weights_digest, int(since // 3600)),
         ).fetchall()
+    if not all(_is_count(hour, position, images) for hour, _, position, images in rows):
+        raise DatabaseError(f"{path} is damaged: a count is no number; move it away, and a new file is begun")
     by_hour: dict[int, int] = {}
     expected = _expected(reference)
     incoming = {measure: np.zeros(len(counts), np.int64) for measure, counts in expected.items()}
@@ -105,6 +107,11 @@ def read_drift(
     num_images = sum(by_hour.values())
     images_by_hour = np.array([by_hour[hour] for hour in hours.tolist()], np.int64)
     return Drift(num_images, comparisons, hours, images_by_hour, _verdict(num_images, comparisons))
+
+
+def _is_count(*numbers: object) -> bool:
+    """Whether the numbers of a row are whole and not negative, and small enough to be added up."""
+    return all(isinstance(number, int) and 0 <= number < 2**40 for number in numbers)
 
 
 def _expected(reference: Reference) -> dict[str, NDArray[np.float64]]:

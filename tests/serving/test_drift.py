@@ -6,6 +6,7 @@ import sqlite3
 import threading
 import time
 from contextlib import closing
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,8 @@ from scipy import stats
 from cifar10.errors import UserError
 from cifar10.inference.reference import EDGES, Reference, counts_of
 from cifar10.serving import drift
-from cifar10.serving.drift import DriftLog
+from cifar10.serving.database import writing
+from cifar10.serving.drift import LAYOUT, DriftLog
 from cifar10.serving.drift_report import Drift, read_drift
 from cifar10.serving.histogram_difference import chi_square_tail, difference
 
@@ -257,3 +259,12 @@ def test_adding_takes_microseconds_and_no_disk(tmp_path: Path) -> None:
 def test_a_missing_file_is_told(tmp_path: Path, reference: Reference) -> None:
     with pytest.raises(UserError, match="there is no file"):
         read(log_of(tmp_path), reference)
+
+
+@pytest.mark.parametrize("damaged", ["NULL", "'many'", "-1", str(2**60)])
+def test_a_count_that_is_no_number_is_told(damaged: str, tmp_path: Path, reference: Reference) -> None:
+    path = tmp_path / "incoming.db"
+    with writing(path, replace(LAYOUT, tables="CREATE TABLE counts (hour, model, measure, bin, images)")) as connection:
+        connection.execute(f"INSERT INTO counts VALUES (500000, '{DIGEST}', 'brightness', 1, {damaged})")
+    with pytest.raises(UserError, match="is damaged: a count is no number"):
+        read_drift(path, reference, DIGEST, NAMES)
