@@ -47,7 +47,7 @@ def read_settings(model: type[Settings], group: str, words: Sequence[str]) -> Se
         return validate(model, values)
     except ValidationError as error:
         problems = problems_of(error, values, list(model.model_fields))
-        raise UsageError("\n".join(str(problem.within(group)) for problem in problems)) from None
+        raise UsageError("; ".join(str(problem.within(group)) for problem in problems)) from None
     except (TypeError, ValueError) as error:
         raise UsageError(f"{group}: {first_line(error)}") from None
 

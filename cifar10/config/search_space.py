@@ -140,7 +140,7 @@ def read_space(name: str) -> SearchSpace:
         raise UsageError(f"sweep: {file} cannot be read: {error.strerror or error}") from None
     except ValidationError as error:
         names = [*SearchSpace.model_fields, *Parameter.model_fields]
-        raise UsageError("\n".join(f"sweep: {file}: {each}" for each in problems_of(error, values, names))) from None
+        raise UsageError(f"sweep: {file}: {'; '.join(map(str, problems_of(error, values, names)))}") from None
     except MarkedYAMLError as error:
         line = f", line {error.problem_mark.line + 1}" if error.problem_mark else ""
         raise UsageError(f"sweep: {file}{line}: {error.problem}") from None

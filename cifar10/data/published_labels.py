@@ -75,8 +75,8 @@ def obtain_labels(folder: Path, patience: Patience = PATIENT) -> dict[str, Path]
             raise UserError(f"{path} is not the published file (SHA-256); delete it to have it fetched again")
         found[name] = path
     if not found:
-        listed = "\n".join(f"{name}: {FILES[name].url}" for name in reasons)
-        raise UserError(f"none of the files is in {folder}, and none can be fetched; put them there:\n{listed}")
+        listed = " ".join(FILES[name].url for name in reasons)
+        raise UserError(f"none of the files is in {folder}, and none can be fetched; put them there: {listed}")
     return found
 
 
