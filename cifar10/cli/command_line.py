@@ -21,6 +21,7 @@ from cifar10.config.advice import PROGRAM
 from cifar10.errors import UsageError, UserError
 from cifar10.packages import missing_package
 from cifar10.suggest import did_you_mean
+from cifar10.system.lazy_compiler import put_off_compiler
 from cifar10.system.optional_packages import import_torchmetrics_alone
 from cifar10.system.shortage import told_if_short
 from cifar10.system.signals import Stopped, listening, stopped_by
@@ -44,6 +45,7 @@ def main(commands: Commands, description: str, words: Sequence[str] | None = Non
         restart_in_utf8()
         os.environ["MPLBACKEND"] = "agg"  # no windows; a notebook's backend may not be installed here
         import_torchmetrics_alone()
+        put_off_compiler()
     typed = list(sys.argv[1:] if words is None else words)
     secure_standard_streams()
     try:

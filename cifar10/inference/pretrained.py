@@ -11,7 +11,7 @@ from cifar10.devices import choose_device, limit_threads
 from cifar10.errors import UsageError
 from cifar10.inference.description import LoadedModel, ModelDescription
 from cifar10.inference.engines.pytorch import TorchEngine
-from cifar10.networks.pretrained import PretrainedNetwork, PublishedWeights
+from cifar10.networks.pretrained_network import PretrainedNetwork, PublishedWeights
 from cifar10.runs.checkpoint_metadata import FORMAT, UNKNOWN_DATA, Metadata
 from cifar10.runs.checkpoints import Checkpoint
 from cifar10.runs.pretrained_weights import load_pretrained_weights

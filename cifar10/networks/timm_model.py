@@ -13,7 +13,7 @@ from torch import Tensor
 
 from cifar10.classifier_names import ClassifierOf
 from cifar10.networks.heads import find_head
-from cifar10.networks.pretrained import PretrainedNetwork, PublishedWeights
+from cifar10.networks.pretrained_network import PretrainedNetwork, PublishedWeights
 
 _HUB = "https://huggingface.co/{}/resolve/main/{}"
 

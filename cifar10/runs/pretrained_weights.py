@@ -15,7 +15,7 @@ from cifar10.config.advice import setting
 from cifar10.data.download import Patience, SourceFailed, download_verified, remote_size
 from cifar10.errors import UsageError, UserError, first_line
 from cifar10.files import file_sha256
-from cifar10.networks.pretrained import NO_WEIGHTS, PretrainedNetwork, PublishedWeights
+from cifar10.networks.pretrained_network import NO_WEIGHTS, PretrainedNetwork, PublishedWeights
 from cifar10.suggest import did_you_mean_path
 
 PATIENT = Patience()

@@ -9,7 +9,6 @@ import pytorch_lightning as pl
 import torch
 from pytorch_lightning.callbacks import WeightAveraging
 from torch import Tensor, nn
-from torch._dynamo.exc import BackendCompilerFailed
 from torchmetrics import Metric
 
 from cifar10.config.advice import command_line
@@ -30,6 +29,7 @@ from cifar10.runs.checkpoints import Checkpoint, load_checkpoint
 from cifar10.runs.pretrained_weights import load_pretrained_weights
 from cifar10.runs.run import Run
 from cifar10.runs.stopwatch import Stopwatch
+from cifar10.system.lazy_compiler import compiler_errors
 from cifar10.system.shortage import told_if_short
 from cifar10.system.streams import print_message
 from cifar10.trainer import make_trainer
@@ -212,7 +212,7 @@ def _explained(config: Config, checkpoint: Checkpoint | None, saver: SaveCheckpo
         yield
     except UserError:
         raise
-    except BackendCompilerFailed as error:
+    except compiler_errors() as error:
         raise UserError(
             f"training.compile={str(config.training.compile).lower()}: {first_line(error)}; install a compiler such as "
             "g++, or set training.compile=false"

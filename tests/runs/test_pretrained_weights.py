@@ -12,7 +12,8 @@ from torch import nn
 
 from cifar10.data.download import Patience
 from cifar10.errors import UserError
-from cifar10.networks.pretrained import PublishedWeights, TorchvisionNetwork
+from cifar10.networks.pretrained import TorchvisionNetwork
+from cifar10.networks.pretrained_network import PublishedWeights
 from cifar10.networks.simple_cnn import SimpleCNN
 from cifar10.runs.pretrained_weights import load_pretrained_weights, read_state_dict, weights_file
 from tests.archive_server import CONTENT, serve
