@@ -22,7 +22,7 @@ from cifar10.formats.onnx import to_onnx
 from cifar10.formats.training_reference import reference_of
 from cifar10.inference.description import KEY, ModelDescription
 from cifar10.inference.engines import Engine
-from cifar10.inference.engines.onnx import PRECISION, load
+from cifar10.inference.engines.onnx import PRECISION, import_onnxruntime, load
 from cifar10.inference.seal import sealed
 from cifar10.runs.checkpoints import Checkpoint
 
@@ -39,6 +39,7 @@ class Int8Format(IntegerFormat):
         return None
 
     def write(self, source: Source, path: Path) -> None:
+        import_onnxruntime()
         model = to_onnx(source.checkpoint)
         images = source.calibration[: self.num_images]
         with tempfile.TemporaryDirectory(prefix="export-") as folder, _quiet():

@@ -22,6 +22,7 @@ from cifar10.inference.engines import auto, load_model, measuring
 from cifar10.inference.engines.measuring import Measured, measure, seconds_per_batch
 from cifar10.train import train
 from tests.conftest import ROOT
+from tests.tiny_onnx import write_colour_model
 from tests.tiny_run import TINY
 
 RUN = Path("models/run")
@@ -262,3 +263,15 @@ def test_benchmark_compares_all_engines_on_the_test_images(
     model = cifar10.load("run", engine="auto")  # remembers
     assert chosen in {"torch", "onnx"} and model.provenance["engine"].startswith(chosen)
     assert "measuring torch, onnx" not in capsys.readouterr().err
+
+
+def test_onnx_runtime_leaves_nothing_at_home_and_is_quiet(tmp_path: Path) -> None:
+    file, home = write_colour_model(tmp_path / "colours.onnx"), tmp_path / "home"
+    home.mkdir()
+    environment = {"PATH": os.environ["PATH"], "HOME": str(home), "PYTHONPATH": str(ROOT)}
+    code = (
+        "import sys; from pathlib import Path; from cifar10.inference.engines.onnx import load; load(Path(sys.argv[1]))"
+    )
+    done = subprocess.run([sys.executable, "-c", code, str(file)], env=environment, capture_output=True, text=True)
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+    assert list(home.rglob("*")) == []

@@ -1,7 +1,9 @@
 """Probabilities by ONNX Runtime, from an exported file. Importing this imports no torch."""
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
+from types import ModuleType
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -61,9 +63,11 @@ class OnnxEngine:
 
     def describe(self) -> dict[str, str]:
         """Return what probabilities depend on beside the weights."""
-        import onnxruntime
-
-        return {"engine": f"onnxruntime {onnxruntime.__version__}", "device": "cpu", "precision": self.precision}
+        return {
+            "engine": f"onnxruntime {import_onnxruntime().__version__}",
+            "device": "cpu",
+            "precision": self.precision,
+        }
 
 
 def load(path: Path, device: str = "auto", batch_size: int | None = None, file_name: str = "model.onnx") -> LoadedModel:
@@ -140,11 +144,7 @@ def open_session(model: bytes, name: object, waits_actively: bool = True) -> "In
         CheckpointError: It is damaged.
         UserError: ONNX Runtime is not installed.
     """
-    try:
-        import onnxruntime
-    except ModuleNotFoundError:
-        raise UserError("ONNX files need a package: python -m pip install 'onnxruntime>=1.22'") from None
-    onnxruntime.disable_telemetry_events()
+    onnxruntime = import_onnxruntime()
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_cpus()
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(waits_actively)))
@@ -153,3 +153,19 @@ def open_session(model: bytes, name: object, waits_actively: bool = True) -> "In
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # of many types, none of them public
         raise CheckpointError(f"{name} cannot be read as an ONNX file: {first_line(error)}") from error
+
+
+def import_onnxruntime() -> ModuleType:
+    """Import ONNX Runtime without its telemetry, which begins at the import and keeps an id of the machine at home.
+
+    Raises:
+        UserError: It is not installed.
+    """
+    os.environ["ORT_DISABLE_TELEMETRY"] = "1"
+    try:
+        import onnxruntime
+    except ModuleNotFoundError:
+        raise UserError("ONNX files need a package: python -m pip install 'onnxruntime>=1.22'") from None
+    onnxruntime.disable_telemetry_events()
+    module: ModuleType = onnxruntime
+    return module
