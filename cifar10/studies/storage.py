@@ -55,8 +55,8 @@ def connect(url: str) -> RDBStorage:
         raise UsageError(f"--storage={shown_uri(url)} needs the package {module}, which is missing: {line}") from None
     except (ArgumentError, NoSuchModuleError) as error:
         raise UsageError(f"--storage={shown_uri(url)} is no database that can be used: {first_line(error)}") from None
-    except (OptunaError, SQLAlchemyError, RuntimeError) as error:
-        if path is not None and "malformed" in _reason(error):
+    except (OptunaError, SQLAlchemyError, RuntimeError, UnicodeDecodeError) as error:
+        if path is not None and (isinstance(error, UnicodeDecodeError) or "malformed" in _reason(error)):
             raise _damaged(path, error) from None
         raise UserError(f"--storage={shown_uri(url)} cannot be used: {_reason(error)}") from None
 

@@ -338,6 +338,11 @@ def test_files_that_are_locked_damaged_or_not_writable_are_refused(
         file.truncate(5000)
     with pytest.raises(UserError, match=r"cut\.db is damaged .*; restore a copy, or begin anew: --study=NAME"):
         connect(f"sqlite:///{tmp_path}/cut.db")
+    connect(f"sqlite:///{tmp_path}/letters.db")
+    whole = (tmp_path / "letters.db").read_bytes()
+    (tmp_path / "letters.db").write_bytes(whole.replace(b"tablestudiesstudies", b"table" + 14 * b"\xcf"))
+    with pytest.raises(UserError, match=r"letters\.db is damaged"):
+        connect(f"sqlite:///{tmp_path}/letters.db")
     (tmp_path / "file").touch()
     with pytest.raises(UserError, match="cannot be written"):
         connect(f"sqlite:///{tmp_path}/file/study.db")
