@@ -262,6 +262,10 @@ def test_a_file_that_changed_after_it_was_compared_is_compared_again(capsys: pyt
     capsys.readouterr()
     assert promote("worse", "--dry_run") == 1
     assert "has not changed" in capsys.readouterr().err
+    numbers = Path("models/worse/promotion.json")
+    numbers.write_text(json.dumps({**json.loads(numbers.read_text()), "parity": {"num_images": "many"}}))
+    assert promote("worse", "--dry_run") == 1
+    assert "has not changed" not in capsys.readouterr().err
     change_weight(Path("models/worse/export/model.onnx"), with_golden=False)
     assert promote("worse", "--dry_run") == 1
     told = capsys.readouterr().err

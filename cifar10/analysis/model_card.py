@@ -15,6 +15,7 @@ import yaml
 
 from cifar10.analysis.model_card_results import accuracy_of, results
 from cifar10.analysis.model_card_text import Cell, code, command, listed, shell, table, text
+from cifar10.errors import UserError, first_line
 from cifar10.runs.checkpoint_metadata import UNKNOWN_DATA
 from cifar10.runs.checkpoint_names import name_of_run
 from cifar10.runs.folder import SCORES
@@ -40,7 +41,19 @@ def model_card(checkpoint: "Checkpoint", files: MeasuredFiles, run: str | None =
         checkpoint: Any.
         files: What was measured about it.
         run: Its name for commands; None: that of its folder.
+
+    Raises:
+        UserError: A file lacks numbers, or they are of other types.
     """
+    try:
+        return _card(checkpoint, files, run)
+    except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
+        folder = checkpoint.path.parent
+        problem = f"{folder / EVALUATION} or {folder / PROMOTION} is damaged ({first_line(repr(error))[:100]})"
+        raise UserError(f"{problem}; delete both, and promote again") from error
+
+
+def _card(checkpoint: "Checkpoint", files: MeasuredFiles, run: str | None) -> str:
     run = run or name_of_run(checkpoint.path.parent)
     title = run.removeprefix(_REGISTERED) if run.startswith(_REGISTERED) else Path(run).name
     sections = [

@@ -4,6 +4,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import TypeAdapter
+
 from cifar10.data.image_dataset import ImageDataset
 from cifar10.files import file_sha256
 from cifar10.formats.parity import Parity, compare_with_checkpoint
@@ -36,12 +38,18 @@ def known_or_measured(file: Path, checkpoint: Checkpoint, data: ImageDataset) ->
         "engine": engine.describe()["engine"],
     }
     known = MeasuredFiles.of(checkpoint).promotion
-    if known is not None and _is_about(known, facts, data.digest):
+    parity = None if known is None else _known_parity(known, facts, data.digest)
+    if known is not None and parity is not None:
         print_message(f"{file} was compared with the checkpoint on {known['made']}, and has not changed")
-        return Parity(**known["parity"]), facts
+        return parity, facts
     return compare_with_checkpoint(checkpoint, engine, *data.test.arrays()), facts
 
 
-def _is_about(known: Mapping[str, Any], facts: Mapping[str, Any], data_digest: str) -> bool:
-    is_same_machine = known["machine"].get("cpu") == processor()["cpu"]
-    return known["export"] == facts and known.get("data_digest") == data_digest and is_same_machine
+def _known_parity(known: Mapping[str, Any], facts: Mapping[str, Any], data_digest: str) -> Parity | None:
+    """Return the parity in a promotion; None: it is about something else, or damaged."""
+    try:
+        is_same_machine = known["machine"].get("cpu") == processor()["cpu"]
+        is_same = known["export"] == facts and known.get("data_digest") == data_digest
+        return TypeAdapter(Parity).validate_python(known["parity"]) if is_same and is_same_machine else None
+    except (ValueError, TypeError, AttributeError):
+        return None

@@ -13,6 +13,7 @@ from markdown_it import MarkdownIt
 from cifar10.analysis.model_card import description_of, model_card
 from cifar10.analysis.model_card_text import code, table, text
 from cifar10.config.compose import load_config
+from cifar10.errors import UserError
 from cifar10.runs.checkpoint_metadata import Metadata
 from cifar10.runs.checkpoints import Checkpoint
 from cifar10.runs.measured_files import MeasuredFiles
@@ -173,3 +174,12 @@ def test_a_registered_network_is_named_by_its_address() -> None:
     assert "\n# cats@champion\n" in card
     assert "python commands.py evaluate models:/cats@champion --output=measured\n" in card  # it has no folder here
     assert "models/first" not in card and "evaluate first" not in card
+
+
+@pytest.mark.parametrize("key", ["accuracy", "loss", "macro", "calibration", "num_images"])
+@pytest.mark.parametrize("value", [None, [], {}, "text"])
+def test_numbers_of_other_types_are_told(key: str, value: Any) -> None:
+    damaged = dataclasses.replace(NOTHING, evaluation={**evaluation(), key: value})
+    with pytest.raises(UserError, match=r"report\.json or .*promotion\.json is damaged .*promote again") as told:
+        model_card(checkpoint(), damaged)
+    assert len(str(told.value).splitlines()) == 1
