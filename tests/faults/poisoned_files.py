@@ -6,17 +6,20 @@ Files that the package reads, and those that it trusts:
     weights (.pth, .safetensors), TORCH_HOME   `weights_only` or safetensors; a published name needs its SHA-256
     exported networks (.onnx, external data)   ONNX Runtime; golden images are computed again
     native_int8.json                        a schema, the digest of its checkpoint, golden images
-    ~/.cache/cifar10/engines/*.json         a schema; what does not fit is measured again
+    ~/.cache/cifar10/engines/*.json         its numbers; what does not fit is measured again
     CIFAR batches (pickles)                 MD5 of each before it is unpickled; SHA-256 of their archive
     *.dvc beside them                       a safe YAML loader; only names a remote of DVC's own configuration
-    labels of `evaluate --honest`           SHA-256 of each; arrays without pickles
+    labels of `evaluate --honest`           SHA-256 of each; arrays without pickles; see analysis/test_honest.py
     photo store, embeddings (.npy, .npz)    arrays without pickles; what is damaged is made again
     config.yaml, scores.json, history.csv, run.json, run_id of a run      safe loaders, schemas
-    evaluation/report.json, promotion.json  the digest of the weights they are about
-    groupings, search spaces, settings (YAML)    safe loaders, schemas
+    evaluation/report.json, promotion.json  the digest of the weights they are about, and the types of their numbers
+    marker of exported images (.digest)     compared with the data set; other text is refused
+    groupings, search spaces, settings, comparisons (YAML)    safe loaders without references, schemas
     receipts (CSV, JSON Lines, Parquet), the journal of `infer`      every value by itself
+    Parquet files of `batch`                their columns; the images by themselves; see test_batch.py
     lists of paths, zip and tar archives    every entry by itself; bad ones are rows
-    corrections, drift, studies, MLflow (SQLite)    SQLite's own checks, an application id
+    corrections, studies, MLflow (SQLite)   SQLite's own checks, an application id; SHA-256 of each corrected image
+    counts of incoming images (SQLite)      likewise; only the web page reads them: see serving/test_drift.py
     MLflow's models                         the checkpoint or ONNX file in them, which are loaded as such
 """
 
@@ -162,6 +165,6 @@ POISONED_FILES = Experiment(
     "has no checksum; no code in it runs.",
     run=poison_them,
     short=12,
-    full=600,
+    full=900,
     control=trust_them,
 )
