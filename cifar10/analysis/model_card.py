@@ -15,7 +15,7 @@ import yaml
 
 from cifar10.analysis.model_card_results import accuracy_of, results
 from cifar10.analysis.model_card_text import Cell, code, command, listed, shell, table, text
-from cifar10.errors import UserError, first_line
+from cifar10.errors import UserError
 from cifar10.runs.checkpoint_metadata import UNKNOWN_DATA
 from cifar10.runs.checkpoint_names import name_of_run
 from cifar10.runs.folder import SCORES
@@ -49,7 +49,7 @@ def model_card(checkpoint: "Checkpoint", files: MeasuredFiles, run: str | None =
         return _card(checkpoint, files, run)
     except (LookupError, TypeError, ValueError, AttributeError, OverflowError) as error:
         folder = checkpoint.path.parent
-        problem = f"{folder / EVALUATION} or {folder / PROMOTION} is damaged ({first_line(repr(error))[:100]})"
+        problem = f"{folder / EVALUATION} or {folder / PROMOTION} is damaged ({repr(error)[:100]})"
         raise UserError(f"{problem}; delete both, and promote again") from error
 
 
