@@ -115,7 +115,7 @@ def test_a_value_that_would_be_another_or_none_is_refused(
     assert code == 2 and told in complaint
 
 
-@pytest.mark.parametrize("name", ["cat.png", "CAT.JPG", "best.ckpt"])
+@pytest.mark.parametrize("name", ["cat.png", "CAT.JPG", "best.ckpt", "model.onnx"])
 def test_results_do_not_replace_a_picture_or_a_checkpoint(name: str) -> None:
     """https://github.com/tsurumeso/waifu2x-chainer/issues/13, https://github.com/mapequation/infomap/issues/907."""
     Path(name).write_bytes(b"mine")

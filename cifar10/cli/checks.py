@@ -68,8 +68,8 @@ def require_batch_images(test_dir: str) -> "ImageSource | ParquetImages":
     return source
 
 
-def require_batch_destination(output: str, output_format: str | None) -> "Destination | PartFolder":
-    """Return the file or the new folder that `output` names; raise UsageError if it cannot be written."""
+def require_batch_destination(output: str, output_format: str | None, test_dir: str) -> "Destination | PartFolder":
+    """Return the file or the new folder that `output` names; raise UsageError if it cannot be written or is read."""
     from cifar10.inference.destination import choose_destination, format_of
     from cifar10.inference.result_parts import PartFolder
 
@@ -80,7 +80,7 @@ def require_batch_destination(output: str, output_format: str | None) -> "Destin
         raise UsageError(f"--output={output}: its suffix names no format; for a folder of that name, write {output}/")
     if os.path.isdir(output) or is_new:
         return PartFolder(Path(output), output_format or "parquet")  # type: ignore[arg-type]
-    return choose_destination(output, output_format)
+    return choose_destination(output, output_format, [test_dir])
 
 
 def require_ray(address: str | None) -> None:

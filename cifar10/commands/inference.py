@@ -75,7 +75,8 @@ def infer(
     name = checkpoint_name or "best"
     network = pretrained or require_checkpoint(name) or name
     require_device(device)
-    destination = choose_destination(output, format)
+    inputs = [test_dir, checkpoint_name, *(override.partition("=")[2] for override in overrides)]
+    destination = choose_destination(output, format, inputs)
     request = InferenceRequest(
         images, network, destination, device, top_k, batch_size, tta, engine, resume, full_jpeg, receipts, grouping
     )
@@ -122,7 +123,7 @@ def batch(
     images = require_batch_images(test_dir)
     checkpoint = require_checkpoint(checkpoint_name)
     require_device(device)
-    destination = require_batch_destination(output, format)
+    destination = require_batch_destination(output, format, test_dir)
     require_ray(address)
     checkpoint_name = pin_checkpoint(checkpoint_name)
     from cifar10.batch import BatchRequest, batch
@@ -164,7 +165,7 @@ def similar(
     require_photo(photo)
     images = require_images(test_dir)
     require_device(device)
-    destination = choose_destination(output, format)
+    destination = choose_destination(output, format, [photo, test_dir, checkpoint_name])
     if destination.format == "parquet":
         raise UsageError("similar writes table, csv or jsonl; name another file or --format")
     if top_k < 1:

@@ -9,7 +9,7 @@ import hashlib
 import os
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +32,9 @@ _FORMAT_OF_SUFFIX: dict[str, Format] = {
     ".parquet": "parquet",
 }
 BEING_WRITTEN = "is being written by another process; wait for it, or name another file"
+_NO_RESULTS = frozenset(
+    (*SUFFIXES, ".ckpt", ".onnx", ".pt", ".pth", ".safetensors", ".npy", ".npz", ".db", ".yaml", ".zip", ".tar", ".gz")
+)
 _UNFINISHED = ".partial"
 _LONGEST_NAME = 255  # bytes, of most file systems
 _OWN_STREAMS = {"stdin": 0, "stdout": 1, "stderr": 2}
@@ -59,8 +62,10 @@ class Destination:
         return str(self.path).startswith(("/dev/tty", "/dev/pts/"))
 
 
-def choose_destination(output: str | None, output_format: str | None) -> Destination:
+def choose_destination(output: str | None, output_format: str | None, inputs: Iterable[str | None] = ()) -> Destination:
     """Return the destination for `--output` and `--format`, after a check that it can be written to.
+
+    `inputs` are what the command reads: none of them is replaced.
 
     `-` and /dev/stdout are stdout. To a pipe, a device or another stream, such as /dev/stderr, rows are written as soon
     as they are computed.
@@ -84,10 +89,19 @@ def choose_destination(output: str | None, output_format: str | None) -> Destina
     if format_of_suffix is None:
         known = ", ".join(_FORMAT_OF_SUFFIX)
         raise UsageError(f"--output={output}: its suffix names no format ({known}); choose one with --format")
-    if path.suffix.lower() in (*SUFFIXES, ".ckpt") and os.path.exists(path):  # which is false for an impossible name
+    if any(name and _is_same_file(path, name) for name in inputs):
+        raise UsageError(f"--output={output} is read by this command, and would be replaced; name another file")
+    if path.suffix.lower() in _NO_RESULTS and os.path.exists(path):  # which is false for an impossible name
         raise UsageError(f"--output={output} exists already, and its suffix is not that of a result; name another file")
     _refuse_unwritable(path, output)
     return Destination(path, format_of_suffix)
+
+
+def _is_same_file(path: Path, name: str) -> bool:
+    try:
+        return path.samefile(name)
+    except (OSError, ValueError):  # there is no file of one of the names, and perhaps cannot be
+        return False
 
 
 def format_of(name: str) -> Format | None:

@@ -14,11 +14,13 @@ from typing import Any
 import pyarrow.parquet as pq
 import pytest
 
+from cifar10.cli.command_line import main
 from cifar10.errors import UsageError, UserError
 from cifar10.files import atomic_write
 from cifar10.inference.destination import Destination, choose_destination
 from cifar10.inference.prediction import GroupResult, ImageResult, Prediction
 from cifar10.inference.results import open_results
+from commands import COMMANDS
 
 CLASSES = ("airplane", "cat", "=evil")
 NAMES = [
@@ -322,6 +324,21 @@ def test_an_output_that_cannot_be_is_misuse_before_anything_starts(
         with pytest.raises(UsageError, match=reason):
             choose_destination(output, output_format)
     assert sorted(os.listdir(tmp_path)) == ["folder.csv", "socket.csv"]
+
+
+@pytest.mark.parametrize("output", ["list.txt", "./list.txt", "link.csv", "hard.csv"])
+def test_what_a_command_reads_is_not_replaced(output: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("list.txt").write_text("a.png\n")
+    Path("link.csv").symlink_to("list.txt")
+    Path("hard.csv").hardlink_to("list.txt")
+    with pytest.raises(UsageError, match="is read by this command, and would be replaced"):
+        choose_destination(output, None, [None, "best", "list.txt"])
+    assert choose_destination("new.txt", None, [None, "best", "list.txt"]).path == tmp_path / "new.txt"
+    for words in ("infer", "batch", "similar list.txt"):
+        line = [*words.split(), "--test_dir=list.txt", f"--output={output}", "--format=csv"]
+        assert main(COMMANDS, "", line) == 2
+    assert Path("list.txt").read_text() == "a.png\n"
 
 
 def grouped(path: Path) -> Path:
