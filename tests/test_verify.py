@@ -1,5 +1,6 @@
 """`verify` finds each row of a result file that no longer holds, and says why."""
 
+import csv
 import json
 import shutil
 import zipfile
@@ -115,6 +116,24 @@ def test_rows_hold_in_every_format_until_an_image_is_changed_or_missing(
     shutil.copy("photos/2.png", "photos/1.png")
     (tmp_path / "photos/bad.png").write_bytes(b"other")
     assert result(capsys, file) == {"holds": 4, "image missing": 1, "image changed": 2}
+
+
+@pytest.mark.usefixtures("engine")
+@pytest.mark.parametrize("change", ["byte order mark", "Windows line ends", "semicolons", "tabs", "twice"])
+def test_rows_that_a_spreadsheet_or_a_shell_has_written_again_hold(
+    change: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    write_images(tmp_path / "photos")
+    file = infer_with_receipts("rows.csv", 3)
+    text = file.read_text(encoding="utf-8")
+    rows = list(csv.reader(text.splitlines()))
+    for delimiter in {"semicolons": ";", "tabs": "\t"}.get(change, ""):
+        with file.open("w", newline="", encoding="utf-8") as opened:
+            csv.writer(opened, delimiter=delimiter).writerows(rows)
+    changed = {"byte order mark": f"\ufeff{text}", "Windows line ends": text.replace("\n", "\r\n"), "twice": 2 * text}
+    if change in changed:
+        file.write_bytes(changed[change].encode())
+    assert result(capsys, file) == {"holds": 14 if change == "twice" else 7}
 
 
 @pytest.mark.usefixtures("engine")

@@ -3,12 +3,14 @@
 The file may be damaged or come from a stranger: every value that is used is checked, and memory use is bounded.
 """
 
+import codecs
 import csv
 import json
 import random
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -76,21 +78,27 @@ def _rows(file: Path) -> Iterator[Mapping[str, Any]]:
         start = opened.read(4)
     if start == b"PAR1":
         return _parquet_rows(file)
-    return _json_rows(file) if start[:1] == b"{" else _csv_rows(file)
+    return _json_rows(file) if start.removeprefix(codecs.BOM_UTF8)[:1] == b"{" else _csv_rows(file)
 
 
 def _csv_rows(file: Path) -> Iterator[Mapping[str, Any]]:
-    with file.open(encoding="utf-8", newline="") as opened:
-        reader = csv.DictReader(_lines(opened), strict=True)
+    """Also of a file that a spreadsheet has saved: with a byte order mark, or with semicolons."""
+    with file.open(encoding="utf-8-sig", newline="") as opened:
+        lines = _lines(opened)
+        header = next(lines, "")
+        delimiter = next((each for each in ",;\t" if each in header), ",")
+        reader = csv.DictReader(chain([header], lines), delimiter=delimiter, strict=True)
         _require_columns(reader.fieldnames or (), file)
         for row in reader:
+            if all(name == value for name, value in row.items()):  # the header of a file that was appended
+                continue
             if None in row or None in row.values():
                 raise ValueError("a row has more or fewer cells than the header; the file may be cut off")
             yield {name: row[name] or None for name in _NEEDED} | {"top": _further(row)}
 
 
 def _json_rows(file: Path) -> Iterator[Mapping[str, Any]]:
-    with file.open(encoding="utf-8", newline="\n") as opened:
+    with file.open(encoding="utf-8-sig", newline="\n") as opened:
         for line in _lines(opened):
             try:
                 row = json.loads(line)
