@@ -1,5 +1,6 @@
 """The atomic writer: the old content or the new one, and no temporary files."""
 
+import errno
 import os
 import shutil
 from pathlib import Path
@@ -41,6 +42,18 @@ def test_a_folder_that_is_not_there_is_told_without_advice_on_room(tmp_path: Pat
         UserError, match=r"a\.txt could not be written \(No such file or directory: there is no folder "
     ):
         write_text(tmp_path / "absent" / "a.txt", "x")
+
+
+def test_a_file_system_without_room_for_another_file_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    full = os.statvfs_result((4096, 4096, 10, 9, 9, 26, 0, 0, 0, 255))
+    monkeypatch.setattr(os, "statvfs", lambda path: full)
+
+    def write() -> None:
+        with atomic_write(tmp_path / "a.txt"):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(UserError, match="the file system holds as many files as it can; remove some"):
+        write()
 
 
 def test_a_folder_that_is_deleted_meanwhile_is_told(tmp_path: Path) -> None:

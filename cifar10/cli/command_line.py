@@ -86,9 +86,11 @@ def _inert(problem: str, typed: Sequence[str]) -> str:
 
 
 def _reported(error: OSError) -> int:
-    """Print what to do about an error of the disk, and return the exit code; other errors are raised again."""
+    """Print what to do about full disks and too many files, and return the exit code; other errors are raised again."""
     if "temporary director" in str(error):  # of tempfile and of matplotlib; there is no other sign
         print("error: no folder for temporary files can be written; name one: TMPDIR=DIR", file=sys.stderr)
+    elif error.errno in (errno.EMFILE, errno.ENFILE):
+        print("error: the system allows no more open files; allow more: ulimit -n 1024", file=sys.stderr)
     elif error.errno in _DISK_FULL or error.filename == STDOUT_NAME:
         print(f"error: {error.strerror}: {error.filename or STDOUT_NAME} was not written whole", file=sys.stderr)
     else:

@@ -2,6 +2,7 @@
 
 import atexit
 import contextlib
+import errno
 import json
 import os
 import re
@@ -232,6 +233,8 @@ def _refusal(name: str, models: Path, prefer: str) -> str:
         beside = sorted(file.name for file in _found(run, "*.ckpt")) if os.path.isdir(run) else []
         if beside:
             return f"{run} has no {prefer}; name a file in it: {run / beside[0]}"
+        if os.path.isdir(run) and not os.access(run, os.R_OK | os.X_OK):
+            return f"{run} cannot be read: {os.strerror(errno.EACCES)}"
     shortened = name if len(name) <= _LONGEST_NAME else f"{name[:_LONGEST_NAME]}..."
     refusal = f"there is no checkpoint {shortened}, neither as a path nor in {_shown(models)}"
     runs = sorted({file.parent.name for file in _found(models, "*/*.ckpt")})

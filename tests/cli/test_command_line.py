@@ -312,6 +312,11 @@ def failing(error: BaseException) -> Commands:
             1,
             "error: no folder for temporary files can be written; name one: TMPDIR=DIR\n",
         ),
+        (
+            OSError(24, "Too many open files"),
+            1,
+            "error: the system allows no more open files; allow more: ulimit -n 1024\n",
+        ),
     ],
 )
 def test_what_a_command_raises_becomes_an_exit_code(

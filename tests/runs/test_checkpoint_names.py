@@ -72,6 +72,13 @@ def test_an_unknown_name_lists_what_there_is(models: Path, tmp_path: Path) -> No
         resolve_checkpoint("second", str(tmp_path / "empty"))
 
 
+def test_a_run_folder_that_may_not_be_read_is_named(models: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (models / "locked").mkdir()
+    monkeypatch.setattr(os, "access", lambda path, mode: Path(path).name != "locked")  # root may read every folder
+    with pytest.raises(CheckpointError, match="locked cannot be read: Permission denied"):
+        resolve_checkpoint("locked", str(models))
+
+
 @pytest.mark.parametrize("name", ["x" * 5000, "nul\0byte", "..", "/dev/null", "~"])
 def test_what_cannot_be_a_file_is_refused_like_any_other_name(models: Path, name: str) -> None:
     with pytest.raises(CheckpointError, match="there is no checkpoint"):
