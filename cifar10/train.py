@@ -40,7 +40,7 @@ from cifar10.training.preflight import (
     tell_batches,
     warn_of_mirroring,
 )
-from cifar10.training.resuming import find_resumed, finished_scores
+from cifar10.training.resuming import find_resumed, finished_scores, refuse_without_end
 from cifar10.training.tensorboard import write_predictions
 from cifar10.types import Metrics
 
@@ -84,6 +84,8 @@ def train(
     checkpoint, config = find_resumed(config, resume, changes)
     if checkpoint is not None and (finished := finished_scores(checkpoint, config, options.is_tested)) is not None:
         return finished
+    if checkpoint is not None:
+        refuse_without_end(checkpoint, config)
     require_buildable(config)
     require_tensorboard(config)
     processes = find_processes(config.training)  # checks the launcher before data are loaded

@@ -281,6 +281,16 @@ def test_a_checkpoint_that_was_copied_elsewhere_goes_on_in_a_new_folder(capsys: 
     assert f"it continues in {new}" in capsys.readouterr().err
 
 
+def test_a_copied_checkpoint_whose_training_has_ended_is_refused_and_nothing_is_made() -> None:
+    train(load_config([*TINY, "run_name=whole"]))
+    Path("copied.ckpt").write_bytes(Path("models/whole/last.ckpt").read_bytes())
+    with pytest.raises(UsageError, match=r"copied\.ckpt has all its 2 epochs, so .*to test it: .*copied\.ckpt$"):
+        train(load_config(TINY), resume="copied.ckpt")
+    assert os.listdir("models") == ["whole"]
+    Path("best.ckpt").write_bytes(Path("models/whole/best.ckpt").read_bytes())
+    assert "test/accuracy" in train(load_config(TINY), resume="copied.ckpt")
+
+
 class CutError(Exception):
     """Ends a run after its first epoch, as a power cut would."""
 

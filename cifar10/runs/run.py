@@ -202,13 +202,18 @@ def _claim_new(config: Config, processes: Processes) -> RunFolder:
 def _copy_best(checkpoint: Checkpoint, folder: Path) -> None:
     """Print where the run continues, and copy the best epoch so far, if it is beside the checkpoint and of its run."""
     print(f"{checkpoint.path} is not in the run folder it was written to; it continues in {folder}", file=sys.stderr)
+    if has_best_beside(checkpoint):
+        with checkpoint.path.with_name(BEST).open("rb") as content, atomic_write(folder / BEST) as file:
+            shutil.copyfileobj(content, file)
+
+
+def has_best_beside(checkpoint: Checkpoint) -> bool:
+    """Return whether the best epoch of the same run is beside the checkpoint."""
     beside = checkpoint.path.with_name(BEST)
     if not beside.is_file():
-        return
+        return False
     best = load_checkpoint(beside)
-    if best.config == checkpoint.config and best.history == checkpoint.history[: len(best.history)]:
-        with beside.open("rb") as content, atomic_write(folder / BEST) as file:
-            shutil.copyfileobj(content, file)
+    return best.config == checkpoint.config and best.history == checkpoint.history[: len(best.history)]
 
 
 def finite_or_none(value: Any) -> Any:

@@ -15,6 +15,7 @@ from cifar10.runs.checkpoint_names import BEST, LAST, resolve_checkpoint
 from cifar10.runs.checkpoints import Checkpoint, load_checkpoint, require_training_state
 from cifar10.runs.folder import SCORES, is_folder_of, lasting_settings
 from cifar10.runs.known_stores import unknown_settings
+from cifar10.runs.run import has_best_beside
 from cifar10.runs.trained_data import without_sources
 from cifar10.system.streams import print_message
 from cifar10.types import Metrics
@@ -72,6 +73,21 @@ def finished_scores(checkpoint: Checkpoint, config: Config, tested: bool = True)
         return None
     print_message(f"{folder} is finished after {counted(facts['epochs'], 'epoch')}; nothing was changed")
     return {name: value for name, value in facts.items() if isinstance(value, int | float)}
+
+
+def refuse_without_end(checkpoint: Checkpoint, config: Config) -> None:
+    """Refuse a copy of a checkpoint whose training has ended: there would be no epoch to train, and none to test.
+
+    Raises:
+        UsageError: All epochs are done, and the best one is neither in its run folder nor beside it.
+    """
+    is_whole = len(checkpoint.history) >= config.training.epochs
+    is_copy = not is_folder_of(config, checkpoint.path.parent, Path(config.models_dir))
+    if is_whole and is_copy and not has_best_beside(checkpoint):
+        raise UsageError(
+            f"{checkpoint.path} has all its {counted(len(checkpoint.history), 'epoch')}, so nothing is left to train; "
+            f"to test it: {command_line('evaluate', checkpoint_name=str(checkpoint.path))}"
+        )
 
 
 def _load_resumable(path: Path) -> Checkpoint:
