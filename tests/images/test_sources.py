@@ -273,6 +273,15 @@ def test_a_list_is_read_in_bounded_memory(tmp_path: Path) -> None:
     tracemalloc.stop()
 
 
+@pytest.mark.parametrize("content", [b"\0", b"\n", b"x"])
+def test_a_list_without_an_end_or_a_path_is_given_up(content: bytes, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(path_list, "_MOST_EMPTY", 2**20)
+    endless = io.BytesIO(content)
+    monkeypatch.setattr(endless, "read1", lambda size: content * size, raising=False)
+    with pytest.raises(UserError, match="the list has no path in 1 MB"):
+        list(path_list.split(endless))
+
+
 @pytest.mark.parametrize("encoding", ["utf-16", "utf-16-le", "utf-16-be"])
 def test_a_list_in_another_encoding_is_refused_by_its_name(tmp_path: Path, encoding: str) -> None:
     (tmp_path / "list.txt").write_text("./cat 1.png\n" * 50, encoding=encoding)

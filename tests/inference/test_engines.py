@@ -136,6 +136,12 @@ def test_a_file_of_another_state_of_the_checkpoint_is_refused(here: Path, tmp_pa
     (copy / "best.ckpt").write_bytes((RUN / "last.ckpt").read_bytes() + b"\0")
     with pytest.raises(CheckpointError, match=r"was exported from an earlier best\.ckpt"):
         load_model("onnx", copy / "best.ckpt")
+    (copy / "last.ckpt").write_bytes((copy / "best.ckpt").read_bytes())
+    (copy / "best.ckpt").write_bytes(here.read_bytes())
+    with pytest.raises(
+        CheckpointError, match=r"is of best\.ckpt, not of last\.ckpt; to use it: --chec"
+    ):
+        load_model("onnx", copy / "last.ckpt")
 
 
 def test_engines_take_turns_and_get_batches_of_the_size_that_is_asked_for() -> None:

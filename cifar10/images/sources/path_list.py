@@ -16,6 +16,7 @@ from cifar10.images.sources import addresses
 
 _CHUNK = 65_536  # bytes
 _LONGEST = 8192  # bytes of a line
+_MOST_EMPTY = 2**26  # bytes without the end of a line that is not empty
 _TRIED = 20
 """Lines of which one must be an image, so that another text file is not taken for a list."""
 
@@ -70,14 +71,21 @@ def split(stream: BinaryIO) -> Iterator[bytes]:
     """Yield the lines of a stream, without their ends; the parts between NULs if there is one at its beginning.
 
     A line that is longer than a path is cut.
+
+    Raises:
+        UserError: There is nothing but empty lines, or a line without an end, for too long.
     """
     read = getattr(stream, "read1", stream.read)  # what a pipe holds by now
     first = read(_CHUNK)
     separator = b"\0" if b"\0" in first else b"\n"
-    rest = b""
+    rest, num_empty = b"", 0
     for chunk in chain([first.removeprefix(codecs.BOM_UTF8)], iter(lambda: read(_CHUNK), b"")):
-        *lines, rest = (rest + chunk).split(separator)
-        yield from (line for line in map(_ended, lines) if line)
+        *ended, rest = (rest + chunk).split(separator)
+        lines = [line for line in map(_ended, ended) if line]
+        num_empty = 0 if lines else num_empty + len(chunk)
+        if num_empty > _MOST_EMPTY:
+            raise UserError(f"the list has no path in {_MOST_EMPTY // 2**20} MB; it has one path a line")
+        yield from lines
         rest = rest[: 2 * _LONGEST]
     if line := _ended(rest):
         yield line

@@ -97,7 +97,7 @@ def load(path: Path, device: str = "auto", batch_size: int | None = None, file_n
             raise
         raise CheckpointError(f"{error}; export it again: {_export_line(path, file)}") from None
     if file != path and description.file_digest not in (None, file_sha256(path)):
-        raise CheckpointError(f"{file} was exported from an earlier {path.name}: {_export_line(path, file)}")
+        raise CheckpointError(_of_another(path, file, str(description.file_digest)))
     precision = session.get_modelmeta().custom_metadata_map.get(PRECISION, "fp32")
     engine = OnnxEngine(session, precision)
     require_golden(description, engine, file)
@@ -130,6 +130,14 @@ def _export_line(checkpoint: Path, file: Path) -> str:
     """Return the command that writes `file`: model_int8.onnx has the format onnx_int8."""
     formats = f"onnx{file.stem.removeprefix('model')}"
     return command_line("export", checkpoint_name=str(checkpoint), formats=formats)
+
+
+def _of_another(checkpoint: Path, file: Path, digest: str) -> str:
+    """Return the message that `file` was exported from another checkpoint, whose SHA-256 is `digest`."""
+    for other in sorted(checkpoint.parent.glob("*.ckpt")):
+        if other != checkpoint and file_sha256(other) == digest:
+            return f"{file} is of {other.name}, not of {checkpoint.name}; to use it: --checkpoint_name={other}"
+    return f"{file} was exported from an earlier {checkpoint.name}: {_export_line(checkpoint, file)}"
 
 
 def open_session(model: bytes, name: object, waits_actively: bool = True) -> "InferenceSession":
