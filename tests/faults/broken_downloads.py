@@ -107,6 +107,7 @@ FORGED: dict[str, Callable[[], bytes]] = {
 """Archives without the published files."""
 _PROCESSES = ("four processes at once", "four processes, and one is killed")
 _KILLS = 8
+_ATTEMPTS = 50
 OTHERS = (
     *("no network", "no network, with a copy in the folder", "a copy that is named", "a folder that can only be read"),
     *("a file where the folder should be", "a folder that is half there", *_PROCESSES),
@@ -227,7 +228,16 @@ def _of_other_archive(content: bytes, place: Path) -> str:
 
 
 def _of_kill(root: Path, at_unpacking: bool, position: int) -> str:
-    """Kill it while it downloads or unpacks; the next process goes on."""
+    """Kill it while it downloads or unpacks, in another folder if it had ended before; the next process goes on."""
+    for attempt in range(_ATTEMPTS):
+        problem = _of_one_kill(root / str(attempt), at_unpacking, position)
+        if problem is not None:
+            return problem
+    raise RuntimeError(f"it had ended {_ATTEMPTS} times before it was killed")
+
+
+def _of_one_kill(root: Path, at_unpacking: bool, position: int) -> str | None:
+    """Return what is wrong after a kill, None if it had ended before."""
     with serve(seconds_per_kilobyte=0.01) as web:
         archive = describe(CONTENT, web.url)
         first = Obtaining(archive, root)
@@ -241,7 +251,7 @@ def _of_kill(root: Path, at_unpacking: bool, position: int) -> str:
         first.process.send_signal(signal.SIGKILL)
         exit_code, _ = first.ended()
         if exit_code != -signal.SIGKILL:
-            return "it had ended before it was killed"
+            return None
         if problem := _obtained(archive, root):
             return problem
         again = web.requests[1:]
