@@ -6,16 +6,18 @@ import time
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from cifar10.config.compose import load_config
 from cifar10.formats import Source
 from cifar10.formats.native_int8 import NativeInt8Format
+from cifar10.inference.description import KEY, ModelDescription
 from cifar10.inference.destination import partial_path
 from cifar10.laboratory.folder import open_laboratory
 from cifar10.runs.checkpoints import load_checkpoint
 from cifar10.serving.corrections import CorrectionStore
 from tests.faults.reader import Reader
-from tests.faults.trained_folder import IMAGES, run
+from tests.faults.trained_folder import EXPORTED, IMAGES, run
 from tests.formats.test_native_int8 import OBSTACLE, WIDTHS
 from tests.laboratory.test_laboratory import TINY as LABORATORY
 from tests.serving.test_corrections import correct, encoded
@@ -57,6 +59,16 @@ def _interrupted(folder: Path) -> None:
             time.sleep(0.002)
         process.kill()
     assert not (folder / "rows.csv").exists()
+
+
+def _weights_beside(folder: Path) -> None:
+    """Export a file as versions without seals did, and put its weights into another file, as `onnx` can."""
+    run(folder, "export", "tiny")
+    model = onnx.load(folder / EXPORTED)
+    [entry] = [entry for entry in model.metadata_props if entry.key == KEY]
+    description = ModelDescription.parse(entry.value, EXPORTED).model_copy(update={"format": 1})
+    onnx.helper.set_model_props(model, {KEY: description.model_dump_json()})
+    onnx.save_model(model, folder / "linked.onnx", save_as_external_data=True, location="linked.bin", size_threshold=0)
 
 
 def _swept(folder: Path) -> None:
@@ -103,6 +115,9 @@ READERS_OF_RESULTS: dict[str, Reader] = {
     "the rows of an interrupted run": Reader("rows.csv.partial", [*_LISTED, "--resume"], _interrupted, False),
     "ranges of 8-bit integers": Reader(_RANGES, _NATIVE, _trained_for_integers, obstacle=lambda: OBSTACLE or ""),
     "measured engines": Reader("cache/cifar10/engines/*.json", _FASTEST, _measured, False, environment=_CACHE),
+    "weights beside an ONNX file": Reader(
+        "linked.bin", [*_ON_IMAGES, "--checkpoint_name=linked.onnx"], _weights_beside, works=False
+    ),
     "the database of a study": Reader("models/few/study.db", [*_SWEEP, "--resume"], _swept, False),
     "a search space": Reader("space.yaml", [*_SWEEP, "--resume"], _swept),
     "the settings of a comparison": Reader(

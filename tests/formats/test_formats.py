@@ -278,6 +278,22 @@ def test_an_onnx_file_that_another_program_changed_is_refused_and_one_of_format_
 
 
 @pytest.mark.usefixtures("here")
+@pytest.mark.parametrize("place", ["weights.bin", "data/weights.bin"])
+def test_an_onnx_file_that_names_another_file_is_refused(
+    place: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    model = onnx.load(RUN / "export/model.onnx")
+    [entry] = [entry for entry in model.metadata_props if entry.key == KEY]
+    description = json.loads(entry.value) | {"format": 1}
+    onnx.helper.set_model_props(model, {KEY: json.dumps(description)})
+    (tmp_path / place).parent.mkdir(exist_ok=True)
+    onnx.save_model(model, tmp_path / "model.onnx", save_as_external_data=True, location=place, size_threshold=0)
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(CheckpointError, match=r"model\.onnx cannot be read as an ONNX file"):
+        cifar10.load("model.onnx")
+
+
+@pytest.mark.usefixtures("here")
 def test_integers_are_close_to_floats_and_name_their_precision(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(RUN / "best.ckpt")
     source = Source(checkpoint, some_images(100), some_images(50))

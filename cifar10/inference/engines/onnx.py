@@ -156,6 +156,7 @@ def open_session(model: bytes, name: object, waits_actively: bool = True) -> "In
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = num_cpus()
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(waits_actively)))
+    options.add_session_config_entry("session.model_external_initializers_file_folder_path", os.devnull)
     options.log_severity_level = 4  # errors are raised
     try:
         return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
