@@ -138,9 +138,7 @@ def test_a_file_of_another_state_of_the_checkpoint_is_refused(here: Path, tmp_pa
         load_model("onnx", copy / "best.ckpt")
     (copy / "last.ckpt").write_bytes((copy / "best.ckpt").read_bytes())
     (copy / "best.ckpt").write_bytes(here.read_bytes())
-    with pytest.raises(
-        CheckpointError, match=r"is of best\.ckpt, not of last\.ckpt; to use it: --chec"
-    ):
+    with pytest.raises(CheckpointError, match=r"is of best\.ckpt, not of last\.ckpt; to use it: --chec"):
         load_model("onnx", copy / "last.ckpt")
 
 
