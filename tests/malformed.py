@@ -97,7 +97,11 @@ def tiff(pixels: NDArray[np.uint8], kept: int, tile: int | None = None) -> bytes
         layout = {322: [tile], 323: [tile], 324: [], 325: [len(piece) for piece in pieces]}
     layout[273 if tile is None else 324] = [8 + sum(map(len, pieces[:number])) for number in range(len(pieces))]
     tags = {256: [width], 257: [height], 258: [8, 8, 8], 259: [1], 262: [2], 277: [3], **layout}
-    body = b"".join(pieces)
+    return tiff_file(tags, b"".join(pieces))
+
+
+def tiff_file(tags: dict[int, list[int]], body: bytes) -> bytes:
+    """Return a TIFF of these tags, all of 32 bits, whose `body` begins at byte 8."""
     directory, values = struct.pack("<H", len(tags)), b""
     for tag, numbers in sorted(tags.items()):
         packed = struct.pack(f"<{len(numbers)}I", *numbers)
@@ -158,6 +162,7 @@ def _pngs() -> list[Malformed]:
     data_start = good.index(b"IDAT") + 4
     rows = b"".join(b"\0" + row.tobytes() for row in picture())
     whole, interlaced = zlib.compress(rows), rows_of_passes(picture())
+    profile = png_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(10**6), 9))
     return [
         Malformed("png_one_row.png", png(32, 32, zlib.compress(rows[:97])), r"missing \(97 of 3,104 bytes\)$"),
         Malformed("png_half_of_last_row.png", png(32, 32, zlib.compress(rows[:-48])), CUT_OFF),
@@ -180,6 +185,9 @@ def _pngs() -> list[Malformed]:
         Malformed("png_unknown_depth.png", png(32, 32, whole, depth=5), DAMAGED),
         Malformed("png_bomb.png", png_bomb(20_000, 20_000), TOO_LARGE),
         Malformed("png_small_bomb.png", png_bomb(7_300, 7_300), TOO_LARGE),
+        Malformed("png_many_chunks.png", good[:33] + png_chunk(b"teSt", b"") * 50_000 + good[33:], TOO_MANY),
+        Malformed("png_many_empty_pieces.png", good[:33] + png_chunk(b"IDAT", b"") * 50_000 + good[33:], TOO_MANY),
+        Malformed("png_many_profiles.png", good[:33] + profile * 90 + good[33:], TOO_MANY),
         Malformed("png_two_billion_wide.png", png(2**31 - 1, 2**31 - 1, whole), TOO_LARGE),
     ]
 
@@ -193,6 +201,9 @@ def _jpegs() -> list[Malformed]:
         Malformed("jpeg_early_end_progressive.jpg", jpeg_ending_early(0.5, progressive=True), MISSING),
         Malformed("jpeg_many_scans.jpg", jpeg_of_many_scans(2048, 300), "^too large: .* scans of 2048 x 2048 pixels"),
         Malformed("jpeg_many_headers.jpg", good[:2] + b"\xff\xe1\0\x0cExif\0\0II*\0" * 30_000 + good[2:], TOO_MANY),
+        Malformed("jpeg_many_comments.jpg", good[:2] + b"\xff\xfe\0\2" * 70_000 + good[2:], TOO_MANY),
+        Malformed("jpeg_many_fill_bytes.jpg", good[:2] + b"\xff" * 50_000 + good[2:], TOO_MANY),
+        Malformed("jpeg_many_small_scans.jpg", jpeg_of_many_scans(8, 20_000), TOO_MANY),
         Malformed("jpeg_start_only.jpg", good[:3], DAMAGED),
         Malformed("jpeg_cut_in_header.jpg", good[:100], DAMAGED),
         Malformed("jpeg_half.jpg", good[: len(good) // 2], CUT_OFF),
@@ -203,10 +214,12 @@ def _jpegs() -> list[Malformed]:
 
 def _gifs_and_webps() -> list[Malformed]:
     gif, webp = encode(picture(), "GIF"), encode(picture(), "WEBP", lossless=True)
+    start = gif.index(b",\0\0\0\0")
     return [
         Malformed("gif_signature_only.gif", gif[:6], DAMAGED),
         Malformed("gif_no_frame.gif", gif[:13], DAMAGED),
         Malformed("gif_half.gif", gif[: len(gif) * 3 // 4], CUT_OFF),
+        Malformed("gif_many_blocks.gif", gif[:start] + b"!\xfe" + b"\1a" * 40_000 + b"\0" + gif[start:], TOO_MANY),
         Malformed("webp_signature_only.webp", webp[:12], DAMAGED),
         Malformed("webp_half.webp", webp[: len(webp) // 2], DAMAGED),
         Malformed("webp_flipped_byte.webp", flip_byte(webp, 40), DAMAGED),
@@ -219,8 +232,10 @@ def _bmps_and_ppms() -> list[Malformed]:
         Malformed("bmp_signature_only.bmp", bmp[:2], DAMAGED),
         Malformed("bmp_half.bmp", bmp[: len(bmp) // 2], CUT_OFF),
         Malformed("bmp_huge.bmp", bmp[:18] + struct.pack("<ii", 2**30, 2**30) + bmp[26:], TOO_LARGE),
+        Malformed("bmp_many_ends_of_row.bmp", bmp[:30] + b"\1" + bmp[31:54] + bytes(300_000), TOO_MANY),
         Malformed("bmp_unknown_depth.bmp", bmp[:28] + struct.pack("<H", 77) + bmp[30:], DAMAGED),
         Malformed("pgm_many_comments.pgm", b"P2 2 2 9\n" + b"#\n" * 100_000 + b"1 2 3 4\n", TOO_MANY),
+        Malformed("ppm_long_comment.ppm", b"P6 #" + b"a" * 50_000 + ppm[2:], TOO_MANY),
         Malformed("ppm_half.ppm", ppm[: len(ppm) // 2], CUT_OFF),
         Malformed("ppm_huge.ppm", b"P6 99999 99999 255\n" + bytes(99), TOO_LARGE),
         Malformed("ppm_no_size.ppm", b"P6\nmany pixels\n255\n", DAMAGED),
@@ -237,6 +252,7 @@ def _tiffs() -> list[Malformed]:
     return [
         Malformed("tiff_three_strips_of_four.tif", tiff(picture(size=64), kept=3), "^damaged: 3 of 4 strips$"),
         Malformed("tiff_two_tiles_of_four.tif", tiff(picture(size=64), kept=2, tile=32), "^damaged: 2 of 4 tiles$"),
+        *_slow_tiffs(),
         Malformed("tiff_signature_only.tif", good[:4], DAMAGED),
         Malformed("tiff_half.tif", good[: len(good) // 2], DAMAGED),
         Malformed("tiff_compressed_half.tif", lzw[: len(lzw) // 2], DAMAGED),
@@ -244,6 +260,20 @@ def _tiffs() -> list[Malformed]:
         Malformed("tiff_float_range.tif", encode(np.float32(1e4) * with_nan[:2], "TIFF"), "^float values from 5000"),
         Malformed("tiff_integer_range.tif", encode(np.full((9, 9), 70_000, np.int32), "TIFF"), "^grey values from 7"),
         Malformed("tiff_lab.tif", lab.getvalue(), "^colour mode LAB is not supported$"),
+    ]
+
+
+def _slow_tiffs() -> list[Malformed]:
+    """Return TIFFs of few pixels: with tiles of many, with many strips, with strips that share their bytes."""
+    grey = {258: [8], 262: [1], 277: [1]}
+    tiles = {256: [6400], 257: [1], 259: [8], 322: [16], 323: [3_000_000], 324: [8] * 400, 325: [60] * 400}
+    num_strips = 60_000
+    strips = {256: [1], 257: [num_strips], 259: [1], 273: [8] * num_strips, 278: [1], 279: [1] * num_strips}
+    shared = {256: [32], 257: [1000], 259: [8], 273: [8] * 1000, 278: [1], 279: [40_000] * 1000}
+    return [
+        Malformed("tiff_tall_tiles.tif", tiff_file({**grey, **tiles}, bytes(60)), "^too large: tiles of "),
+        Malformed("tiff_many_strips.tif", tiff_file({**grey, **strips}, bytes(60)), "^too large: more than 50,234 "),
+        Malformed("tiff_shared_strips.tif", tiff_file({**grey, **shared}, bytes(40_000)), "^too large: strips of "),
     ]
 
 

@@ -25,6 +25,7 @@ from numpy.typing import NDArray
 from PIL import ExifTags, Image, UnidentifiedImageError
 from PIL.JpegImagePlugin import JpegImageFile
 
+from cifar10.images.bounded_file import BoundedFile
 from cifar10.images.heic import read_heic
 from cifar10.images.other_formats import is_heic, kind_of_photo
 from cifar10.images.plain_png import read_plain_png
@@ -47,6 +48,7 @@ REDUCED_SIDE = 8
 """Size of the short side of a JPEG that is decoded at reduced scale, over that of the square that it is resized to, at
 least. Measured: benchmarks/results/reduced_jpeg_*.md."""
 _FORMATS = ("PNG", "JPEG", "WEBP", "AVIF", "BMP", "GIF", "TIFF", "PPM")  # else Pillow may start Ghostscript
+_READ_BY_PIXEL = frozenset(["BMP", "TIFF", "PPM"])  # or by run or strip; `unfit_layout` limits their number
 _SIGNATURES = {
     b"\x89PNG": "PNG",
     b"\xff\xd8\xff": "JPEG",
@@ -212,8 +214,10 @@ def _too_large(image: Image.Image) -> str | None:
 
 def _open(data: bytes) -> Image.Image:
     _refuse(unbounded_header(data))
-    image = read_heic(data) if is_heic(data[:256]) else Image.open(io.BytesIO(data), formats=_FORMATS)
+    image = read_heic(data) if is_heic(data[:256]) else Image.open(BoundedFile(data), formats=_FORMATS)
     _refuse(_too_large(image) or unfit_layout(image, data, MAX_PIXELS))
+    if image.format in _READ_BY_PIXEL:
+        image.fp = io.BytesIO(data)  # type: ignore[attr-defined]
     return image
 
 
@@ -236,6 +240,8 @@ def _load(image: Image.Image, data: bytes, scale: int) -> Image.Image:
         intact = _PNG_END in data  # verify() does not check the last checksum
         try:
             image.verify()
+        except ImageError:
+            raise
         except Exception:
             intact = False
         if not intact:

@@ -13,6 +13,7 @@ _SIGNATURE = b"\x89PNG\r\n\x1a\n\0\0\0\rIHDR"
 _RGB_8 = b"\x08\x02\0\0\0"  # depth, colour type, compression, filter, not interlaced
 _WITHOUT_EFFECT = frozenset([b"gAMA", b"sRGB", b"cHRM", b"pHYs", b"tIME", b"sBIT"])
 _MOST_PIXELS = 2**20
+_MOST_CHUNKS = 1000  # an image of this size in chunks of 4 KiB has 768; others are left to the general path
 
 
 class PlainPng(NamedTuple):
@@ -40,7 +41,7 @@ def read_plain_png(data: bytes) -> PlainPng | None:
     if not 0 < width * height <= _MOST_PIXELS:
         return None
     position, parts, view = 8, list[memoryview](), memoryview(data)
-    while True:
+    for _ in range(_MOST_CHUNKS):
         kind, start = data[position + 4 : position + 8], position + 8
         end = start + int.from_bytes(data[position : position + 4], "big")
         if zlib.crc32(view[position + 4 : end]).to_bytes(4, "big") != data[end : end + 4]:  # also if there are no more
@@ -52,3 +53,4 @@ def read_plain_png(data: bytes) -> PlainPng | None:
         elif kind not in _WITHOUT_EFFECT and position > 8:
             return None
         position = end + 4
+    return None

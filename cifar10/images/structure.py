@@ -14,14 +14,22 @@ import struct
 import zlib
 from collections.abc import Iterator
 
-from PIL import ExifTags, Image
+from PIL import Image
+
+from cifar10.images.reading import ImageError
+from cifar10.images.tiff_layout import excessive_pieces, unfit_tiff
 
 MAX_SCANNED_PIXELS = 10**9
 """Most pixels x scans of a JPEG: 20 scans of 50 megapixels, in 2 to 4 s. Progressive encoders write about ten scans."""
-MAX_PIECES = 250_000
-"""Most strips or tiles of a TIFF: 50 megapixels in tiles of 16 x 16 pixels are 200,000."""
 MAX_HEADERS = 2_000
-"""Most header segments of a JPEG, and comments in a PPM; Pillow takes quadratic time for them."""
+"""Most segments of a JPEG before, and after, its first scan begins, and comments in a PPM. Pillow takes quadratic time
+for the first and the last."""
+MAX_PARSED = 2**21
+"""Most bytes of quantisation tables and Photoshop data of a JPEG, which Pillow reads number by number."""
+MAX_SURPLUS = 2**18
+"""Most bytes of a compressed BMP beside its runs."""
+MAX_PROFILES = 8
+"""Most colour profiles of a PNG, of which it should have one: a thousand bytes may be inflated to a million."""
 
 _PIECE = 65_536  # bytes, of compressed data and of pixels, that are inflated at a time
 _ADAM7 = ((0, 0, 8, 8), (4, 0, 8, 8), (0, 4, 4, 8), (2, 0, 4, 4), (0, 2, 2, 4), (1, 0, 2, 2), (0, 1, 1, 2))
@@ -29,7 +37,8 @@ _PNG_CHANNELS = {0: 1, 2: 3, 3: 1, 4: 2, 6: 4}  # by colour type
 
 _START_OF_SCAN, _END_OF_IMAGE, _RESTART_INTERVAL = 0xDA, 0xD9, 0xDD
 _START_OF_FRAME = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-_WITHOUT_LENGTH = frozenset([0x00, 0x01, *range(0xD0, 0xD9), 0xFF])  # stuffing, restarts, fill bytes
+_PARSED = frozenset([0xDB, 0xED])  # quantisation tables, Photoshop data
+_SEGMENT = re.compile(rb"\xff[^\x00\x01\xd0-\xd9\xff]")  # others have no length: stuffing, restarts, fill bytes
 _MARKER_IN_SCAN = re.compile(rb"\xff[^\x00\xff\xd0-\xd7]")  # restarts and stuffed bytes belong to the scan
 _RESTART = re.compile(rb"\xff[\xd0-\xd7]")
 _NOISE = bytes((37 * n * n + 11 * n + 5) % 255 for n in range(4096))  # no 0xFF, which would begin a marker
@@ -37,12 +46,14 @@ _NOISE = bytes((37 * n * n + 11 * n + 5) % 255 for n in range(4096))  # no 0xFF,
 
 def unbounded_header(data: bytes) -> str | None:
     """Return why the header of the file `data` takes too long to parse."""
-    if data.startswith(b"\xff\xd8") and len(data) > 2**18 and data.count(b"\xff\xe1") > MAX_HEADERS:
-        headers = sum(1 for _ in _jpeg_headers(data))
-        if headers > MAX_HEADERS:
-            return f"too large: {headers:,} header segments, the limit is {MAX_HEADERS:,}"
+    if data.startswith(b"\xff\xd8"):
+        return _excessive_headers(data) if len(data) > 2**18 else None
     if data[:2] in (b"P1", b"P2", b"P3") and (comments := data.count(b"#")) > MAX_HEADERS:
         return f"too large: {comments:,} comments, the limit is {MAX_HEADERS:,}"
+    if data[:2] in (b"II", b"MM"):
+        return excessive_pieces(data)
+    if data.startswith(b"\x89PNG") and (profiles := data.count(b"iCCP")) > MAX_PROFILES:
+        return f"too large: {profiles:,} colour profiles, the limit is {MAX_PROFILES}"
     return None
 
 
@@ -50,7 +61,9 @@ def unfit_layout(image: Image.Image, data: bytes, max_pixels: int) -> str | None
     """Return why `image`, opened from `data` and not loaded yet, takes too long to decode or lacks strips or tiles."""
     if image.format in ("JPEG", "MPO"):
         return _excessive_scans(image, data)
-    return _unfit_tiff(image, max_pixels) if image.format == "TIFF" else None
+    if image.format == "BMP":
+        return _excessive_runs(image, data)
+    return unfit_tiff(image, len(data), max_pixels) if image.format == "TIFF" else None
 
 
 def lacks_pixels(image: Image.Image, data: bytes, scale: int = 1) -> str | None:
@@ -66,6 +79,17 @@ def lacks_pixels(image: Image.Image, data: bytes, scale: int = 1) -> str | None:
     if image.format in ("JPEG", "MPO"):
         return _jpeg_lacks(data) if _ends_flat(image, 8 // scale) else None
     return png_lacks_pixels(image, data) if image.format == "PNG" else None
+
+
+# BMP
+
+
+def _excessive_runs(image: Image.Image, data: bytes) -> str | None:
+    """Return whether a compressed BMP has more runs, of at least two bytes, than pixels and ends of rows."""
+    most = 4 * image.width * image.height + MAX_SURPLUS
+    if image.tile[0][0] == "bmp_rle" and len(data) > most:  # type: ignore[attr-defined]
+        return f"too large: {len(data):,} bytes for {image.width} x {image.height} pixels, the limit is {most:,}"
+    return None
 
 
 # PNG
@@ -98,6 +122,8 @@ def _png_data(data: bytes) -> Iterator[memoryview]:
     position, skip, view = 8, 2, memoryview(data)
     while position + 8 <= len(data):
         length, kind = struct.unpack_from(">I4s", data, position)
+        if kind == b"IEND":
+            return
         if kind == b"IDAT":
             for start in range(position + 8, position + 8 + length, _PIECE):
                 piece = view[start : min(start + _PIECE, position + 8 + length)]
@@ -161,12 +187,24 @@ def _shrunk(data: bytes) -> bytes:
     return image.tobytes()
 
 
+def _excessive_headers(data: bytes) -> str | None:
+    num_parsed = 0
+    for num_headers, (marker, start, end) in enumerate(_jpeg_headers(data), 1):
+        num_parsed += end - start if marker in _PARSED else 0
+        if num_headers > MAX_HEADERS:
+            return f"too large: too many header segments, the limit is {MAX_HEADERS:,}"
+        if num_parsed > MAX_PARSED:
+            return f"too large: too many tables or Photoshop data, the limit is {MAX_PARSED:,} bytes"
+    return None
+
+
 def _excessive_scans(image: Image.Image, data: bytes) -> str | None:
     end: int = image.fp.tell()  # type: ignore[attr-defined]  # Pillow has read the header of the first scan
     length: int = 8 + 2 * image.layers  # type: ignore[attr-defined]  # of a scan that contains all components
     if "progressive" not in image.info and data.startswith(b"\xff\xda", end - length):
         return None
-    most = MAX_SCANNED_PIXELS // (image.width * image.height)
+    blocks = math.ceil(image.width / 8) * math.ceil(image.height / 8)
+    most = min(MAX_SCANNED_PIXELS // (64 * blocks), MAX_HEADERS)
     if data.count(b"\xff\xda") > most and (scans := len(_jpeg_scans(data))) > most:  # metadata may look like scans
         return f"too large: {scans:,} scans of {image.width} x {image.height} pixels, the limit is {most:,}"
     return None
@@ -175,38 +213,41 @@ def _excessive_scans(image: Image.Image, data: bytes) -> str | None:
 def _jpeg_headers(data: bytes) -> Iterator[tuple[int, int, int]]:
     """Yield (marker, start, end) of each segment with a length, up to and including the first scan's."""
     position = 2
-    while position + 4 <= len(data):
-        if data[position] != 0xFF:  # Pillow skips stray bytes, too
-            position += 1
-            continue
-        marker = data[position + 1]
-        if marker in _WITHOUT_LENGTH:
-            position += 1 if marker == 0xFF else 2
-            continue
-        if marker == _END_OF_IMAGE:
+    while found := _SEGMENT.search(data, position):  # Pillow skips stray bytes, too
+        marker, start = data[found.end() - 1], found.end() + 2
+        position = found.end() + int.from_bytes(data[found.end() : start], "big")
+        if start > len(data):
             return
-        end = position + 2 + int.from_bytes(data[position + 2 : position + 4], "big")
-        yield marker, position + 4, end
+        yield marker, start, position
         if marker == _START_OF_SCAN:
             return
-        position = end
 
 
 def _jpeg_scans(data: bytes) -> list[tuple[int, int]]:
-    """Return (start, end) of the compressed data of each scan. A second image in the file is ignored."""
+    """Return (start, end) of the compressed data of each scan. A second image in the file is ignored.
+
+    Raises:
+        ImageError: There are too many scans and tables.
+    """
     scans = []
+    num_segments = 0
     position = next((end for marker, _, end in _jpeg_headers(data) if marker == _START_OF_SCAN), len(data))
     while found := _MARKER_IN_SCAN.search(data, position):
         end = position + len(data[position : found.start()].rstrip(b"\xff"))  # fill bytes belong to the marker
         scans.append((position, end))
         marker, start = data[found.end() - 1], found.end()
         while marker not in (_START_OF_SCAN, _END_OF_IMAGE):  # tables between the scans
+            num_segments += 1
             start += int.from_bytes(data[start : start + 2], "big")
             if data[start : start + 1] != b"\xff" or start + 2 > len(data):
                 return scans
+            if num_segments > MAX_HEADERS:
+                raise ImageError(f"too large: too many tables between scans, the limit is {MAX_HEADERS:,}")
             marker, start = data[start + 1], start + 2
         if marker == _END_OF_IMAGE:
             return scans
+        if len(scans) > MAX_HEADERS:
+            raise ImageError(f"too large: too many scans, the limit is {MAX_HEADERS:,}")
         position = start + int.from_bytes(data[start : start + 2], "big")
     return scans
 
@@ -228,32 +269,3 @@ def _lacks_restarts(data: bytes, scans: list[tuple[int, int]]) -> bool:
     blocks = math.ceil(width / (8 * across)) * math.ceil(height / (8 * down))
     found = len(_RESTART.findall(data, *scans[0]))
     return bool(found < math.ceil(blocks / interval) - 1)
-
-
-# TIFF
-
-
-def _unfit_tiff(image: Image.Image, max_pixels: int) -> str | None:
-    tags, tag = image.tag_v2, ExifTags.Base  # type: ignore[attr-defined]
-    width, length = _number(tags, tag.TileWidth), _number(tags, tag.TileLength)
-    if width * length > max_pixels:
-        return f"too large: a tile of {width * length:,} pixels"
-    if len(image.tile) > MAX_PIECES:  # type: ignore[attr-defined]
-        return f"too large: more than {MAX_PIECES:,} strips or tiles"
-    if tag.DNGVersion in tags:
-        return "a raw photo (DNG), which is not read; convert it to JPEG first"
-    if getattr(image, "_compression", "raw") != "raw":  # libtiff reports missing pieces itself
-        return None
-    kind, offsets = "tiles", tags.get(tag.TileOffsets)
-    if offsets is None:
-        kind, offsets = "strips", tags.get(tag.StripOffsets, ())
-        width, length = image.width, min(_number(tags, tag.RowsPerStrip) or image.height, image.height)
-    planes = len(image.getbands()) if _number(tags, tag.PlanarConfiguration) == 2 else 1
-    needed = math.ceil(image.width / max(width, 1)) * math.ceil(image.height / max(length, 1)) * planes
-    there = sum(offset > 0 for offset in offsets)
-    return f"damaged: {there} of {needed} {kind}" if there < needed else None
-
-
-def _number(tags: object, tag: int) -> int:
-    value: object = tags.get(tag, 0)  # type: ignore[attr-defined]
-    return value if isinstance(value, int) else 0

@@ -4,6 +4,7 @@ import io
 import time
 import tracemalloc
 import zlib
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,17 @@ from PIL import Image
 
 from cifar10.images import structure
 from cifar10.images.decode import ImageError, decode_image
-from tests.malformed import encode, jpeg_ending_early, jpeg_of_many_scans, picture, png, png_chunk, rows_of_passes, tiff
+from tests.malformed import (
+    encode,
+    jpeg_ending_early,
+    jpeg_of_many_scans,
+    picture,
+    png,
+    png_chunk,
+    rows_of_passes,
+    tiff,
+    tiff_file,
+)
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # Pillow's remarks, for which `infer` calls silence_pillow()
 
@@ -122,6 +133,50 @@ def test_work_without_bound_is_refused_at_once() -> None:
     with pytest.raises(ImageError, match=r"too large: 1,0.. scans of 2048 x 2048 pixels, the limit is 238"):
         decode_image(data)
     assert time.process_time() - started < 1  # decoding takes more than ten
+
+
+MILLION = zlib.compress(bytes(10**6))
+JPEG_TABLES = b"\xff\xdb" + (2 + 65_000).to_bytes(2, "big") + (b"\0" + bytes(range(1, 65))) * 1000
+SLOW: dict[str, Callable[[bytes], bytes]] = {
+    "png pieces": lambda good: good[:33] + png_chunk(b"IDAT", b"") * 800_000 + good[33:],
+    "png chunks": lambda good: good[:33] + png_chunk(b"teSt", b"") * 800_000 + good[33:],
+    "png plain chunks": lambda good: good[:33] + png_chunk(b"gAMA", bytes(4)) * 600_000 + good[33:],
+    "png profiles": lambda good: (
+        good[:33] + png_chunk(b"iCCP", b"a\0\0" + zlib.compress(bytes(10**6))) * 9000 + good[33:]
+    ),
+    "png text": lambda good: good[:-12] + png_chunk(b"tEXt", b"a\0b") * 600_000 + good[-12:],
+    "jpeg segments": lambda good: good[:2] + b"\xff\xe2\0\2" * 2_500_000 + good[2:],
+    "jpeg restarts": lambda good: good[:2] + b"\xff\xd0" * 5_000_000 + good[2:],
+    "jpeg tables": lambda good: good[:20] + JPEG_TABLES * 150 + good[20:],
+    "gif blocks": lambda good: good[: good.index(b",\0\0\0\0")] + bytes(10**7) + good[good.index(b",\0\0\0\0") :],
+    "ppm header": lambda good: b"P6" + b" " * 10**7 + good[2:],
+    "tiff strips": lambda good: tiff_file({256: [9], 257: [9], 273: [8] * 2_000_000}, good),
+}
+
+
+@pytest.mark.parametrize("kind", SLOW)
+def test_a_small_image_in_a_file_of_10_megabytes_takes_less_than_half_a_second(kind: str) -> None:
+    data = SLOW[kind](encode(picture(), kind.split(maxsplit=1)[0]))
+    started = time.process_time()
+    with pytest.raises(ImageError, match=r"too large: .* the limit is "):
+        decode_image(data)
+    assert time.process_time() - started < 0.5
+
+
+def test_a_flat_jpeg_has_no_more_scans_than_its_blocks_allow() -> None:
+    whole = encode(np.full((1, 65_500), 90, np.uint8), "JPEG", progressive=True)
+    last = whole.rindex(b"\xff\xda")
+    with pytest.raises(ImageError, match=r"too large: 1,9.. scans of 65500 x 1 pixels, the limit is 1,908"):
+        decode_image(whole[:last] + whole[last:-2] * 1950 + whole[-2:])
+
+
+def test_what_real_images_have_in_parts_is_below_the_limits() -> None:
+    compressed = zlib.compress(rows(picture(size=1200)), 0)
+    pieces = [png_chunk(b"IDAT", compressed[at : at + 4096]) for at in range(0, len(compressed), 4096)]
+    good = png(1200, 1200, b"")
+    np.testing.assert_array_equal(decode_image(good[:33] + b"".join(pieces) + good[-12:]), picture(size=1200))
+    photo = encode(picture(), "JPEG")
+    assert decode_image(photo[:2] + (b"\xff\xe2\xff\xff" + bytes(65_533)) * 150 + photo[2:]).shape == (32, 32, 3)
 
 
 @pytest.mark.parametrize("tile", [None, 32])
