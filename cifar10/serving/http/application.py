@@ -110,6 +110,7 @@ def make_application(
         docs_url="/docs" if settings.docs else None,
         openapi_url="/openapi.json" if settings.docs else None,
         redoc_url=None,
+        redirect_slashes=False,  # a redirection would have an empty body
     )
     _add_routes(application, service)
     application.include_router(protocol_routes(service.model, service.rows, settings.max_images))
