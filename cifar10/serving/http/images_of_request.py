@@ -4,20 +4,20 @@ import asyncio
 import base64
 import binascii
 import re
-from collections.abc import AsyncGenerator, Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import NamedTuple
 
 from pydantic_core import from_json
-from starlette.datastructures import Headers
-from starlette.formparsers import MultiPartException, MultiPartParser
 
 from cifar10.serving.http.errors import RequestError
+from cifar10.serving.http.form import FormError, TooManyPartsError, files_of_form
 
 _FORM, _JSON, _BYTES = "multipart/form-data", "application/json", "application/octet-stream"
 _DATA_URL = re.compile(r"data:image/[\w.+-]+;base64,")
 _LONGEST_NAME = 200
 LARGE_BODY = 2**16
-"""Bytes from which JSON is read in another thread, so that other requests are not held up."""
+"""Bytes from which JSON and forms are read in another thread, so that other requests are not held up."""
 _NEEDED = (
     "send an image as the body (Content-Type: image/png or application/octet-stream), "
     'files in a form (multipart/form-data), or JSON: {"images": ["BASE64", ...]}'
@@ -41,9 +41,9 @@ async def images_of(headers: Mapping[str, str], body: bytes, max_images: int) ->
     if not body:
         raise RequestError(400, f"the body is empty; {_NEEDED}")
     if kind == _FORM:
-        images = await _form(headers, body, max_images)
+        images = await _read(partial(_form, headers, body, max_images), body)
     elif kind == _JSON:
-        images = await asyncio.to_thread(_json, body) if len(body) >= LARGE_BODY else _json(body)
+        images = await _read(partial(_json, body), body)
     elif kind == _BYTES or kind.startswith("image/"):
         images = [SentImage("", body)]
     else:
@@ -55,29 +55,18 @@ async def images_of(headers: Mapping[str, str], body: bytes, max_images: int) ->
     return images
 
 
-async def _form(headers: Mapping[str, str], body: bytes, max_images: int) -> list[SentImage]:
-    """Return the files of a form; fields without a file name are passed over."""
+async def _read(read: Callable[[], list[SentImage]], body: bytes) -> list[SentImage]:
+    return await asyncio.to_thread(read) if len(body) >= LARGE_BODY else read()
 
-    async def stream() -> AsyncGenerator[bytes]:
-        yield body
 
-    parser = MultiPartParser(
-        Headers(headers), stream(), max_files=max_images, max_fields=max_images, max_part_size=len(body)
-    )
-    parser.spool_max_size = len(body) + 1  # in memory: the body is there already
+def _form(headers: Mapping[str, str], body: bytes, max_images: int) -> list[SentImage]:
     try:
-        form = await parser.parse()
-    except MultiPartException as error:
-        status = 413 if error.message.startswith("Too many") else 400
-        raise RequestError(status, f"the form cannot be read: {error.message}") from None
-    except (KeyError, ValueError, AssertionError) as error:  # such as a boundary that is missing
-        raise RequestError(400, f"the form cannot be read: {type(error).__name__}; check its boundary") from None
-    images = []
-    for _, value in form.multi_items():
-        if isinstance(value, str):
-            continue
-        images.append(SentImage(_name(value.filename or ""), value.file.read()))
-    return images
+        files = files_of_form(headers["content-type"], body, max_images)
+    except TooManyPartsError as error:
+        raise RequestError(413, str(error)) from None
+    except FormError as error:
+        raise RequestError(400, f"the form cannot be read: {error}") from None
+    return [SentImage(_name(name), data) for name, data in files]
 
 
 def _name(text: str) -> str:

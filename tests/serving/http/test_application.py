@@ -230,12 +230,61 @@ def test_incoming_images_are_counted_for_the_page_on_drift(tmp_path: Path) -> No
         assert connection.execute("SELECT SUM(images) FROM counts WHERE measure = 'classes'").fetchone() == (3,)
 
 
-def test_a_file_name_that_no_utf8_can_hold_is_answered(client: TestClient) -> None:
-    head = b'--B\r\nContent-Disposition: form-data; name="i"; filename="\\ud800.png"\r\n\r\n'
-    kind = {"Content-Type": "multipart/form-data; boundary=B; charset=unicode_escape"}
-    answer = client.post("/predict", content=head + PNGS[0] + b"\r\n--B--\r\n", headers=kind)
-    assert answer.status_code == 200
-    assert [image["name"] for image in answer.json()["images"]] == ["?.png"]
+FORM = {"Content-Type": "multipart/form-data; boundary=B"}
+
+
+def part(options: bytes, data: bytes, *headers: bytes) -> bytes:
+    """Return a part of a form, with the end of the line before the next boundary."""
+    head = b'--B\r\nContent-Disposition: form-data; name="i"' + options
+    return b"\r\n".join([head, *headers, b"", data, b""])
+
+
+def test_a_file_name_that_is_no_utf8_is_answered(client: TestClient) -> None:
+    answer = client.post("/predict", content=part(b'; filename="\xff.png"', PNGS[0]) + b"--B--", headers=FORM)
+    assert [image["name"] for image in answer.json()["images"]] == ["\xff.png"]
+
+
+@pytest.mark.parametrize(
+    "end",
+    [b"", b"--", b"--B", b"--B-", b"--B\r\n", part(b'; filename="b.png"', PNGS[1])[:-2], part(b"", b"")[:9]],
+    ids=lambda end: f"{len(end)} bytes",
+)
+def test_a_form_without_its_last_boundary_is_refused(client: TestClient, end: bytes) -> None:
+    answer = client.post("/predict", content=part(b'; filename="a.png"', PNGS[0]) + end, headers=FORM)
+    assert answer.status_code == 400 and "it ends too early" in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("second", "name"),
+    [
+        (part(b"; filename*=UTF-8''%D0%BA%D0%BE%D1%82.png", PNGS[1]), "\u043a\u043e\u0442.png"),
+        (part(b"; filename*=utf-8'en'b.png", PNGS[1]), "b.png"),
+        (part(b'; filename*="b.png"; filename=a.png', PNGS[1]), "a.png"),
+        (part(b"; filename*=", PNGS[1]), ""),
+        (part(b"", PNGS[1]), ""),
+    ],
+)
+def test_an_image_in_a_form_is_answered_whatever_its_name(client: TestClient, second: bytes, name: str) -> None:
+    form = part(b'; filename="first.png"', PNGS[0]) + second + b"--B--"
+    answer = client.post("/predict", content=form, headers=FORM)
+    assert [image["name"] for image in answer.json()["images"]] == ["first.png", name]
+    assert classes(answer) == ["red", "green"]
+
+
+def test_text_fields_are_ignored_and_images_of_text_are_not(client: TestClient) -> None:
+    text = part(b"", "\u043a\u043e\u0442".encode())
+    pixel = part(b"", b"P3 1 1 255 255 0 0 ", b"Content-Type: image/x-portable-pixmap")
+    answer = client.post("/predict", content=text + pixel + text + b"--B--", headers=FORM)
+    assert classes(answer) == ["red"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path"), [("POST", "/predict/"), ("GET", "/model/"), ("POST", "/"), ("PUT", "/predict")]
+)
+def test_a_route_that_does_not_exist_is_refused_in_json(client: TestClient, method: str, path: str) -> None:
+    answer = client.request(method, path, follow_redirects=False)
+    assert answer.status_code == (405 if path == "/predict" else 404)
+    assert "see /docs" in answer.json()["error"]
 
 
 @pytest.mark.parametrize("length", ["\xb2", "-1", "1e3", "0" * 5000 + "1", "9" * 18, ""])
