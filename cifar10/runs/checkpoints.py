@@ -140,6 +140,21 @@ def require_training_state(path: Path) -> None:
         TrainingState.model_validate(outline)
     except ValidationError as error:
         raise CheckpointError(f"{path} cannot be resumed: {_about_entry(error)}") from None
+    if (misfit := _misfit(outline)) is not None:
+        raise CheckpointError(f"{path} cannot be resumed: the optimizer's {misfit} is of no size that a weight has")
+
+
+def _misfit(outline: Any) -> str | None:
+    """Return the name of a tensor in the optimizers' state that is as large as no weight, if there is one."""
+    weights = outline["state_dict"].values() if isinstance(outline.get("state_dict"), dict) else ()
+    sizes = {math.prod(weight.shape) for weight in weights if isinstance(weight, OutlinedTensor)} | {1}
+    for optimizer in outline["optimizer_states"]:
+        states = optimizer.get("state")
+        for state in states.values() if isinstance(states, dict) else ():
+            for name, value in state.items() if isinstance(state, dict) else ():
+                if isinstance(value, OutlinedTensor) and math.prod(value.shape) not in sizes:
+                    return str(name)
+    return None
 
 
 def load_checkpoint(path: Path) -> Checkpoint:
