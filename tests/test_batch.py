@@ -128,6 +128,8 @@ def test_a_folder_of_parts_appears_when_it_is_complete(tmp_path: Path, monkeypat
 
 def test_parquet_files_of_images_are_recognised(tmp_path: Path) -> None:
     assert find_parquet(str(tmp_path)) is None
+    for impossible in ("x" * 300, f"{'x' * 300}.parquet", "a\0b", "a\0b.parquet"):
+        assert find_parquet(impossible) is None
     for name in ("b", "a"):
         pq.write_table(pa.table({"path": ["x.png"], "bytes": [b"1"], "other": [1]}), tmp_path / f"{name}.parquet")
     found = find_parquet(str(tmp_path))

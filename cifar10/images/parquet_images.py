@@ -1,5 +1,6 @@
 """Parquet files with images: a column `bytes` with encoded images, a column `path`, or both."""
 
+import os
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -30,10 +31,10 @@ def find_parquet(given: str) -> ParquetImages | None:
         UserError: A file is damaged, or has no usable column `path` or `bytes`.
     """
     path = Path(given)
-    if path.is_dir():
+    if os.path.isdir(path):  # which is false, as the next, for an impossible name
         files = sorted(file for file in path.glob("*.parquet") if file.is_file() and not file.name.startswith("."))
     else:
-        files = [path] if path.suffix == ".parquet" and path.is_file() else []
+        files = [path] if path.suffix == ".parquet" and os.path.isfile(path) else []
     if not files:
         return None
     import pyarrow as pa
