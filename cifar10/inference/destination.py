@@ -99,7 +99,7 @@ def choose_destination(output: str | None, output_format: str | None, inputs: It
 
 def _is_same_file(path: Path, name: str) -> bool:
     try:
-        return path.samefile(name)
+        return path.is_file() and path.samefile(name)
     except (OSError, ValueError):  # there is no file of one of the names, and perhaps cannot be
         return False
 
