@@ -11,7 +11,6 @@ with another version of the code is made again, unless --any_code is given.
 """
 
 import argparse
-import dataclasses
 import json
 import os
 import shutil
@@ -30,6 +29,7 @@ from tests.faults.bench import EXPERIMENTS
 from tests.faults.experiment import Experiment, Run, Trial
 
 _CONTROL_TRIALS = 5
+_MOST_LISTED = 1000
 
 
 def main() -> None:
@@ -42,7 +42,8 @@ def main() -> None:
     if arguments.short:
         print("\n".join(report(found)))
         return
-    write_results("faults", "Faults that were made, and survived", report(found), {"experiments": found})
+    facts = {"experiments": [kept(each) for each in found]}
+    write_results("faults", "Faults that were made, and survived", report(found), facts)
 
 
 def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -79,6 +80,7 @@ def found_or_made(experiment: Experiment, arguments: argparse.Namespace) -> dict
 
 def made(experiment: Experiment, run: Run, number: int, folder: Path) -> list[dict[str, str]]:
     """Return the trials of `run`, made in an empty folder, and print each."""
+    folder = folder.absolute()
     place = folder / experiment.name
     shutil.rmtree(place, ignore_errors=True)
     place.mkdir()
@@ -86,7 +88,10 @@ def made(experiment: Experiment, run: Run, number: int, folder: Path) -> list[di
     before = Path.cwd()
     os.chdir(place)
     try:
-        trials = [dataclasses.asdict(trial) for trial in shown(run(number, place.absolute()), experiment, kind, number)]
+        trials = [
+            {key: text.replace(f"{folder}/", "").replace(f"{REPOSITORY}/", "") for key, text in vars(trial).items()}
+            for trial in shown(run(number, place.absolute()), experiment, kind, number)
+        ]
     finally:
         os.chdir(before)
     shutil.rmtree(place, ignore_errors=True)
@@ -117,6 +122,14 @@ def report(found: Sequence[dict[str, Any]]) -> list[str]:
     head = ["row", "faults", "claim", "tried", "survived", "control", "minutes", "code"]
     outcome = ["", "Not survived:" if problems else "All were survived.", *problems]
     return [*table(head, rows), *outcome, *(["", "Not possible on this machine:", *not_made] if not_made else [])]
+
+
+def kept(found: dict[str, Any]) -> dict[str, Any]:
+    """Return what the result file keeps: of many faults that were survived only their number, which is their seeds."""
+    trials = found["trials"]
+    survived = [trial["fault"] for trial in trials if not trial["problem"] and not trial["obstacle"]]
+    others = [trial for trial in trials if trial["problem"] or trial["obstacle"]]
+    return {**found, "trials": others, "survived": survived if len(survived) <= _MOST_LISTED else len(survived)}
 
 
 def control(found: dict[str, Any]) -> str:
