@@ -197,9 +197,15 @@ def _write_error(path: Path, error: BaseException) -> UserError:
         advice = ": the limit for the size of a file, ulimit -f, is too low"
     elif not path.parent.is_dir():
         advice = f": there is no folder {path.parent}"
-    elif number == errno.ENOSPC and os.statvfs(path.parent).f_favail == 0 and os.statvfs(path.parent).f_files > 0:
+    elif number == errno.ENOSPC and _has_no_inodes(path.parent):
         advice = ": the file system holds as many files as it can; remove some"
     elif number in (errno.ENOSPC, errno.EDQUOT) or free < _ALMOST_FULL:
         advice = f"; {free / 2**20:.0f} MB are free: make room"
     text = f"{reason or first_line(error)}{advice}"
     return UserError(f"{path} could not be written ({text}); what was there before is unchanged")
+
+
+def _has_no_inodes(folder: Path) -> bool:
+    """Whether no further file can be created in the file system; some count none."""
+    status = os.statvfs(folder)
+    return status.f_files > 0 and status.f_favail == 0

@@ -21,7 +21,7 @@ _LOCK = threading.RLock()
 
 
 def put_off_compiler() -> None:
-    """Let torch._dynamo be a module that imports itself when more is asked of it than whether something is compiled."""
+    """Install a lazy module as torch._dynamo: the real one is imported at its first use."""
     torch = importlib.util.find_spec("torch")
     if _NAME in sys.modules or torch is None or torch.submodule_search_locations is None:
         return
@@ -39,7 +39,7 @@ def compiler_errors() -> tuple[type[Exception], ...]:
 
 class _LazyModule(ModuleType):
     def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):  # every module is asked for its file and the like
+        if name.startswith("__"):  # `inspect` reads `__file__` of all modules, which is no use of the compiler
             raise AttributeError(f"module {self.__name__!r} has no attribute {name!r}", name=name, obj=self)
         return getattr(_imported(self.__name__), name)
 

@@ -36,7 +36,7 @@ COMMANDS: dict[str, list[str]] = {
     "infer": ["infer", f"--test_dir={IMAGES}", "--checkpoint_name=bad"],
     "evaluate": ["evaluate", "bad"],
     "export": ["export", "bad"],
-    "train --resume": ["train", f"--resume={_BAD}", "tracking=none"],
+    "train --resume": ["train", f"--resume={_BAD}"],
     "train weights=": ["train", *TINY, "weights=bad", "run_name=second"],
     "benchmark": ["benchmark", "bad"],
     "compare": ["compare", "bad", "tiny"],
