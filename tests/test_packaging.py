@@ -103,6 +103,13 @@ def test_a_package_without_a_hash_is_found_even_if_the_lock_has_none(copied: Pat
     assert "requirements.txt: six 1.17.0 has no hash" in result.stderr
 
 
+def test_a_requirements_file_that_is_missing_is_named(copied: Path) -> None:
+    (copied / "requirements-page.txt").unlink()
+    result = run_check(copied)
+    assert result.returncode == 1
+    assert result.stderr.splitlines()[0] == "requirements-page.txt is missing"
+
+
 def test_a_library_locked_twice_is_required_once_in_the_version_that_the_cuda_toolkit_demands() -> None:
     check = runpy.run_path(str(ROOT / "scripts" / "check_requirements"))
     packages = check["read_lock"](ROOT / "poetry.lock")

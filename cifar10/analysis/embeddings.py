@@ -11,7 +11,6 @@ Shapes: N images of S x S pixels, E numbers in an embedding, K classes.
 import hashlib
 import io
 import json
-import zipfile
 from collections.abc import Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass
@@ -33,6 +32,7 @@ from cifar10.files import atomic_write, read_file
 from cifar10.inference.engines.pytorch import usable_precision
 from cifar10.networks.heads import embed, head_parameters
 from cifar10.runs.checkpoints import Checkpoint, digest_of
+from cifar10.system.array_files import DAMAGED_ARRAYS
 
 _IN_A_FILE = 2048  # embeddings; an interruption loses those of less than one file
 _LARGEST_FILE = 2**30  # bytes; those of 2,048 embeddings of 8,192 numbers are 64 MiB
@@ -130,7 +130,7 @@ def _read(folder: Path) -> Iterator[tuple[bytes, NDArray[np.float32]]]:
         try:
             with np.load(io.BytesIO(read_file(file, _LARGEST_FILE)), allow_pickle=False) as arrays:
                 digests, embeddings = arrays["digests"], arrays["embeddings"]
-        except (OSError, ValueError, KeyError, EOFError, AttributeError, NotImplementedError, zipfile.BadZipFile):
+        except DAMAGED_ARRAYS:
             continue
         if len(digests) == len(embeddings) and embeddings.dtype == np.float32 and np.isfinite(embeddings).all():
             yield from zip((digest.tobytes() for digest in digests), embeddings, strict=True)

@@ -30,6 +30,7 @@ from cifar10.data.image_dataset import DataError
 from cifar10.files import sync_folder
 from cifar10.images.decode import ImageError
 from cifar10.images.parallel import decode_files
+from cifar10.system.array_files import DAMAGED_ARRAYS
 from cifar10.system.streams import print_message
 from cifar10.wording import counted
 
@@ -130,7 +131,7 @@ def _mapped(folder: Path, image_size: int, mode: Literal["r", "r+"] = "r") -> Ph
         return None
     try:
         pixels, records = (open_memmap(file, mode) for file in files)
-    except (OSError, ValueError, OverflowError, SyntaxError):
+    except DAMAGED_ARRAYS:
         return None
     shape = (len(records), 3, image_size, image_size) if records.ndim == 1 else ()
     is_ours = records.dtype == RECORD and pixels.dtype == np.uint8 and pixels.shape == shape

@@ -152,7 +152,7 @@ STATES: dict[str, Make] = {f"state: {kind}": _raw_with(change) for kind, change 
 
 def _system(marker: Path) -> bytes:
     """Return a pickle of protocol 0 that runs a shell."""
-    return b"cposix\nsystem\n(Vmkdir '%b'\ntR." % os.fsencode(marker.absolute())
+    return b"cposix\nsystem\n(Vmkdir -p '%b'\ntR." % os.fsencode(marker.absolute())
 
 
 def _stack_global(marker: Path) -> bytes:

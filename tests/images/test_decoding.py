@@ -11,7 +11,7 @@ import pytest
 from cifar10.images import named_image, parallel
 from cifar10.images.decode import EncodedImage, ImageError, Pixels, decode_image, resize_image
 from cifar10.images.named_image import image_file
-from cifar10.images.parallel import decode_batches, decode_files
+from cifar10.images.parallel import PATIENCE, decode_batches, decode_files
 from cifar10.images.reading import read_image_file
 from tests.malformed import encode, picture
 
@@ -45,6 +45,7 @@ def test_a_file_that_takes_too_long_is_given_up_and_the_others_are_read(
     late = {path.name for path, result in decoded if isinstance(result, ImageError)}
     assert late >= {"0.png", "3.png", "4.png", "5.png", "6.png"}
     assert str(decoded[0][1]) == "not read and decoded within 0.2 s"
+    assert PATIENCE == 120  # seconds, unless told otherwise
 
 
 def test_a_file_that_waits_for_its_turn_is_not_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -132,7 +132,7 @@ def test_work_without_bound_is_refused_at_once() -> None:
     started = time.process_time()
     with pytest.raises(ImageError, match=r"too large: 1,0.. scans of 2048 x 2048 pixels, the limit is 238"):
         decode_image(data)
-    assert time.process_time() - started < 1  # decoding takes more than ten
+    assert time.process_time() - started < 0.5  # decoding takes more than ten
 
 
 MILLION = zlib.compress(bytes(10**6))

@@ -142,14 +142,18 @@ def test_rows_are_complete_even_if_their_file_was_deleted(tmp_path: Path) -> Non
 
 
 @pytest.mark.parametrize("resume", [False, True])
-@pytest.mark.parametrize("make", [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.name)])
+@pytest.mark.parametrize(
+    "make",
+    [Path.mkdir, os.mkfifo, lambda path: path.symlink_to(path.name), lambda path: path.symlink_to("/dev/zero")],
+)
 def test_what_is_no_file_is_told(make: Callable[[Path], object], resume: bool, tmp_path: Path) -> None:
     make(partial_path(tmp_path / "r.csv"))
     with (
-        pytest.raises(UsageError, match=r"r\.csv\.partial, where rows are kept.* is no file"),
+        pytest.raises(UsageError, match=r"r\.csv\.partial, where rows are kept.* is no file") as refused,
         open_journal(tmp_path / "r.csv", CLASSES, FINGERPRINT, resume),
     ):
         pass
+    assert "\n" not in str(refused.value)
 
 
 def test_temporary_files_of_a_killed_run_are_removed(tmp_path: Path) -> None:

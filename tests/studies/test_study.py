@@ -8,7 +8,7 @@ from typing import Any
 import psutil
 import pytest
 from optuna.exceptions import UpdateFinishedTrialError
-from optuna.trial import TrialState
+from optuna.trial import Trial, TrialState
 
 from cifar10.analysis.sweep_results import SweepResults
 from cifar10.config.compose import load_config
@@ -216,12 +216,15 @@ def test_a_trial_of_another_machine_is_taken_back_without_a_sign_of_life(study: 
     assert trial is not None
     trial.set_user_attr(OWNER, {**this_process(), "host": "elsewhere"})
     assert 0 not in [claimed.user_attrs[ROOT] for claimed in iter(study.claim, None)]
-    with sqlite3.connect(tmp_path / "study.db") as database:
-        database.execute(
-            "UPDATE trial_heartbeats SET heartbeat = datetime('now', '-10 minutes') WHERE trial_id = ?",
-            (trial._trial_id,),
-        )
-    again = study.claim()
+
+    def claim_after(seconds: int) -> Trial | None:
+        with sqlite3.connect(tmp_path / "study.db") as database:
+            change = "UPDATE trial_heartbeats SET heartbeat = datetime('now', ?) WHERE trial_id = ?"
+            database.execute(change, (f"-{seconds} seconds", trial._trial_id))
+        return study.claim()
+
+    assert claim_after(100) is None
+    again = claim_after(130)
     assert again is not None and again.user_attrs[ROOT] == 0
 
 

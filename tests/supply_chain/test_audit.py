@@ -82,7 +82,8 @@ def test_a_waiver_that_is_wrong_is_named(tmp_path: Path, advisory: Advisory, wai
     found = [check["Vulnerability"](package, version, (identifier, *others), (fixed,) if fixed else ())]
     (tmp_path / "waivers.toml").write_text(waivers)
     read, problems = check["read_waivers"](tmp_path / "waivers.toml")
-    problems += check["judge"](found, read, datetime.datetime.now(datetime.UTC).date())
+    today = datetime.datetime.now(datetime.UTC).date()
+    problems += [*check["wrong_waivers"](read, today), *check["judge"](found, read, today)]
     assert reason in "\n".join(problems)
 
 
@@ -115,6 +116,17 @@ def test_a_service_that_does_not_answer_as_it_should_is_told_in_one_line_and_not
 def test_a_service_that_cannot_be_reached_is_told_in_one_line(tmp_path: Path) -> None:
     done = audited(tmp_path, "http://127.0.0.1:9/v1/query")
     assert done.returncode == 75 and len(done.stderr.splitlines()) == 1 and "NOT DONE" in done.stderr, done.stderr
+
+
+def test_a_waiver_that_has_expired_is_told_without_the_service(tmp_path: Path) -> None:
+    done = audited(tmp_path, "http://127.0.0.1:9/v1/query", waiver(expires="2026-01-31"))
+    expired, away = done.stderr.splitlines()
+    assert done.returncode == 1 and "has expired on 2026-01-31" in expired and "NOT DONE" in away
+
+
+def test_a_file_of_waivers_that_cannot_be_parsed_is_named(tmp_path: Path) -> None:
+    done = audited(tmp_path, "http://127.0.0.1:9/v1/query", "[[waiver]\n")
+    assert done.returncode == 1 and done.stderr.startswith("audit: audit_waivers.toml: ") and "line 1" in done.stderr
 
 
 @pytest.mark.parametrize("line", ["six==1.17.0\n", "six\n", f"six>=1.17.0 {HASH}\n", ""])

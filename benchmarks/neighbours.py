@@ -1,0 +1,258 @@
+"""What does a busy neighbour cost a training step, by our kernels and in the plain loop?
+
+    python benchmarks/neighbours.py [--rounds 7] [--images 500]
+
+Steps of the default recipe at the sizes of its two stages, by our kernels and by PyTorch's operators, and a step of
+benchmarks/plain_port.py in each precision, in turn, alone and beside one process that
+
+    computes    in registers: it takes processor time and nothing else
+    streams     copies arrays that no cache holds: it takes bandwidth of memory
+    thrashes    writes to each line of an array as large as the last-level cache: it takes that cache
+
+One thread runs on the first processor and its neighbour on another one, so that they share the last level and memory.
+Threads for all processors share these with their neighbour, and its processor time as well. Images are drawn at random.
+"""
+
+import argparse
+import contextlib
+import functools
+import multiprocessing
+import os
+import signal
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from measuring import in_turn, ratio, table, write_results
+from plain_port import Network, Precision, make_optimizers
+from torch.nn import functional
+
+from cifar10.config.build import build
+from cifar10.config.compose import load_config
+from cifar10.config.targets import MODEL, OPTIMIZER
+from cifar10.kernels import convert, is_available
+from cifar10.system.memory import keep_memory_warm
+
+Step = Callable[[], object]
+_LABEL_SMOOTHING = 0.2
+_COPIED_BYTES = 2**28
+_LAST_LEVEL = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
+_LAST_LEVEL_BYTES = 32 * 2**20  # where the system does not say
+_SPAWN = multiprocessing.get_context("spawn")
+_ALONE = "alone"
+_SETTLING_SECONDS = 0.2
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=7)
+    parser.add_argument("--images", type=int, default=500, help="a batch of them")
+    parser.add_argument("--only", nargs="+", default=list(_STEPS), choices=list(_STEPS), metavar="STEP")
+    arguments = parser.parse_args()
+    processors = sorted(os.sched_getaffinity(0))
+    if not is_available() or len(processors) == 1:
+        raise SystemExit("this needs two processors, llvmlite, and PyTorch with GNU's OpenMP")
+    apart = measure(arguments, set(processors[:1]), set(processors[1:]))
+    together = measure(arguments, set(processors), set(processors))
+    found = {f"{name}, 1 thread": figures for name, figures in apart.items()}
+    found |= {f"{name}, {len(processors)} threads": figures for name, figures in together.items()}
+    head = ["step", "alone, us an image", *(f"beside one that {kind}" for kind in _NEIGHBOURS)]
+    rows = [
+        [name, f"{statistics.median(of[_ALONE]):.0f}", *(ratio(of[kind], of[_ALONE]) for kind in _NEIGHBOURS)]
+        for name, of in found.items()
+    ]
+    text = [
+        f"Batches of {arguments.images} images. Beside a neighbour: the time over that alone, in the same round. "
+        f"Medians of {arguments.rounds} rounds, in brackets the range. The last-level cache has "
+        f"{last_level_bytes() // 2**20} MB.",
+        "",
+        *table(head, rows),
+    ]
+    write_results("neighbours", "What a busy neighbour costs a training step", text, {"us_per_image": found})
+
+
+def measure(arguments: Any, own: set[int], neighbours: set[int]) -> dict[str, dict[str, list[float]]]:
+    """Return the microseconds an image of each step, alone and beside each neighbour, of each round."""
+    with contextlib.ExitStack() as stack:
+        racers = {
+            name: stack.enter_context(ProcessPoolExecutor(1, _SPAWN, initializer=prepare, initargs=(name, own)))
+            for name in arguments.only
+        }
+
+        beside = {kind: Neighbour(kind, neighbours) for kind in _NEIGHBOURS}
+        for neighbour in beside.values():
+            stack.callback(neighbour.end)
+
+        def timed(name: str, kind: str) -> float:
+            with contextlib.nullcontext() if kind == _ALONE else beside[kind].working():
+                return 1e6 * racers[name].submit(time_step, name, arguments.images).result() / int(arguments.images)
+
+        kinds = [_ALONE, *_NEIGHBOURS]
+        for name in racers:
+            timed(name, _ALONE)
+        ways = {f"{name} | {kind}": functools.partial(timed, name, kind) for kind in kinds for name in racers}
+        figures = in_turn(ways, arguments.rounds)
+    return {name: {kind: figures[f"{name} | {kind}"] for kind in kinds} for name in racers}
+
+
+# -- steps -----------------------------------------------------------------------------------------------------------
+
+
+def recipe_step(images: int, pixels: int, by_kernels: bool) -> Step:
+    """Return a step of the default recipe."""
+    config = load_config([])
+    network = build(MODEL, config.model, num_classes=10, image_size=pixels).to(memory_format=torch.channels_last)
+    optimizer = build(OPTIMIZER, config.optimizer, network=network, params=network.parameters())
+    batch = torch.randint(0, 256, (images, 3, pixels, pixels), dtype=torch.uint8)
+    batch = batch.contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(images) % 10
+    network.calibrate(batch)
+    if by_kernels:
+        convert(network)
+
+    def step() -> None:
+        functional.cross_entropy(network(batch), labels, label_smoothing=_LABEL_SMOOTHING).backward()
+        optimizer.step()
+        optimizer.zero_grad()
+
+    return step
+
+
+def port_step(images: int, precision: Precision) -> Step:
+    """Return a late step of the plain loop, whose first layer learns no longer."""
+    network = Network().to(memory_format=torch.channels_last)
+    batch = torch.randn(images, 3, 32, 32).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(images) % 10
+    network.fit_whitening(batch)
+    optimizers = make_optimizers(network, precision)
+
+    def step() -> None:
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            logits = network(batch, learns_shift=False)
+        functional.cross_entropy(logits.float(), labels, label_smoothing=_LABEL_SMOOTHING, reduction="sum").backward()
+        for optimizer in optimizers:
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return step
+
+
+_STEPS: dict[str, Callable[[int], Step]] = {
+    "ours, 24 pixels": lambda images: recipe_step(images, 24, by_kernels=True),
+    "ours, 32 pixels": lambda images: recipe_step(images, 32, by_kernels=True),
+    "the same by PyTorch, 32 pixels": lambda images: recipe_step(images, 32, by_kernels=False),
+    "plain port, float32": lambda images: port_step(images, "fp32"),
+    "plain port, bf16": lambda images: port_step(images, "bf16"),
+}
+
+
+def prepare(name: str, processors: set[int]) -> None:
+    """Prepare the process in which a step will be timed."""
+    os.sched_setaffinity(0, processors)
+    torch.set_num_threads(len(processors))
+    torch.manual_seed(0)
+    if name.startswith("ours"):
+        keep_memory_warm()
+
+
+@functools.cache
+def made_step(name: str, images: int) -> Step:
+    """Return a step of this process, made and run once: compiled, and memory at hand."""
+    step = _STEPS[name](images)
+    step()
+    return step
+
+
+def time_step(name: str, images: int) -> float:
+    """Return the seconds of a step."""
+    step = made_step(name, images)
+    started = time.perf_counter()
+    step()
+    return time.perf_counter() - started
+
+
+# -- neighbours ------------------------------------------------------------------------------------------------------
+
+
+def compute() -> Iterator[None]:
+    while True:
+        yield
+
+
+def stream() -> Iterator[None]:
+    source, target = (np.full(_COPIED_BYTES // 8, fill, dtype=np.float64) for fill in (1.0, 0.0))
+    while True:
+        np.copyto(target, source)
+        yield
+
+
+def thrash() -> Iterator[None]:
+    lines = np.zeros((last_level_bytes() // 64, 8))
+    while True:
+        lines[:, 0] += 1
+        yield
+
+
+_NEIGHBOURS: dict[str, Callable[[], Iterator[None]]] = {"computes": compute, "streams": stream, "thrashes": thrash}
+
+
+def last_level_bytes() -> int:
+    """Return the size of the last-level cache."""
+    try:
+        return int(_LAST_LEVEL.read_text().strip().removesuffix("K")) * 1024
+    except (OSError, ValueError):
+        return _LAST_LEVEL_BYTES
+
+
+class Neighbour:
+    """A process of its own that works on `processors`, if it is told to.
+
+    Args:
+        kind: What it does.
+        processors: Where.
+    """
+
+    def __init__(self, kind: str, processors: set[int]) -> None:
+        is_ready = _SPAWN.Event()
+        self._process = _SPAWN.Process(target=disturb, args=(kind, processors, is_ready), daemon=True)
+        self._process.start()
+        is_ready.wait()
+        self._send(signal.SIGSTOP)
+
+    @contextlib.contextmanager
+    def working(self) -> Iterator[None]:
+        """Let it work inside `with`."""
+        self._send(signal.SIGCONT)
+        time.sleep(_SETTLING_SECONDS)
+        try:
+            yield
+        finally:
+            self._send(signal.SIGSTOP)
+
+    def end(self) -> None:
+        self._process.kill()
+        self._process.join()
+
+    def _send(self, number: signal.Signals) -> None:
+        assert self._process.pid is not None
+        os.kill(self._process.pid, number)
+
+
+def disturb(kind: str, processors: set[int], is_ready: Any) -> None:
+    """Work until killed."""
+    os.sched_setaffinity(0, processors)
+    torch.set_num_threads(1)
+    work = _NEIGHBOURS[kind]()
+    next(work)
+    is_ready.set()
+    for _ in work:
+        pass
+
+
+if __name__ == "__main__":
+    main()
