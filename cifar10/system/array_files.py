@@ -19,5 +19,5 @@ DAMAGED_ARRAYS: tuple[type[Exception], ...] = (
     zipfile.BadZipFile,
     zlib.error,
 )
-"""NumPy parses a header as an expression of Python, and as tokens if that fails. An .npz file is a ZIP archive, in which one
-bit says that a file is encrypted."""
+"""NumPy parses a header as an expression of Python, and as tokens if that fails. An .npz file is a ZIP archive, in
+which a bit says that a file is encrypted."""
