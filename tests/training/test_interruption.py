@@ -65,6 +65,7 @@ def said(capfd: pytest.CaptureFixture[str]) -> str:
 GO_ON = "resume with: python commands.py train --resume=cut"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "kept", "files"),
     [
