@@ -61,8 +61,9 @@ class SpeedNet(nn.Module):
         sides = zip([whiten_width, *widths], widths, strict=False)
         self.groups = nn.Sequential(*(ConvolutionGroup(before, after, depth) for before, after in sides))
         self.head = nn.Linear(widths[-1], num_classes, bias=False)
-        with torch.no_grad():
-            self.head.weight /= self.head.weight.std() * widths[-1]  # small: the first probabilities are nearly equal
+        if not self.head.weight.is_meta:  # there, PyTorch would import SymPy for the shape of `std`
+            with torch.no_grad():  # small: the first probabilities are nearly equal
+                self.head.weight /= self.head.weight.std() * widths[-1]
 
     def forward(self, images: Tensor) -> Tensor:  # (B, 3, H, W) -> (B, K)
         logits: Tensor = self.head(self.pooled(self.groups(self.whitened(images))))

@@ -2,6 +2,7 @@
 
 import copy
 import importlib.util
+import itertools
 import logging
 import sys
 from typing import Any
@@ -24,6 +25,7 @@ from cifar10.wording import counted
 
 log = logging.getLogger(__name__)
 
+_MOST_FILLED = 30_000_000  # numbers in a network that is tried with real images
 _COPIES = 3  # of each weight, at least, in training: the weight, its gradient and one moment
 _MOST_LEFT = 0.1  # fraction of the training images that an epoch may leave out without a note
 
@@ -179,6 +181,7 @@ def _try_network(component: Component, data: ImageDataset, pixels: int) -> None:
         raise UsageError(
             f"{component.target} has no calibrate(images), which every network must have; see docs/add_a_part.md"
         )
+    _fill_if_small(network)
     device = next((parameter.device for parameter in network.parameters()), torch.device("meta"))
     images = torch.zeros(2, 3, pixels, pixels, dtype=torch.uint8, device=device)
     try:
@@ -191,6 +194,22 @@ def _try_network(component: Component, data: ImageDataset, pixels: int) -> None:
     if not isinstance(logits, torch.Tensor) or logits.shape != (2, data.num_classes):
         shape = tuple(logits.shape) if isinstance(logits, torch.Tensor) else type(logits).__name__
         raise ValueError(f"the output for two images is {shape}, and should be (2, {data.num_classes})")
+
+
+def _fill_if_small(network: nn.Module) -> None:
+    """Give a small network zeros for weights that have no memory.
+
+    PyTorch computes shapes without memory in Python, which imports SymPy: that takes longer than computing two images.
+    """
+    tensors = dict(itertools.chain(network.named_parameters(remove_duplicate=False), network.named_buffers()))
+    is_small = sum(tensor.numel() for tensor in tensors.values()) <= _MOST_FILLED
+    if not is_small or not all(tensor.is_meta for tensor in tensors.values()):
+        return
+    zeros = {name: torch.zeros(tensor.shape, dtype=tensor.dtype) for name, tensor in tensors.items()}
+    for name in zeros.keys() - network.state_dict().keys():  # buffers that are not saved
+        owner, _, attribute = name.rpartition(".")
+        setattr(network.get_submodule(owner), attribute, zeros.pop(name))
+    network.load_state_dict(zeros, assign=True)
 
 
 def _refuse_single_images(network: nn.Module, config: Config, image_size: int) -> None:
