@@ -72,8 +72,14 @@ def parse_arguments(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--short", action="store_true", help="as many faults as the tests make; writes no result file")
     parser.add_argument("--any_code", action="store_true", help="take what another version of the code has found too")
     default = Path(tempfile.gettempdir(), "fault_bench")
-    parser.add_argument("--folder", type=own_folder, default=str(default), help=f"of this script alone ({default})")
-    return parser.parse_args(words)
+    parser.add_argument("--folder", default=str(default), help=f"of this script alone ({default})")
+    arguments = parser.parse_args(words)
+    if not arguments.list:
+        try:
+            arguments.folder = own_folder(arguments.folder)
+        except argparse.ArgumentTypeError as error:
+            parser.error(f"argument --folder: {error}")
+    return arguments
 
 
 def known_name(word: str) -> str:

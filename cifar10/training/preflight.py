@@ -25,7 +25,7 @@ from cifar10.wording import counted
 
 log = logging.getLogger(__name__)
 
-_MOST_FILLED = 30_000_000  # numbers in a network that is tried with real images
+_MOST_FILLED, _MOST_SIDE = 30_000_000, 64  # numbers in a network, and pixels a side, that are tried with real images
 _COPIES = 3  # of each weight, at least, in training: the weight, its gradient and one moment
 _MOST_LEFT = 0.1  # fraction of the training images that an epoch may leave out without a note
 
@@ -181,7 +181,8 @@ def _try_network(component: Component, data: ImageDataset, pixels: int) -> None:
         raise UsageError(
             f"{component.target} has no calibrate(images), which every network must have; see docs/add_a_part.md"
         )
-    _fill_if_small(network)
+    if pixels <= _MOST_SIDE:
+        _fill_if_small(network)
     device = next((parameter.device for parameter in network.parameters()), torch.device("meta"))
     images = torch.zeros(2, 3, pixels, pixels, dtype=torch.uint8, device=device)
     try:

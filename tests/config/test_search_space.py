@@ -76,8 +76,10 @@ def test_mistakes_in_a_file_are_named(text: str, message: str | None, tmp_path: 
     if message is None:
         assert not read_space(written(tmp_path, text)).is_grid
         return
-    with pytest.raises(UsageError, match=message):
+    with pytest.raises(UsageError, match=message) as refused:
         read_space(written(tmp_path, text))
+    if "refer" in message:
+        assert "\n" not in str(refused.value)
 
 
 def test_a_space_that_is_no_file_is_refused(tmp_path: Path) -> None:
@@ -85,8 +87,9 @@ def test_a_space_that_is_no_file_is_refused(tmp_path: Path) -> None:
     for file in (tmp_path / "space.yaml", tmp_path):
         (tmp_path / "link.yaml").unlink(missing_ok=True)
         (tmp_path / "link.yaml").symlink_to(file)
-        with pytest.raises(UsageError, match="cannot be read: "):
+        with pytest.raises(UsageError, match="cannot be read: ") as refused:
             read_space(str(tmp_path / "link.yaml"))
+        assert "\n" not in str(refused.value)
 
 
 def test_a_space_that_does_not_exist_is_refused() -> None:

@@ -42,6 +42,12 @@ def test_a_network_that_does_not_fit_is_found_both_ways(most: int, monkeypatch: 
         refuse_unfit(load_config([*words, "training.resizing=[{until: 0.5, scale: 0.25}]"]), data)
 
 
+def test_large_images_are_tried_without_memory() -> None:
+    config = load_config(["experiment=demo"])
+    data = shapes(image_size=16, train_size=40, validation_size=10, test_size=10)
+    preflight._try_network(config.model, data, 100_000)  # 240 GB of pixels
+
+
 def test_weights_with_memory_are_left_alone() -> None:
     network = nn.Linear(2, 2)
     before = network.weight.detach().clone()
