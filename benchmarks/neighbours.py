@@ -37,6 +37,7 @@ from cifar10.config.compose import load_config
 from cifar10.config.targets import MODEL, OPTIMIZER
 from cifar10.kernels import convert, is_available
 from cifar10.system.memory import keep_memory_warm
+from cifar10.system.waiting_threads import let_waiting_threads_sleep
 
 Step = Callable[[], object]
 _LABEL_SMOOTHING = 0.2
@@ -84,6 +85,8 @@ def measure(arguments: Any, own: set[int], neighbours: set[int]) -> dict[str, di
             for name in arguments.only
         }
 
+        for name, racer in racers.items():
+            start(racer, sleeps=name.startswith("ours"))
         beside = {kind: Neighbour(kind, neighbours) for kind in _NEIGHBOURS}
         for neighbour in beside.values():
             stack.callback(neighbour.end)
@@ -98,6 +101,18 @@ def measure(arguments: Any, own: set[int], neighbours: set[int]) -> dict[str, di
         ways = {f"{name} | {kind}": functools.partial(timed, name, kind) for kind in kinds for name in racers}
         figures = in_turn(ways, arguments.rounds)
     return {name: {kind: figures[f"{name} | {kind}"] for kind in kinds} for name in racers}
+
+
+def start(racer: ProcessPoolExecutor, sleeps: bool) -> None:
+    """Start the process of `racer`, whose threads wait as those of the program, or as PyTorch's do by default."""
+    before = dict(os.environ)
+    try:
+        if sleeps:
+            let_waiting_threads_sleep()
+        racer.submit(os.getpid).result()
+    finally:
+        os.environ.clear()
+        os.environ.update(before)
 
 
 # -- steps -----------------------------------------------------------------------------------------------------------

@@ -26,6 +26,7 @@ from cifar10.system.optional_packages import import_torchmetrics_alone
 from cifar10.system.shortage import told_if_short
 from cifar10.system.signals import Stopped, listening, stopped_by
 from cifar10.system.streams import STDOUT_NAME, restart_in_utf8, secure_standard_streams
+from cifar10.system.waiting_threads import let_waiting_threads_sleep
 
 _HELP = ("-h", "--help", "-help", "--h")
 _DISK_FULL = (errno.ENOSPC, errno.EDQUOT)
@@ -44,6 +45,7 @@ def main(commands: Commands, description: str, words: Sequence[str] | None = Non
     if words is None:
         restart_in_utf8()
         os.environ["MPLBACKEND"] = "agg"  # no windows; a notebook's backend may not be installed here
+        let_waiting_threads_sleep()
         import_torchmetrics_alone()
         put_off_compiler()
     typed = list(sys.argv[1:] if words is None else words)

@@ -99,14 +99,14 @@ class KernelBuilder:
     Args:
         llvm: llvmlite's IRBuilder, positioned where the next instruction goes.
         num_lanes: Elements of a vector.
-        thread: Index of the thread that runs the code.
+        share: Number of the share of the items that the code is about.
         workspace: Address of memory for this thread alone; None: `allocate` may not be called.
     """
 
-    def __init__(self, llvm: Any, num_lanes: int, thread: Any, workspace: Any) -> None:
+    def __init__(self, llvm: Any, num_lanes: int, share: Any, workspace: Any) -> None:
         self.llvm = llvm
         self.num_lanes = num_lanes
-        self.thread = Integer(self, thread)
+        self.share = Integer(self, share)
         self.workspace_size = 0
         """float32 numbers that `allocate` has given away, per thread."""
         self._workspace = workspace
@@ -115,7 +115,7 @@ class KernelBuilder:
 
     def with_lanes(self, num_lanes: int) -> "KernelBuilder":
         """Return a builder of the same code with another number of lanes, which cannot `allocate`."""
-        return KernelBuilder(self.llvm, num_lanes, self.thread.value, workspace=None)
+        return KernelBuilder(self.llvm, num_lanes, self.share.value, workspace=None)
 
     def integer(self, value: Integer | int) -> Integer:
         return value if isinstance(value, Integer) else Integer(self, ir.IntType(64)(value))
@@ -123,6 +123,10 @@ class KernelBuilder:
     def minimum(self, one: Integer, other: Integer) -> Integer:
         is_less = self.llvm.icmp_signed("<", one.value, other.value)
         return Integer(self, self.llvm.select(is_less, one.value, other.value))
+
+    def quotient(self, one: Integer, other: Integer) -> Integer:
+        """Return one / other, rounded down."""
+        return Integer(self, self.llvm.udiv(one.value, other.value))
 
     def constant(self, value: float) -> Vector:
         """Return a vector with `value` in all lanes."""
@@ -151,7 +155,7 @@ class KernelBuilder:
         return Vector(self, self.llvm.call(function, [operand.value for operand in operands]))
 
     @contextmanager
-    def loop(self, start: Integer | int, end: Integer | int, step: int = 1) -> Iterator[Integer]:
+    def loop(self, start: Integer | int, end: Integer | int, step: Integer | int = 1) -> Iterator[Integer]:
         """Repeat the instructions written inside `with` for a counter in range(start, end, step)."""
         with self._repeat(start, end, step, []) as (counter, *_):
             yield counter
@@ -182,7 +186,7 @@ class KernelBuilder:
 
     @contextmanager
     def _repeat(
-        self, start: Integer | int, end: Integer | int, step: int, initial: Sequence[AnyVector]
+        self, start: Integer | int, end: Integer | int, step: Integer | int, initial: Sequence[AnyVector]
     ) -> Iterator[tuple[Integer, list[AnyVector], list[AnyVector]]]:
         """Yield counter, carried vectors, and a list to be filled with what the next iteration gets."""
         llvm, before = self.llvm, self.llvm.block

@@ -27,7 +27,8 @@ from cifar10.networks.layers import Conv3x3, ConvPool
 _FEW_TILES, _MANY_TILES = 24, 96
 _MAX_CACHED_BYTES = 2.75 * 2**20  # of few tiles
 _MIN_REGISTER_ROWS = 4
-_MAX_GRADIENT_BYTES = 2**30  # of transformed filters; each thread accumulates its own
+_MAX_SUM_BYTES, _MIN_SHARE_IMAGES, _MAX_SHARES_PER_THREAD = 96 * 2**20, 128, 8
+_MAX_GRADIENT_BYTES = 2**30  # of transformed filters; each share of the images has sums of its own
 _PADDING = 1  # pixels of zeros around a feature map
 _MIN_SIZE, _MAX_SIZE = 2, 64  # pixels; one channel vector of the largest map must fit on a thread's stack
 
@@ -93,15 +94,27 @@ class _WinogradConvolution(torch.autograd.Function):
         channels_out, channels_in = weight.shape[:2]
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         indices = gradient if indices is None else indices
-        grad_filters = torch.zeros(torch.get_num_threads(), ctx.tiling.num_positions, channels_in * channels_out)
+        num_shares = _num_shares(len(features), 4 * ctx.tiling.num_positions * channels_in * channels_out)
+        grad_filters = torch.zeros(num_shares, ctx.tiling.num_positions, channels_in * channels_out)
         arguments = [features, gradient, indices, grad_filters]
         grad_features = torch.empty_like(features) if ctx.needs_input_grad[0] else None
         if grad_features is not None:
             arguments += [_transform_filters(weight.permute(2, 3, 0, 1), ctx.tiling), grad_features]
         kernel = _backward_kernel(ctx.tiling, channels_in, channels_out, grad_features is not None)
-        kernel(len(features), *arguments)
+        kernel(len(features), *arguments, num_shares=num_shares)
         grad_weight = _transform_gradient(grad_filters.sum(dim=0), channels_in, channels_out, ctx.tiling)
         return grad_features, grad_weight, None
+
+
+def _num_shares(num_images: int, filter_bytes: int) -> int:
+    """Return into how many shares the images of a backward pass are divided, each with sums of its own.
+
+    A multiple of the number of threads. More shares are divided more evenly among threads that are interrupted, but all
+    sums have to be cleared and added up.
+    """
+    threads = torch.get_num_threads()
+    most = min(_MAX_SUM_BYTES // (threads * filter_bytes), num_images // (threads * _MIN_SHARE_IMAGES))
+    return threads * max(1, min(most, _MAX_SHARES_PER_THREAD))
 
 
 class _BlockedTiles:
@@ -117,9 +130,8 @@ class _BlockedTiles:
     def __init__(self, builder: KernelBuilder, tiling: Tiling, channels_in: int, channels_out: int) -> None:
         self._builder = builder
         self._tiling = tiling
-        tile_bytes = 4 * tiling.num_positions * (channels_in + channels_out)
-        exceeds_cache = _FEW_TILES * tile_bytes > _MAX_CACHED_BYTES
-        self._length = _block_length(tiling.num_tiles, _MANY_TILES if exceeds_cache else _FEW_TILES)
+        exceeds_cache = _exceeds_cache(tiling, channels_in, channels_out)
+        self._length = _block_images(tiling, channels_in, channels_out)
         self.inputs, self.outputs = (
             TransformedTiles(builder, tiling, channels, self._length, exceeds_cache)
             for channels in (channels_in, channels_out)
@@ -129,14 +141,27 @@ class _BlockedTiles:
     @contextmanager
     def blocks(self, first: Integer, end: Integer) -> Iterator[ImageBlock]:
         """Repeat the instructions written inside `with` for each block of the images first .. end - 1."""
-        with self._builder.loop(first, end, self._length) as start:
-            yield ImageBlock(self._tiling, start, self._builder.minimum(start + self._length, end))
+        num_blocks = (end - first + (self._length - 1)) // self._length
+        length = self._builder.quotient(end - first + num_blocks - 1, num_blocks)  # blocks of about equal length
+        with self._builder.loop(first, end, length) as start:
+            yield ImageBlock(self._tiling, start, self._builder.minimum(start + length, end))
+
+
+def _block_images(tiling: Tiling, channels_in: int, channels_out: int) -> int:
+    """Return the images of a block at most."""
+    exceeds_cache = _exceeds_cache(tiling, channels_in, channels_out)
+    return _block_length(tiling.num_tiles, _MANY_TILES if exceeds_cache else _FEW_TILES)
 
 
 def _block_length(tiles_per_image: int, min_tiles: int) -> int:
     """Return the images of a block: at least `min_tiles` tiles, in a number that fills the registers well."""
     lengths = range(-(-min_tiles // tiles_per_image), 2 * min_tiles)
     return next(length for length in lengths if register_rows(length * tiles_per_image) >= _MIN_REGISTER_ROWS)
+
+
+def _exceeds_cache(tiling: Tiling, channels_in: int, channels_out: int) -> bool:
+    """Whether few tiles with all their channels do not stay in a core's cache."""
+    return _FEW_TILES * 4 * tiling.num_positions * (channels_in + channels_out) > _MAX_CACHED_BYTES
 
 
 @functools.cache
@@ -161,7 +186,7 @@ def _forward_kernel(tiling: Tiling, channels_in: int, channels_out: int) -> Kern
             pooling = indices if tiling.pooled else None
             output_transform(builder, block, tiles.outputs, results, output_matrix, 0, pooling)
 
-    return Kernel(emit, num_arguments=4)
+    return Kernel(emit, num_arguments=4, block_items=_block_images(tiling, channels_in, channels_out))
 
 
 @functools.cache
@@ -169,13 +194,13 @@ def _backward_kernel(tiling: Tiling, channels_in: int, channels_out: int, for_fe
     """Compile the backward pass.
 
     Arguments: features, gradient of the results, max-pooling indices (if pooled), gradient of the filters for each
-    thread; with `for_features` also the filters with C and K exchanged, and the gradient of the features.
+    share; with `for_features` also the filters with C and K exchanged, and the gradient of the features.
     """
     output_matrix, _, input_matrix = transform_matrices(tiling.tile)
 
     def emit(builder: KernelBuilder, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
         features, gradient, indices, grad_filters, *further = arguments
-        grad_filters = grad_filters + builder.thread * (4 * tiling.num_positions * channels_in * channels_out)
+        grad_filters = grad_filters + builder.share * (4 * tiling.num_positions * channels_in * channels_out)
         tiles = _BlockedTiles(builder, tiling, channels_in, channels_out)
         with tiles.blocks(first, end) as block:
             input_transform(builder, block, features, tiles.inputs, input_matrix, -_PADDING)

@@ -21,7 +21,8 @@ except ImportError:  # then `is_available` is false, and PyTorch's operators com
 
 MIN_IMAGES = 32  # for fewer, PyTorch's operators are as fast, or less can be saved than compiling takes
 
-_OPENMP = ("GOMP_parallel", "omp_get_thread_num", "omp_get_num_threads")
+_THREAD = "omp_get_thread_num"
+_OPENMP = ("GOMP_parallel", _THREAD)
 
 
 @functools.cache
@@ -46,25 +47,30 @@ def has_capability(name: str) -> bool:
 
 
 Emit = Callable[[KernelBuilder, Integer, Integer, Sequence[Integer]], None]
-"""Writes the code of one thread: builder, first item, end of its items, the arguments of the call."""
+"""Writes the code for a share of the items: builder, first item, end of the share, the arguments of the call."""
+
+_SHARES_PER_THREAD = 8
 
 
 class Kernel:
     """A compiled function. Call it with the number of items, and tensors or integers as arguments.
 
-    The items are divided evenly among PyTorch's threads.
+    The items are divided into shares, which PyTorch's threads take one after the other: a thread whose processor works
+    for others as well takes fewer.
 
     Args:
         emit: Writes the code.
         num_arguments: Arguments of a call beside the number of items.
         num_lanes: Elements of a vector.
+        block_items: The most items that it computes together.
     """
 
-    def __init__(self, emit: Emit, num_arguments: int, num_lanes: int = 16) -> None:
+    def __init__(self, emit: Emit, num_arguments: int, num_lanes: int = 16, block_items: int = 1) -> None:
+        self.block_items = block_items
         self.address, self.workspace_size = _compile(emit, num_arguments, num_lanes)
 
-    def __call__(self, num_items: int, *arguments: Tensor | int) -> None:
-        PreparedCall(self, torch.get_num_threads(), arguments).run(num_items)
+    def __call__(self, num_items: int, *arguments: Tensor | int, num_shares: int | None = None) -> None:
+        PreparedCall(self, torch.get_num_threads(), arguments, num_shares=num_shares).run(num_items)
 
 
 class PreparedCall:
@@ -75,26 +81,40 @@ class PreparedCall:
         num_threads: Threads that divide the items.
         arguments: Tensors are kept.
         workspaces: Memory for the threads, of which several calls, one after the other, may use the same.
+        num_shares: Shares of the items, if a kernel needs to know them: it may add to sums of its own in each.
     """
 
     def __init__(
-        self, kernel: Kernel, num_threads: int, arguments: Sequence[Tensor | int], workspaces: Tensor | None = None
+        self,
+        kernel: Kernel,
+        num_threads: int,
+        arguments: Sequence[Tensor | int],
+        workspaces: Tensor | None = None,
+        num_shares: int | None = None,
     ) -> None:
         if workspaces is None and kernel.workspace_size:
             workspaces = torch.empty(num_threads * kernel.workspace_size)
         self._kept = kernel, workspaces, arguments
         numbers = (x.data_ptr() if isinstance(x, Tensor) else x or 0 for x in (workspaces, *arguments))
-        self._task = (ctypes.c_int64 * (3 + len(arguments)))(0, 4 * kernel.workspace_size, *numbers)
+        self._num_shares, self._num_threads = num_shares, num_threads
+        self._task = (ctypes.c_int64 * (5 + len(arguments)))(0, 0, 0, 4 * kernel.workspace_size, *numbers)
         self._call = kernel.address, ctypes.addressof(self._task), num_threads, 0
 
     def replace(self, position: int, number: int) -> None:
         """Set the argument at `position`, an integer or an address, for the following calls."""
-        self._task[3 + position] = number
+        self._task[5 + position] = number
 
     def run(self, num_items: int) -> None:
         """Run the kernel on the first `num_items` items."""
-        self._task[0] = num_items
+        num_shares = self._num_shares or self._num_threads * self._shares_per_thread(num_items)
+        self._task[:3] = [0, -(-num_items // num_shares), num_items]
         _parallel()(*self._call)
+
+    def _shares_per_thread(self, num_items: int) -> int:
+        """Return how many shares there are for each thread, in none of which the last block is a small one."""
+        kernel: Kernel = self._kept[0]
+        blocks = max(1, -(-num_items // (self._num_threads * kernel.block_items)))
+        return -(-blocks // -(-blocks // _SHARES_PER_THREAD))
 
 
 @functools.cache
@@ -109,8 +129,8 @@ def _parallel() -> Any:
 def _compile(emit: Emit, num_arguments: int, num_lanes: int) -> tuple[int, int]:
     """Return the address of the compiled function, and the float32 numbers of workspace that each thread needs.
 
-    The function takes one pointer, as OpenMP calls it: to the number of items, the bytes of a thread's workspace, the
-    address of the first workspace, and the arguments.
+    The function takes one pointer, as OpenMP calls it: to the number of the next share, the items of a share, the
+    number of items, the bytes of a thread's workspace, the address of the first workspace, and the arguments.
     """
     engine, machine = _engine()
     module = ir.Module()
@@ -118,16 +138,23 @@ def _compile(emit: Emit, num_arguments: int, num_lanes: int) -> tuple[int, int]:
     name = f"kernel{next(_NUMBERS)}"
     function = ir.Function(module, ir.FunctionType(ir.VoidType(), [int64.as_pointer()]), name)
     llvm = ir.IRBuilder(function.append_basic_block())
-    thread, num_threads = (
-        llvm.sext(llvm.call(declare(module, called, ir.FunctionType(int32, [])), []), int64) for called in _OPENMP[1:]
+    thread = llvm.sext(llvm.call(declare(module, _THREAD, ir.FunctionType(int32, [])), []), int64)
+    share_items, items, stride, workspaces, *arguments = (
+        llvm.load(llvm.gep(function.args[0], [int64(position)])) for position in range(1, 5 + num_arguments)
     )
-    items, stride, workspaces, *arguments = (
-        llvm.load(llvm.gep(function.args[0], [int64(position)])) for position in range(3 + num_arguments)
-    )
-    first = llvm.sdiv(llvm.mul(items, thread), num_threads)
-    end = llvm.sdiv(llvm.mul(items, llvm.add(thread, int64(1))), num_threads)
-    builder = KernelBuilder(llvm, num_lanes, thread, llvm.add(workspaces, llvm.mul(stride, thread)))
-    emit(builder, Integer(builder, first), Integer(builder, end), [Integer(builder, x) for x in arguments])
+    workspace = llvm.add(workspaces, llvm.mul(stride, thread))
+    take, compute, leave = (function.append_basic_block(label) for label in ("take", "compute", "leave"))
+    llvm.branch(take)
+    llvm.position_at_end(take)
+    share = llvm.atomic_rmw("add", function.args[0], int64(1), "monotonic")
+    first = llvm.mul(share, share_items)
+    llvm.cbranch(llvm.icmp_signed("<", first, items), compute, leave)
+    llvm.position_at_end(compute)
+    builder = KernelBuilder(llvm, num_lanes, share, workspace)
+    end = builder.minimum(Integer(builder, llvm.add(first, share_items)), Integer(builder, items))
+    emit(builder, Integer(builder, first), end, [Integer(builder, x) for x in arguments])
+    llvm.branch(take)
+    llvm.position_at_end(leave)
     llvm.ret_void()
     compiled = binding.parse_assembly(str(module))
     compiled.verify()
@@ -153,6 +180,5 @@ def _engine() -> tuple[Any, Any]:
     features = binding.get_host_cpu_features().flatten()
     machine = target.create_target_machine(cpu=binding.get_host_cpu_name(), features=features, opt=3)
     process = ctypes.CDLL(None)
-    for name in _OPENMP[1:]:
-        binding.add_symbol(name, ctypes.cast(getattr(process, name), ctypes.c_void_p).value)
+    binding.add_symbol(_THREAD, ctypes.cast(getattr(process, _THREAD), ctypes.c_void_p).value)
     return binding.create_mcjit_compiler(binding.parse_assembly(""), machine), machine

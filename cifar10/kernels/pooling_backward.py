@@ -27,7 +27,7 @@ def backward_kernel(shapes: PoolingShapes, layout: Layout) -> Kernel:
     """Compile the backward pass. An item is an image.
 
     Arguments: as for the forward kernel, but filters with K and C exchanged, of the two stages only, and no biases; the
-    gradient of the features; and, written, for each thread: tiles of the gradients of filters, and those of the biases,
+    gradient of the features; and, written, for each share: tiles of the gradients of filters, and those of the biases,
     float32. Both must be zero.
     """
     first, second = shapes.first, shapes.second
@@ -37,8 +37,8 @@ def backward_kernel(shapes: PoolingShapes, layout: Layout) -> Kernel:
     def emit(builder: KernelBuilder, start: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
         (pixels, normalization, configuration, filters1, maps1, bits1, maps2, bits2, features) = arguments[:9]
         gradient, tiles_out, biases_out = arguments[9:]
-        tiles_out = tiles_out + builder.thread * (shapes.gradient_tiles * TILE_BYTES)
-        biases_out = biases_out + builder.thread * (num_biases * _FLOAT_BYTES)
+        tiles_out = tiles_out + builder.share * (shapes.gradient_tiles * TILE_BYTES)
+        biases_out = biases_out + builder.share * (num_biases * _FLOAT_BYTES)
         filters2 = filters1 + first.filter_tiles * TILE_BYTES
         tiles, memory = Tiles(builder), _Memory(builder, shapes, biases_out)
         tiles.configure(configuration)

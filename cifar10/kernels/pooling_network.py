@@ -173,7 +173,7 @@ class _Convolutions(torch.autograd.Function):
         biases = torch.zeros(threads, len(packing.biases))
         filters = _picked(numbers.bfloat16(), packing.backward)
         arguments = *constants, filters, *memory.maps, features, gradient.contiguous(), tiles, biases
-        backward_kernel(shapes, layout)(len(features), *arguments)
+        backward_kernel(shapes, layout)(len(features), *arguments, num_shares=threads)
         _release(shapes, memory)
         both = torch.cat([tiles.sum(dim=0), biases.sum(dim=0)] if threads > 1 else [tiles[0], biases[0]])
         sizes = [shape.numel() for shape in parameter_shapes]

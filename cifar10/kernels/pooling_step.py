@@ -110,7 +110,8 @@ class _Prepared:
         self.forward = PreparedCall(
             forward, self.num_threads, [*constants, of_forward, self.biases, *maps, self.features]
         )
-        self.backward = PreparedCall(backward, self.num_threads, [*constants, of_backward, *maps, *results])
+        arguments = [*constants, of_backward, *maps, *results]
+        self.backward = PreparedCall(backward, self.num_threads, arguments, num_shares=self.num_threads)
 
     def fits(self, images: Tensor) -> bool:
         return (

@@ -38,6 +38,20 @@ def test_every_item_is_computed_once_by_any_number_of_threads(num_items: int, nu
     assert torch.equal(visits, expected)
 
 
+@pytest.mark.parametrize(("num_items", "num_shares", "of_shares"), [(7, 3, [3, 3, 1]), (2, 4, [1, 1]), (8, 1, [8])])
+def test_a_share_has_a_number_and_items_that_follow_each_other(
+    num_items: int, num_shares: int, of_shares: list[int], num_threads: int
+) -> None:
+    def emit(builder: KernelBuilder, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
+        counts = float_array(builder, arguments[0])
+        with builder.loop(first, end):
+            counts.store(counts.load(builder.share * LANES) + 1.0, builder.share * LANES)
+
+    counts = torch.zeros(8, LANES)
+    Kernel(emit, num_arguments=1)(num_items, counts, num_shares=num_shares)
+    assert counts[:, 0].tolist() == [*of_shares, *[0] * (8 - len(of_shares))]
+
+
 @pytest.mark.parametrize("lanes", [8, 16])
 def test_sigmoid_is_pytorchs_to_the_last_digits(lanes: int) -> None:
     def emit(builder: KernelBuilder, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:

@@ -149,10 +149,29 @@ def test_inference_is_the_forward_pass_of_training() -> None:
 
 
 @needs_kernels
-def test_two_calls_give_the_same_bits() -> None:
-    layer, features = make_layer(64, 64, pooled=True), make_features(64, 15, num_images=40)
-    for first, second in zip(gradients(layer, features), gradients(layer, features), strict=True):
-        assert torch.equal(first, second)
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_calls_give_the_same_bits_whichever_thread_computes_a_share(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(convolution, "_MIN_SHARE_IMAGES", 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        assert convolution._num_shares(40, 2**20) > threads
+        layer, features = make_layer(64, 64, pooled=True), make_features(64, 15, num_images=40)
+        found = [gradients(layer, features) for _ in range(8)]
+    finally:
+        torch.set_num_threads(before)
+    for first, *others in zip(*found, strict=True):
+        assert all(torch.equal(first, other) for other in others)
+
+
+@needs_kernels
+def test_each_thread_has_some_shares_if_images_and_memory_allow_it() -> None:
+    threads = torch.get_num_threads()
+    assert convolution._num_shares(10**6, 2**10) == 8 * threads
+    assert convolution._num_shares(3, 2**10) == threads
+    assert convolution._num_shares(10**6, 2**30) == threads
 
 
 @needs_kernels
