@@ -2,11 +2,11 @@
 
 import os
 
-_SPINS = 1000  # some ten microseconds
+_SPINS = 10_000  # some hundred microseconds
 
 
 def let_waiting_threads_sleep() -> None:
-    """Let a thread that waits for others sleep after some microseconds; call it before PyTorch is imported.
+    """Let a thread that waits for others sleep after a fraction of a millisecond; call it before PyTorch is imported.
 
     GNU's OpenMP, which PyTorch for Linux uses, lets it spin for milliseconds by default. Beside other processes it then
     takes processor time from the threads that it waits for.

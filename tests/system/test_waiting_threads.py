@@ -9,7 +9,7 @@ from cifar10.system.waiting_threads import let_waiting_threads_sleep
 
 @pytest.mark.parametrize(
     ("policy", "spins", "expected"),
-    [(None, None, "1000"), (None, "7", "7"), ("active", None, None), ("passive", None, None)],
+    [(None, None, "10000"), (None, "7", "7"), ("active", None, None), ("passive", None, None)],
 )
 def test_only_what_is_not_set_is_set(
     policy: str | None, spins: str | None, expected: str | None, monkeypatch: pytest.MonkeyPatch
