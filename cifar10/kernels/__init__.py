@@ -16,10 +16,11 @@ from cifar10.kernels.fused_network import FusedNetwork, integer_arithmetic, obst
 from cifar10.kernels.gpu_layers import ConvolutionGroupOnGpu, SpeedNetOnGpu
 from cifar10.kernels.jit import is_available
 from cifar10.kernels.normalization import FusedBatchNormSiLU
+from cifar10.kernels.pooled_normalization import FusedBatchNormReLUPool
 from cifar10.kernels.pooling_network import FusedAveragePoolCNN, FusedMaxPoolCNN, FusedStrideCNN
 from cifar10.kernels.pooling_step import DirectGradients, direct_gradients
 from cifar10.kernels.quantization import InputRange, input_ranges
-from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
+from cifar10.networks.layers import BatchNormReLUPool, BatchNormSiLU, Conv3x3, ConvPool
 from cifar10.networks.pooling.average_pool import AveragePoolCNN
 from cifar10.networks.pooling.max_pool import MaxPoolCNN
 from cifar10.networks.pooling.stride import StrideCNN
@@ -46,6 +47,7 @@ _CONVERTED: dict[type[nn.Module], type[nn.Module]] = {
     Conv3x3: WinogradConv3x3,
     ConvPool: WinogradConvPool,
     BatchNormSiLU: FusedBatchNormSiLU,
+    BatchNormReLUPool: FusedBatchNormReLUPool,
     StrideCNN: FusedStrideCNN,
     MaxPoolCNN: FusedMaxPoolCNN,
     AveragePoolCNN: FusedAveragePoolCNN,

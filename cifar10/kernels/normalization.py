@@ -75,11 +75,7 @@ def _scale_and_activate(features: Tensor, vectors: Tensor, shortcut: Tensor | No
 class _NormalizeActivate(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features: Tensor, shift: Tensor, eps: float, shortcut: Tensor | None):  # type: ignore[no-untyped-def]
-        num_rows, channels = features.numel() // features.shape[1], features.shape[1]
-        sums = _empty_sums(num_rows, channels)
-        _moments_kernel(channels)(len(sums), features, sums, num_rows)
-        mean, square = sums.sum(dim=0, dtype=torch.float64) / num_rows
-        variance = (square - mean.square()).clamp_(min=0)
+        mean, variance = moments(features)
         scale = (variance + eps).rsqrt()
         vectors = torch.stack([scale, shift - mean * scale, shift.double()]).float()  # z = scale x + offset + shortcut
         results = _scale_and_activate(features, vectors, shortcut)
@@ -93,9 +89,9 @@ class _NormalizeActivate(torch.autograd.Function):
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         num_rows, channels = features.numel() // features.shape[1], features.shape[1]
         shortcut_or_null = _NULL if shortcut is None else shortcut
-        sums = _empty_sums(num_rows, channels)
-        sums_kernel = _gradient_sums_kernel(channels, shortcut is not None)
-        sums_kernel(len(sums), features, gradient, vectors, shortcut_or_null, sums, num_rows)
+        sums = empty_sums(num_rows, channels)
+        add_up = _gradient_sums_kernel(channels, shortcut is not None)
+        add_up(len(sums), features, gradient, vectors, shortcut_or_null, sums, num_rows)
         grad_shift, grad_scale = sums.sum(dim=0, dtype=torch.float64)
         vectors = torch.cat([vectors, torch.stack([grad_shift, grad_scale]).float() * (vectors[0] / num_rows)])
         grad_features = torch.empty_like(features)
@@ -106,7 +102,16 @@ class _NormalizeActivate(torch.autograd.Function):
         return grad_features, grad_shift.float(), None, grad_shortcut
 
 
-def _empty_sums(num_rows: int, channels: int) -> Tensor:
+def moments(features: Tensor) -> tuple[Tensor, Tensor]:
+    """Return the mean and the (biased) variance of each channel of features (B, C, H, W), float64 (C,)."""
+    num_rows, channels = features.numel() // features.shape[1], features.shape[1]
+    sums = empty_sums(num_rows, channels)
+    _moments_kernel(channels)(len(sums), features, sums, num_rows)
+    mean, square = sums.sum(dim=0, dtype=torch.float64) / num_rows
+    return mean, (square - mean.square()).clamp_(min=0)
+
+
+def empty_sums(num_rows: int, channels: int) -> Tensor:
     """Return memory for two sums over each block of rows, (blocks, 2, C)."""
     return torch.empty(-(-num_rows // _BLOCK_ROWS), 2, channels)
 
@@ -119,7 +124,7 @@ def _moments_kernel(channels: int) -> Kernel:
         x = float_array(builder, arguments[0]).load(offset)
         return [x, x * x]
 
-    return _sums_kernel(channels, terms, sums=1, num_rows=2)
+    return sums_kernel(channels, terms, sums=1, num_rows=2)
 
 
 @functools.cache
@@ -130,7 +135,7 @@ def _gradient_sums_kernel(channels: int, has_shortcut: bool) -> Kernel:
         gradient, normalized = _silu_backward(builder, channels, has_shortcut, arguments, offset, channel)
         return [gradient, gradient * normalized]
 
-    return _sums_kernel(channels, terms, sums=4, num_rows=5)
+    return sums_kernel(channels, terms, sums=4, num_rows=5)
 
 
 @functools.cache
@@ -186,7 +191,7 @@ def _silu_backward(
     return gradient.load(offset) * slope, shifted - vectors.load(channel + channels * 2)
 
 
-def _sums_kernel(channels: int, terms: Terms, sums: int, num_rows: int) -> Kernel:
+def sums_kernel(channels: int, terms: Terms, sums: int, num_rows: int) -> Kernel:
     """Compile two sums over each block of rows; `sums` and `num_rows` are positions of arguments."""
 
     def emit(builder: KernelBuilder, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:

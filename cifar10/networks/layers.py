@@ -24,6 +24,13 @@ class ConvPool(Conv3x3):
         return functional.max_pool2d(super().forward(features), 2)
 
 
+class BatchNormReLUPool(nn.BatchNorm2d):
+    """Batch normalisation, then ReLU, then 2 x 2 max-pooling: (B, C, H, W) -> (B, C, H//2, W//2)."""
+
+    def forward(self, features: Tensor) -> Tensor:
+        return functional.max_pool2d(functional.relu(super().forward(features)), 2)
+
+
 class BatchNormSiLU(nn.Module):
     """Batch normalisation with a learnable shift and no scale, then SiLU. A shortcut is added between the two.
 

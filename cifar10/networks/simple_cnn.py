@@ -2,6 +2,7 @@
 
 from torch import Tensor, nn
 
+from cifar10.networks.layers import BatchNormReLUPool, Conv3x3
 from cifar10.networks.normalize import Normalize
 from cifar10.types import Fraction, PositiveInt
 
@@ -42,9 +43,4 @@ class SimpleCNN(nn.Module):
 
 
 def _convolve_and_halve(channels_in: int, channels_out: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.Conv2d(channels_in, channels_out, kernel_size=3, padding=1, bias=False),
-        nn.BatchNorm2d(channels_out),
-        nn.ReLU(),
-        nn.MaxPool2d(2),
-    )
+    return nn.Sequential(Conv3x3(channels_in, channels_out), BatchNormReLUPool(channels_out))

@@ -16,7 +16,7 @@ from cifar10.config.targets import DATA
 from cifar10.evaluate import evaluate
 from cifar10.inference.engines.pytorch import TorchEngine, load
 from cifar10.kernels.jit import Kernel
-from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
+from cifar10.networks.layers import BatchNormReLUPool, BatchNormSiLU, Conv3x3, ConvPool
 from cifar10.networks.resnet import ResNet
 from cifar10.networks.simple_cnn import SimpleCNN
 from cifar10.networks.speed import SpeedNet
@@ -59,9 +59,9 @@ def calls(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     numbers: list[int] = []
     run = Kernel.__call__
 
-    def count(kernel: Kernel, num_items: int, *arguments: Tensor | int) -> None:
+    def count(kernel: Kernel, num_items: int, *arguments: Tensor | int, num_shares: int | None = None) -> None:
         numbers.append(num_items)
-        run(kernel, num_items, *arguments)
+        run(kernel, num_items, *arguments, num_shares=num_shares)
 
     monkeypatch.setattr(Kernel, "__call__", count)
     return numbers
@@ -112,6 +112,29 @@ def test_a_converted_network_computes_the_same_by_kernels_in_training_and_in_eva
 
 
 @needs_kernels
+def test_the_simple_network_computes_the_same_by_kernels_in_training_and_in_evaluation(calls: list[int]) -> None:
+    torch.manual_seed(0)
+    plain, images = SimpleCNN(10, 32, width=8, dropout=0.0), make_images()
+    plain = plain.to(memory_format=torch.channels_last)
+    plain.calibrate(images)
+    converted = kernels.convert(copy.deepcopy(plain))
+    losses = [nn.functional.cross_entropy(network(images), torch.arange(32) % 10) for network in (plain, converted)]
+    torch.testing.assert_close(*losses, rtol=1e-4, atol=1e-4)
+    assert len(calls) == 2 + 2 * 3  # convolutions but that of the pixels; moments and results of each normalisation
+    gradients = [
+        torch.autograd.grad(loss, list(network.parameters()))
+        for loss, network in zip(losses, (plain, converted), strict=True)
+    ]
+    for own, pytorchs in zip(*reversed(gradients), strict=True):
+        assert float((own - pytorchs).norm() / pytorchs.norm()) < 1e-3
+    assert len(calls) == 2 * (2 + 2 * 3)
+    calls.clear()
+    with torch.no_grad():
+        torch.testing.assert_close(plain.eval()(images), converted.eval()(images), rtol=1e-3, atol=1e-3)
+    assert len(calls) == 2 + 3
+
+
+@needs_kernels
 def test_converting_one_network_leaves_another_one_to_pytorch(calls: list[int]) -> None:
     plain, converted = make(), kernels.convert(make())
     plain(make_images())
@@ -131,10 +154,12 @@ def test_networks_are_left_alone_where_kernels_are_unavailable(monkeypatch: pyte
 @needs_kernels
 def test_only_layers_made_for_it_are_converted() -> None:
     resnet, simple = ResNet(10, 32, width=8), SimpleCNN(10, 32, width=8)
+    foreign = nn.Sequential(nn.Conv2d(8, 8, 3, padding=1, bias=False), nn.BatchNorm2d(8), nn.ReLU(), nn.MaxPool2d(2))
     stride_2 = resnet.get_submodule("stages.2.residual.0")
     kernels.convert(resnet)
     assert Conv3x3 not in types(resnet) and type(stride_2) is nn.Conv2d
-    assert types(kernels.convert(simple)) == types(SimpleCNN(10, 32, width=8))
+    assert not types(kernels.convert(simple)) & {Conv3x3, BatchNormReLUPool}
+    assert types(kernels.convert(foreign)) == {nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d}
 
 
 @needs_kernels
