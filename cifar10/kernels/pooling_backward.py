@@ -1,4 +1,4 @@
-"""The backward pass of a small network in one kernel, in bfloat16 on AMX.
+"""The backward pass of a small network in one kernel, in bfloat16.
 
 First, image by image, gradients of the maps, from the last to the first; then, for several images together, gradients
 of the filters, which are products that sum over positions.
@@ -8,8 +8,9 @@ import functools
 from collections.abc import Sequence
 
 from cifar10.kernels import halves
-from cifar10.kernels.amx import ROWS, Tiles
+from cifar10.kernels.amx import ROWS
 from cifar10.kernels.arrays import float_array
+from cifar10.kernels.bfloat16_units import unit_for
 from cifar10.kernels.codegen import Integer, KernelBuilder, Vector
 from cifar10.kernels.halves import BYTES, LANES, Layout
 from cifar10.kernels.jit import Kernel
@@ -40,8 +41,8 @@ def backward_kernel(shapes: PoolingShapes, layout: Layout) -> Kernel:
         tiles_out = tiles_out + builder.share * (shapes.gradient_tiles * TILE_BYTES)
         biases_out = biases_out + builder.share * (num_biases * _FLOAT_BYTES)
         filters2 = filters1 + first.filter_tiles * TILE_BYTES
-        tiles, memory = Tiles(builder), _Memory(builder, shapes, biases_out)
-        tiles.configure(configuration)
+        unit, memory = unit_for(builder), _Memory(builder, shapes, biases_out)
+        unit.configure(configuration)
         memory.clear()
         with builder.loop(start, end, _BLOCK) as block:
             block_end = builder.minimum(block + _BLOCK, end)
@@ -53,13 +54,13 @@ def backward_kernel(shapes: PoolingShapes, layout: Layout) -> Kernel:
                 of_second = maps2 + image * second.input_bytes, bits2 + image * second.mask_bytes
                 of_first = maps1 + image * first.input_bytes, bits1 + image * first.mask_bytes
                 transpose_maps(builder, second, of_second[0], slot.transposed[1])
-                gradient_of_maps(tiles, second, memory.rows[1], filters2, memory.sums)
+                gradient_of_maps(unit, second, memory.rows[1], filters2, memory.sums)
                 through_halving(builder, second, memory.sums, of_second[1], memory.after_stage(0, slot))
                 transpose_maps(builder, first, of_first[0], slot.transposed[0])
-                gradient_of_maps(tiles, first, memory.rows[0], filters1, memory.sums)
+                gradient_of_maps(unit, first, memory.rows[0], filters1, memory.sums)
                 through_halving(builder, first, memory.sums, of_first[1], memory.after_stem(slot))
-            add_filter_gradients(tiles, shapes, Block(memory.slot, block_end - block), tiles_out)
-        tiles.release()
+            add_filter_gradients(unit, shapes, Block(memory.slot, block_end - block), tiles_out)
+        unit.release()
 
     return Kernel(emit, num_arguments=12, num_lanes=LANES)
 

@@ -1,4 +1,4 @@
-"""The forward pass of a small network in one kernel: one image after the other, in bfloat16 on AMX.
+"""The forward pass of a small network in one kernel: one image after the other, in bfloat16.
 
 Pixels -> 5 x 5 convolution with stride 2 -> ReLU -> halve -> 3 x 3 convolution -> ReLU -> halve -> 3 x 3 convolution ->
 ReLU. What the backward pass needs is kept: the halved maps, and bits for the inputs through which gradients flow.
@@ -9,8 +9,9 @@ from collections.abc import Callable, Sequence
 from typing import Any
 
 from cifar10.kernels import halves
-from cifar10.kernels.amx import ROW_BYTES, ROWS, Tiles
+from cifar10.kernels.amx import ROW_BYTES, ROWS
 from cifar10.kernels.arrays import float_array
+from cifar10.kernels.bfloat16_units import Factor, Unit, unit_for
 from cifar10.kernels.codegen import Integer, KernelBuilder, Vector
 from cifar10.kernels.halves import BYTES, LANES, Layout
 from cifar10.kernels.jit import Kernel
@@ -25,7 +26,7 @@ from cifar10.kernels.pooling_shapes import (
     PoolingShapes,
     Stage,
 )
-from cifar10.kernels.tile_products import Factor, Sums, add_products
+from cifar10.kernels.tile_products import Sums, add_products
 
 _FLOAT_BYTES = 4
 _PADDED = IMAGE_SIZE + 2 * STEM_PADDING
@@ -57,25 +58,25 @@ def forward_kernel(shapes: PoolingShapes, layout: Layout) -> Kernel:
         filters2 = filters1 + first.filter_tiles * TILE_BYTES
         biases1 = biases + _FLOAT_BYTES * shapes.stem_width
         biases2 = biases1 + _FLOAT_BYTES * first.channels_out
-        tiles = Tiles(builder)
-        tiles.configure(configuration)
+        unit = unit_for(builder)
+        unit.configure(configuration)
         halves.fill_zeros(builder, padded, image_bytes)
         with builder.loop(start, end) as image:
             _pad_image(builder, pixels + image * layout.image_bytes, layout, normalization, padded)
             of_first = maps1 + image * first.input_bytes, bits1 + image * first.mask_bytes
             of_second = maps2 + image * second.input_bytes, bits2 + image * second.mask_bytes
             with builder.loop(0, STEM_SIZE // 2) as row:
-                _convolve_pixels(tiles, shapes, padded + row * (4 * _ROW_BYTES), filters, sums)
+                _convolve_pixels(unit, shapes, padded + row * (4 * _ROW_BYTES), filters, sums)
                 values = _with_bias(builder, sums, biases, shapes.stem_width, pitch=STEM_SIZE)
                 _shrink_row(builder, first, row, (values, builder.integer(0)), *of_first)
-            _convolve(tiles, first, of_first[0], filters1, sums)
+            _convolve(unit, first, of_first[0], filters1, sums)
             values = _with_bias(builder, sums, biases1, first.channels_out, first.pitch)
             with builder.loop(0, second.size) as row:
                 _shrink_row(builder, second, row, (values, row * 2), *of_second)
-            _convolve(tiles, second, of_second[0], filters2, sums)
+            _convolve(unit, second, of_second[0], filters2, sums)
             values = _with_bias(builder, sums, biases2, second.channels_out, second.pitch)
             _write_features(builder, second, values, features + image * (second.size**2 * second.channels_out * 4))
-        tiles.release()
+        unit.release()
 
     return Kernel(emit, num_arguments=10, num_lanes=LANES)
 
@@ -107,11 +108,11 @@ def _pad_image(
         halves.store_raw(builder, halves.shuffled(builder, joined, last, places), padded + place)
 
 
-def _convolve_pixels(tiles: Tiles, shapes: PoolingShapes, rows: Integer, filters: Integer, sums: Integer) -> None:
+def _convolve_pixels(unit: Unit, shapes: PoolingShapes, rows: Integer, filters: Integer, sums: Integer) -> None:
     """Write the sums of two rows of the first convolution, float32 (2, 16, C).
 
     Args:
-        tiles: Configured.
+        unit: Configured.
         shapes: Of the network.
         rows: Address of the first row of padded pixels that the first of the two rows reads.
         filters: Packed.
@@ -125,9 +126,9 @@ def _convolve_pixels(tiles: Tiles, shapes: PoolingShapes, rows: Integer, filters
             [[sums + (_FLOAT_BYTES * (y * STEM_SIZE * width + LANES * group)) for group in columns] for y in range(2)],
             _FLOAT_BYTES * width,
         )
-        total.zero(tiles)
+        total.zero(unit)
         add_products(
-            tiles,
+            unit,
             (
                 (
                     Factor([rows + (2 * y + dy) * _ROW_BYTES for y in range(2)], 2 * _PIXEL_BYTES),
@@ -136,10 +137,10 @@ def _convolve_pixels(tiles: Tiles, shapes: PoolingShapes, rows: Integer, filters
                 for dy in range(STEM_SIDE)
             ),
         )
-        total.store(tiles)
+        total.store(unit)
 
 
-def _convolve(tiles: Tiles, stage: Stage, maps: Integer, filters: Integer, sums: Integer) -> None:
+def _convolve(unit: Unit, stage: Stage, maps: Integer, filters: Integer, sums: Integer) -> None:
     """Write the sums of a 3 x 3 convolution of halved maps, float32 (tiles of positions, K)."""
     groups, depths = stage.channels_out // LANES, stage.channels_in // DEPTH
     position_bytes = BYTES * stage.channels_in
@@ -154,9 +155,9 @@ def _convolve(tiles: Tiles, stage: Stage, maps: Integer, filters: Integer, sums:
                 ],
                 _FLOAT_BYTES * stage.channels_out,
             )
-            total.zero(tiles)
+            total.zero(unit)
             add_products(
-                tiles,
+                unit,
                 (
                     (
                         Factor(
@@ -180,7 +181,7 @@ def _convolve(tiles: Tiles, stage: Stage, maps: Integer, filters: Integer, sums:
                     for depth in range(depths)
                 ),
             )
-            total.store(tiles)
+            total.store(unit)
 
 
 def _with_bias(builder: KernelBuilder, sums: Integer, biases: Integer, channels: int, pitch: int) -> Values:

@@ -4,12 +4,13 @@ from collections.abc import Callable
 from itertools import product
 
 from cifar10.kernels import halves
-from cifar10.kernels.amx import ROW_BYTES, ROWS, Tiles
+from cifar10.kernels.amx import ROW_BYTES, ROWS
 from cifar10.kernels.arrays import float_array
+from cifar10.kernels.bfloat16_units import Factor, Unit
 from cifar10.kernels.codegen import Integer, KernelBuilder, Vector
 from cifar10.kernels.halves import BYTES, LANES
 from cifar10.kernels.pooling_shapes import DEPTH, TILE_BYTES, Stage
-from cifar10.kernels.tile_products import Factor, Sums, add_products, in_twos
+from cifar10.kernels.tile_products import Sums, add_products, in_twos
 
 _FLOAT_BYTES = 4
 
@@ -43,11 +44,11 @@ def through_activation(
             store(row_number, column_number, half, group, columns[position : position + 2])
 
 
-def gradient_of_maps(tiles: Tiles, stage: Stage, rows: Integer, filters: Integer, sums: Integer) -> None:
+def gradient_of_maps(unit: Unit, stage: Stage, rows: Integer, filters: Integer, sums: Integer) -> None:
     """Write the gradient of each map before the convolution of a stage: products of filters, summed over their taps.
 
     Args:
-        tiles: Registers.
+        unit: Configured.
         stage: The stage.
         rows: Address of the gradient after it, (positions, K).
         filters: Address of its filters, packed for gradients.
@@ -68,13 +69,13 @@ def gradient_of_maps(tiles: Tiles, stage: Stage, rows: Integer, filters: Integer
     for source, lines, columns in product(range(stage.num_maps), in_twos(stage.num_tiles), in_twos(groups)):
         addresses = [[sum_at(source, row, group) for group in columns] for row in lines]
         total = Sums(addresses, _FLOAT_BYTES * stage.channels_in)
-        total.zero(tiles)
+        total.zero(unit)
         taps = [(tap, shift) for tap, (of_map, shift) in enumerate(stage.taps) if of_map == source]
         for (tap, shift), depth in product(taps, range(depths)):
             left = Factor([row_at(row, shift, depth) for row in lines], position_bytes)
             right = Factor([filter_at(tap, depth, group) for group in columns], ROW_BYTES)
-            add_products(tiles, [(left, right)])
-        total.store(tiles)
+            add_products(unit, [(left, right)])
+        total.store(unit)
 
 
 def through_halving(builder: KernelBuilder, stage: Stage, sums: Integer, bits: Integer, store: Store) -> None:

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from cifar10.kernels import amx
+from cifar10.kernels import bfloat16_units
 from cifar10.kernels.halves import Layout
 from cifar10.kernels.jit import MIN_IMAGES
 from cifar10.kernels.pooling_backward import backward_kernel
@@ -80,14 +80,14 @@ def are_images_supported(images: Tensor) -> bool:
 
 
 def is_network_supported(network: FusedPoolingCNN) -> bool:
-    """Whether the kernels compute this network, and are wanted: in bfloat16, as under autocast, on a CPU with AMX."""
+    """Whether the kernels compute this network, and are wanted: in bfloat16, as under autocast, on a CPU for it."""
     return (
         torch.is_autocast_enabled("cpu")
         and torch.get_autocast_dtype("cpu") == torch.bfloat16
         and all(width % DEPTH == 0 for width in _widths(network))
         and network.head.weight.dtype == torch.float32
         and not torch.compiler.is_compiling()
-        and amx.is_available("amx_bf16")
+        and bfloat16_units.is_available()
     )
 
 

@@ -1,22 +1,10 @@
-"""Sums of products of tiles: up to 2 x 2 tiles of results are kept in registers."""
+"""Sums of products of tiles: up to 2 x 2 tiles of results are kept in a unit."""
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from cifar10.kernels.amx import Tiles
+from cifar10.kernels.bfloat16_units import Factor, Unit
 from cifar10.kernels.codegen import Integer
-
-_INSTRUCTION = "tdpbf16ps"
-_LEFT, _RIGHT = 4, 6  # first registers of the factors; those before hold the sums
-
-
-@dataclass(frozen=True)
-class Factor:
-    """Up to two tiles of bfloat16, one below the other of a left factor, one beside the other of a right one."""
-
-    addresses: Sequence[Integer]
-    stride: int
-    """Bytes from one row of a tile to the next."""
 
 
 @dataclass(frozen=True)
@@ -26,20 +14,20 @@ class Sums:
     addresses: Sequence[Sequence[Integer]]
     stride: int
 
-    def zero(self, tiles: Tiles) -> None:
+    def zero(self, unit: Unit) -> None:
         """Begin at zero."""
         for number, _ in self._registers():
-            tiles.zero(number)
+            unit.zero(number)
 
-    def load(self, tiles: Tiles) -> None:
+    def load(self, unit: Unit) -> None:
         """Begin with what is in memory."""
         for number, address in self._registers():
-            tiles.load(number, address, self.stride)
+            unit.load(number, address, self.stride)
 
-    def store(self, tiles: Tiles) -> None:
+    def store(self, unit: Unit) -> None:
         """Write the sums."""
         for number, address in self._registers():
-            tiles.store(number, address, self.stride)
+            unit.store(number, address, self.stride)
 
     def _registers(self) -> list[tuple[int, Integer]]:
         return [
@@ -49,15 +37,10 @@ class Sums:
         ]
 
 
-def add_products(tiles: Tiles, products: Iterable[tuple[Factor, Factor]]) -> None:
-    """Add products of a left and a right factor to the sums in the registers."""
+def add_products(unit: Unit, products: Iterable[tuple[Factor, Factor]]) -> None:
+    """Add products of a left and a right factor to the sums in a unit."""
     for left, right in products:
-        for number, address in enumerate(right.addresses):
-            tiles.load(_RIGHT + number, address, right.stride)
-        for row, address in enumerate(left.addresses):
-            tiles.load(_LEFT + row, address, left.stride)
-            for column in range(len(right.addresses)):
-                tiles.add_product(_INSTRUCTION, 2 * row + column, _LEFT + row, _RIGHT + column)
+        unit.add(left, right)
 
 
 def in_twos(number: int) -> list[range]:
