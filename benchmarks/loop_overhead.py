@@ -188,7 +188,7 @@ def bare_epochs(network: nn.Module, data: ImageDataset, config: Config) -> Itera
     optimizer = build(OPTIMIZER, config.optimizer, network=network, params=network.parameters())
     schedule = build(SCHEDULE, config.schedule)
     scheduler = torch.optim.lr_scheduler.LambdaLR(optimizer, lambda step: schedule(step / num_steps))
-    in_bf16 = resolve_precision(training) == "bf16"  # once: it asks for GPUs, which takes time
+    in_bf16 = resolve_precision(config) == "bf16"  # once: it asks for GPUs, which takes time
     step = 0
     for epoch in range(training.epochs):
         batches.seek(epoch, batch=0)
@@ -208,7 +208,7 @@ def bare_epochs(network: nn.Module, data: ImageDataset, config: Config) -> Itera
 def run_ours(network: nn.Module, data: ImageDataset, config: Config, turns: TakeTurns) -> None:
     """Train as `train` does, but for the test."""
     named = config.model_copy(update={"run_name": f"run{time.monotonic_ns()}"})
-    run = open_run(named, data, resolve_precision(named.training))
+    run = open_run(named, data, resolve_precision(named))
     assert isinstance(run.tracker, MLflowTracker)
     turns.settle = run.tracker.flush
     with contextlib.redirect_stderr(io.StringIO()):
@@ -254,7 +254,7 @@ def run_default(network: nn.Module, data: ImageDataset, config: Config, folder: 
             callbacks=[turns, ModelCheckpoint(save_last=True)],
             use_distributed_sampler=False,
             enable_model_summary=False,
-            precision="bf16-mixed" if resolve_precision(config.training) == "bf16" else "32-true",
+            precision="bf16-mixed" if resolve_precision(config) == "bf16" else "32-true",
             log_every_n_steps=50,
         )
         trainer.fit(classifier, module)

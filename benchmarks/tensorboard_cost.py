@@ -81,7 +81,7 @@ def measure() -> dict[str, Any]:
     classifier.confusion = torch.eye(data.num_classes, dtype=torch.int64)
     scores = dict.fromkeys(("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr"), 0.5)
     with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stderr(io.StringIO()) as said:
-        trainer = make_trainer(config.training, Path(folder), [], tensorboard=True)
+        trainer = make_trainer(config, Path(folder), [], tensorboard=True)
         files = trainer.logger
         assert isinstance(files, TensorBoardFiles)
         drawing = DrawGraph(config, data.num_classes, data.image_size)

@@ -124,7 +124,7 @@ def measure(backend: str, words: list[str]) -> dict[str, Any]:
         data: ImageDataset = build(DATA, config.data_loading)
         network = make_network(config, data)
         marks = [clocks()]
-        run = open_run(config, data, resolve_precision(config.training))
+        run = open_run(config, data, resolve_precision(config))
         marks.append(clocks())
         waited = Waiting(run.tracker)
         with contextlib.redirect_stderr(io.StringIO()):

@@ -248,7 +248,7 @@ def measure_ours(arguments: argparse.Namespace) -> dict[str, float]:
         data = dataclasses.replace(published, train=few, validation=nothing)
         for _ in ("to warm up", "to measure"):
             stopwatch = Stopwatch(0)
-            run = open_run(config, data, resolve_precision(config.training))
+            run = open_run(config, data, resolve_precision(config))
             fit(make_network(config, data), config, data, run, callbacks=[stopwatch])
     return {"images": config.training.epochs * images, "wall": stopwatch.wall, "cpu": stopwatch.cpu}
 

@@ -56,13 +56,20 @@ def _cpu_capabilities() -> Mapping[str, Any]:
     return torch.cpu.get_capabilities() if hasattr(torch.cpu, "get_capabilities") else {}
 
 
-def fastest_precision(device: torch.device, with_kernels: bool) -> Literal["fp32", "bf16"]:
+def fastest_precision(device: torch.device, with_kernels: bool, target: str | None = None) -> Literal["fp32", "bf16"]:
     """Return the precision in which a network trains fastest.
 
-    Our kernels in float32 are faster than bfloat16 on a CPU that has instructions for it but no matrix units.
+    Our kernels in float32 are faster than PyTorch's operators in bfloat16 on a CPU without matrix units. Small networks
+    have kernels in bfloat16, too.
+
+    Args:
+        device: Computes.
+        with_kernels: Whether our kernels may be used.
+        target: Class of the network, such as package.module.Class; None: any.
     """
     if device.type == "cpu" and with_kernels and kernels.is_available():
-        return "bf16" if has_matrix_units() else "fp32"
+        in_bfloat16 = has_matrix_units() or (target is not None and kernels.converts_to_bfloat16(target))
+        return "bf16" if in_bfloat16 else "fp32"
     return "bf16" if computes_bf16(device) else "fp32"
 
 

@@ -67,7 +67,7 @@ def probe(config: Config, stopwatch: Stopwatch | None = None) -> Metrics:
     network = make_network(config, data)
     refuse_headless(network, config, data.num_classes)
     initial_weights = start_from(config, network, data)
-    run = open_run(config, data, resolve_precision(config.training), initial_weights=initial_weights)
+    run = open_run(config, data, resolve_precision(config), initial_weights=initial_weights)
     try:
         with if_stopped("while the probe was fitted; embeddings so far are kept: type the same line again"):
             scores, digest = _fit_and_test(network, config, data, run, stopwatch)
@@ -97,7 +97,7 @@ def _fit_and_test(
     classifier = Classifier(network, config.evaluation, metadata, make_metrics(config, data.num_classes))
     _save(network, {**metadata, "history": history}, run.folder)
     run.record_epochs(history)
-    trainer = make_trainer(config.training, run.folder, [], tensorboard=config.tracking.tensorboard)
+    trainer = make_trainer(config, run.folder, [], tensorboard=config.tracking.tensorboard)
     module = InMemoryDataModule(data, config.training, config.augmentation, config.evaluation, config.seed)
     scores = test(trainer, classifier, module, run.folder / BEST)
     scores |= {name: value for name, value in history[0].items() if name.startswith(("train/", "val/"))}
@@ -121,7 +121,7 @@ def _fit(network: nn.Module, config: Config, data: ImageDataset) -> Metrics:
         model=config.model,
         image_size=data.image_size,
         device=device,
-        precision=resolve_precision(config.training),
+        precision=resolve_precision(config),
         batch_size=config.evaluation.images_at_once(data.image_size),
         cache=Path(config.probe.cache) if config.probe.cache else None,
     )

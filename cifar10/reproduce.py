@@ -198,7 +198,7 @@ def _differences(claims: RunClaims, repeated: Config) -> list[Difference]:
     import torch
 
     then, now = claims.last.config.training, repeated.training
-    found = differences_here(claims, resolve_precision(now), torch.get_num_threads())
+    found = differences_here(claims, resolve_precision(repeated), torch.get_num_threads())
     if then.num_processes > 1:
         found.append(Difference("processes", str(then.num_processes), "1", matters=True))
     if resolve_accelerator(now) == "gpu":

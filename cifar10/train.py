@@ -102,7 +102,7 @@ def train(
     refuse_headless(network, config, data.num_classes)
     refuse_untrainable(network, config, data.image_size, len(data.train))
     initial_weights = checkpoint.metadata.initial_weights if checkpoint else start_from(config, network, data)
-    run = open_run(config, data, resolve_precision(config.training), checkpoint, initial_weights, options.tags)
+    run = open_run(config, data, resolve_precision(config), checkpoint, initial_weights, options.tags)
     try:
         scores, digest, tta = _fit_and_test(network, config, data, run, checkpoint, stopwatch, callbacks, options)
     except BaseException as error:

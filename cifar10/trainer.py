@@ -15,7 +15,7 @@ from lightning_fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning_fabric.plugins.environments.torchelastic import TorchElasticEnvironment
 from pytorch_lightning.callbacks import Callback, EarlyStopping, EMAWeightAveraging, ProgressBar
 
-from cifar10.config.schema import TrainingConfig
+from cifar10.config.schema import Config, TrainingConfig
 from cifar10.devices import fastest_precision, limit_threads
 from cifar10.errors import UsageError, UserError
 from cifar10.system.processes import find_processes, prepare_launch
@@ -54,12 +54,13 @@ def resolve_accelerator(training: TrainingConfig) -> Literal["cpu", "gpu"]:
     return "gpu"
 
 
-def resolve_precision(training: TrainingConfig) -> Precision:
+def resolve_precision(config: Config) -> Precision:
     """Return the precision of the run: as configured, or for `auto` the fastest one on this machine."""
+    training = config.training
     if training.precision != "auto":
         return training.precision
     device = torch.device("cuda" if resolve_accelerator(training) == "gpu" else "cpu")
-    return fastest_precision(device, with_kernels=training.kernels and not training.compile)
+    return fastest_precision(device, with_kernels=training.kernels and not training.compile, target=config.model.target)
 
 
 def prepare_cpu(training: TrainingConfig) -> None:
@@ -72,7 +73,7 @@ def prepare_cpu(training: TrainingConfig) -> None:
 
 
 def make_trainer(
-    training: TrainingConfig,
+    config: Config,
     folder: Path,
     callbacks: list[Callback],
     is_higher_better: bool = True,
@@ -81,7 +82,7 @@ def make_trainer(
     """Return the Trainer for a run in `folder`.
 
     Args:
-        training: The section `training` of the configuration.
+        config: Of the run.
         folder: The run folder, which exists.
         callbacks: Progress and saving, made by the caller; averaging and early stopping are added as configured.
         is_higher_better: Whether a higher value of `training.monitor` is better.
@@ -90,6 +91,7 @@ def make_trainer(
     Raises:
         UserError: The configured devices are missing, or the package tensorboard is.
     """
+    training, precision = config.training, resolve_precision(config)
     if tensorboard and importlib.util.find_spec("tensorboard") is None:
         raise UserError(
             f"tracking.tensorboard=true needs a package: {sys.executable} -m pip install 'tensorboard>=2.18'"
@@ -97,7 +99,7 @@ def make_trainer(
     for message in _EXPECTED_WARNINGS:
         warnings.filterwarnings("ignore", message=message)
     logging.getLogger("pytorch_lightning").setLevel(logging.WARNING)
-    if resolve_accelerator(training) == "gpu" and resolve_precision(training) != "fp32":
+    if resolve_accelerator(training) == "gpu" and precision != "fp32":
         torch.set_float32_matmul_precision("high")  # TF32 for float32 products: it is more precise than bf16
     if training.ema_decay is not None:
         callbacks = [EMAWeightAveraging(decay=training.ema_decay), *callbacks]  # a step is averaged before it is saved
@@ -110,7 +112,7 @@ def make_trainer(
         devices=training.devices,
         num_nodes=training.num_nodes,
         strategy="ddp" if training.num_processes > 1 else "auto",
-        precision=_LIGHTNING_PRECISION[resolve_precision(training)],
+        precision=_LIGHTNING_PRECISION[precision],
         max_epochs=training.epochs,
         accumulate_grad_batches=1 if training.chunked else training.accumulate,  # in chunks, Classifier does both
         gradient_clip_val=None if training.chunked else training.gradient_clip,

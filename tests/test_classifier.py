@@ -76,7 +76,7 @@ def trained(data: ImageDataset, folder: Path, *words: str) -> Classifier:
     module = make_module(data, config)
     recipe = Recipe(config.training, config.seed, module.steps_per_epoch, AllExamples(), make_optimizer, Linear())
     classifier = Classifier(make_network(), config.evaluation, metadata(data), {"f1": macro_f1()}, recipe)
-    make_trainer(config.training, folder, [NoCheckpoints()]).fit(classifier, module)
+    make_trainer(config, folder, [NoCheckpoints()]).fit(classifier, module)
     return classifier
 
 

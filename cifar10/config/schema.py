@@ -134,8 +134,8 @@ class TrainingConfig(Section):
     num_nodes: Annotated[int, Field(gt=0, le=100_000)] = 1
     """Machines. More than one are started by torchrun, and share the same `models_dir`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"]
-    """auto: the fastest. bf16 on a GPU that supports it, on a CPU with matrix units (AMX), and without our kernels on a
-    CPU that has bf16 instructions; else fp32."""
+    """auto: the fastest. bf16 on a GPU that supports it, and on a CPU with matrix units (AMX); on a CPU with other bf16
+    instructions for the networks of the pooling laboratory, and without our kernels; else fp32."""
     threads: Annotated[int, Field(gt=0, le=65_536)] | None
     """CPU threads of each process. null: PyTorch's choice, divided by the processes on CPU."""
     channels_last: bool

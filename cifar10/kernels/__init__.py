@@ -9,7 +9,7 @@ from typing import TypeVar
 
 from torch import nn
 
-from cifar10.kernels import gpu_layers, gpu_optimizer
+from cifar10.kernels import bfloat16_units, gpu_layers, gpu_optimizer
 from cifar10.kernels.arithmetic import BF16_AMX
 from cifar10.kernels.convolution import WinogradConv3x3, WinogradConvPool
 from cifar10.kernels.fused_network import FusedNetwork, integer_arithmetic, obstacle
@@ -32,6 +32,7 @@ __all__ = [
     "FusedNetwork",
     "InputRange",
     "convert",
+    "converts_to_bfloat16",
     "direct_gradients",
     "gpu_layers",
     "gpu_optimizer",
@@ -72,6 +73,12 @@ def convert(network: Network, with_programs: bool = False) -> Network:
     on_cpu = _CONVERTED if is_available() else {}
     on_gpu = _CONVERTED_ON_GPU if with_programs and gpu_layers.is_available() else {}
     return _exchange(network, on_cpu | on_gpu)
+
+
+def converts_to_bfloat16(target: str) -> bool:
+    """Whether networks of the class `target`, such as package.module.Class, have kernels in bfloat16 on this CPU."""
+    names = {f"{plain.__module__}.{plain.__qualname__}" for plain in (StrideCNN, MaxPoolCNN, AveragePoolCNN)}
+    return target in names and bfloat16_units.is_available()
 
 
 def has_gpu_kernels(network: nn.Module) -> bool:

@@ -3,12 +3,12 @@
 A tile has 16 rows of 64 bytes, see `amx`. Both units have the same four sums, of 16 x 16 float32, in rows of two.
 """
 
+import functools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from cifar10.kernels import amx, jit
-from cifar10.kernels.arrays import float_array, int_array
+from cifar10.kernels.arrays import IntArray, float_array, int_array
 from cifar10.kernels.codegen import Integer, IntVector, KernelBuilder, Vector
 
 try:
@@ -16,7 +16,7 @@ try:
 except ImportError:  # then `jit.is_available` is false, and no code is generated
     ir = None
 
-_NUM_SUMS, _LANES, _PAIRS = 4, 16, 16
+_NUM_SUMS, _LANES = 4, 16
 _LEFT, _RIGHT = 4, 6  # first tile registers of the factors; those before hold the sums
 _SUM_BYTES = amx.ROWS * amx.ROW_BYTES
 _MAX_ACCUMULATORS = 16  # of 32 vector registers
@@ -29,6 +29,8 @@ class Factor:
     addresses: Sequence[Integer]
     stride: int
     """Bytes from one row of a tile to the next."""
+    rows: Sequence[Sequence[int]] = (range(amx.ROWS),) * 2
+    """Of each tile, those that matter: others have only zeros in a right factor, or nobody reads their sums."""
 
 
 class MatrixUnit(amx.Tiles):
@@ -71,9 +73,12 @@ class VectorUnit:
 
     def add(self, left: Factor, right: Factor) -> None:
         """Add left right to the sums."""
-        for row, address in enumerate(left.addresses):
-            numbers = self._sum(2 * row), address, left.stride, right.stride, *right.addresses
-            self._call(f"add_{len(right.addresses)}", _add_rows, *numbers)
+        pairs = right.rows[0]
+        assert all(rows == pairs for rows in right.rows)
+        for number, (address, rows) in enumerate(zip(left.addresses, left.rows, strict=False)):
+            numbers: list[Integer | int] = [self._sum(2 * number), address, left.stride, right.stride, *right.addresses]
+            name = "_".join(map(str, ["add", len(right.addresses), *rows, "pairs", *pairs]))
+            self._call(name, functools.partial(_add_rows, rows, pairs), *numbers)
 
     def _sum(self, number: int) -> Integer:
         return self._sums + number * _SUM_BYTES
@@ -122,24 +127,40 @@ def _copy_rows(
 
 
 def _add_rows(
-    builder: KernelBuilder, sums: Integer, left: Integer, left_stride: Integer, right_stride: Integer, *rights: Integer
+    rows: Sequence[int],
+    pairs: Sequence[int],
+    builder: KernelBuilder,
+    sums: Integer,
+    left: Integer,
+    left_stride: Integer,
+    right_stride: Integer,
+    *rights: Integer,
 ) -> None:
     """Add the product of a left tile and one or two right ones to one or two sums, some rows at a time."""
-    num_rows = _MAX_ACCUMULATORS // len(rights)
-    totals = [float_array(builder, sums + number * _SUM_BYTES) for number in range(len(rights))]
-    with builder.loop(0, amx.ROWS, num_rows) as first:
-        rows = [int_array(builder, left + (first + row) * left_stride) for row in range(num_rows)]
+    at_once = _MAX_ACCUMULATORS // len(rights)
+    for some in (rows[first : first + at_once] for first in range(0, len(rows), at_once)):
+        lines = [int_array(builder, left + left_stride * row) for row in some]
 
-        def add_pair(pair: Integer, carried: list[Vector]) -> list[Vector]:
+        def add_pair(lines: Sequence[IntArray], pair: Integer, totals: list[Vector]) -> list[Vector]:
             factors = [int_array(builder, address + pair * right_stride).load(0) for address in rights]
-            repeated = [row.broadcast(pair) for row in rows]
-            both = [(row, factor) for row in repeated for factor in factors]
-            return [_add_pairs(builder, total, *pairs) for total, pairs in zip(carried, both, strict=True)]
+            both = [(repeated, factor) for repeated in [line.broadcast(pair) for line in lines] for factor in factors]
+            return [_add_pairs(builder, total, *each) for total, each in zip(totals, both, strict=True)]
 
-        places = [(total, (first + row) * _LANES) for row in range(num_rows) for total in totals]
-        results = builder.fold(0, _PAIRS, [total.load(place) for total, place in places], add_pair)
-        for (total, place), result in zip(places, results, strict=True):
-            total.store(result, place)
+        places = [(number * amx.ROWS + row) * _LANES for row in some for number in range(len(rights))]
+        totals = [float_array(builder, sums).load(place) for place in places]
+        for run in _runs(pairs):
+            totals = builder.fold(run.start, run.stop, totals, functools.partial(add_pair, lines))
+        for place, total in zip(places, totals, strict=True):
+            float_array(builder, sums).store(total, place)
+
+
+def _runs(numbers: Sequence[int]) -> list[range]:
+    """Return rising numbers as ranges."""
+    runs: list[range] = []
+    for number in numbers:
+        is_next = bool(runs) and number == runs[-1].stop
+        runs[-1:] = [range(runs[-1].start, number + 1)] if is_next else [*runs[-1:], range(number, number + 1)]
+    return runs
 
 
 def _add_pairs(builder: KernelBuilder, total: Vector, left: IntVector, right: IntVector) -> Vector:

@@ -1,6 +1,6 @@
 """Batch normalisation, ReLU and 2 x 2 max-pooling in one pass over the features each way, in float32 on a CPU.
 
-Forward: one read for the statistics, one for the result. Of each four pixels only the largest counts, so the sums of the
+Forward: one read for the statistics, one for the result. Only the largest of four pixels counts, so the sums of the
 backward pass need a quarter of the features, and its gradient one read and one write.
 
 Shapes: B images, C channels, feature maps of H x W, both even, channels last; seen as B H/2 pairs of rows.
@@ -28,6 +28,8 @@ class FusedBatchNormReLUPool(BatchNormReLUPool):
     def forward(self, features: Tensor) -> Tensor:  # (B, C, H, W) -> (B, C, H//2, W//2)
         if not is_supported(self, features):
             return super().forward(features)
+        assert self.running_mean is not None and self.running_var is not None and self.num_batches_tracked is not None
+        assert self.momentum is not None
         if not self.training:
             scale = self.weight * (self.running_var + self.eps).rsqrt()
             vectors = torch.stack([scale, self.bias - self.running_mean * scale])
@@ -44,9 +46,6 @@ def is_supported(layer: BatchNormReLUPool, features: Tensor) -> bool:
     """Whether there is a kernel for this: a training step, or an evaluation without gradients."""
     return (
         (layer.training or (not torch.is_grad_enabled() and len(features) >= MIN_IMAGES))
-        and layer.affine
-        and layer.track_running_stats
-        and layer.momentum is not None
         and features.device.type == "cpu"
         and features.dtype == layer.weight.dtype == torch.float32
         and features.shape[2] % 2 == features.shape[3] % 2 == 0

@@ -4,7 +4,7 @@ The sums over several images stay in the tile registers. A left factor has posit
 `pooling_operands`; a right factor has pairs of positions.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from cifar10.kernels.amx import ROW_BYTES
@@ -84,12 +84,18 @@ def _add_stage_gradient(unit: Unit, stage: Stage, number: int, block: Block, gra
                     for step in range(stage.num_steps):
                         first = maps + step * (DEPTH * BYTES)
                         left = Factor([first + row * (LANES * row_bytes) for row in rows], row_bytes)
-                        right = _pairs_factor(slot.pairs[number] + step * step_bytes, columns, stage.channels_out)
+                        right = _pairs_factor(
+                            slot.pairs[number] + step * step_bytes,
+                            columns,
+                            stage.channels_out,
+                            stage.pairs_of_step(step),
+                        )
                         products.append((left, right))
                     add_products(unit, products)
                 total.store(unit)
 
 
-def _pairs_factor(pairs: Integer, groups: range, channels: int) -> Factor:
-    """Return the right factor of 32 positions, for groups of 16 channels."""
-    return Factor([pairs + group * (LANES * PAIR_BYTES) for group in groups], channels * PAIR_BYTES)
+def _pairs_factor(pairs: Integer, groups: range, channels: int, inside: Sequence[int] = range(DEPTH // 2)) -> Factor:
+    """Return the right factor of 32 positions, for groups of 16 channels; pairs that are not `inside` are zero."""
+    addresses = [pairs + group * (LANES * PAIR_BYTES) for group in groups]
+    return Factor(addresses, channels * PAIR_BYTES, [inside] * 2)

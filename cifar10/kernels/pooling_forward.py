@@ -20,6 +20,7 @@ from cifar10.kernels.pooling_shapes import (
     IMAGE_CHANNELS,
     IMAGE_SIZE,
     STEM_PADDING,
+    STEM_PAIRS,
     STEM_SIDE,
     STEM_SIZE,
     TILE_BYTES,
@@ -132,7 +133,11 @@ def _convolve_pixels(unit: Unit, shapes: PoolingShapes, rows: Integer, filters: 
             (
                 (
                     Factor([rows + (2 * y + dy) * _ROW_BYTES for y in range(2)], 2 * _PIXEL_BYTES),
-                    Factor([filters + (dy * groups + group) * TILE_BYTES for group in columns], ROW_BYTES),
+                    Factor(
+                        [filters + (dy * groups + group) * TILE_BYTES for group in columns],
+                        ROW_BYTES,
+                        [range(STEM_PAIRS)] * 2,
+                    ),
                 )
                 for dy in range(STEM_SIDE)
             ),
@@ -171,6 +176,7 @@ def _convolve(unit: Unit, stage: Stage, maps: Integer, filters: Integer, sums: I
                                 for row in rows
                             ],
                             position_bytes,
+                            [stage.rows_of_tile(row) for row in rows],
                         ),
                         Factor(
                             [filters + ((tap * depths + depth) * groups + group) * TILE_BYTES for group in columns],

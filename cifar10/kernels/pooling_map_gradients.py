@@ -70,9 +70,10 @@ def gradient_of_maps(unit: Unit, stage: Stage, rows: Integer, filters: Integer, 
         addresses = [[sum_at(source, row, group) for group in columns] for row in lines]
         total = Sums(addresses, _FLOAT_BYTES * stage.channels_in)
         total.zero(unit)
+        rows_of_lines = [stage.rows_of_tile(row) for row in lines]
         taps = [(tap, shift) for tap, (of_map, shift) in enumerate(stage.taps) if of_map == source]
         for (tap, shift), depth in product(taps, range(depths)):
-            left = Factor([row_at(row, shift, depth) for row in lines], position_bytes)
+            left = Factor([row_at(row, shift, depth) for row in lines], position_bytes, rows_of_lines)
             right = Factor([filter_at(tap, depth, group) for group in columns], ROW_BYTES)
             add_products(unit, [(left, right)])
         total.store(unit)

@@ -29,6 +29,8 @@ IMAGE_CHANNELS = 3
 STEM_SIDE, STEM_PADDING = 5, 2
 STEM_SIZE = IMAGE_SIZE // 2
 """Height and width of the first map."""
+STEM_PAIRS = -(-STEM_SIDE * IMAGE_CHANNELS // 2)
+"""Of numbers that a row of a filter is multiplied with; those after them are padding."""
 TAPS = 3
 _BORDER = 2  # positions after each row
 _ORIGIN = 16  # positions before a map, at least pitch + 1
@@ -62,6 +64,19 @@ class Stage:
     def num_steps(self) -> int:
         """Groups of 32 positions that a product for the gradient of the filters sums over, one after the other."""
         return -(-self.size * self.pitch // DEPTH)
+
+    def rows_of_tile(self, number: int) -> list[int]:
+        """Return the rows of a tile of positions that are not in the border."""
+        positions = range(ROWS * number, ROWS * (number + 1))
+        return [position % ROWS for position in positions if self._is_inside(position)]
+
+    def pairs_of_step(self, number: int) -> list[int]:
+        """Return the pairs of 32 positions of a step that are not in the border."""
+        pairs = range(DEPTH // 2 * number, DEPTH // 2 * (number + 1))
+        return [pair % (DEPTH // 2) for pair in pairs if self._is_inside(2 * pair)]
+
+    def _is_inside(self, position: int) -> bool:
+        return position < self.size * self.pitch and position % self.pitch < self.size
 
     @property
     def positions(self) -> int:

@@ -25,7 +25,14 @@ class ConvPool(Conv3x3):
 
 
 class BatchNormReLUPool(nn.BatchNorm2d):
-    """Batch normalisation, then ReLU, then 2 x 2 max-pooling: (B, C, H, W) -> (B, C, H//2, W//2)."""
+    """Batch normalisation, then ReLU, then 2 x 2 max-pooling: (B, C, H, W) -> (B, C, H//2, W//2).
+
+    Args:
+        channels: C.
+    """
+
+    def __init__(self, channels: int) -> None:
+        super().__init__(channels)
 
     def forward(self, features: Tensor) -> Tensor:
         return functional.max_pool2d(functional.relu(super().forward(features)), 2)

@@ -126,7 +126,7 @@ def fit(
     all_callbacks = [*callbacks, progress, saver, stopper]
     if config.tracking.tensorboard:
         all_callbacks.append(DrawGraph(config, data.num_classes, data.image_size))
-    trainer = make_trainer(training, run.folder, all_callbacks, is_higher_better, config.tracking.tensorboard)
+    trainer = make_trainer(config, run.folder, all_callbacks, is_higher_better, config.tracking.tensorboard)
     num_parameters = sum(parameter.numel() for parameter in network.parameters())
     run.begin(config, num_parameters, history=checkpoint.history if checkpoint else [])
     with stopper.listening(), told_if_short(training_advice(config)), _explained(config, checkpoint, saver):

@@ -122,7 +122,7 @@ def _trained(config: Config, data: ImageDataset) -> nn.Module:
     training = config.training
     progress = TrainingProgress(module.images_per_step, module.steps_per_epoch, training.epochs, training.resizing)
     with tempfile.TemporaryDirectory() as folder:
-        trainer = make_trainer(training, Path(folder), [progress, _NoCheckpoints(progress)])
+        trainer = make_trainer(config, Path(folder), [progress, _NoCheckpoints(progress)])
         trainer.fit(classifier, module)
     return classifier.network
 
@@ -132,7 +132,7 @@ def _probabilities(network: nn.Module, pool: Split, places: torch.Tensor, config
     """Return the probabilities of the images at `places`, (M, K): the mean over each image and its mirror image."""
     network.eval()
     device = next(network.parameters()).device
-    half = _HALVES.get(resolve_precision(config.training))
+    half = _HALVES.get(resolve_precision(config))
     size = config.evaluation.images_at_once(pool.images.shape[-1])
     views = (False, True) if config.augmentation.flip != "none" else (False,)
     rows = []

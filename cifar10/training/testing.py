@@ -54,7 +54,7 @@ class Tester:
         metrics = make_metrics(config, data.num_classes)
         classifier = Classifier(network, config.evaluation, checkpoint.metadata.model_dump(), metrics)
         classifier.tta = checkpoint.tta
-        trainer = make_trainer(training, folder, [TestProgress()])
+        trainer = make_trainer(config, folder, [TestProgress()])
         module = InMemoryDataModule(data, training, config.augmentation, config.evaluation, config.seed)
         return cls(trainer, classifier, module, checkpoint.path)
 

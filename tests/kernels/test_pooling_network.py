@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from cifar10 import kernels
-from cifar10.kernels import amx, pooling_network
+from cifar10.kernels import bfloat16_units, pooling_network
 from cifar10.kernels.pooling_step import DirectGradients
 from cifar10.networks.pooling.average_pool import AveragePoolCNN
 from cifar10.networks.pooling.cnn import PoolingCNN
@@ -21,7 +21,7 @@ from cifar10.networks.pooling.max_pool import MaxPoolCNN
 from cifar10.networks.pooling.stride import StrideCNN
 from cifar10.training.augmentation import pack, unpack
 
-needs_amx = pytest.mark.skipif(not amx.is_available("amx_bf16"), reason="needs a CPU with AMX, and llvmlite")
+needs_bfloat16 = pytest.mark.skipif(not bfloat16_units.is_available(), reason="needs a CPU with bfloat16, and llvmlite")
 WAYS = (StrideCNN, MaxPoolCNN, AveragePoolCNN)
 
 
@@ -92,7 +92,7 @@ def fused(network: Any, images: Tensor) -> Tensor:
     return logits
 
 
-@needs_amx
+@needs_bfloat16
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize(("number", "widths"), [(37, [32, 32, 64]), (32, [64, 32, 32])])
 def test_logits_and_gradients_are_those_of_pytorch(way: type[PoolingCNN], number: int, widths: list[int]) -> None:
@@ -112,7 +112,7 @@ def in_channels_last(network: Any) -> Any:
     return network.to(memory_format=torch.channels_last)
 
 
-@needs_amx
+@needs_bfloat16
 @pytest.mark.parametrize("way", WAYS)
 def test_threads_and_layouts_of_pixels_make_no_difference_but_in_the_order_of_sums(way: type[PoolingCNN]) -> None:
     network, images, labels = make(way, 37, [32, 32, 64])
@@ -127,7 +127,7 @@ def test_threads_and_layouts_of_pixels_make_no_difference_but_in_the_order_of_su
         torch.testing.assert_close(gradient, other, rtol=1e-3, atol=1e-6)
 
 
-@needs_amx
+@needs_bfloat16
 def test_memory_that_is_used_again_changes_nothing() -> None:
     network, images, labels = make(MaxPoolCNN, 64, [32, 32, 64])
     first = learn(network, fused(network, images), labels)
@@ -138,7 +138,7 @@ def test_memory_that_is_used_again_changes_nothing() -> None:
         assert torch.equal(gradient, other)
 
 
-@needs_amx
+@needs_bfloat16
 def test_other_inputs_are_computed_by_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(*_: Any) -> None:
         raise AssertionError("a kernel was called")
@@ -155,7 +155,7 @@ def test_other_inputs_are_computed_by_pytorch(monkeypatch: pytest.MonkeyPatch) -
     fused(narrow, images)
 
 
-@needs_amx
+@needs_bfloat16
 def test_conversion_keeps_the_weights_and_is_undone() -> None:
     network, images, _ = make(AveragePoolCNN, 40, [32, 32, 64])
     before = {name: tensor.clone() for name, tensor in network.state_dict().items()}
@@ -172,7 +172,7 @@ def direct(network: PoolingCNN) -> DirectGradients:
     return found
 
 
-@needs_amx
+@needs_bfloat16
 @pytest.mark.parametrize("way", WAYS)
 @pytest.mark.parametrize("is_channels_last", [True, False])
 @pytest.mark.parametrize("num_threads", [1, 3])
@@ -197,7 +197,7 @@ def test_loss_and_gradients_are_those_of_autograd(
             assert parameter.grad.stride() == gradient.stride()
 
 
-@needs_amx
+@needs_bfloat16
 def test_weights_that_are_changed_or_moved_are_used() -> None:
     network, images, labels = make(MaxPoolCNN, 64, [32, 32, 64])
     images, compute = unpack(pack(images)), direct(network)
@@ -214,7 +214,7 @@ def test_weights_that_are_changed_or_moved_are_used() -> None:
     assert torch.equal(moved[1], fused(network, images))
 
 
-@needs_amx
+@needs_bfloat16
 def test_what_is_not_supported_sets_nothing() -> None:
     network, images, labels = make(MaxPoolCNN, 64, [32, 32, 64])
     compute, packed = direct(network), unpack(pack(images))
@@ -224,7 +224,7 @@ def test_what_is_not_supported_sets_nothing() -> None:
     assert all(parameter.grad is None for parameter in network.parameters())
 
 
-@needs_amx
+@needs_bfloat16
 def test_only_fused_networks_in_bfloat16_have_direct_gradients() -> None:
     network, _, _ = make(MaxPoolCNN, 40, [32, 32, 64])
     plain, narrow = copy.deepcopy(network), make(MaxPoolCNN, 40, [8, 16, 24])[0]
