@@ -12,7 +12,8 @@ after each epoch included in both. Three times of each are compared, like with l
   includes compilation, checkpoints, tests and drawing.
 - Our whole command, with report, export and the check of the winner, against the whole loop, which has none of them.
 
-A CPU without AMX computes in float32, with PyTorch's operators: `--words training.precision=fp32` does so everywhere.
+A CPU without AMX and without AVX-512's bfloat16 computes in float32, with PyTorch's operators: `--words
+training.precision=fp32` does so everywhere.
 """
 
 import argparse

@@ -166,7 +166,7 @@ def test_test_scores_and_the_confusion_matrix_are_those_of_the_predictions(data:
     config = config_of("evaluation.tta=mirror")
     network = trained(data, tmp_path).network.eval()
     classifier = Classifier(network, config.evaluation, metadata(data), {"f1": macro_f1()})
-    trainer, module = make_trainer(config.training, tmp_path, [NoCheckpoints()]), make_module(data, config)
+    trainer, module = make_trainer(config, tmp_path, [NoCheckpoints()]), make_module(data, config)
     with torch.no_grad():
         plain, mirrored = (network(x).softmax(dim=1) for x in (data.test.images[:], data.test.images[:].flip(3)))
     for _ in range(2):  # a second test starts anew

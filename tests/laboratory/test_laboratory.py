@@ -21,7 +21,7 @@ from cifar10.config.compose import ConfigError, load_config
 from cifar10.config.schema import Config
 from cifar10.errors import UsageError
 from cifar10.inference.predictor import Predictor
-from cifar10.kernels import DirectGradients, amx
+from cifar10.kernels import DirectGradients, bfloat16_units
 from cifar10.laboratory.folder import Laboratory, open_laboratory
 from cifar10.laboratory.progress import LiveCurves
 from cifar10.laboratory.reporting import SendEpochs
@@ -166,7 +166,7 @@ def test_the_picture_is_drawn_while_it_trains() -> None:
     assert len(shown) == 2 and curves.failures == {"max-1": "no memory"}
 
 
-@pytest.mark.skipif(not amx.is_available("amx_bf16"), reason="needs a CPU with AMX, and llvmlite")
+@pytest.mark.skipif(not bfloat16_units.is_available(), reason="needs a CPU with bfloat16, and llvmlite")
 def test_training_without_autograd_gives_the_same_weights(monkeypatch: pytest.MonkeyPatch) -> None:
     calls, call = [], DirectGradients.__call__
 
