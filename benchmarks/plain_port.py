@@ -55,6 +55,9 @@ def main() -> None:
     port.train(arguments.epochs)
     scores = {**port.scores(), **since_start()}
     kept = {"seed": arguments.seed, "epochs": arguments.epochs, "precision": arguments.precision, **port.sizes()}
+    if arguments.json:
+        print(json.dumps({**kept, **scores}))
+        return
     write_results("plain_port", "The plain port of airbench94_muon", report(scores, kept), {**kept, **scores})
 
 
@@ -64,6 +67,9 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--precision", choices=["fp32", "bf16"], default="fp32", help="bf16: autocast")
     parser.add_argument("--steps", type=int, default=0, help="measure this many steps of each kind, and do not train")
+    parser.add_argument(
+        "--json", action="store_true", help="print a whole run as one line of JSON, without a result file"
+    )
     parser.add_argument("--epochs", type=int, default=EPOCHS)
     parser.add_argument("--train-images", type=int, default=50_000, help="the first of them; fewer for a trial")
     parser.add_argument("--test-images", type=int, default=10_000)

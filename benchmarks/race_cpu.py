@@ -1,11 +1,15 @@
 """How much faster than the plain port of the best public recipe is ours, on this CPU, start-up and test included?
 
     python benchmarks/race_cpu.py [--experiment fast] [--seeds 0 1 2] [--steps 3] [--root data] [--overrides K=V ...]
+    python benchmarks/race_cpu.py --whole --keep FOLDER [--seeds 0 1 2 3 4] ...
 
 Each round, in turn: a few steps of benchmarks/plain_port.py in a process of its own, in each precision that this CPU
 may be good at, from which its whole time is projected (start-up + eight epochs + six views of the test images); and a
 whole `python commands.py train experiment=NAME` of one seed, of which the whole process counts. The port's faster
 precision is the one to beat. Its accuracy comes from the newest result of plain_port.py, one whole run of it.
+
+With --whole, the steps are measured once, to find the faster precision, and the port is trained whole with the seed of
+each round, too. With --keep, a race that was cut off may be called again: what has ended is not trained anew.
 """
 
 import argparse
@@ -16,6 +20,7 @@ import sys
 import tempfile
 from collections.abc import Callable
 from functools import partial
+from hashlib import sha256
 from pathlib import Path
 from typing import Any
 
@@ -25,25 +30,37 @@ from plain_port import project
 from recipe import run_training
 
 from cifar10.devices import computes_bf16
+from cifar10.files import write_text
 
 
 def main() -> None:
     arguments = parse_arguments()
     rates: dict[str, list[dict[str, Any]]] = {precision: [] for precision in arguments.precisions}
     runs: list[dict[str, Any]] = []
+    whole_ports: list[dict[str, Any]] = []
+    ways: dict[str, Callable[[], float]] = {
+        f"port {precision}": partial(run_port, arguments, precision, found) for precision, found in rates.items()
+    }
     with tempfile.TemporaryDirectory(prefix="race_") as scratch:
-        ways: dict[str, Callable[[], float]] = {
-            f"port {precision}": partial(run_port, arguments, precision, found) for precision, found in rates.items()
-        }
-        ways["ours"] = lambda: run_ours(arguments, Path(scratch), runs)
+        folder = (arguments.keep or Path(scratch)).absolute()
+        if arguments.whole:
+            best = faster({name: [way()] for name, way in ways.items()})
+            ways = {"port": lambda: run_whole_port(arguments, best, folder, whole_ports)}
+        ways["ours"] = lambda: run_ours(arguments, folder, runs)
         figures = in_turn(ways, rounds=len(arguments.seeds))
-    best = min(rates, key=lambda precision: statistics.median(figures[f"port {precision}"]))
+    if not arguments.whole:
+        best = faster({name: values for name, values in figures.items() if name != "ours"})
     accuracy = port_accuracy(best)
     words = [f"experiment={arguments.experiment}", *arguments.overrides]
-    body = report(runs, rates[best], best, accuracy, words)
+    body = report(runs, rates[best], best, whole_ports or accuracy, words)
     raw = {"experiment": arguments.experiment, "overrides": arguments.overrides, "runs": runs}
-    raw |= {"wall_seconds": figures, "port_rates": rates, "port_whole_run": accuracy}
+    raw |= {"wall_seconds": figures, "port_rates": rates, "port_whole_run": accuracy, "port_runs": whole_ports}
     write_results("race_cpu", "Ours against the plain port, whole runs on a CPU", body, raw)
+
+
+def faster(figures: dict[str, list[float]]) -> str:
+    """Return the precision in which the port is faster; its names are "port fp32" and the like."""
+    return min(figures, key=lambda name: statistics.median(figures[name])).removeprefix("port ")
 
 
 def parse_arguments() -> argparse.Namespace:
@@ -56,6 +73,8 @@ def parse_arguments() -> argparse.Namespace:
     parser.add_argument("--precisions", nargs="+", choices=["fp32", "bf16"], default=native, help="of the port")
     parser.add_argument("--port", nargs="*", default=[], help="further words for plain_port.py, e.g. train-images=4000")
     parser.add_argument("--overrides", nargs="*", default=[], help="given to our train as they are")
+    parser.add_argument("--whole", action="store_true", help="train the port whole, too")
+    parser.add_argument("--keep", type=Path, default=None, help="folder for the runs, and to find them again")
     return parser.parse_args()
 
 
@@ -70,10 +89,30 @@ def run_port(arguments: argparse.Namespace, precision: str, found: list[dict[str
     return float(found[-1]["projected"]["wall"])
 
 
-def run_ours(arguments: argparse.Namespace, scratch: Path, runs: list[dict[str, Any]]) -> float:
+def run_whole_port(arguments: argparse.Namespace, precision: str, folder: Path, found: list[dict[str, Any]]) -> float:
+    """Train the port with the seed of the next round, or find what was kept, and return its process's wall seconds."""
+    seed = arguments.seeds[len(found)]
+    command = [sys.executable, str(Path(__file__).with_name("plain_port.py")), "--json", f"--seed={seed}"]
+    command += [f"--root={arguments.root.absolute()}", f"--precision={precision}"]
+    command += [f"--{word}" for word in arguments.port]
+    record = folder / f"port_seed{seed}.json"
+    made_by = {"command": command[2:], "code": sha256(Path(command[1]).read_bytes()).hexdigest()}
+    kept = json.loads(record.read_text()) if record.exists() else None
+    if kept is not None and kept["made_by"] != made_by:
+        sys.exit(f"{record} is of other code or another command; choose another folder with --keep")
+    if kept is None:
+        done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
+        kept = {"made_by": made_by, "run": json.loads(done.stdout)}
+        folder.mkdir(parents=True, exist_ok=True)
+        write_text(record, json.dumps(kept))
+    found.append(kept["run"])
+    return float(kept["run"]["wall"])
+
+
+def run_ours(arguments: argparse.Namespace, folder: Path, runs: list[dict[str, Any]]) -> float:
     """Train the next seed, keep what the run says of itself in `runs`, and return its process's wall seconds."""
     words = [f"experiment={arguments.experiment}", *arguments.overrides]
-    runs.append(run_training(arguments.seeds[len(runs)], words, arguments.root, scratch / "models"))
+    runs.append(run_training(arguments.seeds[len(runs)], words, arguments.root, folder / "models"))
     return float(runs[-1]["wall_seconds"])
 
 
@@ -89,19 +128,23 @@ def report(
     runs: list[dict[str, Any]],
     rates: list[dict[str, Any]],
     precision: str,
-    accuracy: dict[str, Any] | None,
+    port: list[dict[str, Any]] | dict[str, Any] | None,
     words: list[str],
 ) -> list[str]:
-    projected = {clock: [each["projected"][clock] for each in rates] for clock in ("wall", "cpu")}
+    """Return the lines of the result; `port` is its whole runs, one a round, or one run, or nothing."""
+    is_whole = isinstance(port, list)
+    times = port if isinstance(port, list) else [each["projected"] for each in rates]
+    others = {clock: [each[clock] for each in times] for clock in ("wall", "cpu")}
     ours = {clock: [run[f"{clock}_seconds"] for run in runs] for clock in ("wall", "cpu")}
-    head = ["seed", "ours, wall s", "cpu s", "accuracy, TTA", "plain", "port, projected wall s", "cpu s", "wall ratio"]
+    kind = "" if is_whole else ", projected"
+    head = ["seed", "ours, wall s", "cpu s", "accuracy, TTA", "plain", f"port{kind}, wall s", "cpu s", "wall ratio"]
     rows = [
         [
             run["seed"],
             *(f"{ours[clock][number]:.0f}" for clock in ("wall", "cpu")),
             *(f"{run[key]:.2%}" for key in ("test/accuracy_tta", "test/accuracy")),
-            *(f"{projected[clock][number]:.0f}" for clock in ("wall", "cpu")),
-            f"{ours['wall'][number] / projected['wall'][number]:.3f}",
+            *(f"{others[clock][number]:.0f}" for clock in ("wall", "cpu")),
+            f"{ours['wall'][number] / others['wall'][number]:.3f}",
         ]
         for number, run in enumerate(runs)
     ]
@@ -112,12 +155,16 @@ def report(
         "",
         *table(head, rows),
         "",
-        f"- wall, ours over the port: median {ratio(ours['wall'], projected['wall'])}, n = {len(runs)}",
-        f"- cpu, ours over the port: median {ratio(ours['cpu'], projected['cpu'])}",
-        f"- ours: mean {statistics.mean(run['test/accuracy_tta'] for run in runs):.2%} with test-time augmentation, "
-        f"{statistics.mean(run['test/accuracy'] for run in runs):.2%} plain",
-        f"- the port's accuracy: {describe_accuracy(accuracy)}",
+        f"- wall, ours over the port: median {ratio(ours['wall'], others['wall'])}, n = {len(runs)}",
+        f"- cpu, ours over the port: median {ratio(ours['cpu'], others['cpu'])}",
+        f"- ours: mean {mean_accuracy(runs, 'test/accuracy_tta')} with test-time augmentation, "
+        f"{mean_accuracy(runs, 'test/accuracy')} plain",
+        f"- the port's accuracy: {describe_accuracy(port)}",
     ]
+
+
+def mean_accuracy(runs: list[dict[str, Any]], name: str) -> str:
+    return f"{statistics.mean(run[name] for run in runs):.2%}"
 
 
 def describe(rates: list[dict[str, Any]]) -> str:
@@ -130,7 +177,10 @@ def describe(rates: list[dict[str, Any]]) -> str:
     )
 
 
-def describe_accuracy(run: dict[str, Any] | None) -> str:
+def describe_accuracy(run: list[dict[str, Any]] | dict[str, Any] | None) -> str:
+    if isinstance(run, list):
+        plain = mean_accuracy(run, "accuracy")
+        return f"mean {mean_accuracy(run, 'accuracy_tta')} with six views, {plain} plain, in the same rounds"
     if run is None:
         return "not yet measured; python benchmarks/plain_port.py"
     return (
