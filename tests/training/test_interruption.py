@@ -7,6 +7,7 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -15,10 +16,11 @@ import pytest
 import torch
 
 import cifar10.model
-import cifar10.runs.mlflow_tracker
 import cifar10.train
 import cifar10.training.fitting
 from cifar10.config.compose import load_config
+from cifar10.runs.mlflow_tracker import MLflowTracker
+from cifar10.system import signals
 from cifar10.system.signals import Stopped
 from cifar10.train import train
 from commands import COMMANDS
@@ -28,9 +30,11 @@ PROGRAM = Path(__file__).parents[2] / "commands.py"
 
 
 @pytest.fixture(autouse=True)
-def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     monkeypatch.chdir(tmp_path)
     torch.set_num_threads(1)
+    yield
+    signals._received.clear()  # or later tests of this process would be told of a signal
 
 
 def digest_of(name: str) -> str:
@@ -164,9 +168,16 @@ def test_a_run_that_ended_before_its_figures_is_not_finished(monkeypatch: pytest
 def test_while_mlflow_has_its_last_words_the_run_is_complete(
     monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
 ) -> None:
+    trackers: list[MLflowTracker] = []
+
+    def stop(tracker: MLflowTracker, status: str) -> None:
+        trackers.append(tracker)
+        os.kill(os.getpid(), signal.SIGTERM)
+
     with monkeypatch.context() as patch:
-        send_before(cifar10.runs.mlflow_tracker.MLflowTracker, "finish", patch)
+        patch.setattr(MLflowTracker, "finish", stop)
         assert run("tracking=mlflow", "tracking.system_metrics=false") == 143
+    trackers[0].finish("FINISHED")  # or its thread would go on beside other tests
     assert said(capfd) == "stopped by SIGTERM while the record was closed; the run is complete in models/cut"
     assert Path("models/cut/scores.json").exists()
 
