@@ -67,6 +67,7 @@ def test_runs_are_compared_by_settings_curves_classes_and_answers(capsys: pytest
     assert page.count("data:image/png") > 3 and "http://" not in page and "https://" not in page
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_folder")
 def test_the_answers_are_those_of_evaluate(capsys: pytest.CaptureFixture[str]) -> None:
     found = compare(["b1", "a1"], Path("two"))
@@ -96,6 +97,7 @@ def test_runs_with_other_test_images_are_compared_by_settings_and_curves_only(
     assert "its test images or classes are others than those of a1" in capsys.readouterr().out
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_folder")
 def test_the_root_of_moved_data_is_for_the_runs_that_have_one(capsys: pytest.CaptureFixture[str]) -> None:
     for split in ("train", "val", "test"):
@@ -117,6 +119,7 @@ def test_the_root_of_moved_data_is_for_the_runs_that_have_one(capsys: pytest.Cap
         compare(["a1", "a2"], Path("none"), ["data_loading.root=moved"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_folder")
 def test_classes_in_another_order_are_matched_by_name() -> None:
     whole = compare(["a1", "b1"], Path("order"))

@@ -123,6 +123,7 @@ def test_new_parts_need_nothing_but_their_files(tmp_path: Path) -> None:
     assert (tmp_path / "models/example/best.ckpt").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("page", [page for page in PAGES if page.stem != "add_a_part"], ids=lambda page: page.stem)
 def test_each_command_of_a_page_is_understood(page: Path) -> None:
     for words in program_lines(page.read_text()):
@@ -174,6 +175,7 @@ def modules() -> dict[str, Path]:
     return {name: ROOT / f"{name.replace('.', '/')}.py" for name in names}
 
 
+@pytest.mark.slow
 def test_each_module_has_one_place_in_the_reference(tmp_path: Path) -> None:
     autogen(["-o", str(tmp_path), "-t", str(DOCS / "_templates"), str(DOCS / "modules.rst")])
     pages = [*tmp_path.glob("*.rst"), *DOCS.glob("*.rst"), *PAGES]
@@ -249,6 +251,7 @@ def test_an_entry_point_is_imported_by_the_commands_and_the_demo_only() -> None:
     assert {pair for pair in pairs if not pair[0].startswith("cifar10.commands.")} == allowed
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "part",
     [

@@ -34,6 +34,7 @@ def in_empty_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 def test_a_checkpoint_evaluates_to_the_scores_of_its_training(capsys: pytest.CaptureFixture[str]) -> None:
     trained = train(load_config([*TINY, "model.width=4", "run_name=a"]))
     capsys.readouterr()
@@ -98,6 +99,7 @@ def make_set(*names: str, splits: tuple[str, ...] = ("train", "test")) -> None:
                 Image.fromarray(pixels).save(folder / f"{position}.png")
 
 
+@pytest.mark.slow
 def test_today_s_data_are_matched_to_the_checkpoint_s_classes_by_name(capsys: pytest.CaptureFixture[str]) -> None:
     make_set("blue", "green", "red")
     trained = train(load_config([*FOLDER, "run_name=a"]))
@@ -124,6 +126,7 @@ def test_today_s_data_are_matched_to_the_checkpoint_s_classes_by_name(capsys: py
         train(load_config(), resume="a")
 
 
+@pytest.mark.slow
 def test_checkpoints_from_before_numerical_order_keep_their_classes_and_their_split(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -141,6 +144,7 @@ def test_checkpoints_from_before_numerical_order_keep_their_classes_and_their_sp
     assert json.loads(Path("measured/evaluation.json").read_text())["data_digest"] == raw["cifar10"]["data_digest"]
 
 
+@pytest.mark.slow
 def test_data_that_have_moved_are_named_with_where_the_path_comes_from(capsys: pytest.CaptureFixture[str]) -> None:
     make_set("blue", "green")
     trained = train(load_config([*FOLDER, "run_name=a"]))
@@ -157,6 +161,7 @@ def test_data_that_have_moved_are_named_with_where_the_path_comes_from(capsys: p
     assert "only data_loading.root, data_loading.sources and data_loading.cache may be set" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_evaluate_touches_nothing_in_its_folder_but_its_own_files() -> None:
     train(load_config([*TINY, "model.width=4", "run_name=a"]))
     Path("measured").mkdir()
@@ -198,6 +203,7 @@ def test_other_classes_are_refused(today: list[str]) -> None:
         class_ids(today, ["a", "b", "c"], "x")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("target", ["cifar10", "cifar100"])
 def test_nothing_is_fetched_into_a_folder_that_only_a_checkpoint_names(
     target: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]

@@ -59,6 +59,7 @@ def test_the_report_holds_the_scores_and_what_scikit_learn_makes_of_them(capsys:
     assert not re.search(r"(?:src|href)=\"(?!data:|#)", page)  # it opens offline
 
 
+@pytest.mark.slow
 def test_other_splits_have_names_of_their_own_and_an_empty_one_is_refused() -> None:
     train(load_config([*TINY, "model.width=4", "run_name=a"]))
     assert set(evaluate("a", split="val")) == {

@@ -49,6 +49,7 @@ def explore(capsys: pytest.CaptureFixture[str], *words: str, code: int = 0) -> d
     return summary
 
 
+@pytest.mark.slow
 def test_a_folder_of_classes(capsys: pytest.CaptureFixture[str]) -> None:
     for number in range(12):
         save(scene(number), f"set/train/dog/{number}.png")
@@ -127,6 +128,7 @@ def test_photos_of_which_none_can_be_read_are_refused_with_a_reason(capsys: pyte
     assert "none of the images (1) can be read, such as empty.jpg: empty file" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_what_an_earlier_exploration_has_left_is_removed(capsys: pytest.CaptureFixture[str]) -> None:
     Path("explored").mkdir()
     old = ("suspected_labels.csv", "unreadable.csv", "run.json", "mine.txt", "summary.json")
@@ -165,6 +167,7 @@ def test_names_that_are_not_utf8_are_escaped(capsys: pytest.CaptureFixture[str])
     assert [row["file"] for row in rows("explored/unreadable.csv")] == ["na\\xefve.png"]
 
 
+@pytest.mark.slow
 def test_published_data_keep_their_order_and_name_their_constants(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -200,6 +203,7 @@ def test_too_few_images_of_a_class_cannot_be_judged(capsys: pytest.CaptureFixtur
     assert "--labels needs 4 images of each class, and b has 2" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_numbers_and_files_are_logged_if_asked(capsys: pytest.CaptureFixture[str]) -> None:
     import mlflow
 
@@ -251,6 +255,7 @@ SHAPES = (
 )
 
 
+@pytest.mark.slow
 def test_a_network_of_your_own_compares_images_too(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     explore(capsys, *SHAPES, "--output=plain")
     explore(capsys, *SHAPES, f"--checkpoint_name={run}", "--output=embedded")
@@ -272,6 +277,7 @@ def test_a_store_that_is_away_is_told_before_anything_is_explored(
     assert not Path("explored").exists()
 
 
+@pytest.mark.slow
 def test_a_signal_while_files_are_logged_says_that_they_are_complete(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -284,6 +290,7 @@ def test_a_signal_while_files_are_logged_says_that_they_are_complete(
     assert Path("explored/report.html").exists()
 
 
+@pytest.mark.slow
 def test_labels_are_judged_by_a_linear_probe(run: str, capsys: pytest.CaptureFixture[str]) -> None:
     words = ("experiment=probe", f"weights={run}", "model=simple_cnn", "probe.cache=null", "probe.strengths=[0.01]")
     summary = explore(capsys, *words, *SHAPES, "--labels")

@@ -92,6 +92,7 @@ def test_only_the_head_differs_from_the_network_it_started_from(probed: Path) ->
     }
 
 
+@pytest.mark.slow
 def test_embeddings_are_computed_once_for_each_image_and_network(probed: Path, num_embedded: list[int]) -> None:
     probe(config(probed, "run_name=again", "probe.strengths=[0.1,1.0]"))
     assert sum(num_embedded) == 0
@@ -102,12 +103,14 @@ def test_embeddings_are_computed_once_for_each_image_and_network(probed: Path, n
     assert sum(num_embedded) - first == 250
 
 
+@pytest.mark.slow
 def test_without_a_cache_nothing_is_kept(tmp_path: Path, num_embedded: list[int]) -> None:
     for name in ("first", "second"):
         probe(load_config([*PROBE, f"models_dir={tmp_path}", "probe.cache=null", f"run_name={name}"]))
     assert sum(num_embedded) == 500 and not list(tmp_path.rglob("*.npz"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("model", "new"),
     [(["model=simple_cnn"], {"head.weight", "head.bias"}), (["model=speed", "model.widths=[8,8,8]"], {"head.weight"})],

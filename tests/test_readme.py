@@ -85,6 +85,7 @@ def started(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
     return names
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("words", program_lines(README), ids=" ".join)
 def test_each_command_is_understood(words: list[str], started: list[str]) -> None:
     for run in ("first", "second"):  # the lines that make the runs whose names the others use

@@ -278,6 +278,7 @@ def train_then_change(change: Callable[[dict[str, object]], None]) -> dict[str, 
     return {name: value for name, value in scores.items() if name.startswith("test/")}
 
 
+@pytest.mark.slow
 def test_a_checkpoint_of_a_gpu_is_evaluated_and_goes_on_without_one(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

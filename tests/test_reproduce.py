@@ -238,6 +238,7 @@ def interrupt_at_step(step: int, patch: pytest.MonkeyPatch) -> None:
     patch.setattr(cifar10.model.Classifier, "_loss", interrupt_and_compute)
 
 
+@pytest.mark.slow
 def test_a_reproduction_that_is_stopped_goes_on(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -44,6 +44,7 @@ def states() -> list[tuple[str, int]]:
     return [(trial["state"], trial["attempts"]) for trial in results()["trials"]]
 
 
+@pytest.mark.slow
 def test_a_grid_is_trained_compared_and_reported_without_the_test_images(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -67,6 +68,7 @@ def test_a_grid_is_trained_compared_and_reported_without_the_test_images(
     assert results()["test"]["test/accuracy"] >= 0
 
 
+@pytest.mark.slow
 def test_the_printed_line_trains_the_best_settings(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(COMMANDS, "", [*SWEEP, "optimizer.lr=0.001,0.05"]) == 0
     line = next(line for line in capsys.readouterr().err.splitlines() if line.startswith("next "))
@@ -98,6 +100,7 @@ def test_the_best_trial_cannot_be_tested_without_its_checkpoint(capsys: pytest.C
     assert "best.ckpt is no longer there; restore the folder of this trial, or leave out --test" in told
 
 
+@pytest.mark.slow
 def test_failed_trials_are_marked_and_the_others_compared(capsys: pytest.CaptureFixture[str]) -> None:
     words = [*SWEEP, "optimizer.lr=0.001,1e30", "training.gradient_clip=null"]
     assert main(COMMANDS, "", words) == 3
@@ -115,6 +118,7 @@ def test_a_sweep_of_which_all_fail_ends_with_the_reason(capsys: pytest.CaptureFi
     assert [trial["state"] for trial in results()["trials"]] == ["failed"] * 3 + ["waiting"] * 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -103,6 +103,7 @@ def told(capsys: pytest.CaptureFixture[str]) -> str:
     return capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_a_run_recorded_later_is_as_one_recorded_at_once(capsys: pytest.CaptureFixture[str]) -> None:
     at_once = recorded(make_run("at_once", backend="mlflow"))
     folder = make_run("later")

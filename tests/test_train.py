@@ -63,12 +63,14 @@ def test_a_component_of_another_kind_is_refused_before_the_data_are_loaded(monke
     assert not Path("models").exists()
 
 
+@pytest.mark.slow
 def test_the_same_seed_gives_the_same_weights_and_another_seed_others() -> None:
     first, again, other = run("a"), run("b"), run("c", "seed=1")
     assert first["weights_digest"] == again["weights_digest"] != other["weights_digest"]
     assert first["train/loss"] == again["train/loss"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "saved_epochs"),
     [
@@ -97,6 +99,7 @@ def test_an_epoch_is_saved_when_it_is_time_and_the_last_one_always(
     assert len(Path("models/saved/history.csv").read_text().splitlines()) == 1 + 3
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -127,6 +130,7 @@ def _without_seconds(history: str) -> str:
     return str([{key: value for key, value in row.items() if key != "seconds"} for row in rows])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "options",
     [
@@ -206,6 +210,7 @@ def snapshot(folder: Path) -> dict[str, tuple[bytes, int]]:
 CONSTANT = ("schedule=constant", "optimizer.lr=0.001")
 
 
+@pytest.mark.slow
 def test_a_finished_run_goes_on_to_more_epochs_and_ends_where_a_longer_run_ends() -> None:
     whole = run("whole", *CONSTANT, "training.epochs=4", "training.monitor=null")
     run("longer", *CONSTANT, "training.epochs=2", "training.monitor=null")
@@ -266,6 +271,7 @@ def test_weights_that_do_not_fit_are_refused_before_a_folder_is_made(options: tu
     assert not Path("models/second").exists()
 
 
+@pytest.mark.slow
 def test_a_checkpoint_that_was_copied_elsewhere_goes_on_in_a_new_folder(capsys: pytest.CaptureFixture[str]) -> None:
     train(load_config([*LONGER, "run_name=whole"]))
     cut_after_first_epoch(load_config([*LONGER, "run_name=cut"]))
@@ -281,6 +287,7 @@ def test_a_checkpoint_that_was_copied_elsewhere_goes_on_in_a_new_folder(capsys: 
     assert f"it continues in {new}" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_a_copied_checkpoint_whose_training_has_ended_is_refused_and_nothing_is_made() -> None:
     train(load_config([*TINY, "run_name=whole"]))
     Path("copied.ckpt").write_bytes(Path("models/whole/last.ckpt").read_bytes())
@@ -410,6 +417,7 @@ def test_a_training_state_that_is_not_whole_is_refused_in_one_line(kind: str) ->
     assert contents(Path("models/cut")) == before
 
 
+@pytest.mark.slow
 def test_a_damaged_last_checkpoint_is_told_and_the_best_one_resumed(capsys: pytest.CaptureFixture[str]) -> None:
     train(load_config([*LONGER, "run_name=whole"]))
     cut_after_first_epoch(load_config([*LONGER, "run_name=cut"]))

@@ -120,6 +120,7 @@ def test_the_page_shows_the_numbers_and_names_cannot_become_markup() -> None:
     assert [score["num_images"] for score in numbers["honest"]] == [2000, 1990, 1990, 1980, 10, 10]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("number", "classes"), [(1, 2), (5, 2), (300, 100)])
 def test_few_images_and_many_classes_have_a_page(number: int, classes: int) -> None:
     own = answers(number, classes, tta=False)

@@ -42,6 +42,7 @@ CHANGES: dict[str, Callable[[NDArray[np.uint8]], NDArray[np.uint8]]] = {
 }
 
 
+@pytest.mark.slow
 def test_planted_near_duplicates_are_ranked_first() -> None:
     pictures = [scene(seed) for seed in range(NUM)] + [change(scene(n)) for n, change in enumerate(CHANGES.values())]
     ranked = rank_near_duplicates(stacked(pictures))
@@ -55,6 +56,7 @@ def test_planted_near_duplicates_are_ranked_first() -> None:
     assert len(np.unique(np.stack([ranked.first, ranked.second]), axis=1).T) == len(ranked)
 
 
+@pytest.mark.slow
 def test_plain_pictures_are_not_near_duplicates_of_each_other() -> None:
     """Skies are nearer to each other than a scene is to its changed copy, but do not stand out."""
     generator = np.random.default_rng(0)

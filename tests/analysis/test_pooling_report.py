@@ -121,6 +121,7 @@ def test_the_page_and_the_numbers_agree() -> None:
     assert all(sentence.split(" (")[0] in page for sentence in results.verdict[:2])
 
 
+@pytest.mark.slow
 def test_one_seed_has_no_interval() -> None:
     results = compared({"a": 0.5, "b": 0.8}, {"a": 0.5, "b": 0.8}, seeds=1)
     assert not results.differences[0].is_beyond_chance

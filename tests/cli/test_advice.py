@@ -180,6 +180,7 @@ def test_the_program_is_called_as_it_was_started_or_as_the_environment_says() ->
     assert "help: docker compose run train infer --help" in named
 
 
+@pytest.mark.slow
 def test_a_resumed_run_may_change_where_things_are_and_nothing_else(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def said(*line: str) -> tuple[int, str]:
     return exit_code, stderr.getvalue()
 
 
+@pytest.mark.slow
 @some
 @given(st.integers())
 def test_a_whole_number_is_taken_exactly_or_refused(number: int) -> None:
@@ -77,6 +78,7 @@ def test_a_whole_number_is_taken_exactly_or_refused(number: int) -> None:
     assert config is None or config.seed == number
 
 
+@pytest.mark.slow
 @some
 @given(st.floats())
 def test_a_number_is_taken_exactly_or_refused(number: float) -> None:
@@ -85,6 +87,7 @@ def test_a_number_is_taken_exactly_or_refused(number: float) -> None:
     assert (config is None) == (not 0 < number < math.inf) or not math.isfinite(number) or number > 1
 
 
+@pytest.mark.slow
 @some
 @given(st.text(max_size=30))
 def test_a_text_in_quotes_is_taken_exactly_or_refused(text: str) -> None:
@@ -93,6 +96,7 @@ def test_a_text_in_quotes_is_taken_exactly_or_refused(text: str) -> None:
     assert config is not None or not text.strip() or not text.isprintable() or text.startswith("~")
 
 
+@pytest.mark.slow
 @some
 @given(words)
 def test_a_plain_word_is_taken_exactly_or_refused(word: str) -> None:
@@ -100,6 +104,7 @@ def test_a_plain_word_is_taken_exactly_or_refused(word: str) -> None:
     assert config is None or config.run_name == word.strip()
 
 
+@pytest.mark.slow
 @few
 @given(
     st.sampled_from([["model=resnet18"], ["optimizer=muon", "training=long"], ["augmentation=strong", "model=speed"]]),
@@ -116,6 +121,7 @@ def test_what_config_prints_and_is_typed_again_gives_the_same_configuration(
     assert load_config([SHAPES, *chosen, *typed]) == load_config(overrides)
 
 
+@pytest.mark.slow
 @few
 @given(words | st.text(min_size=1, max_size=20))
 def test_a_run_of_any_accepted_name_is_found_by_every_command(name: str) -> None:
@@ -153,6 +159,7 @@ def test_a_folder_of_any_name_is_searched(name: str) -> None:
                 assert started.pop() == "cifar10.infer"
 
 
+@pytest.mark.slow
 @few
 @given(st.sets(file_names.filter(lambda name: name.isprintable() and not name.startswith(".")), min_size=2, max_size=3))
 def test_classes_of_any_name_are_found_in_folders_and_can_be_chosen(names: set[str]) -> None:
@@ -200,6 +207,7 @@ _KINDS: dict[str, Any] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", _KINDS)
 @few
 @given(data=st.data())

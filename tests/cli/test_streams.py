@@ -107,6 +107,7 @@ def test_a_pipe_that_somebody_has_made_non_blocking_is_waited_for(tmp_path: Path
     assert process.wait(timeout=60) == 0
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("locale", [{"LC_ALL": "C"}, {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "ascii"}])
 def test_names_beyond_ascii_are_the_same_in_any_locale(locale: dict[str, str], tmp_path: Path) -> None:
     for split in ("train", "test"):

@@ -35,6 +35,7 @@ def test_without_overrides_the_defaults_of_the_files_hold() -> None:
     assert config.data_loading.target == "cifar10.data.cifar.cifar10"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("group", groups())
 def test_every_file_of_conf_is_a_valid_choice(group: str) -> None:
     for option in options(group):
@@ -165,6 +166,7 @@ def test_what_follows_from_a_wrong_choice_is_not_told() -> None:
     assert len(problems("model=resnet1", "model.depth=18", "seed=-1")) == 2
 
 
+@pytest.mark.slow
 def test_hydra_of_a_host_program_is_left_alone() -> None:
     with initialize_config_dir(str(CONF), version_base="1.3"):
         hydra = GlobalHydra.instance().hydra

@@ -149,6 +149,7 @@ WRONG = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", WRONG, ids=lambda word: ascii(word[:40]))
 def test_an_odd_setting_is_told_in_one_line(word: str) -> None:
     [line] = told(word)
@@ -196,6 +197,7 @@ def test_two_that_stand_for_each_other_are_both_told() -> None:
     assert len(told("seed=${run_name}", "run_name=${seed}")) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", ["~x{}", "x{}=1", "}}", "run_name=é{}"])
 def test_of_hundreds_of_mistakes_twenty_are_told(word: str) -> None:
     lines = told(*(word.format(number) for number in range(400)))
@@ -238,6 +240,7 @@ anything = st.one_of(
 )
 
 
+@pytest.mark.slow
 @settings(max_examples=25, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(anything, min_size=1, max_size=4))
 def test_whatever_is_typed_makes_a_configuration_or_a_line_for_each_fault(words: list[str]) -> None:

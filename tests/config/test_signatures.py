@@ -174,6 +174,7 @@ for line in sys.argv[3:]:
 """
 
 
+@pytest.mark.slow
 def test_a_mistake_is_told_before_anything_heavy_is_imported(tmp_path: Path) -> None:
     words = [sys.executable, "-c", ANSWERS, str(PROJECT), " ".join(HEAVY), *MISTAKES]
     done = subprocess.run(words, cwd=tmp_path, capture_output=True, text=True, timeout=110, check=True)

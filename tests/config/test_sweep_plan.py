@@ -51,6 +51,7 @@ def test_a_study_has_the_name_of_a_folder(study: str) -> None:
         assert f"--study={study}" in refusal("seed=0,1", study=study)
 
 
+@pytest.mark.slow
 def test_each_choice_of_a_group_is_validated_with_the_others(tmp_path: Path) -> None:
     file = tmp_path / "space.yaml"
     file.write_text("parameters:\n  model: {choices: [speed, simple_cnn]}\n  model.width: {low: 8, high: 64}\n")
@@ -69,6 +70,7 @@ def test_both_ends_of_a_range_are_validated(tmp_path: Path) -> None:
     assert f"sweep={file}: training.label_smoothing: must be less than 1, not 1.5" in refusal(f"sweep={file}")
 
 
+@pytest.mark.slow
 def test_a_fixed_setting_leaves_the_space() -> None:
     plan = plan_sweep(["optimizer.lr=0.1"])
     assert "optimizer.lr" not in plan.space.parameters and plan.space.parameters

@@ -206,6 +206,7 @@ def test_every_role_of_the_configuration_is_a_component_and_the_other_way_round(
     assert components == set(ROLES)
 
 
+@pytest.mark.slow
 def test_every_option_of_the_configuration_is_accepted_by_its_role() -> None:
     for section in ROLES:
         for option in options(section):

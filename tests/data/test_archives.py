@@ -42,6 +42,7 @@ def test_archive_is_fetched_unpacked_and_kept(tmp_path: Path) -> None:
     assert {path.name for path in root.iterdir()} - {".batches.lock"} == {"batches", "tiny.tar.gz"}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("cut", [0.1, 0.5, 0.99])
 def test_mirror_that_breaks_off_is_finished_by_the_next(tmp_path: Path, cut: float) -> None:
     with serve(cuts=[cut, 0, 0, 0]) as bad, serve() as good:
@@ -73,6 +74,7 @@ def test_wrong_bytes_are_deleted_and_the_next_mirror_is_asked(
     assert "the SHA-256 is wrong, so the download was deleted" in capsys.readouterr().err
 
 
+@pytest.mark.slow
 def test_good_mirror_is_not_blamed_for_the_part_of_a_bad_one(tmp_path: Path) -> None:
     with serve(content=b"?" + CONTENT[1:], cuts=[0.5, 0, 0, 0]) as bad, serve() as good:
         obtain(describe(CONTENT, bad.url, good.url), tmp_path)

@@ -163,6 +163,7 @@ photo_store.open_store(sorted(root.rglob("*.png")), root, 16, cache)
 """
 
 
+@pytest.mark.slow
 def test_what_was_decoded_before_a_kill_is_kept(tmp_path: Path, decoded: list[str]) -> None:
     fill(tmp_path / "photos", {"a": 60})
     files = sorted((tmp_path / "photos").rglob("*.png"))

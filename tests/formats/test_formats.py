@@ -236,6 +236,7 @@ def test_an_engine_refuses_what_it_cannot_compute() -> None:
         Predictor.from_checkpoint(Path("models/other.ckpt"), engine="onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 @pytest.mark.parametrize("num_images", [1, 5, 65, 131])
 def test_any_number_of_images_is_enough_to_choose_ranges(num_images: int, tmp_path: Path) -> None:
@@ -293,6 +294,7 @@ def test_an_onnx_file_that_names_another_file_is_refused(
         cifar10.load("model.onnx")
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_integers_are_close_to_floats_and_name_their_precision(tmp_path: Path) -> None:
     checkpoint = load_checkpoint(RUN / "best.ckpt")
@@ -310,6 +312,7 @@ def test_integers_are_close_to_floats_and_name_their_precision(tmp_path: Path) -
     assert {"QuantizeLinear", "DequantizeLinear"} <= kinds
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("here")
 def test_integers_that_lose_accuracy_or_are_not_faster_are_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     source = Source(load_checkpoint(RUN / "best.ckpt"), some_images(10), some_images(5))

@@ -48,6 +48,7 @@ def test_a_file_that_takes_too_long_is_given_up_and_the_others_are_read(
     assert PATIENCE == 120  # seconds, unless told otherwise
 
 
+@pytest.mark.slow
 def test_a_file_that_waits_for_its_turn_is_not_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     paths = write(tmp_path, [f"{number}.png" for number in range(4)], size=24)
     decode = EncodedImage.decode_square

@@ -239,6 +239,7 @@ def test_the_search_is_lazy(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
     assert [Path(path).name for path in listed] == [tmp_path.name, "a", "b"]
 
 
+@pytest.mark.slow
 def test_folders_may_nest_deeper_than_python_recurses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     depth = 1200

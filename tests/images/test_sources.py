@@ -130,6 +130,7 @@ def test_links_and_devices_in_an_archive_are_passed_over(tmp_path: Path) -> None
     assert open_source(str(tmp_path / "a.zip")).is_empty()
 
 
+@pytest.mark.slow
 def test_members_that_claim_to_be_huge_are_rows_and_are_not_read(tmp_path: Path) -> None:
     huge = b"\x89PNG\r\n\x1a\n" + bytes(200 * 2**20)
     (tmp_path / "a.zip").write_bytes(zip_of({"huge.png": huge, **images()}))

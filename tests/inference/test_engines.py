@@ -245,6 +245,7 @@ def test_a_measurement_that_fails_says_so(here: Path, monkeypatch: pytest.Monkey
         measure(here, ["eager"])
 
 
+@pytest.mark.slow
 def test_benchmark_compares_all_engines_on_the_test_images(
     here: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -154,6 +154,7 @@ def test_a_damaged_reference_is_refused(damage: str, predictor: Predictor) -> No
         ModelDescription.parse(json.dumps(content), "model.onnx")
 
 
+@pytest.mark.slow
 def test_a_network_that_no_image_was_held_out_of_is_calibrated_with_training_images(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

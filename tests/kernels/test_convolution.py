@@ -53,6 +53,7 @@ def off_by(found: Tensor, expected: Tensor) -> float:
     return float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.parametrize("pooled", [False, True])
 @pytest.mark.parametrize("size", [2, 3, 4, 5, 6, 7, 8, 9, 13, 15, 16, 31, 32, 64])
@@ -82,6 +83,7 @@ def recompile() -> Iterator[None]:
         kernel.cache_clear()
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.parametrize("num_images", [1, 11, 50])
 @pytest.mark.parametrize("pooled", [False, True])
@@ -96,6 +98,7 @@ def test_blocks_do_not_change_results(
         assert off_by(found, expected) < 3e-5
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.parametrize("wide", [False, True])
 @pytest.mark.parametrize("channels", [(24, 64), (64, 24), (8, 48), (80, 112)], ids=str)

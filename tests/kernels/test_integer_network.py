@@ -123,6 +123,7 @@ def exact(layer: Layer, pooling: Pooling, has_shortcut: bool) -> Tensor:
     return activated.amax(dim=(2, 3)) if pooling == "global" else activated / target.scale + target.zero_point
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
 @pytest.mark.parametrize(
     ("size", "channels", "pooling", "has_shortcut"),
@@ -204,6 +205,7 @@ def test_probabilities_are_those_of_rounded_numbers_in_exact_arithmetic(
     assert (found - expected).abs().max() < 0.035
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arithmetic", ARITHMETICS)
 def test_an_image_has_the_same_probabilities_in_any_batch_and_with_any_number_of_threads(
     arithmetic: Arithmetic, threads: None

@@ -162,6 +162,7 @@ def test_only_layers_made_for_it_are_converted() -> None:
     assert types(kernels.convert(foreign)) == {nn.Sequential, nn.Conv2d, nn.BatchNorm2d, nn.ReLU, nn.MaxPool2d}
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.parametrize("switch", [True, False])
 def test_a_run_is_trained_tested_and_used_with_kernels_if_its_configuration_says_so(
@@ -188,6 +189,7 @@ def test_a_run_is_trained_tested_and_used_with_kernels_if_its_configuration_says
     assert bool(calls) == switch
 
 
+@pytest.mark.slow
 def test_networks_import_torch_types_and_names_only() -> None:
     root = Path(__file__).parents[2]
     modules = sorted(path.stem for path in (root / "cifar10" / "networks").glob("*.py") if path.stem != "__init__")

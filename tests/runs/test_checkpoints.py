@@ -70,6 +70,7 @@ def test_a_checkpoint_gives_back_network_names_and_configuration(tmp_path: Path)
     assert digest_of(network.state_dict()) == checkpoint.weights_digest
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["torchvision.models.regnet_x_400mf", *options("model")])
 def test_every_network_of_conf_is_loaded_from_its_checkpoint(model: str, tmp_path: Path) -> None:
     choice = ["model=torchvision", f"model._target_={model}"] if "." in model else [f"model={model}"]
@@ -87,6 +88,7 @@ def test_the_weights_digest_sees_one_changed_bit(tmp_path: Path) -> None:
     assert load_checkpoint(save(tmp_path / "b.ckpt", raw)).weights_digest != before
 
 
+@pytest.mark.slow
 def test_a_checkpoint_after_as_many_epochs_as_can_be_configured_is_loaded(tmp_path: Path) -> None:
     (most,) = (bound.le for bound in TrainingConfig.model_fields["epochs"].metadata if hasattr(bound, "le"))
     names = ("train/loss", "train/accuracy", "val/loss", "val/accuracy", "lr", "seconds")
@@ -417,6 +419,7 @@ def _without_section(name: str) -> dict[str, Any]:
     return raw
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", MALFORMED)
 def test_what_is_no_checkpoint_is_refused_in_one_line(kind: str, tmp_path: Path) -> None:
     path = tmp_path / "bad.ckpt"

@@ -114,6 +114,7 @@ def test_nobody_calls_a_strangers_server(server: socket.socket) -> None:
     assert not Path("mlruns").exists()
 
 
+@pytest.mark.slow
 def test_nothing_is_written_where_a_stranger_says(tmp_path: Path) -> None:
     strangers_run("tracking.uri=sqlite:///theirs/m.db", f"tracking.artifacts={tmp_path}/private")
     for attempt in (lambda: sync("theirs"), lambda: train(load_config(TINY), resume="theirs")):
@@ -124,6 +125,7 @@ def test_nothing_is_written_where_a_stranger_says(tmp_path: Path) -> None:
     assert not Path("private").exists() and not Path("theirs").exists()
 
 
+@pytest.mark.slow
 def test_what_is_typed_again_or_left_out_goes_on(server: socket.socket) -> None:
     strangers_run(f"tracking.uri={address(server)}")
     for word in (f"tracking.uri={address(server)}", "tracking=none", "tracking=mlflow"):

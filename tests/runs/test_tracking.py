@@ -83,6 +83,7 @@ def changes_of_state(caplog: pytest.LogCaptureFixture) -> list[str]:
     return [line for line in told if not line.startswith("waiting for MLflow")]
 
 
+@pytest.mark.slow
 def test_epochs_are_recorded_once_also_over_a_resume(store: Path, tmp_path: Path) -> None:
     tracker = opened(make_config(store), tmp_path)
     tracker.start({"training": {"epochs": 4}}, {"git_commit": "abc", "model": "Net"}, DATA)
@@ -187,6 +188,7 @@ def test_an_experiment_that_somebody_else_made_shows_training_too(store: Path, t
     assert client.get_experiment(experiment).tags["mlflow.experimentKind"] == "custom_model_development"
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_an_absent_server_costs_one_line_at_the_start_and_one_at_the_end(
     tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
@@ -208,6 +210,7 @@ def test_an_absent_server_costs_one_line_at_the_start_and_one_at_the_end(
     assert tracker.run_id is None
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["server", "locked database", "no folder"])
 def test_what_is_away_ends_a_run_that_requires_it(kind: str, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     uri = {
@@ -277,6 +280,7 @@ def test_a_run_that_began_while_the_store_was_away_is_recorded_whole(
     assert "is available again, and has received what it missed" in told[1]
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_lock_in_mid_run_costs_two_lines(
     store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture, capfd: pytest.CaptureFixture[str]
@@ -437,6 +441,7 @@ def test_switched_off_it_is_off(tmp_path: Path) -> None:
     assert [file.name for file in tmp_path.iterdir()] == ["run.json"]
 
 
+@pytest.mark.slow
 def test_files_of_a_store_that_was_moved_are_beside_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:

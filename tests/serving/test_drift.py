@@ -153,6 +153,7 @@ def _add_some(path: Path, times: int) -> None:
     log.close()
 
 
+@pytest.mark.slow
 def test_processes_and_threads_lose_no_image(tmp_path: Path, reference: Reference) -> None:
     path = tmp_path / "incoming.db"
     spawn = multiprocessing.get_context("spawn")

@@ -75,6 +75,7 @@ def state_of(runner: Runner, number: int = 0) -> tuple[str, str]:
     return trial.state, trial.reason
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("monitor", "metric", "scores", "value"),
     [
@@ -93,6 +94,7 @@ def test_the_score_is_that_of_the_weights_that_are_kept(
     assert runner.run(*claimed(runner)).value == value
 
 
+@pytest.mark.slow
 def test_a_trial_is_an_untested_run_that_is_resumed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     given: list[dict[str, Any]] = []
 
@@ -110,6 +112,7 @@ def test_a_trial_is_an_untested_run_that_is_resumed(tmp_path: Path, monkeypatch:
     assert given[0]["options"].tags == {"sweep.study": "study", "sweep.trial": "0"}
 
 
+@pytest.mark.slow
 def test_a_trial_that_changes_the_size_of_images_loads_them_itself(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,6 +131,7 @@ def test_a_trial_that_changes_the_size_of_images_loads_them_itself(
     assert given == [(16, None), (32, DATA)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("error", "reason"),
     [
@@ -149,12 +153,14 @@ def test_a_failure_is_noted_and_the_next_trial_follows(
     assert following.user_attrs[ROOT] == 1
 
 
+@pytest.mark.slow
 def test_a_run_without_a_score_has_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = runner_of(tmp_path)
     monkeypatch.setattr("cifar10.studies.running.train", training([float("nan")]))
     assert "was not a finite number" in runner.run(*claimed(runner)).reason
 
 
+@pytest.mark.slow
 def test_a_stopped_trial_waits_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     runner = runner_of(tmp_path)
     monkeypatch.setattr("cifar10.studies.running.train", failing(Stopped(2)))
@@ -163,6 +169,7 @@ def test_a_stopped_trial_waits_again(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert state_of(runner)[0] == "waiting"
 
 
+@pytest.mark.slow
 def test_a_database_that_fails_in_training_is_no_fault_of_the_trial(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

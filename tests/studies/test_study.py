@@ -136,6 +136,7 @@ def test_the_sampler_knows_the_trials_that_have_ended_since(study: Study) -> Non
     assert [trial.value for trial in known] == [0.7]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("sampler", ["tpe", "gp", "random"])
 @pytest.mark.parametrize("pruner", ["median", "halving", "hyperband", "none"])
 def test_each_sampler_goes_with_each_pruner(sampler: str, pruner: str, tmp_path: Path) -> None:

@@ -37,6 +37,7 @@ def audited(folder: Path, service: str, waivers: str = "", packages: str = f"six
     return subprocess.run(command, env=variables, capture_output=True, text=True, check=False)
 
 
+@pytest.mark.slow
 def test_a_vulnerability_without_a_waiver_fails_with_the_version_that_mends_it(tmp_path: Path) -> None:
     with serve(UNFIXED, FIXED) as service:
         done = audited(tmp_path, service.url)
@@ -47,6 +48,7 @@ def test_a_vulnerability_without_a_waiver_fails_with_the_version_that_mends_it(t
     assert counts == "audit: 1 packages, 2 known vulnerabilities, 0 waivers"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("identifier", ["GHSA-aaaa", "CVE-2030-1"])
 def test_a_waiver_by_any_of_its_names_excuses_a_vulnerability(tmp_path: Path, identifier: str) -> None:
     with serve(UNFIXED) as service:
@@ -54,6 +56,7 @@ def test_a_waiver_by_any_of_its_names_excuses_a_vulnerability(tmp_path: Path, id
     assert (done.returncode, done.stderr) == (0, "audit: 1 packages, 1 known vulnerabilities, 1 waivers\n")
 
 
+@pytest.mark.slow
 def test_a_waiver_that_has_expired_or_is_not_needed_fails_the_audit(tmp_path: Path) -> None:
     with serve(UNFIXED) as service:
         done = audited(tmp_path, service.url, waiver(expires="2026-01-31") + waiver("CVE-2030-9"))
@@ -87,12 +90,14 @@ def test_a_waiver_that_is_wrong_is_named(tmp_path: Path, advisory: Advisory, wai
     assert reason in "\n".join(problems)
 
 
+@pytest.mark.slow
 def test_a_waiver_of_what_has_a_fixed_version_says_why_that_is_not_taken(tmp_path: Path) -> None:
     with serve(FIXED) as service:
         done = audited(tmp_path, service.url, waiver("CVE-2030-2", not_upgraded_because="1.18.0 does not start"))
     assert done.returncode == 0, done.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "behaviour",
     [
@@ -137,6 +142,7 @@ def test_what_is_not_pinned_with_a_hash_is_refused_before_anything_is_asked(tmp_
     assert done.returncode == 1 and len(done.stderr.splitlines()) == 1, done.stderr
 
 
+@pytest.mark.slow
 def test_every_locked_package_is_asked_about_also_those_of_other_systems() -> None:
     check = runpy.run_path(str(SCRIPT))
     with serve() as service:

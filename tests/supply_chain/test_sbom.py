@@ -80,6 +80,7 @@ def test_a_bill_tells_what_depends_on_what(bills: Path) -> None:
     assert reached == set(depends), "each package is there for a reason"
 
 
+@pytest.mark.slow
 def test_bills_are_the_same_each_time(bills: Path, tmp_path: Path) -> None:
     assert export(ROOT, str(tmp_path)).returncode == 0
     for file in bills.iterdir():
@@ -87,6 +88,7 @@ def test_bills_are_the_same_each_time(bills: Path, tmp_path: Path) -> None:
         assert not re.search(r'"timestamp"', file.read_text(encoding="utf-8"))
 
 
+@pytest.mark.slow
 def test_the_serial_number_changes_with_the_content(bills: Path, project: Path, tmp_path: Path) -> None:
     lock = project / "poetry.lock"
     lock.write_text(lock.read_text(encoding="utf-8").replace('description = "HTTP library', 'description = "A library'))

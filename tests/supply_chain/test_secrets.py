@@ -84,6 +84,7 @@ def test_a_key_is_found_in_poetry_lock_and_between_hashes(repository: Path) -> N
     ]
 
 
+@pytest.mark.slow
 def test_an_entry_counts_once_somebody_has_said_that_it_is_harmless_and_until_it_is_gone(repository: Path) -> None:
     (repository / "settings.py").write_text(f'password = "{letters(20)}"\n')
     git(repository, "add", "--all")

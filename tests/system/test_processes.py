@@ -113,6 +113,7 @@ def test_another_number_of_processes_than_the_run_has_is_refused(
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("environment", [LEFT_OVER, BATCH_SCRIPT, MPI], ids=["rank", "slurm", "mpi"])
 def test_a_run_among_left_over_variables_is_the_run_without_them(
     environment: dict[str, str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

@@ -45,6 +45,7 @@ def changed(before: dict[str, Tensor], after: dict[str, Tensor]) -> set[str]:
     return {name for name in before if not torch.equal(before[name], after[name])}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_seconds", [0.0, 0.5])
 def test_only_the_head_changes_until_the_fraction_of_steps_and_all_after_it(
     tmp_path: Path, chunk_seconds: float, monkeypatch: pytest.MonkeyPatch
@@ -66,6 +67,7 @@ def test_only_the_head_changes_until_the_fraction_of_steps_and_all_after_it(
     assert learnable | statistics <= changed(second, third)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("step", [4, 8])
 def test_a_run_that_is_interrupted_frozen_or_not_resumes_bitwise(
     tmp_path: Path, step: int, monkeypatch: pytest.MonkeyPatch

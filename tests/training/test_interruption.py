@@ -69,6 +69,7 @@ def said(capfd: pytest.CaptureFixture[str]) -> str:
 GO_ON = "resume with: python commands.py train --resume=cut"
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("owner", "name", "kept", "files"),
     [

@@ -44,6 +44,7 @@ def test_a_set_adds_up_batches_in_double_precision_and_starts_anew() -> None:
         assert values["f1"] == pytest.approx(MulticlassF1Score(3)(logits, labels).item())
 
 
+@pytest.mark.slow
 def test_a_metric_is_in_the_lines_the_history_the_scores_and_the_evaluation(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -64,6 +65,7 @@ def test_a_metric_is_in_the_lines_the_history_the_scores_and_the_evaluation(
     assert plain["test/accuracy"] == scores["test/accuracy"] and "test/f1" not in plain
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("monitor", "is_lower"), [("val/calibration_error", True), ("val/f1", False)])
 def test_the_best_epoch_is_that_of_the_monitored_metric_in_its_direction(monitor: str, is_lower: bool) -> None:
     words = ["model.width=4", "metric=[f1,calibration_error]", f"training.monitor={monitor}", "training.epochs=4"]
@@ -103,6 +105,7 @@ def test_a_mistake_is_told_with_its_key(words: list[str], told: str) -> None:
         load_config(["data_loading=shapes", *words])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("option", options("metric"))
 def test_every_option_is_a_metric_of_its_name(option: str) -> None:
     (name,) = (config := load_config(["data_loading=shapes", f"metric={option}"])).metric

@@ -35,6 +35,7 @@ def test_a_smaller_image_averages_and_keeps_the_mean() -> None:
         assert halved.float().std() < 0.8 * images.float().std()  # noise averages out; every second pixel would keep it
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("accumulate", [1, 2])
 def test_training_sees_the_sizes_at_their_steps(
     accumulate: int, tmp_path: Any, monkeypatch: pytest.MonkeyPatch
@@ -70,6 +71,7 @@ def test_sizes_that_the_network_refuses_are_found_before_the_first_step(
     assert not (tmp_path / "models").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "stages", ["[{until:0.5,scale:0.5},{until:0.5,scale:0.75}]", "[{until:1.5,scale:0.5}]", "[{until:0.5,scale:2}]"]
 )

@@ -73,6 +73,7 @@ def send_signal_at(step: int, sent: signal.Signals, monkeypatch: pytest.MonkeyPa
     monkeypatch.setattr(cifar10.model.Classifier, "_loss", signal_and_compute)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("chunk_seconds", [STEPWISE, ONE_STEP, WHOLE_EPOCH])
 @pytest.mark.parametrize("step", [0, 2, STEPS_PER_EPOCH - 1, STEPS_PER_EPOCH, 2 * STEPS_PER_EPOCH + 3])
 def test_interrupted_within_and_between_epochs_the_end_is_the_same(

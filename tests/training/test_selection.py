@@ -141,6 +141,7 @@ def facts_of(name: str) -> dict[str, Any]:
     return dict(json.loads(Path(f"models/{name}/scores.json").read_text()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("options", [[], ["training.accumulate=2"], ["training.precision=bf16"]], ids=" ".join)
 def test_chunks_teach_bitwise_what_lightnings_own_loop_does(options: list[str], in_empty_folder: None) -> None:
     for name, seconds in (("steps", 0), ("chunks", 60)):
@@ -166,6 +167,7 @@ def test_the_main_network_learns_from_the_chosen_images_only(
     assert seen[:3] == [4, 4, 4]  # of batches of 20
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("seconds", [0, 60])
 def test_a_resumed_run_chooses_what_the_uninterrupted_one_does(
     seconds: int, in_empty_folder: None, monkeypatch: pytest.MonkeyPatch
@@ -208,6 +210,7 @@ def test_a_checkpoint_older_than_the_setting_learns_from_all() -> None:
     assert Config.model_validate(older).selection == load_config(TINY).selection
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("part", ["0", "1", "1.5"])
 def test_a_part_that_is_none_or_all_is_refused(part: str) -> None:
     with pytest.raises(ConfigError, match=r"selection\.part"):

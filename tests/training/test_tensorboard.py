@@ -164,6 +164,7 @@ def test_a_full_disk_ends_the_files_and_not_the_run(
     assert "(OSError: No space left on device); nothing more is written for TensorBoard" in err
 
 
+@pytest.mark.slow
 def test_a_resumed_run_goes_on_with_its_curves(capsys: pytest.CaptureFixture[str]) -> None:
     run("longer", "tracking.tensorboard=true", "schedule=constant")
     train(load_config(TINY), resume="longer", changes=["training.epochs=3"])

@@ -77,6 +77,7 @@ def test_a_body_in_chunks_is_classified(served: Served) -> None:
     assert b'"class_name":"blue"' in answer
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "sent", [b"", b"POST /pre", head(1000), head(1000) + b"half", b"GET /healthz HTTP/1.1\r\nHost: localhost\r\n\r\n"]
 )
@@ -126,6 +127,7 @@ def test_a_damaged_form_is_told_to_the_client_and_not_to_the_log(served: Served)
     assert served.messages() == before
 
 
+@pytest.mark.slow
 def test_too_many_requests_at_once_are_told_to_come_back(folder: Path) -> None:
     with (
         serving(folder, MODEL, QUIET, "serving.max_pending=4", "serving.idle_seconds=5") as served,
@@ -146,6 +148,7 @@ def test_too_many_requests_at_once_are_told_to_come_back(folder: Path) -> None:
         assert [status(connection.recv(65536)) for connection in slow] == [200] * 4
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_at_the_end_all_requests_in_progress_are_answered(folder: Path, number: signal.Signals) -> None:
     with serving(folder, MODEL, QUIET) as served, ExitStack() as stack:
@@ -164,6 +167,7 @@ def test_at_the_end_all_requests_in_progress_are_answered(folder: Path, number: 
         assert "all requests are answered; stopped" in served.messages()
 
 
+@pytest.mark.slow
 def test_a_process_that_dies_is_replaced(folder: Path) -> None:
     with serving(folder, MODEL, QUIET) as served:
         [worker] = served.workers()
@@ -175,6 +179,7 @@ def test_a_process_that_dies_is_replaced(folder: Path) -> None:
         assert answer.status_code == 200
 
 
+@pytest.mark.slow
 def test_killed_it_leaves_no_process_behind(folder: Path) -> None:
     with serving(folder, MODEL, QUIET) as served:
         workers = served.workers()

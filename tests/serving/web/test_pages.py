@@ -47,6 +47,7 @@ def test_a_model_without_an_evaluation_has_the_command_that_makes_one(page: Page
     assert "python commands.py evaluate --checkpoint_name=other" in at.code[0].value
 
 
+@pytest.mark.slow
 def test_an_evaluation_of_other_weights_or_a_damaged_one_is_not_shown_as_that_of_the_model(
     page: Page, site: Path, tmp_path: Path
 ) -> None:
