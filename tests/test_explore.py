@@ -209,9 +209,10 @@ def test_numbers_and_files_are_logged_if_asked(capsys: pytest.CaptureFixture[str
 
     for number in range(3):
         save(scene(number), f"photos/{number}.png")
+    uri = f"sqlite:///{Path.cwd()}/own.db"  # no thread that an earlier test left behind writes there
     explore(capsys, "data_loading=shapes", "data_loading.train_size=20", "data_loading.validation_size=0",
-            "data_loading.test_size=10", "--track")  # fmt: skip
-    client = mlflow.MlflowClient(tracking_uri="sqlite:///mlruns/mlflow.db")
+            "data_loading.test_size=10", "--track", f"tracking.uri={uri}")  # fmt: skip
+    client = mlflow.MlflowClient(tracking_uri=uri)
     [experiment] = [each for each in client.search_experiments() if each.name == "cifar10"]
     [run] = client.search_runs([experiment.experiment_id])
     assert run.info.status == "FINISHED" and run.data.metrics["explore/classes"] == 10
