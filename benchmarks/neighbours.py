@@ -84,7 +84,6 @@ def measure(arguments: Any, own: set[int], neighbours: set[int]) -> dict[str, di
             name: stack.enter_context(ProcessPoolExecutor(1, _SPAWN, initializer=prepare, initargs=(name, own)))
             for name in arguments.only
         }
-
         for name, racer in racers.items():
             start(racer, sleeps=name.startswith("ours"))
         beside = {kind: Neighbour(kind, neighbours) for kind in _NEIGHBOURS}

@@ -120,7 +120,8 @@ def _result_kernel(channels: int) -> Kernel:
             for index, corner in enumerate(corners):
                 candidate = x.load(corner)
                 z = candidate * scale + shift
-                mask = z.greater(best)
+                is_number = builder.llvm.fcmp_ordered("ord", best.value, best.value)  # NaN stays, as in PyTorch
+                mask = builder.llvm.and_(z.greater(best), is_number)
                 best, feature = builder.select(mask, z, best), builder.select(mask, candidate, feature)
                 number = builder.select(mask, builder.int_constant(index), number)
             float_array(builder, results).store(best, offset)

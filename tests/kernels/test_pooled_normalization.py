@@ -1,5 +1,7 @@
 """Normalise, rectify and pool in one pass: PyTorch's results, gradients and running statistics."""
 
+import itertools
+
 import pytest
 import torch
 from torch import Tensor
@@ -68,6 +70,12 @@ def test_what_is_not_a_number_is_neither_hidden_nor_made() -> None:
     with torch.no_grad():
         results = layer(features)
     assert results[3, 5].isnan().all() and results.isnan().sum() == 4
+    for row, column in itertools.product(range(2), range(2)):  # one of the four pixels
+        features = make_features(40, 16, 4, 4).detach()
+        features[3, 5, row, column] = torch.nan
+        with torch.no_grad():
+            results = layer(features)
+        assert results[3, 5, 0, 0].isnan() and results.isnan().sum() == 1
 
 
 def test_the_number_of_threads_does_not_change_a_bit() -> None:
