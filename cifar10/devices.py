@@ -59,7 +59,7 @@ def _cpu_capabilities() -> Mapping[str, Any]:
 def fastest_precision(device: torch.device, with_kernels: bool, target: str | None = None) -> Literal["fp32", "bf16"]:
     """Return the precision in which a network trains fastest.
 
-    Our kernels in float32 are faster than PyTorch's operators in bfloat16 on a CPU without matrix units. Small networks
+    Our kernels in float32 are faster than PyTorch's operators in bfloat16 on a CPU without matrix units. Some networks
     have kernels in bfloat16, too.
 
     Args:

@@ -15,7 +15,9 @@ ON_CPU = ["training.accelerator=cpu", "training.compile=false"]
     ("words", "capabilities", "expected"),
     [
         (["model=speed"], {"amx_bf16", "avx512_bf16"}, "bf16"),
-        (["model=speed"], {"avx512_bf16"}, "fp32"),  # our kernels in float32 are faster
+        (["model=speed"], {"avx512_bf16"}, "bf16"),
+        (["model=speed"], set(), "fp32"),
+        (["model=simple_cnn"], {"avx512_bf16"}, "fp32"),  # our kernels in float32 are faster
         (["model=speed", "training.kernels=false"], {"avx512_bf16"}, "bf16"),
         (["model=speed", "training.kernels=false"], set(), "fp32"),
         (["model=pooling_cnn"], {"avx512_bf16"}, "bf16"),
@@ -30,5 +32,6 @@ def test_the_precision_is_the_fastest_for_cpu_and_network_unless_it_is_configure
 ) -> None:
     monkeypatch.setattr(devices, "_cpu_capabilities", lambda: dict.fromkeys(capabilities, True))
     monkeypatch.setattr(bfloat16_units, "is_available", lambda: "avx512_bf16" in capabilities)
+    monkeypatch.setattr(bfloat16_units, "only_vectors", lambda: capabilities == {"avx512_bf16"})
     monkeypatch.setattr(kernels, "is_available", lambda: True)
     assert resolve_precision(load_config([*words, *ON_CPU])) == expected

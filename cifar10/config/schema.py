@@ -135,7 +135,7 @@ class TrainingConfig(Section):
     """Machines. More than one are started by torchrun, and share the same `models_dir`."""
     precision: Literal["auto", "fp32", "bf16", "fp16"]
     """auto: the fastest. bf16 on a GPU that supports it, and on a CPU with matrix units (AMX); on a CPU with other bf16
-    instructions for the networks of the pooling laboratory, and without our kernels; else fp32."""
+    instructions for `model=speed`, the networks of the pooling laboratory, and without our kernels; else fp32."""
     threads: Annotated[int, Field(gt=0, le=65_536)] | None
     """CPU threads of each process. null: PyTorch's choice, divided by the processes on CPU."""
     channels_last: bool
@@ -151,8 +151,8 @@ class TrainingConfig(Section):
     """Run optimizer steps for about this long between two calls of Lightning's callbacks, which take about a
     millisecond. 0: they are called at every step, as they also are with several devices, ema_decay or fp16."""
     kernels: bool = False
-    """On a CPU in fp32: convolve, normalise and activate with our own machine code. On a GPU in bf16, with
-    compile=graphs and model=speed: all between the convolutions, in Triton. Results differ by rounding."""
+    """On a CPU in fp32, or in bf16 without AMX: convolve, normalise and activate with our own machine code. On a GPU in
+    bf16, with compile=graphs and model=speed: all between the convolutions, in Triton. Results differ by rounding."""
     batch_quartiles: bool = False
     """Record the quartiles of loss and accuracy over the batches of each epoch, of training and validation."""
 

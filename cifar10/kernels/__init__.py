@@ -1,4 +1,4 @@
-"""Kernels for layers that PyTorch computes slowly on a CPU in float32, or on a GPU under autocast.
+"""Kernels for layers that PyTorch computes slowly on a CPU, or on a GPU under autocast.
 
 `convert` puts them into a finished network. The network itself is built of plain PyTorch layers and does not know this
 package. `FusedNetwork` is a copy of it for inference on CPUs with AMX, or with integer vectors.
@@ -67,8 +67,9 @@ def convert(network: Network, with_programs: bool = False) -> Network:
 
     The class of a module is replaced by its subclass in this package, as `torch.distributed.fsdp.fully_shard` does: the
     modules, their parameters and hooks, and the keys of `state_dict` stay. A converted layer falls back to PyTorch
-    where no kernel fits: on other devices and types, under autocast, while compiling, for few images or odd numbers of
-    channels. Where kernels are unavailable, nothing is exchanged.
+    where no kernel fits: on other devices and types, under autocast (except on CPUs with instructions for bfloat16 and
+    without AMX), while compiling, for few images or odd numbers of channels. Where kernels are unavailable, nothing is
+    exchanged.
     """
     on_cpu = _CONVERTED if is_available() else {}
     on_gpu = _CONVERTED_ON_GPU if with_programs and gpu_layers.is_available() else {}
@@ -77,8 +78,10 @@ def convert(network: Network, with_programs: bool = False) -> Network:
 
 def converts_to_bfloat16(target: str) -> bool:
     """Whether networks of the class `target`, such as package.module.Class, have kernels in bfloat16 on this CPU."""
-    names = {f"{plain.__module__}.{plain.__qualname__}" for plain in (StrideCNN, MaxPoolCNN, AveragePoolCNN)}
-    return target in names and bfloat16_units.is_available()
+    small = {f"{plain.__module__}.{plain.__qualname__}" for plain in (StrideCNN, MaxPoolCNN, AveragePoolCNN)}
+    if target == f"{SpeedNet.__module__}.{SpeedNet.__qualname__}":
+        return bfloat16_units.only_vectors()
+    return target in small and bfloat16_units.is_available()
 
 
 def has_gpu_kernels(network: nn.Module) -> bool:

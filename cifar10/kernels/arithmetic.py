@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 
-from cifar10.kernels import amx, jit
+from cifar10.kernels import amx, halves, jit
 from cifar10.kernels.arrays import byte_array
 from cifar10.kernels.codegen import Integer, IntVector, KernelBuilder, Vector, declare
 
@@ -86,21 +86,6 @@ def silu(builder: KernelBuilder, x: Vector) -> Vector:
     return x * Vector(builder, _avx512(builder, "rcp14.ps", kind, total.value, total.value, mask))
 
 
-def _load_bfloat16(builder: KernelBuilder, address: Integer) -> Vector:
-    llvm, halves = builder.llvm, ir.VectorType(ir.IntType(16), _LANES)
-    loaded = llvm.load(llvm.inttoptr(address.value, halves.as_pointer()))
-    loaded.align = 2
-    widened = llvm.shl(llvm.zext(loaded, builder.int_vector_type), builder.int_constant(16).value)
-    return Vector(builder, llvm.bitcast(widened, builder.vector_type))
-
-
-def _store_bfloat16(builder: KernelBuilder, vector: Vector, address: Integer) -> None:
-    llvm, halves = builder.llvm, ir.VectorType(ir.IntType(16), _LANES)
-    convert = ir.InlineAsm(ir.FunctionType(halves, [builder.vector_type]), "vcvtneps2bf16 $1, $0", "=v,v")
-    pointer = llvm.inttoptr(address.value, halves.as_pointer())
-    llvm.store(llvm.call(convert, [vector.value]), pointer).align = 2
-
-
 def _load_uint8(builder: KernelBuilder, address: Integer) -> Vector:
     return byte_array(builder, address).load(0).to_float()
 
@@ -120,7 +105,7 @@ def _avx512(builder: KernelBuilder, name: str, result: Any, *operands: Any) -> A
 
 
 BF16_AMX = Arithmetic(
-    "bf16", "AMX", "tdpbf16ps", torch.bfloat16, torch.bfloat16, 32, load=_load_bfloat16, store=_store_bfloat16
+    "bf16", "AMX", "tdpbf16ps", torch.bfloat16, torch.bfloat16, 32, load=halves.load, store=halves.store
 )
 INT8_AMX = Arithmetic("int8", "AMX", "tdpbusd", torch.uint8, torch.int8, 64, load=_load_uint8, store=_store_uint8)
 INT8_VNNI = Arithmetic("int8", "VNNI", "vpdpbusd", torch.uint8, torch.int8, 32, load=_load_uint8, store=_store_uint8)

@@ -107,6 +107,11 @@ def is_available() -> bool:
     return amx.is_available("amx_bf16") or has_vectors
 
 
+def only_vectors() -> bool:
+    """Whether this CPU has AVX-512's instruction, and no AMX."""
+    return is_available() and not amx.is_available("amx_bf16")
+
+
 def unit_for(builder: KernelBuilder) -> Unit:
     """Return the faster of the units that this CPU has."""
     return MatrixUnit(builder) if amx.is_available("amx_bf16") else VectorUnit(builder)
@@ -144,7 +149,7 @@ def _add_rows(
         def add_pair(lines: Sequence[IntArray], pair: Integer, totals: list[Vector]) -> list[Vector]:
             factors = [int_array(builder, address + pair * right_stride).load(0) for address in rights]
             both = [(repeated, factor) for repeated in [line.broadcast(pair) for line in lines] for factor in factors]
-            return [_add_pairs(builder, total, *each) for total, each in zip(totals, both, strict=True)]
+            return [add_pairs(builder, total, *each) for total, each in zip(totals, both, strict=True)]
 
         places = [(number * amx.ROWS + row) * _LANES for row in some for number in range(len(rights))]
         totals = [float_array(builder, sums).load(place) for place in places]
@@ -163,7 +168,7 @@ def _runs(numbers: Sequence[int]) -> list[range]:
     return runs
 
 
-def _add_pairs(builder: KernelBuilder, total: Vector, left: IntVector, right: IntVector) -> Vector:
+def add_pairs(builder: KernelBuilder, total: Vector, left: IntVector, right: IntVector) -> Vector:
     """Return total + the products of the pairs in each lane."""
     kind = ir.FunctionType(builder.vector_type, [builder.int_vector_type] * 2 + [builder.vector_type])
     instruction = ir.InlineAsm(kind, "vdpbf16ps $2, $1, $0", "=v,v,v,0")

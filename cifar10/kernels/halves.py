@@ -1,9 +1,9 @@
-"""Vectors of bfloat16 and of bits, as kernels for AMX read and write them."""
+"""Vectors of bfloat16 and of bits, as kernels read and write them."""
 
 from collections.abc import Sequence
 from typing import Any, NamedTuple
 
-from cifar10.kernels.arithmetic import BF16_AMX
+from cifar10.kernels.arrays import FloatArray, float_array
 from cifar10.kernels.codegen import Integer, IntVector, KernelBuilder, Vector
 
 try:
@@ -31,20 +31,53 @@ BYTES = 2
 """Of a bfloat16."""
 
 
+class HalfArray:
+    """bfloat16 numbers in memory, which are computed with in float32; offsets count numbers.
+
+    Args:
+        builder: Writes the code.
+        address: Of the first number.
+    """
+
+    def __init__(self, builder: KernelBuilder, address: Integer) -> None:
+        self._builder = builder
+        self._address = address
+
+    def load(self, offset: Integer | int) -> Vector:
+        """Return the vector that begins at `offset`."""
+        return load(self._builder, self._address + self._builder.integer(offset) * BYTES)
+
+    def store(self, vector: Vector, offset: Integer | int) -> None:
+        """Round a vector, and write it to `offset` and after."""
+        store(self._builder, vector, self._address + self._builder.integer(offset) * BYTES)
+
+
+def map_array(builder: KernelBuilder, address: Integer, in_bfloat16: bool) -> FloatArray | HalfArray:
+    """Return the numbers of feature maps at an address, bfloat16 or float32."""
+    return HalfArray(builder, address) if in_bfloat16 else float_array(builder, address)
+
+
+def vector_type(builder: KernelBuilder) -> Any:
+    """Return the type of a vector of bfloat16, one a lane."""
+    return ir.VectorType(ir.IntType(16), builder.num_lanes)
+
+
 def load(builder: KernelBuilder, address: Integer) -> Vector:
-    """Return 16 bfloat16 at an address as float32."""
-    return BF16_AMX.load(builder, address)
+    """Return bfloat16 at an address, one a lane, as float32."""
+    llvm = builder.llvm
+    widened = llvm.zext(load_raw(builder, address, builder.num_lanes), builder.int_vector_type)
+    widened = llvm.shl(widened, builder.int_constant(16).value)
+    return Vector(builder, llvm.bitcast(widened, builder.vector_type))
 
 
 def store(builder: KernelBuilder, vector: Vector, address: Integer) -> None:
-    """Round 16 float32 to bfloat16, and write them to an address."""
-    BF16_AMX.store(builder, vector, address)
+    """Round float32 to bfloat16, and write them to an address."""
+    store_raw(builder, rounded(builder, vector), address)
 
 
 def rounded(builder: KernelBuilder, vector: Vector) -> Any:
-    """Return 16 float32 as bfloat16, <16 x i16>."""
-    halves = ir.VectorType(ir.IntType(16), LANES)
-    convert = ir.InlineAsm(ir.FunctionType(halves, [builder.vector_type]), "vcvtneps2bf16 $1, $0", "=v,v")
+    """Return float32 as bfloat16, <lanes x i16>, rounded to the nearest."""
+    convert = ir.InlineAsm(ir.FunctionType(vector_type(builder), [builder.vector_type]), "vcvtneps2bf16 $1, $0", "=v,v")
     return builder.llvm.call(convert, [vector.value])
 
 
@@ -69,9 +102,9 @@ def shuffled(builder: KernelBuilder, first: Any, second: Any, places: Sequence[i
 
 
 def pairs(builder: KernelBuilder, first: Any, second: Any) -> IntVector:
-    """Return element i of `first` and of `second`, <16 x i16>, side by side in 32 bits, as factors of AMX want them."""
+    """Return element i of `first` and of `second`, <lanes x i16>, side by side in 32 bits, as products want them."""
     llvm, kind = builder.llvm, builder.int_vector_type
-    high = llvm.shl(llvm.zext(second, kind), builder.int_constant(LANES).value)
+    high = llvm.shl(llvm.zext(second, kind), builder.int_constant(16).value)
     return IntVector(builder, llvm.or_(llvm.zext(first, kind), high))
 
 

@@ -1,4 +1,4 @@
-"""Batch normalisation, shift, shortcut and SiLU in one pass over the features each way, in float32 on a CPU.
+"""Batch normalisation, shift, shortcut and SiLU in one pass over the features each way, on a CPU.
 
 Forward: one read for the statistics, one for the result. Backward: one read for the sums, one for the gradient; what
 the activation needs is computed from the input again instead of being kept.
@@ -8,12 +8,15 @@ Shapes: B images, C channels, feature maps of H x W, channels last; seen as B H 
 
 import functools
 from collections.abc import Callable, Sequence
+from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
 
 from cifar10.kernels.arrays import float_array, stack_array
+from cifar10.kernels.bfloat16_units import only_vectors
 from cifar10.kernels.codegen import Integer, KernelBuilder, Vector, lanes_for
+from cifar10.kernels.halves import map_array
 from cifar10.kernels.jit import MIN_IMAGES, Kernel
 from cifar10.networks.layers import BatchNormSiLU
 
@@ -46,7 +49,8 @@ def is_supported(features: Tensor, shift: Tensor, training: bool, shortcut: Tens
     return (
         (training or (not torch.is_grad_enabled() and len(features) >= MIN_IMAGES))
         and features.device.type == "cpu"
-        and features.dtype == shift.dtype == torch.float32
+        and (features.dtype == torch.float32 or (features.dtype == torch.bfloat16 and only_vectors()))
+        and shift.dtype == torch.float32
         and features.numel() > features.shape[1]
         and features.is_contiguous(memory_format=torch.channels_last)
         and (shortcut is None or _has_same_layout(shortcut, features))
@@ -64,10 +68,23 @@ def _has_same_layout(shortcut: Tensor, features: Tensor) -> bool:
     )
 
 
+class _Maps(NamedTuple):
+    """What a kernel is compiled for."""
+
+    channels: int
+    in_bfloat16: bool
+    """Whether features, results and their gradients are bfloat16, and not float32."""
+    has_shortcut: bool
+
+    @classmethod
+    def of(cls, features: Tensor, shortcut: Tensor | None = None) -> Self:
+        return cls(features.shape[1], features.dtype == torch.bfloat16, shortcut is not None)
+
+
 def _scale_and_activate(features: Tensor, vectors: Tensor, shortcut: Tensor | None) -> Tensor:
     """Return SiLU(scale x + offset + shortcut); scale and offset are the first two rows of `vectors`, (>= 2, C)."""
     results, channels = torch.empty_like(features), features.shape[1]
-    kernel = _result_kernel(channels, shortcut is not None)
+    kernel = _result_kernel(_Maps.of(features, shortcut))
     kernel(features.numel() // channels, features, results, vectors, _NULL if shortcut is None else shortcut)
     return results
 
@@ -90,13 +107,14 @@ class _NormalizeActivate(torch.autograd.Function):
         num_rows, channels = features.numel() // features.shape[1], features.shape[1]
         shortcut_or_null = _NULL if shortcut is None else shortcut
         sums = empty_sums(num_rows, channels)
-        add_up = _gradient_sums_kernel(channels, shortcut is not None)
+        maps = _Maps.of(features, shortcut)
+        add_up = _gradient_sums_kernel(maps)
         add_up(len(sums), features, gradient, vectors, shortcut_or_null, sums, num_rows)
         grad_shift, grad_scale = sums.sum(dim=0, dtype=torch.float64)
         vectors = torch.cat([vectors, torch.stack([grad_shift, grad_scale]).float() * (vectors[0] / num_rows)])
         grad_features = torch.empty_like(features)
         grad_shortcut = None if shortcut is None else torch.empty_like(shortcut)
-        kernel = _gradient_kernel(channels, shortcut is not None)
+        kernel = _gradient_kernel(maps)
         results = grad_features, _NULL if grad_shortcut is None else grad_shortcut
         kernel(num_rows, features, gradient, vectors, shortcut_or_null, *results)
         return grad_features, grad_shift.float(), None, grad_shortcut
@@ -106,7 +124,7 @@ def moments(features: Tensor) -> tuple[Tensor, Tensor]:
     """Return the mean and the (biased) variance of each channel of features (B, C, H, W), float64 (C,)."""
     num_rows, channels = features.numel() // features.shape[1], features.shape[1]
     sums = empty_sums(num_rows, channels)
-    _moments_kernel(channels)(len(sums), features, sums, num_rows)
+    _moments_kernel(_Maps.of(features))(len(sums), features, sums, num_rows)
     mean, square = sums.sum(dim=0, dtype=torch.float64) / num_rows
     return mean, (square - mean.square()).clamp_(min=0)
 
@@ -117,75 +135,73 @@ def empty_sums(num_rows: int, channels: int) -> Tensor:
 
 
 @functools.cache
-def _moments_kernel(channels: int) -> Kernel:
+def _moments_kernel(maps: _Maps) -> Kernel:
     """Compile the sums of x and x^2. Arguments: features, sums, number of rows."""
 
     def terms(builder: KernelBuilder, arguments: Sequence[Integer], offset: Integer, channel: Integer) -> list[Vector]:
-        x = float_array(builder, arguments[0]).load(offset)
+        x = map_array(builder, arguments[0], maps.in_bfloat16).load(offset)
         return [x, x * x]
 
-    return sums_kernel(channels, terms, sums=1, num_rows=2)
+    return sums_kernel(maps.channels, terms, sums=1, num_rows=2)
 
 
 @functools.cache
-def _gradient_sums_kernel(channels: int, has_shortcut: bool) -> Kernel:
+def _gradient_sums_kernel(maps: _Maps) -> Kernel:
     """Compile the sums of dz and dz xhat. Arguments: features, gradient, vectors, shortcut, sums, number of rows."""
 
     def terms(builder: KernelBuilder, arguments: Sequence[Integer], offset: Integer, channel: Integer) -> list[Vector]:
-        gradient, normalized = _silu_backward(builder, channels, has_shortcut, arguments, offset, channel)
+        gradient, normalized = _silu_backward(builder, maps, arguments, offset, channel)
         return [gradient, gradient * normalized]
 
-    return sums_kernel(channels, terms, sums=4, num_rows=5)
+    return sums_kernel(maps.channels, terms, sums=4, num_rows=5)
 
 
 @functools.cache
-def _result_kernel(channels: int, has_shortcut: bool) -> Kernel:
+def _result_kernel(maps: _Maps) -> Kernel:
     """Compile SiLU(scale x + offset + shortcut). Arguments: features, results, vectors, shortcut."""
 
     def emit(builder: KernelBuilder, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
-        features, results, vectors, shortcut = (float_array(builder, argument) for argument in arguments)
+        features, results, shortcut = (map_array(builder, arguments[n], maps.in_bfloat16) for n in (0, 1, 3))
+        vectors, channels = float_array(builder, arguments[2]), maps.channels
         with builder.loop(first, end) as row, builder.loop(0, channels, builder.num_lanes) as channel:
             offset = row * channels + channel
             z = features.load(offset) * vectors.load(channel) + vectors.load(channel + channels)
-            if has_shortcut:
+            if maps.has_shortcut:
                 z = z + shortcut.load(offset)
             results.store(z * sigmoid(builder, z), offset)
 
-    return Kernel(emit, num_arguments=4, num_lanes=lanes_for(channels))
+    return Kernel(emit, num_arguments=4, num_lanes=lanes_for(maps.channels))
 
 
 @functools.cache
-def _gradient_kernel(channels: int, has_shortcut: bool) -> Kernel:
+def _gradient_kernel(maps: _Maps) -> Kernel:
     """Compile scale dz - scale mean(dz) - scale mean(dz xhat) xhat, and dz, the gradient of the shortcut.
 
     Arguments: features, gradient, vectors, shortcut, and the two results.
     """
 
     def emit(builder: KernelBuilder, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
-        vectors, grad_features, grad_shortcut = (float_array(builder, arguments[number]) for number in (2, 4, 5))
+        grad_features, grad_shortcut = (map_array(builder, arguments[n], maps.in_bfloat16) for n in (4, 5))
+        vectors, channels = float_array(builder, arguments[2]), maps.channels
         with builder.loop(first, end) as row, builder.loop(0, channels, builder.num_lanes) as channel:
             offset = row * channels + channel
-            gradient, normalized = _silu_backward(builder, channels, has_shortcut, arguments, offset, channel)
+            gradient, normalized = _silu_backward(builder, maps, arguments, offset, channel)
             scale, mean, along = (vectors.load(channel + channels * number) for number in (0, 3, 4))
             grad_features.store(gradient * scale - mean - normalized * along, offset)
-            if has_shortcut:
+            if maps.has_shortcut:
                 grad_shortcut.store(gradient, offset)
 
-    return Kernel(emit, num_arguments=6, num_lanes=lanes_for(channels))
+    return Kernel(emit, num_arguments=6, num_lanes=lanes_for(maps.channels))
 
 
 def _silu_backward(
-    builder: KernelBuilder,
-    channels: int,
-    has_shortcut: bool,
-    arguments: Sequence[Integer],
-    offset: Integer,
-    channel: Integer,
+    builder: KernelBuilder, maps: _Maps, arguments: Sequence[Integer], offset: Integer, channel: Integer
 ) -> tuple[Vector, Vector]:
     """Return dz = dy SiLU'(z), and xhat; `arguments` begin with features, gradient, vectors, shortcut."""
-    features, gradient, vectors, shortcut = (float_array(builder, argument) for argument in arguments[:4])
+    features, gradient, shortcut = (map_array(builder, arguments[n], maps.in_bfloat16) for n in (0, 1, 3))
+    vectors, channels = float_array(builder, arguments[2]), maps.channels
     shifted = features.load(offset) * vectors.load(channel) + vectors.load(channel + channels)
-    z = shifted + shortcut.load(offset) if has_shortcut else shifted
+    z = shifted + shortcut.load(offset) if maps.has_shortcut else shifted
     sigmoid_z = sigmoid(builder, z)
     slope = sigmoid_z + z * sigmoid_z * (builder.constant(1.0) - sigmoid_z)
     return gradient.load(offset) * slope, shifted - vectors.load(channel + channels * 2)

@@ -47,6 +47,8 @@ class Tiling:
     """Height and width in pixels of the input; and of the output, before pooling."""
     pooled: bool
     """Whether the output is max-pooled 2 x 2: of an odd size, the last row and column are not needed."""
+    largest: int = LARGEST_TILE
+    """Of m: rounded factors of products allow smaller tiles only."""
 
     @property
     def output_size(self) -> int:
@@ -56,7 +58,7 @@ class Tiling:
     @functools.cached_property
     def tile(self) -> int:
         """m: the size with the fewest multiplications; of several, the smallest, which rounds least."""
-        sizes = range(SMALLEST_TILE, LARGEST_TILE + 1)
+        sizes = range(SMALLEST_TILE, self.largest + 1)
         return min(sizes, key=lambda m: -(-self.output_size // m) * (m + TAPS - 1))
 
     @property
@@ -78,6 +80,11 @@ class Tiling:
     def num_positions(self) -> int:
         """n^2: elements of a transformed tile, each of which is multiplied by its own matrix of filters."""
         return self.input_tile**2
+
+    @property
+    def num_products(self) -> int:
+        """Of an image, for each channel in and out."""
+        return self.num_positions * self.num_tiles
 
 
 @functools.cache

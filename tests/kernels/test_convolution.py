@@ -1,17 +1,23 @@
 """Winograd convolution: PyTorch's results and gradients, from a quarter of the multiplications."""
 
+import functools
+import math
 from collections.abc import Iterator
+from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 from torch.nn import functional
 
-from cifar10.kernels import convolution, gemm, is_available
+from cifar10.kernels import bfloat16_units, convolution, convolution_kernels, gemm, is_available
 from cifar10.kernels.convolution import WinogradConv3x3, WinogradConvPool, is_supported
 from cifar10.kernels.winograd import Tiling
 
 needs_kernels = pytest.mark.skipif(not is_available(), reason="needs llvmlite and GNU's OpenMP")
+needs_bfloat16 = pytest.mark.skipif(
+    not bfloat16_units.is_available(), reason="needs llvmlite, and a CPU with instructions for bfloat16"
+)
 
 Layer = WinogradConv3x3 | WinogradConvPool
 
@@ -48,6 +54,21 @@ def exact(layer: Layer, features: Tensor) -> tuple[Tensor, ...]:
     return results.detach(), *torch.autograd.grad(results, (features, weight), towards)
 
 
+def in_bfloat16(layer: Layer, features: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Return the same as `gradients` under autocast."""
+    with torch.autocast("cpu", torch.bfloat16):
+        results = layer(features)
+    assert results.dtype == torch.bfloat16
+    towards = torch.randn(results.shape, generator=torch.Generator().manual_seed(2)).bfloat16()
+    return results.detach(), *torch.autograd.grad(results, (features, layer.weight), towards)
+
+
+@pytest.fixture
+def vectors_of_bfloat16(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Compute with AVX-512's instructions for bfloat16 where there is AMX, too."""
+    monkeypatch.setattr(bfloat16_units, "only_vectors", lambda: True)
+
+
 def off_by(found: Tensor, expected: Tensor) -> float:
     """Return the error as a part of what is expected, both as root mean squares."""
     return float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
@@ -75,7 +96,7 @@ def test_any_multiple_of_eight_channels_will_do(channels_in: int, channels_out: 
 @pytest.fixture
 def recompile() -> Iterator[None]:
     """Compile again, before and after what a test changes."""
-    kernels = (convolution._forward_kernel, convolution._backward_kernel)
+    kernels = (convolution_kernels.forward_kernel, convolution_kernels.backward_kernel)
     for kernel in kernels:
         kernel.cache_clear()
     yield
@@ -91,8 +112,8 @@ def recompile() -> Iterator[None]:
 def test_blocks_do_not_change_results(
     max_bytes: float, pooled: bool, num_images: int, monkeypatch: pytest.MonkeyPatch, recompile: None
 ) -> None:
-    monkeypatch.setattr(convolution, "_MAX_CACHED_BYTES", max_bytes)
-    monkeypatch.setattr(convolution, "_MANY_TILES", 40)
+    monkeypatch.setattr(convolution_kernels, "_MAX_CACHED_BYTES", max_bytes)
+    monkeypatch.setattr(convolution_kernels, "_MANY_TILES", 40)
     layer, features = make_layer(16, 32, pooled), make_features(16, 9, num_images)
     for found, expected in zip(gradients(layer, features), exact(layer, features), strict=True):
         assert off_by(found, expected) < 3e-5
@@ -111,10 +132,90 @@ def test_panels_of_any_width_give_the_same(
         assert off_by(found, expected) < 3e-5
 
 
+@pytest.mark.slow
+@needs_bfloat16
+@pytest.mark.usefixtures("vectors_of_bfloat16")
+@pytest.mark.parametrize("size", [2, 3, 5, 6, 7, 9, 13, 15, 31, 64])
+def test_bfloat16_is_near_for_one_image_and_for_many(size: int) -> None:
+    for num_images in (1, 3, 50 if size < 20 else 4):
+        layer, features = make_layer(24, 32), make_features(24, size, num_images)
+        errors = [off_by(*both) for both in zip(in_bfloat16(layer, features), exact(layer, features), strict=True)]
+        assert max(errors) < 0.06
+        assert min(errors) > 1e-3  # rounding tells what computed
+
+
+@needs_bfloat16
+@pytest.mark.usefixtures("vectors_of_bfloat16")
+@pytest.mark.parametrize("size", [6, 9, 14])
+def test_pooled_bfloat16_gives_each_gradient_to_the_largest_pixel(size: int) -> None:
+    layer, features = make_layer(16, 16, pooled=True), make_features(16, size, num_images=5)
+    with torch.no_grad():  # results are nearly the features, of which one in each window is by far the largest
+        layer.weight.mul_(0.05)
+        layer.weight[:, :, 1, 1] += torch.eye(16)
+        windows = torch.zeros(5, 16, -(-size // 2), 2, -(-size // 2), 2)
+        windows[:, :, :, 1, :, 0] = 4
+        features += windows.reshape(5, 16, 2 * (-(-size // 2)), -1)[..., :size, :size]
+    for found, expected in zip(in_bfloat16(layer, features), exact(layer, features), strict=True):
+        assert off_by(found, expected) < 0.1
+
+
+@needs_bfloat16
+@pytest.mark.usefixtures("vectors_of_bfloat16")
+@pytest.mark.parametrize("channels", [(8, 8), (16, 8), (24, 64), (64, 24), (8, 48), (80, 112)], ids=str)
+def test_bfloat16_takes_any_multiple_of_eight_channels(channels: tuple[int, int]) -> None:
+    layer, features = make_layer(*channels), make_features(channels[0], 7)
+    for found, expected in zip(in_bfloat16(layer, features), exact(layer, features), strict=True):
+        assert off_by(found, expected) < 0.06
+
+
+@needs_bfloat16
+@pytest.mark.usefixtures("vectors_of_bfloat16")
+def test_blocks_of_bfloat16_do_not_read_what_was_in_memory_before(
+    monkeypatch: pytest.MonkeyPatch, recompile: None
+) -> None:
+    def empty(*shape: int, **options: Any) -> Tensor:
+        return real(*shape, **options).fill_(math.nan)  # as if something else had left it there
+
+    real = torch.empty
+    monkeypatch.setattr(convolution_kernels, "_FEW_TILES", 10)  # 3 images of 9 tiles, an odd number
+    layer, features = make_layer(16, 32), make_features(16, 13, num_images=7)
+    monkeypatch.setattr(torch, "empty", empty)
+    found = in_bfloat16(layer, features)
+    monkeypatch.undo()
+    for one, other in zip(found, exact(layer, features), strict=True):
+        assert off_by(one, other) < 0.06
+
+
+@needs_bfloat16
+@pytest.mark.usefixtures("vectors_of_bfloat16")
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_bfloat16_gives_the_same_bits_each_time(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "_MIN_SHARE_IMAGES", 2)
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        layer, features = make_layer(64, 64, pooled=True), make_features(64, 15, num_images=40)
+        found = [in_bfloat16(layer, features) for _ in range(8)]
+    finally:
+        torch.set_num_threads(before)
+    for first, *others in zip(*found, strict=True):
+        assert all(torch.equal(first, other) for other in others)
+
+
+@needs_bfloat16
+@pytest.mark.usefixtures("vectors_of_bfloat16")
+def test_an_evaluation_under_autocast_is_in_float32() -> None:
+    layer, features = make_layer(16, 16).eval(), make_features(16, 8)
+    with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+        found = layer(features.bfloat16())
+    assert found.dtype == torch.float32
+    assert torch.equal(found, layer(features.bfloat16().float()))
+
+
 @pytest.mark.parametrize("tiles", [1, 4, 9, 16, 25, 36, 49, 64, 81, 100, 121, 144])
 @pytest.mark.parametrize("least", [24, 96])
 def test_a_block_is_not_much_longer_than_it_must_be(tiles: int, least: int) -> None:
-    length = convolution._block_length(tiles, least)
+    length = convolution_kernels._block_length(tiles, least)
     assert length * tiles >= least
     assert length <= -(-least // tiles) + 3
 
@@ -188,11 +289,18 @@ def test_unsupported_channels_and_sizes_are_computed_by_pytorch(channels_in: int
 
 
 @needs_kernels
-def test_few_images_autocast_and_other_layouts_are_computed_by_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_few_images_other_types_and_layouts_are_computed_by_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     layer, features = make_layer(16, 16), make_features(16, 8)
     assert is_supported(features, layer.weight)
-    with torch.autocast("cpu", torch.bfloat16):
-        assert not is_supported(features, layer.weight)
+    for has_vectors in (False, True):
+        monkeypatch.setattr(bfloat16_units, "only_vectors", functools.partial(bool, has_vectors))
+        with torch.autocast("cpu", torch.bfloat16):
+            assert is_supported(features, layer.weight) == has_vectors
+            assert is_supported(features.bfloat16(), layer.weight) == has_vectors
+            assert not is_supported(features.double(), layer.weight)
+        with torch.autocast("cpu", torch.float16):
+            assert not is_supported(features, layer.weight)
+        assert not is_supported(features.bfloat16(), layer.weight)
     assert not is_supported(features.contiguous(), layer.weight)
     assert not is_supported(features.double(), layer.weight)
     monkeypatch.setattr(convolution, "MIN_IMAGES", len(features) + 1)

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cifar10.kernels import is_available
+from cifar10.kernels import bfloat16_units, is_available, normalization
 from cifar10.kernels.normalization import FusedBatchNormSiLU, is_supported
 from cifar10.networks.layers import BatchNormSiLU
 
@@ -34,7 +34,7 @@ def run(features: Tensor, shortcut: Tensor | None = None, kind: Layer = FusedBat
     """Return results, gradients of features, shift and shortcut, running mean and variance."""
     layer = make_layer(features.shape[1], kind)
     results = layer(features, shortcut)
-    towards = torch.randn(results.shape, generator=torch.Generator().manual_seed(1))
+    towards = torch.randn(results.shape, generator=torch.Generator().manual_seed(1)).to(results.dtype)
     inputs = [features, layer.shift] if shortcut is None else [features, layer.shift, shortcut]
     gradients = torch.autograd.grad(results, inputs, towards)
     return [results.detach(), *gradients, layer.running_mean, layer.running_var]
@@ -52,6 +52,34 @@ def test_results_gradients_and_statistics_are_those_of_pytorch(
     assert not torch.equal(found[0], expected[0])  # rounding tells who computed
     for own, pytorchs in zip(found, expected, strict=True):
         torch.testing.assert_close(own, pytorchs, rtol=1e-4, atol=2e-5 * float(pytorchs.abs().max()))
+
+
+@pytest.mark.parametrize("with_shortcut", [False, True])
+@pytest.mark.parametrize(("num_images", "channels", "size"), [(5, 8, 7), (3, 64, 15), (40, 256, 3)])
+def test_bfloat16_is_as_near_as_pytorch_is(
+    num_images: int, channels: int, size: int, with_shortcut: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if not bfloat16_units.is_available():
+        pytest.skip("needs a CPU with instructions for bfloat16")
+    monkeypatch.setattr(normalization, "only_vectors", lambda: True)
+    features = make_features(num_images, channels, size).detach().bfloat16().requires_grad_()
+    shortcut = make_shortcut(features) if with_shortcut else None
+    assert is_supported(features, torch.zeros(channels), training=True, shortcut=shortcut)
+    found, rounded = (run(features, shortcut, kind) for kind in (FusedBatchNormSiLU, BatchNormSiLU))
+    wide = None if shortcut is None else shortcut.detach().float().requires_grad_()
+    expected = run(features.detach().float().requires_grad_(), wide, BatchNormSiLU)
+    assert [x.dtype for x in found] == [x.dtype for x in rounded]
+    for own, pytorchs, exact in zip(found, rounded, expected, strict=True):
+        scale = float(exact.square().mean().sqrt())
+        error, usual = (float((x.float() - exact).square().mean().sqrt()) / scale for x in (own, pytorchs))
+        assert error < 1.05 * usual + 1e-5
+        assert error < 0.01
+
+
+def test_bfloat16_without_instructions_for_it_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    features = make_features(4, 16, 8).detach().bfloat16()
+    monkeypatch.setattr(normalization, "only_vectors", lambda: False)
+    assert not is_supported(features, torch.zeros(16), training=True)
 
 
 def test_a_shortcut_of_another_layout_is_added_by_pytorch() -> None:
