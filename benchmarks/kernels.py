@@ -3,16 +3,18 @@
     python benchmarks/kernels.py [--rounds 7] [--images 500]
 
 Each layer of the default network, forward and backward, by PyTorch and converted by cifar10.kernels, in turn, in
-float32; the error is the largest of results and gradients against PyTorch in float64, as a part of the exact ones, both
-as root mean squares. Then whole training steps, loss and optimizer included, at the sizes of the default recipe's two
-stages.
+float32, and in bfloat16 under autocast where the CPU has instructions for it; the error is the largest of results and
+gradients against PyTorch in float64, as a part of the exact ones, both as root mean squares. Then whole training steps,
+loss and optimizer included, at the sizes of the default recipe's two stages.
 """
 
 import argparse
+import functools
+import itertools
 import statistics
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from measuring import in_turn, ratio, table, write_results
@@ -22,6 +24,7 @@ from torch.nn import functional
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.targets import MODEL, OPTIMIZER
+from cifar10.devices import computes_bf16
 from cifar10.kernels import convert, is_available, revert
 from cifar10.networks.layers import Conv3x3, ConvPool
 from cifar10.networks.speed import SpeedNet
@@ -41,6 +44,27 @@ _STEP_SIZES = (24, 32)
 _ERROR_IMAGES = 50
 
 
+class Way(NamedTuple):
+    """How something is computed."""
+
+    kernels: bool
+    dtype: torch.dtype
+
+    def __str__(self) -> str:
+        return f"{'ours' if self.kernels else 'library'} {_SHORT[self.dtype]}"
+
+    def autocast(self) -> torch.autocast:
+        """Return the context to compute in."""
+        return torch.autocast("cpu", torch.bfloat16, enabled=self.dtype == torch.bfloat16)
+
+
+_SHORT = {torch.float32: "fp32", torch.bfloat16: "bf16"}
+_DTYPES = list(_SHORT) if computes_bf16(torch.device("cpu")) else [torch.float32]
+WAYS = [Way(kernels, dtype) for dtype in _DTYPES for kernels in (False, True)]
+_COMPARED = [(own, theirs) for own, theirs in itertools.combinations(reversed(WAYS), 2) if own.kernels]
+"""Each of ours with all before it."""
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=7)
@@ -51,17 +75,19 @@ def main() -> None:
         raise SystemExit("there are no kernels here: they need llvmlite, and PyTorch with GNU's OpenMP")
     layers = {name: measure_layer(make, arguments) for name, make in layers_of_network().items()}
     steps = {f"step at {pixels} pixels": measure_step(pixels, arguments) for pixels in _STEP_SIZES}
-    head = ["what", "library, us an image", "ours", "ours / library", "error, library", "error, ours"]
-    rows = [line(name, found) for name, found in {**layers, **steps}.items()]
-    text = [
+    head = ["what", *(f"{way}, us an image" for way in WAYS), *(f"{own} / {theirs}" for own, theirs in _COMPARED)]
+    body = [
         f"Forward and backward together, batches of {arguments.images} images, {torch.get_num_threads()} threads. "
         f"Medians of {arguments.rounds} rounds, in brackets the range.",
         "",
-        *table(head, rows),
+        *table(head, [line(name, found) for name, found in {**layers, **steps}.items()]),
         "",
-        "Errors of pooled layers are those of the few squares whose largest pixel is another one after rounding.",
+        "Relative errors. Those of pooled layers are mostly those of the few squares whose largest pixel is another one "
+        "after rounding.",
+        "",
+        *table(["what", *map(str, WAYS)], [[name, *error_cells(found)] for name, found in layers.items()]),
     ]
-    write_results("kernels", "Our CPU kernels against the library's", text, {"layers": layers, "steps": steps})
+    write_results("kernels", "Our CPU kernels against the library's", body, {"layers": layers, "steps": steps})
 
 
 def layers_of_network() -> dict[str, Callable[[], tuple[nn.Module, tuple[int, int, int]]]]:
@@ -92,10 +118,12 @@ def measure_layer(make: Callable[[], tuple[nn.Module, tuple[int, int, int]]], ar
     gradient = torch.randn_like(layer(features))
     learnt = [features, *layer.parameters()]
 
-    def both_ways() -> None:
-        torch.autograd.grad(layer(features), learnt, gradient)
+    def both_ways(way: Way) -> None:
+        with way.autocast():
+            results = layer(features.to(way.dtype))
+        torch.autograd.grad(results, learnt, gradient.to(results.dtype))
 
-    return {**compare(layer, both_ways, arguments), **errors(layer, features.detach(), gradient)}
+    return {**compare(layer, both_ways, arguments), "errors": errors(layer, features.detach(), gradient)}
 
 
 def measure_step(pixels: int, arguments: Any) -> dict[str, Any]:
@@ -109,42 +137,36 @@ def measure_step(pixels: int, arguments: Any) -> dict[str, Any]:
     labels = torch.arange(arguments.images) % 10
     network.calibrate(images)
 
-    def step() -> None:
-        functional.cross_entropy(network(images), labels, label_smoothing=0.2).backward()
+    def step(way: Way) -> None:
+        with way.autocast():
+            loss = functional.cross_entropy(network(images), labels, label_smoothing=0.2)
+        loss.backward()
         optimizer.step()
         optimizer.zero_grad()
 
     return compare(network, step, arguments)
 
 
-def compare(network: nn.Module, work: Callable[[], object], arguments: Any) -> dict[str, Any]:
-    """Return microseconds an image of `work`, which uses `network`, by PyTorch and by our kernels, of each round."""
+def compare(network: nn.Module, work: Callable[[Way], object], arguments: Any) -> dict[str, Any]:
+    """Return microseconds an image of `work`, which uses `network`, in each way, of each round."""
 
-    def timed(kernels: bool) -> float:
-        (convert if kernels else revert)(network)
-        work()  # compiled, and memory at hand
+    def timed(way: Way) -> float:
+        (convert if way.kernels else revert)(network)
+        work(way)  # compiled, and memory at hand
         started = time.perf_counter()
-        work()
+        work(way)
         return 1e6 * (time.perf_counter() - started) / int(arguments.images)
 
-    return dict(in_turn({"library": lambda: timed(False), "ours": lambda: timed(True)}, arguments.rounds))
+    return dict(in_turn({str(way): functools.partial(timed, way) for way in WAYS}, arguments.rounds))
 
 
 def errors(layer: nn.Module, features: Tensor, gradient: Tensor) -> dict[str, float]:
-    """Return the largest of the errors of results and of each gradient, by PyTorch and by our kernels."""
-
-    def everything(dtype: torch.dtype, kernels: bool) -> list[Tensor]:
-        (convert if kernels else revert)(layer)
-        given = features[:_ERROR_IMAGES].to(dtype).requires_grad_()
-        layer.to(dtype)
-        results = layer(given)
-        found = [results, *torch.autograd.grad(results, [given, *layer.parameters()], gradient[: len(given)].to(dtype))]
-        return [tensor.detach().double() for tensor in found]
-
-    exact = everything(torch.float64, kernels=False)
-    found = {name: everything(torch.float32, kernels) for name, kernels in (("library", False), ("ours", True))}
+    """Return the largest of the errors of results and of each gradient, in each way."""
+    exact = everything(layer.double(), Way(kernels=False, dtype=torch.float64), features, gradient)
+    layer.float()
+    found = {str(way): everything(layer, way, features, gradient) for way in WAYS}
     return {
-        f"{name}_error": max(
+        name: max(
             float(((own - true).square().mean() / true.square().mean()).sqrt())
             for own, true in zip(tensors, exact, strict=True)
         )
@@ -152,10 +174,24 @@ def errors(layer: nn.Module, features: Tensor, gradient: Tensor) -> dict[str, fl
     }
 
 
+def everything(layer: nn.Module, way: Way, features: Tensor, gradient: Tensor) -> list[Tensor]:
+    """Return the results of some images, and the gradients of features and parameters, in float64."""
+    (convert if way.kernels else revert)(layer)
+    given = features[:_ERROR_IMAGES].to(way.dtype).requires_grad_()
+    with way.autocast():
+        results = layer(given)
+    towards = gradient[: len(given)].to(results.dtype)
+    found = [results, *torch.autograd.grad(results, [given, *layer.parameters()], towards)]
+    return [tensor.detach().double() for tensor in found]
+
+
 def line(name: str, found: dict[str, Any]) -> list[str]:
-    medians = (f"{statistics.median(found[way]):.0f}" for way in ("library", "ours"))
-    off = (f"{found[key]:.0e}" if key in found else "" for key in ("library_error", "ours_error"))
-    return [name, *medians, ratio(found["ours"], found["library"]), *off]
+    medians = (f"{statistics.median(found[str(way)]):.0f}" for way in WAYS)
+    return [name, *medians, *(ratio(found[str(own)], found[str(theirs)]) for own, theirs in _COMPARED)]
+
+
+def error_cells(found: dict[str, Any]) -> list[str]:
+    return [f"{found['errors'][str(way)]:.0e}" for way in WAYS]
 
 
 if __name__ == "__main__":
