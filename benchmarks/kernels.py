@@ -82,7 +82,7 @@ def main() -> None:
         "",
         *table(head, [line(name, found) for name, found in {**layers, **steps}.items()]),
         "",
-        "Relative errors. Those of pooled layers are mostly those of the few squares whose largest pixel is another one "
+        "Relative errors. Those of pooled layers are mostly of the few squares whose largest pixel is another one "
         "after rounding.",
         "",
         *table(["what", *map(str, WAYS)], [[name, *error_cells(found)] for name, found in layers.items()]),

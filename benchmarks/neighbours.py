@@ -2,8 +2,9 @@
 
     python benchmarks/neighbours.py [--rounds 7] [--images 500]
 
-Steps of the default recipe at the sizes of its two stages, by our kernels and by PyTorch's operators, and a step of
-benchmarks/plain_port.py in each precision, in turn, alone and beside one process that
+Steps of the default recipe at the sizes of its two stages, by our kernels in the precision that training chooses here
+and in float32, and by PyTorch's operators; and a step of benchmarks/plain_port.py in each precision, in turn, alone and
+beside one process that
 
     computes    in registers: it takes processor time and nothing else
     streams     copies arrays that no cache holds: it takes bandwidth of memory
@@ -35,6 +36,7 @@ from torch.nn import functional
 from cifar10.config.build import build
 from cifar10.config.compose import load_config
 from cifar10.config.targets import MODEL, OPTIMIZER
+from cifar10.devices import fastest_precision
 from cifar10.kernels import convert, is_available
 from cifar10.system.memory import keep_memory_warm
 from cifar10.system.waiting_threads import let_waiting_threads_sleep
@@ -117,9 +119,10 @@ def start(racer: ProcessPoolExecutor, sleeps: bool) -> None:
 # -- steps -----------------------------------------------------------------------------------------------------------
 
 
-def recipe_step(images: int, pixels: int, by_kernels: bool) -> Step:
-    """Return a step of the default recipe."""
+def recipe_step(images: int, pixels: int, by_kernels: bool, precision: Precision | None = None) -> Step:
+    """Return a step of the default recipe, by default in the precision that training chooses."""
     config = load_config([])
+    precision = precision or fastest_precision(torch.device("cpu"), by_kernels, config.model.target)
     network = build(MODEL, config.model, num_classes=10, image_size=pixels).to(memory_format=torch.channels_last)
     optimizer = build(OPTIMIZER, config.optimizer, network=network, params=network.parameters())
     batch = torch.randint(0, 256, (images, 3, pixels, pixels), dtype=torch.uint8)
@@ -130,7 +133,9 @@ def recipe_step(images: int, pixels: int, by_kernels: bool) -> Step:
         convert(network)
 
     def step() -> None:
-        functional.cross_entropy(network(batch), labels, label_smoothing=_LABEL_SMOOTHING).backward()
+        with torch.autocast("cpu", torch.bfloat16, enabled=precision == "bf16"):
+            logits = network(batch)
+        functional.cross_entropy(logits.float(), labels, label_smoothing=_LABEL_SMOOTHING).backward()
         optimizer.step()
         optimizer.zero_grad()
 
@@ -159,7 +164,8 @@ def port_step(images: int, precision: Precision) -> Step:
 _STEPS: dict[str, Callable[[int], Step]] = {
     "ours, 24 pixels": lambda images: recipe_step(images, 24, by_kernels=True),
     "ours, 32 pixels": lambda images: recipe_step(images, 32, by_kernels=True),
-    "the same by PyTorch, 32 pixels": lambda images: recipe_step(images, 32, by_kernels=False),
+    "ours in float32, 32 pixels": lambda images: recipe_step(images, 32, by_kernels=True, precision="fp32"),
+    "PyTorch in float32, 32 pixels": lambda images: recipe_step(images, 32, by_kernels=False, precision="fp32"),
     "plain port, float32": lambda images: port_step(images, "fp32"),
     "plain port, bf16": lambda images: port_step(images, "bf16"),
 }
