@@ -78,7 +78,8 @@ def main() -> None:
     head = ["what", *(f"{way}, us an image" for way in WAYS), *(f"{own} / {theirs}" for own, theirs in _COMPARED)]
     body = [
         f"Forward and backward together, batches of {arguments.images} images, {torch.get_num_threads()} threads. "
-        f"Medians of {arguments.rounds} rounds, in brackets the range.",
+        f"Medians of {arguments.rounds} rounds, in brackets the range. In bf16, features and gradients of a layer are "
+        "converted from fp32 within that time.",
         "",
         *table(head, [line(name, found) for name, found in {**layers, **steps}.items()]),
         "",
