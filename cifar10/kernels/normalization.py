@@ -12,6 +12,7 @@ from typing import NamedTuple, Self
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from cifar10.kernels.arrays import float_array, stack_array
 from cifar10.kernels.bfloat16_units import only_vectors
@@ -47,7 +48,8 @@ class FusedBatchNormSiLU(BatchNormSiLU):
 def is_supported(features: Tensor, shift: Tensor, training: bool, shortcut: Tensor | None = None) -> bool:
     """Whether there is a kernel for this: a training step, or an evaluation without gradients."""
     return (
-        (training or (not torch.is_grad_enabled() and len(features) >= MIN_IMAGES))
+        not torch.compiler.is_compiling()
+        and (training or (not torch.is_grad_enabled() and len(features) >= MIN_IMAGES))
         and features.device.type == "cpu"
         and (features.dtype == torch.float32 or (features.dtype == torch.bfloat16 and only_vectors()))
         and shift.dtype == torch.float32
@@ -55,7 +57,6 @@ def is_supported(features: Tensor, shift: Tensor, training: bool, shortcut: Tens
         and features.is_contiguous(memory_format=torch.channels_last)
         and (shortcut is None or _has_same_layout(shortcut, features))
         and lanes_for(features.shape[1]) > 0
-        and not torch.compiler.is_compiling()
     )
 
 
@@ -101,6 +102,7 @@ class _NormalizeActivate(torch.autograd.Function):
         return results, *statistics
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor, *_: Tensor):  # type: ignore[no-untyped-def]
         features, vectors, shortcut = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)

@@ -11,6 +11,7 @@ from collections.abc import Iterator, Sequence
 
 import torch
 from torch import Tensor
+from torch.autograd.function import once_differentiable
 
 from cifar10.kernels.arrays import byte_array, float_array
 from cifar10.kernels.codegen import Integer, KernelBuilder, Vector, lanes_for
@@ -45,14 +46,14 @@ class FusedBatchNormReLUPool(BatchNormReLUPool):
 def is_supported(layer: BatchNormReLUPool, features: Tensor) -> bool:
     """Whether there is a kernel for this: a training step, or an evaluation without gradients."""
     return (
-        (layer.training or (not torch.is_grad_enabled() and len(features) >= MIN_IMAGES))
+        not torch.compiler.is_compiling()
+        and (layer.training or (not torch.is_grad_enabled() and len(features) >= MIN_IMAGES))
         and features.device.type == "cpu"
         and features.dtype == layer.weight.dtype == torch.float32
         and features.shape[2] % 2 == features.shape[3] % 2 == 0
         and features.numel() > 0
         and features.is_contiguous(memory_format=torch.channels_last)
         and lanes_for(features.shape[1]) > 0
-        and not torch.compiler.is_compiling()
     )
 
 
@@ -86,6 +87,7 @@ class _NormalizeAndPool(torch.autograd.Function):
         return results, *statistics
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor, *_: Tensor):  # type: ignore[no-untyped-def]
         features, numbers, largest, vectors = ctx.saved_tensors
         gradient = gradient.contiguous(memory_format=torch.channels_last)

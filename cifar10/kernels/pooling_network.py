@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from cifar10.kernels import bfloat16_units
 from cifar10.kernels.halves import Layout
@@ -164,6 +165,7 @@ class _Convolutions(torch.autograd.Function):
         return features
 
     @staticmethod
+    @once_differentiable
     def backward(ctx, gradient: Tensor) -> Any:  # type: ignore[no-untyped-def]
         features, numbers = ctx.saved_tensors
         assert ctx.rest is not None, "the memory of the forward pass is used again, so it has one backward pass"

@@ -15,6 +15,7 @@ from cifar10.config.compose import load_config
 from cifar10.config.targets import DATA
 from cifar10.evaluate import evaluate
 from cifar10.inference.engines.pytorch import TorchEngine, load
+from cifar10.kernels import bfloat16_units, convolution, normalization
 from cifar10.kernels.jit import Kernel
 from cifar10.networks.layers import BatchNormReLUPool, BatchNormSiLU, Conv3x3, ConvPool
 from cifar10.networks.resnet import ResNet
@@ -42,6 +43,10 @@ RUN = (
 def make(depth: int = 3) -> SpeedNet:
     torch.manual_seed(0)
     return SpeedNet(10, 32, widths=[8, 16, 16], depth=depth).to(memory_format=torch.channels_last)
+
+
+def make_norm() -> BatchNormSiLU:
+    return BatchNormSiLU(16, momentum=0.4, eps=1e-5, shift_gain=1.0)
 
 
 def make_images(num_images: int = 32) -> Tensor:
@@ -199,3 +204,37 @@ def test_networks_import_torch_types_and_names_only() -> None:
     )
     done = subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, text=True, cwd=root)
     assert done.stdout.split() == ["cifar10.classifier_names", "cifar10.types"]
+
+
+@needs_kernels
+@pytest.mark.parametrize("layer", [Conv3x3(16, 16), ConvPool(16, 16), make_norm(), BatchNormReLUPool(16)], ids=type)
+@pytest.mark.parametrize("autocast", [False, True])
+def test_a_gradient_of_a_gradient_is_refused_and_not_left_out(
+    layer: nn.Module, autocast: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(bfloat16_units, "only_vectors", bfloat16_units.is_available)
+    layer = kernels.convert(copy.deepcopy(layer).to(memory_format=torch.channels_last))
+    features = torch.randn(32, 16, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
+    with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
+        results = layer(features).float()
+    (gradient,) = torch.autograd.grad(results.square().sum(), features, create_graph=True)
+    computed_by_kernels = not autocast or (isinstance(layer, Conv3x3) and bfloat16_units.is_available())
+    if computed_by_kernels:
+        with pytest.raises(RuntimeError, match="once_differentiable"):
+            (results.sum() + gradient.square().sum()).backward()
+
+
+@needs_kernels
+def test_a_compiler_that_traces_a_layer_does_not_see_what_asks_for_instructions(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    def asked() -> bool:
+        raise AssertionError
+
+    for module in (bfloat16_units, normalization):
+        monkeypatch.setattr(module, "only_vectors", asked)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    features = torch.randn(32, 16, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert not convolution.is_supported(features, torch.randn(16, 16, 3, 3))
+        assert not normalization.is_supported(features, torch.randn(16), training=True)
