@@ -2,8 +2,8 @@
 
 All numbers are float32; or, in training under autocast, maps and the factors of products are bfloat16. The transforms
 amplify its rounding: results and gradients are off by 1 to 6 % of their size, which training bears. Where two pixels
-are nearly equal, pooling may give a gradient to the other one. Evaluation stays in float32, so that an image has the same
-probabilities however they are computed.
+are nearly equal, pooling may give a gradient to the other one. Evaluation stays in float32, so that an image has the
+same probabilities however they are computed.
 
 Shapes: B images, C channels in, K out, feature maps of H x H, channels last; packed filters (n n, K/w, C, w).
 """
