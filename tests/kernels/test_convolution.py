@@ -2,7 +2,7 @@
 
 import functools
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -188,22 +188,6 @@ def test_blocks_of_bfloat16_do_not_read_what_was_in_memory_before(
 
 @needs_bfloat16
 @pytest.mark.usefixtures("vectors_of_bfloat16")
-@pytest.mark.parametrize("threads", [1, 2, 3])
-def test_bfloat16_gives_the_same_bits_each_time(threads: int, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(convolution, "_MIN_SHARE_IMAGES", 2)
-    before = torch.get_num_threads()
-    torch.set_num_threads(threads)
-    try:
-        layer, features = make_layer(64, 64, pooled=True), make_features(64, 15, num_images=40)
-        found = [in_bfloat16(layer, features) for _ in range(8)]
-    finally:
-        torch.set_num_threads(before)
-    for first, *others in zip(*found, strict=True):
-        assert all(torch.equal(first, other) for other in others)
-
-
-@needs_bfloat16
-@pytest.mark.usefixtures("vectors_of_bfloat16")
 def test_an_evaluation_under_autocast_is_in_float32() -> None:
     layer, features = make_layer(16, 16).eval(), make_features(16, 8)
     with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
@@ -253,9 +237,11 @@ def test_inference_is_the_forward_pass_of_training() -> None:
 
 
 @needs_kernels
+@pytest.mark.usefixtures("vectors_of_bfloat16")
+@pytest.mark.parametrize("compute", [gradients, pytest.param(in_bfloat16, marks=needs_bfloat16)])
 @pytest.mark.parametrize("threads", [1, 2, 3])
 def test_calls_give_the_same_bits_whichever_thread_computes_a_share(
-    threads: int, monkeypatch: pytest.MonkeyPatch
+    threads: int, compute: Callable[[Layer, Tensor], tuple[Tensor, ...]], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(convolution, "_MIN_SHARE_IMAGES", 2)
     before = torch.get_num_threads()
@@ -263,7 +249,7 @@ def test_calls_give_the_same_bits_whichever_thread_computes_a_share(
     try:
         assert convolution._num_shares(40, 2**20) > threads
         layer, features = make_layer(64, 64, pooled=True), make_features(64, 15, num_images=40)
-        found = [gradients(layer, features) for _ in range(8)]
+        found = [compute(layer, features) for _ in range(8)]
     finally:
         torch.set_num_threads(before)
     for first, *others in zip(*found, strict=True):
