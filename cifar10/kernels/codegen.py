@@ -137,13 +137,6 @@ class KernelBuilder:
         """Return an integer vector with `value` in all lanes."""
         return IntVector(self, ir.Constant(self.int_vector_type, [value] * self.num_lanes))
 
-    def repeated(self, number: Integer) -> IntVector:
-        """Return an integer vector with the low 32 bits of `number` in all lanes."""
-        undefined = ir.Constant(self.int_vector_type, ir.Undefined)
-        word = self.llvm.trunc(number.value, ir.IntType(32))
-        first = self.llvm.insert_element(undefined, word, ir.IntType(32)(0))
-        return IntVector(self, self.llvm.shuffle_vector(first, undefined, ir.Constant(self.int_vector_type, None)))
-
     def select(self, mask: Any, chosen: AnyVector, otherwise: AnyVector) -> AnyVector:
         """Return `chosen` where `mask` is true, else `otherwise`."""
         return type(chosen)(self, self.llvm.select(mask, chosen.value, otherwise.value))
