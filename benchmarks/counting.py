@@ -169,7 +169,7 @@ def count_recipe(config: Config, costs: Costs | None = None) -> RecipeCost:
         chosen: list[Batch] = []
 
         def choose() -> None:
-            chosen.append(selection.choose(_batch(batch_size, pixels), number, 0.0, training.label_smoothing))
+            chosen.append(selection.choose(_batch(batch_size, pixels), number, training.label_smoothing))
 
         return count_flops(choose, costs), len(chosen[0][0])
 

@@ -16,7 +16,7 @@ import os
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from types import ModuleType, SimpleNamespace
 from typing import Any, ClassVar
@@ -107,6 +107,7 @@ class OurRecipe:
         self.with_programs = wishes["compile"] == "graphs"
         self.network, self.selection = self._fresh(seed=0)
         self.optimizer = self._optimizer_for(self.network)
+        self.selection.begin(place, self._optimizer_for, make(self.recipe["schedule"]))
         self.highest_rates = [group["lr"] for group in self.optimizer.param_groups]
         stages: Any = [SimpleNamespace(**stage) for stage in self.training.resizing]
         self.step = TrainingStep(self.network, self.selection, stages, self.training.label_smoothing)
@@ -142,9 +143,8 @@ class OurRecipe:
         networks = [self.network, *self.selection.networks]
         for old, new in zip(networks, [fresh, *fresh_selection.networks], strict=True):
             old.load_state_dict(new.state_dict())
-        self._reset_optimizer()
+        self._reset_optimizers()
         batches = self._batches(seed=number + 1)
-        self.selection.begin(torch.device(self.device), self._optimizer_for, make(self.recipe["schedule"]))
         start, end = Stopwatch(), Stopwatch()
         wait(self.device)
         start.record()
@@ -161,13 +161,14 @@ class OurRecipe:
         optimizer: torch.optim.Optimizer = make(self.recipe["optimizer"], network=network, params=network.parameters())
         return optimizer
 
-    def _reset_optimizer(self) -> None:
-        """Make the optimizer as if it had done nothing, with its state in the same tensors."""
+    def _reset_optimizers(self) -> None:
+        """Make the optimizers as if they had done nothing, with their state in the same tensors."""
         for group, rate in zip(self.optimizer.param_groups, self.highest_rates, strict=True):
             group["lr"] = rate
-        for state in self.optimizer.state.values():
-            for value in state.values():
-                value.zero_()
+        for optimizer in (self.optimizer, *self.selection.optimizers):
+            for state in optimizer.state.values():
+                for value in state.values():
+                    value.zero_()
 
     def _batches(self, seed: int) -> TrainingBatches:
         augmentation: Any = SimpleNamespace(**self.recipe["augmentation"])
@@ -186,11 +187,12 @@ class OurRecipe:
             batches.seek(epoch, batch=0)
             for number, batch in enumerate(batches):
                 if self.captured is not None:
-                    self.captured(batch, done / num_steps)
+                    self.captured(batch, number, done / num_steps)
                     scheduler.step()
                     done += 1
                     continue
                 with self._autocast():
+                    self.step.set_progress(done / num_steps)
                     loss = self.step.forward(batch, number, done / num_steps).loss
                 (loss / micro_batches).backward()
                 if (number + 1) % micro_batches == 0:
@@ -268,10 +270,10 @@ class OwnClock(ast.NodeTransformer):
 
 
 def split_at_loop(text: str) -> tuple[ast.Module, ast.Expression, str]:
-    """Part a record script where its `if __name__ == "__main__":` begins to loop over runs.
+    """Split a record script where its `if __name__ == "__main__":`, or the function it calls, begins to loop over runs.
 
     Returns:
-        All before that loop, the call of `main` inside it, and the name of the loop's counter.
+        All before that loop, the call inside it that gets the loop's counter, and the name of the counter.
     """
     tree = OwnClock().visit(ast.parse(text))
     guard = next(
@@ -279,19 +281,33 @@ def split_at_loop(text: str) -> tuple[ast.Module, ast.Expression, str]:
     )
     if guard is None:
         raise ValueError("the script has no `if __name__ == ...` block, so its loop over runs cannot be found")
-    for index, statement in enumerate(guard.body):
+    body = _called_body(tree, guard.body)
+    for index, statement in enumerate(body):
         for node in ast.walk(statement):
             loop = node.generators[0] if isinstance(node, ast.ListComp) else node
             if isinstance(loop, ast.For | ast.comprehension) and "range(" in ast.unparse(loop.iter):
-                calls = [inner for inner in ast.walk(node) if isinstance(inner, ast.Call) and _is_main(inner)]
-                if calls:
-                    before = [*tree.body[: tree.body.index(guard)], *guard.body[:index]]
-                    return ast.Module(before, []), ast.Expression(calls[0]), ast.unparse(loop.target)
-    raise ValueError("the script has no loop over range(...) that calls main(...)")
+                call = _first_call(loop.body if isinstance(loop, ast.For) else [node], ast.unparse(loop.target))
+                if call is not None:
+                    before = [*tree.body[: tree.body.index(guard)], *body[:index]]
+                    return ast.Module(before, []), ast.Expression(call), ast.unparse(loop.target)
+    raise ValueError("the script has no loop over range(...) that calls a function with its counter")
 
 
-def _is_main(call: ast.Call) -> bool:
-    return isinstance(call.func, ast.Name) and call.func.id == "main"
+def _called_body(tree: ast.Module, body: list[ast.stmt]) -> list[ast.stmt]:
+    """Return `body`, or if it only calls a function of `tree` without arguments, the body of that function."""
+    for function in tree.body:
+        if isinstance(function, ast.FunctionDef) and [ast.unparse(node) for node in body] == [f"{function.name}()"]:
+            return function.body
+    return body
+
+
+def _first_call(nodes: Sequence[ast.AST], counter: str) -> ast.Call | None:
+    """Return the first call in `nodes` with `counter` in an argument."""
+    for call in (inner for node in nodes for inner in ast.walk(node) if isinstance(inner, ast.Call)):
+        words = [inner for argument in call.args for inner in ast.walk(argument) if isinstance(inner, ast.Name)]
+        if counter in [word.id for word in words]:
+            return call
+    return None
 
 
 def accuracy_in(result: Any, plain: bool) -> float:

@@ -176,7 +176,9 @@ class Classifier(pl.LightningModule):
     def _loss(self, batch: Batch, number: int) -> Tensor:
         """Return the mean loss of micro-batch `number` of the epoch, and add it to the running metrics."""
         self._seed(number)
-        forward = self._training_step.forward(batch, number, self._progress(number))
+        progress = self._progress(number)
+        self._training_step.set_progress(progress)
+        forward = self._training_step.forward(batch, number, progress)
         self._count(forward)
         return forward.loss
 
@@ -217,7 +219,7 @@ class Classifier(pl.LightningModule):
             for number, batch in enumerate(batches, first):
                 if self._captured_step is not None:
                     self._seed(number)
-                    self._training_sums.add(*self._captured_step(batch, self._progress(number)))
+                    self._training_sums.add(*self._captured_step(batch, number, self._progress(number)))
                     scheduler.step()  # type: ignore[call-arg]
                 else:
                     self._compute_gradients(batch, number, micro_batches)

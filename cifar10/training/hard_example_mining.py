@@ -32,12 +32,20 @@ class ExampleSelection(Protocol):
 
     networks: Sequence[nn.Module]
     """Its networks, which are calibrated and compiled like the main network."""
+    optimizers: Sequence[torch.optim.Optimizer]
+    """Those of its networks; empty before `begin`."""
 
     def begin(self, device: torch.device, make_optimizer: MakeOptimizer, schedule: Callable[[float], float]) -> None:
         """Prepare for training on `device`, with the optimizer and schedule of the main network."""
 
-    def choose(self, batch: Batch, number: int, progress: float, label_smoothing: float) -> Batch:
-        """Return the selected part of micro-batch `number` of an epoch, at `progress` of all steps in [0, 1]."""
+    def set_progress(self, progress: float) -> None:
+        """Set learning rates for a step at `progress` of all steps in [0, 1]. Call it before `choose`."""
+
+    def choose(self, batch: Batch, number: int, label_smoothing: float) -> Batch:
+        """Return the selected part of micro-batch `number` of an epoch."""
+
+    def phase(self, number: int) -> int:
+        """Return which sequence of operations `choose` makes of micro-batch `number`."""
 
     def state_dict(self) -> State:
         """Return the state from which a resumed run selects the same; tensors and plain values."""
@@ -50,12 +58,19 @@ class AllExamples:
     """Train on every image."""
 
     networks: Sequence[nn.Module] = ()
+    optimizers: Sequence[torch.optim.Optimizer] = ()
 
     def begin(self, device: torch.device, make_optimizer: MakeOptimizer, schedule: Callable[[float], float]) -> None:
         pass
 
-    def choose(self, batch: Batch, number: int, progress: float, label_smoothing: float) -> Batch:
+    def set_progress(self, progress: float) -> None:
+        pass
+
+    def choose(self, batch: Batch, number: int, label_smoothing: float) -> Batch:
         return batch
+
+    def phase(self, number: int) -> int:
+        return 0
 
     def state_dict(self) -> State:
         return {}
@@ -89,24 +104,34 @@ class HardExampleMining:
     ) -> None:
         self.network = SpeedNet(num_classes, image_size, widths)
         self.networks = [self.network]
+        self.optimizers: list[torch.optim.Optimizer] = []
         self.part = part
         self.every = every
 
     def begin(self, device: torch.device, make_optimizer: MakeOptimizer, schedule: Callable[[float], float]) -> None:
         self.network.to(device).train()
         self._optimizer, self._schedule = make_optimizer(self.network), schedule
+        self.optimizers = [self._optimizer]
         self._highest_rates = [group["lr"] for group in self._optimizer.param_groups]
 
-    def choose(self, batch: Batch, number: int, progress: float, label_smoothing: float) -> Batch:
+    def set_progress(self, progress: float) -> None:
+        for group, highest in zip(self._optimizer.param_groups, self._highest_rates, strict=True):
+            group["lr"] = highest * self._schedule(progress)
+
+    def choose(self, batch: Batch, number: int, label_smoothing: float) -> Batch:
         images, targets = batch
         with torch.no_grad():
             logits = self.network(images).float()
             losses = cross_entropy(logits, targets, reduction="none", label_smoothing=label_smoothing)  # (B,)
         hardest = losses.topk(self.num_chosen(len(images))).indices.sort().values
         images, targets = images[hardest], targets[hardest]
-        if number % self.every == 0:
-            self._train(images, targets, progress, label_smoothing)
+        if self.phase(number):
+            self._train(images, targets, label_smoothing)
         return images, targets
+
+    def phase(self, number: int) -> int:
+        """Return 1 if the small network is trained on micro-batch `number`, else 0."""
+        return int(number % self.every == 0)
 
     def num_chosen(self, num_images: int) -> int:
         """Return how many of `num_images` are selected."""
@@ -119,7 +144,7 @@ class HardExampleMining:
         self.network.load_state_dict(state["network"])
         self._optimizer.load_state_dict(state["optimizer"])
 
-    def _train(self, images: Tensor, targets: Tensor, progress: float, label_smoothing: float) -> None:
+    def _train(self, images: Tensor, targets: Tensor, label_smoothing: float) -> None:
         loss = cross_entropy(self.network(images).float(), targets, label_smoothing=label_smoothing)
         (_LOSS_SCALE * loss).backward()
         gradients = [parameter.grad for parameter in self.network.parameters() if parameter.grad is not None]
@@ -128,8 +153,6 @@ class HardExampleMining:
             for gradient in gradients:
                 torch.distributed.all_reduce(gradient)
             torch._foreach_div_(gradients, float(torch.distributed.get_world_size()))
-        for group, highest in zip(self._optimizer.param_groups, self._highest_rates, strict=True):
-            group["lr"] = highest * self._schedule(progress)
         device_type = images.device.type
         is_known = torch.amp.is_autocast_available(device_type)  # "meta" is not, which counts costs
         with torch.autocast(device_type, enabled=False) if is_known else nullcontext():

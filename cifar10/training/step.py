@@ -58,14 +58,18 @@ class TrainingStep:
         adds = self.resizing or self.label_smoothing or self.freezing is not None
         return isinstance(self.selection, AllExamples) and isinstance(self.network, nn.Module) and not adds
 
-    def forward(self, batch: Batch, number: int, progress: float) -> Forward:
-        """Return the loss of micro-batch `number` of the epoch, at `progress` of all steps in [0, 1]."""
-        images, targets = batch
+    def set_progress(self, progress: float) -> None:
+        """Set what depends on `progress` of all steps, in [0, 1], and is no operation on the device."""
+        self.selection.set_progress(progress)
         if self.freezing is not None:
             self.freezing.set_progress(progress)
+
+    def forward(self, batch: Batch, number: int, progress: float) -> Forward:
+        """Return the loss of micro-batch `number` of the epoch. Call `set_progress` with `progress` before."""
+        images, targets = batch
         has_programs = isinstance(self.network, nn.Module) and has_gpu_kernels(self.network)
         images = resize(images, pixels_at(progress, self.resizing, images.shape[-1]), has_programs)
-        images, targets = self.selection.choose((images, targets), number, progress, self.label_smoothing)
+        images, targets = self.selection.choose((images, targets), number, self.label_smoothing)
         logits = self.network(images).float()
         if logits.is_cuda and targets.ndim == 1 and has_programs:
             loss = cross_entropy_on_gpu(logits, targets, self.label_smoothing)

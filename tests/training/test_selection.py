@@ -68,36 +68,37 @@ def are_equal(some: list[Tensor], others: list[Tensor]) -> bool:
 
 def test_all_chooses_all() -> None:
     batch = make_batch()
-    assert AllExamples().choose(batch, 0, 0.0, SMOOTHING) is batch
+    assert AllExamples().choose(batch, 0, SMOOTHING) is batch
 
 
 @pytest.mark.parametrize(("part", "num_chosen"), [(0.25, 6), (0.5, 12), (0.01, 1)])
 def test_the_images_with_the_largest_losses_are_chosen_in_their_order(part: float, num_chosen: int) -> None:
     selection, (images, labels) = make_hardest(part=part), make_batch()
     expected = sorted(losses(selection, (images, labels)).argsort(descending=True)[:num_chosen].tolist())
-    chosen, targets = selection.choose((images, labels), 1, 0.0, SMOOTHING)
+    chosen, targets = selection.choose((images, labels), 1, SMOOTHING)
     assert torch.equal(chosen, images[expected]) and torch.equal(targets, labels[expected])
 
 
 def test_blended_labels_choose_as_well() -> None:
     selection, (images, labels) = make_hardest(), make_batch()
-    plain, _ = selection.choose((images, labels), 1, 0.0, SMOOTHING)
-    blended, rows = selection.choose((images, nn.functional.one_hot(labels, 10).float()), 1, 0.0, SMOOTHING)
+    plain, _ = selection.choose((images, labels), 1, SMOOTHING)
+    blended, rows = selection.choose((images, nn.functional.one_hot(labels, 10).float()), 1, SMOOTHING)
     assert torch.equal(plain, blended) and rows.shape == (6, 10)
 
 
 def test_the_small_network_learns_from_what_was_chosen_of_every_third_batch() -> None:
     selection = make_hardest()
     before = weights(selection)
+    selection.set_progress(0.25)
     for number in (1, 2, 4, 5):
-        selection.choose(make_batch(number), number, 0.25, SMOOTHING)
+        selection.choose(make_batch(number), number, SMOOTHING)
         assert are_equal(weights(selection), before)
     images, labels = make_batch(3)
     hardest = losses(selection, (images, labels)).topk(6).indices.sort().values
     loss = cross_entropy(selection.network(images[hardest]), labels[hardest], label_smoothing=SMOOTHING)
     learnable = [parameter for parameter in selection.network.parameters() if parameter.requires_grad]
     gradients = torch.autograd.grad(loss, learnable)
-    selection.choose((images, labels), 3, 0.25, SMOOTHING)
+    selection.choose((images, labels), 3, SMOOTHING)
     rate = 0.5 * (1 - 0.25)  # a first step of SGD has no momentum
     for old, gradient, new in zip(before, gradients, weights(selection), strict=True):
         torch.testing.assert_close(new, old - rate * gradient)
@@ -106,19 +107,23 @@ def test_the_small_network_learns_from_what_was_chosen_of_every_third_batch() ->
 def test_what_was_hard_becomes_easier_the_more_often_it_is_learnt_from() -> None:
     selection, batch = make_hardest(every=1, part=0.9), make_batch()
     selection.begin(torch.device("cpu"), lambda network: muon(network, lr=0.1), Linear())
+    selection.set_progress(0.5)
     before = losses(selection, batch).mean()
     for _ in range(30):
-        selection.choose(batch, 0, 0.5, SMOOTHING)
+        selection.choose(batch, 0, SMOOTHING)
     assert losses(selection, batch).mean() < 0.9 * before
 
 
 def test_a_selection_that_goes_on_from_a_state_chooses_and_learns_the_same() -> None:
     first, second = make_hardest(every=1), make_hardest(every=1)
+    first.set_progress(0.1)
     for number in range(3):
-        first.choose(make_batch(number), number, 0.1, SMOOTHING)
+        first.choose(make_batch(number), number, SMOOTHING)
     second.load_state_dict(copy.deepcopy(first.state_dict()))
+    for selection in (first, second):
+        selection.set_progress(0.5)
     for number in range(3, 6):
-        one, other = (each.choose(make_batch(number), number, 0.5, SMOOTHING) for each in (first, second))
+        one, other = (each.choose(make_batch(number), number, SMOOTHING) for each in (first, second))
         assert torch.equal(one[0], other[0])
     assert are_equal(weights(first), weights(second))
 
@@ -269,7 +274,7 @@ before = selection.network.head.weight.detach().clone()
 random = torch.Generator().manual_seed(rank)
 for number in range(3):
     images = torch.randint(0, 256, (20, 3, 16, 16), generator=random, dtype=torch.uint8)
-    selection.choose((images, torch.randint(0, 10, (20,), generator=random)), number, 0.0, 0.0)
+    selection.choose((images, torch.randint(0, 10, (20,), generator=random)), number, 0.0)
 own = torch.cat([parameter.detach().flatten() for parameter in selection.network.parameters()])
 both = [torch.empty_like(own) for _ in range(2)]
 torch.distributed.all_gather(both, own)

@@ -16,10 +16,14 @@ class FirstHalf(AllExamples):
 
     def __init__(self) -> None:
         self.calls: list[tuple[tuple[int, ...], int, float, float]] = []
+        self.progress = 0.0
 
-    def choose(self, batch: Batch, number: int, progress: float, label_smoothing: float) -> Batch:
+    def set_progress(self, progress: float) -> None:
+        self.progress = progress
+
+    def choose(self, batch: Batch, number: int, label_smoothing: float) -> Batch:
         images, targets = batch
-        self.calls.append((tuple(images.shape), number, progress, label_smoothing))
+        self.calls.append((tuple(images.shape), number, self.progress, label_smoothing))
         return images[: len(images) // 2], targets[: len(images) // 2]
 
 
@@ -34,6 +38,7 @@ def test_the_loss_is_of_the_selected_resized_images_with_smoothed_labels() -> No
     targets = torch.arange(6) % 3
     selection = FirstHalf()
     step = TrainingStep(mean_network, selection, [ResizingStage(until=0.5, scale=0.5)], label_smoothing=0.2)
+    step.set_progress(0.25)
     loss, logits, selected = step.forward((images, targets), number=7, progress=0.25)
     assert selection.calls == [((6, 3, 4, 4), 7, 0.25, 0.2)]
     assert selected.tolist() == [0, 1, 2] and logits.shape == (3, 3) and logits.dtype == torch.float32
