@@ -142,8 +142,8 @@ class TrainingConfig(Section):
     """Use the memory layout (B, H, W, C); faster for convolutions on nearly all hardware."""
     compile: bool | Literal["graphs"]
     """torch.compile the network; slower on the CPUs measured. graphs: on a GPU, replay each optimizer step as one CUDA
-    graph. It needs Muon, all examples, no `accumulate` or `freeze_until`, and one device; else only the forward and the
-    backward pass of the network are graphs."""
+    graph. It needs Muon, no `accumulate` or `freeze_until`, and one device; else only the forward and the backward
+    pass of the network are graphs."""
     save_every_seconds: PositiveFloat | None
     """Save `last.ckpt` when this much time has passed since the last save, within an epoch or at its end. null: at the
     end of each epoch. The best epoch by `monitor` and the last one are saved in any case."""
