@@ -103,8 +103,8 @@ class HardExampleMining:
         widths: Annotated[list[PositiveInt], Length(3, 3)] = [32, 64, 64],  # noqa: B006
     ) -> None:
         self.network = SpeedNet(num_classes, image_size, widths)
-        self.networks = [self.network]
-        self.optimizers: list[torch.optim.Optimizer] = []
+        self.networks: Sequence[nn.Module] = [self.network]
+        self.optimizers: Sequence[torch.optim.Optimizer] = ()
         self.part = part
         self.every = every
 
