@@ -91,6 +91,7 @@ class TestOnGpu:
         losses = [eager(plain, batch, AllExamples()), graphs(captured, batch, AllExamples())]
         assert losses[0] == pytest.approx(losses[1], rel=0.02)
         assert difference(captured, plain, start) < 0.2
+        assert_close(captured, plain)
 
     def test_captured_steps_choose_and_learn_from_the_same_hard_examples(self) -> None:
         start = prepare_network(speed_network().cuda(), channels_last=True, with_kernels=True, with_programs=True)
@@ -99,7 +100,9 @@ class TestOnGpu:
         losses = [eager(plain, batch, first), graphs(captured, batch, second)]
         assert losses[0] == pytest.approx(losses[1], rel=0.03)
         assert difference(captured, plain, start) < 0.2
+        assert_close(captured, plain)
         assert difference(second.network, first.network, unchanged.network) < 0.5
+        assert_close(second.network, first.network)
 
     def test_lightning_trains_by_graphs_as_without(self) -> None:
         scores = {}
@@ -143,6 +146,13 @@ def graphs(network: nn.Module, batch: Batch, selection: ExampleSelection) -> lis
         losses.append(captured(batch, number, number / NUM_STEPS).loss.item())
         scheduler.step()
     return losses
+
+
+def assert_close(network: nn.Module, other: nn.Module) -> None:
+    """Compare every parameter and every running statistic."""
+    for key, value in other.state_dict().items():
+        difference = network.state_dict()[key] - value
+        assert float(difference.norm()) < 0.05 * float(value.norm()) + 1e-3, key
 
 
 def difference(network: nn.Module, other: nn.Module, start: nn.Module) -> float:
