@@ -108,4 +108,4 @@ BF16_AMX = Arithmetic(
     "bf16", "AMX", "tdpbf16ps", torch.bfloat16, torch.bfloat16, 32, load=halves.load, store=halves.store
 )
 INT8_AMX = Arithmetic("int8", "AMX", "tdpbusd", torch.uint8, torch.int8, 64, load=_load_uint8, store=_store_uint8)
-INT8_VNNI = Arithmetic("int8", "VNNI", "vpdpbusd", torch.uint8, torch.int8, 32, load=_load_uint8, store=_store_uint8)
+INT8_VNNI = Arithmetic("int8", "VNNI", "vpdpbusd", torch.uint8, torch.int8, 8, load=_load_uint8, store=_store_uint8)

@@ -4,6 +4,8 @@ A filter is nine matrices, one for each tap. With the maps of `FeatureMaps`, a t
 side by side, so a convolution is a matrix product that is summed over taps and channels; no patches are copied.
 """
 
+from collections.abc import Sequence
+
 from cifar10.kernels.amx import ROW_BYTES, ROWS, Tiles
 from cifar10.kernels.arrays import int_array
 from cifar10.kernels.codegen import Integer, IntVector, KernelBuilder, declare
@@ -16,7 +18,6 @@ except ImportError:  # then `jit.is_available` is false, and no code is generate
 
 _SUM_BYTES = 4
 _SLAB_BYTES = _SUM_BYTES * SLAB
-_POSITIONS = 12  # of 32 registers, 24 hold sums and 2 filters
 _UNROLLED = 2  # groups of channels; of more, LLVM keeps inputs on the stack
 
 
@@ -58,29 +59,41 @@ def multiply_vectors(
     builder: KernelBuilder, layer: FusedConvolution, inputs: Integer, filters: Integer, sums: Integer
 ) -> None:
     """Write the sums of a block, int32 (positions, 32), in vectors of 16 outputs; arguments as for `multiply_tiles`."""
-    for first in range(0, layer.block_positions, _POSITIONS):
-        positions = range(first, min(first + _POSITIONS, layer.block_positions))
-
-        def add_depth(depth: Integer, totals: list[IntVector], positions: range = positions) -> list[IntVector]:
-            depth_filters = filters + depth * (TAPS**2 * 2 * layer.half_bytes)
-            depth_inputs = inputs + depth * (layer.arithmetic.depth * layer.arithmetic.bytes)
-            for tap in range(TAPS**2):
-                tap_filters = depth_filters + 2 * tap * layer.half_bytes
-                tap_inputs = depth_inputs + (positions[0] + layer.tap_positions(tap)) * layer.source.position_bytes
-                totals = _add_tap(builder, layer, tap_inputs, tap_filters, totals)
-            return totals
-
-        zeros = [builder.int_constant(0)] * (len(HALVES) * len(positions))
-        totals = builder.fold(0, layer.num_depths, zeros, add_depth)
+    for positions in layer.position_blocks:
+        totals = _sums_in_registers(builder, layer, positions, inputs, filters)
         for number, total in enumerate(totals):
-            int_array(builder, sums).store(total, positions[0] * SLAB + number * LANES)
+            place, half = divmod(number, len(HALVES))
+            int_array(builder, sums).store(total, positions[place] * SLAB + half * LANES)
+
+
+def _sums_in_registers(
+    builder: KernelBuilder, layer: FusedConvolution, positions: Sequence[int], inputs: Integer, filters: Integer
+) -> list[IntVector]:
+    """Return the sums of some positions of a block, two vectors for each."""
+
+    def add_depth(depth: Integer, totals: list[IntVector]) -> list[IntVector]:
+        depth_inputs = inputs + depth * (layer.depth * layer.arithmetic.bytes)
+
+        def add_tap(tap: Integer, totals: list[IntVector]) -> list[IntVector]:
+            tap_inputs = depth_inputs + layer.tap_positions(tap) * layer.source.position_bytes
+            tap_filters = filters + (depth * TAPS**2 + tap) * (len(HALVES) * layer.half_bytes)
+            return _add_tap(builder, layer, positions, tap_inputs, tap_filters, totals)
+
+        return builder.fold(0, TAPS**2, totals, add_tap)
+
+    zeros = [builder.int_constant(0)] * (len(HALVES) * len(positions))
+    return builder.fold(0, layer.num_depths, zeros, add_depth)
 
 
 def _add_tap(
-    builder: KernelBuilder, layer: FusedConvolution, inputs: Integer, filters: Integer, totals: list[IntVector]
+    builder: KernelBuilder,
+    layer: FusedConvolution,
+    positions: Sequence[int],
+    inputs: Integer,
+    filters: Integer,
+    totals: list[IntVector],
 ) -> list[IntVector]:
     """Return `totals`, two vectors for each position, with the products of a tap added."""
-    num_positions = len(totals) // len(HALVES)
     position_numbers, half_numbers = layer.source.position_bytes // _SUM_BYTES, layer.half_bytes // _SUM_BYTES
 
     def add_groups(group: Integer, totals: list[IntVector]) -> list[IntVector]:
@@ -89,14 +102,14 @@ def _add_tap(
             of_group = int_array(builder, filters + (group + further) * (_SUM_BYTES * LANES))
             weights = [of_group.load(half * half_numbers) for half in HALVES]
             values = int_array(builder, inputs + (group + further) * _SUM_BYTES)
-            for position in range(num_positions):
+            for number, position in enumerate(positions):
                 value = values.broadcast(position * position_numbers)
                 for half in HALVES:
-                    place = len(HALVES) * position + half
+                    place = len(HALVES) * number + half
                     added[place] = _add_products(builder, added[place], value, weights[half])
         return added
 
-    return builder.fold(0, layer.arithmetic.depth // layer.arithmetic.group, totals, add_groups, step=_UNROLLED)
+    return builder.fold(0, layer.depth // layer.arithmetic.group, totals, add_groups, step=_UNROLLED)
 
 
 def _add_products(builder: KernelBuilder, total: IntVector, values: IntVector, weights: IntVector) -> IntVector:

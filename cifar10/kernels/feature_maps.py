@@ -7,6 +7,7 @@ from torch import Tensor
 
 from cifar10.kernels.arithmetic import Arithmetic
 from cifar10.kernels.codegen import Integer
+from cifar10.kernels.halves import LANES
 
 
 @dataclass(frozen=True)
@@ -26,8 +27,9 @@ class FeatureMaps:
 
     @property
     def channels(self) -> int:
-        """C: a multiple of the arithmetic's depth."""
-        return -(-self.num_channels // self.arithmetic.depth) * self.arithmetic.depth
+        """C: a multiple of the arithmetic's depth, and a vector at least."""
+        depth = self.arithmetic.depth
+        return max(-(-self.num_channels // depth) * depth, LANES)
 
     @property
     def pitch(self) -> int:

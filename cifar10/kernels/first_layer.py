@@ -19,7 +19,8 @@ def first_layer_kernel(image_size: int, side: int, target_maps: FeatureMaps) -> 
     target.
     """
     row_numbers = 3 * image_size
-    vectors = range(-(-target_maps.num_channels // LANES))  # channels beyond them keep what they were allocated with
+    # First channels of vectors: the last may overlap the one before it; what is beyond keeps what was allocated.
+    vectors = [min(first, target_maps.channels - LANES) for first in range(0, target_maps.num_channels, LANES)]
     arithmetic = target_maps.arithmetic
 
     def emit(builder: KernelBuilder, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
@@ -27,10 +28,10 @@ def first_layer_kernel(image_size: int, side: int, target_maps: FeatureMaps) -> 
         weight, constant = float_array(builder, weights), float_array(builder, constants)
         rows = float_array(builder, builder.allocate(side * row_numbers))
         numbers = range(side * side * 3)
-        scales = [[weight.load(n * target_maps.channels + LANES * vector) for vector in vectors] for n in numbers]
+        scales = [[weight.load(n * target_maps.channels + channel) for channel in vectors] for n in numbers]
 
-        def load(row: int, vector: int) -> Vector:
-            return constant.load(row * target_maps.channels + LANES * vector)
+        def load(row: int, channel: int) -> Vector:
+            return constant.load(row * target_maps.channels + channel)
 
         with builder.loop(first, end) as item:
             image, row = item // target_maps.size, item % target_maps.size
@@ -38,17 +39,17 @@ def first_layer_kernel(image_size: int, side: int, target_maps: FeatureMaps) -> 
                 bytes_of_row = byte_array(builder, pixels + (image * image_size + row + y) * row_numbers)
                 _widen(builder, bytes_of_row, rows, y * row_numbers, row_numbers)
             with builder.loop(0, target_maps.size) as x:
-                sums = [load(SHIFT, vector) for vector in vectors]
+                sums = [load(SHIFT, channel) for channel in vectors]
                 for number in numbers:
                     y, place = divmod(number, side * 3)
                     pixel = rows.broadcast(x * 3 + (y * row_numbers + place))
-                    sums = [pixel * scales[number][vector] + sums[vector] for vector in vectors]
-                for vector in vectors:
-                    result = silu(builder, sums[vector])
+                    sums = [pixel * scale + total for scale, total in zip(scales[number], sums, strict=True)]
+                for channel, total in zip(vectors, sums, strict=True):
+                    result = silu(builder, total)
                     if arithmetic.is_integer:
-                        result = result * load(OUTPUT_SCALE, vector) + load(OUTPUT_ZERO, vector)
-                    channel_bytes = LANES * vector * arithmetic.bytes
-                    arithmetic.store(builder, result, target + target_maps.offset(image, row, x) + channel_bytes)
+                        result = result * load(OUTPUT_SCALE, channel) + load(OUTPUT_ZERO, channel)
+                    offset = target_maps.offset(image, row, x) + channel * arithmetic.bytes
+                    arithmetic.store(builder, result, target + offset)
 
     return Kernel(emit, num_arguments=4, num_lanes=LANES)
 

@@ -51,7 +51,7 @@ def convolution_kernel(layer: FusedConvolution, group: int) -> Kernel:
             output = _Output(builder, layer, sums, _Constants(builder, layer, constants, slab), slab, target, shortcut)
             with (
                 builder.loop(start, builder.minimum(start + group, num_images)) as image,
-                builder.loop(0, layer.rows_needed, layer.block_rows) as row,
+                builder.loop(0, layer.side_needed, layer.block_rows) as row,
             ):
                 inputs, slab_filters = source + layer.source.offset(image, row, 0), filters + slab * slab_filter_bytes
                 if layer.arithmetic.has_tiles:
@@ -123,7 +123,7 @@ class _Output:
 
 def _finish_maps(output: _Output, image: Integer, row: Integer) -> None:
     builder, layer = output.builder, output.layer
-    num_rows = builder.minimum(builder.integer(layer.block_rows), builder.integer(layer.rows_needed) - row)
+    num_rows = builder.minimum(builder.integer(layer.block_rows), builder.integer(layer.side_needed) - row)
     with builder.loop(0, num_rows) as y, builder.loop(0, layer.size) as x:
         for half in HALVES:
             output.store(output.load(y, x, half), half, output.place(image, row + y, x, half))
@@ -131,7 +131,7 @@ def _finish_maps(output: _Output, image: Integer, row: Integer) -> None:
 
 def _finish_pairs(output: _Output, image: Integer, row: Integer) -> None:
     builder, layer = output.builder, output.layer
-    num_rows = builder.minimum(builder.integer(layer.block_rows), builder.integer(layer.rows_needed) - row)
+    num_rows = builder.minimum(builder.integer(layer.block_rows), builder.integer(layer.side_needed) - row)
     with builder.loop(0, num_rows // 2) as y, builder.loop(0, layer.size // 2) as x:
         for half in HALVES:
             upper, lower = (_larger(*(output.load(y * 2 + dy, x * 2 + dx, half) for dx in (0, 1))) for dy in (0, 1))

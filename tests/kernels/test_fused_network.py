@@ -124,8 +124,39 @@ def test_without_matrix_units_every_network_is_refused(monkeypatch: pytest.Monke
 def test_blocks_cover_all_rows_in_whole_tiles(size: int, pooling: str) -> None:
     layer = FusedConvolution(size, 24, 64, pooling, False, BF16_AMX)  # type: ignore[arg-type]
     assert layer.block_tiles * amx.ROWS >= layer.block_rows * layer.source.pitch
-    assert layer.rows_needed == (size - size % 2 if pooling == "pairs" else size)
+    assert layer.side_needed == (size - size % 2 if pooling == "pairs" else size)
     assert pooling != "pairs" or layer.block_rows % 2 == 0
+
+
+@pytest.mark.parametrize(
+    ("size", "pooling", "block_rows", "lengths"),
+    [
+        (31, "pairs", 2, {12}),
+        (15, "none", 3, {11, 12}),
+        (15, "pairs", 2, {9, 10}),
+        (7, "none", 7, {9, 10}),
+        (7, "pairs", 2, {12}),
+        (3, "global", 3, {9}),
+        (13, "none", 1, {6, 7}),
+        (223, "pairs", 2, {12}),
+    ],
+)
+def test_vectors_sum_what_is_needed_and_nothing_else(
+    size: int, pooling: str, block_rows: int, lengths: set[int]
+) -> None:
+    layer = FusedConvolution(size, 24, 64, pooling, False, INT8_VNNI)  # type: ignore[arg-type]
+    side = size - size % 2 if pooling == "pairs" else size
+    assert (layer.block_rows, side % layer.block_rows) == (block_rows, 0)
+    positions = [place for block in layer.position_blocks for place in block]
+    assert positions == [row * (size + 1) + column for row in range(block_rows) for column in range(side)]
+    assert {len(block) for block in layer.position_blocks} == lengths
+
+
+@pytest.mark.parametrize(("channels", "depth"), [(8, 16), (24, 24), (40, 8), (54, 8), (64, 32), (72, 24), (96, 32)])
+def test_vectors_sum_over_parts_of_all_channels(channels: int, depth: int) -> None:
+    layer = FusedConvolution(7, channels, 64, "none", False, INT8_VNNI)
+    assert layer.depth == depth
+    assert layer.num_depths * layer.depth == layer.source.channels >= channels
 
 
 @pytest.mark.parametrize(
@@ -133,7 +164,7 @@ def test_blocks_cover_all_rows_in_whole_tiles(size: int, pooling: str) -> None:
     [
         (BF16_AMX, (2, 3, 9, 2, 16, 16, 2), (1, 1, 5, 1, 3, 9, 1)),
         (INT8_AMX, (2, 2, 9, 2, 16, 16, 4), (1, 0, 5, 1, 9, 9, 3)),
-        (INT8_VNNI, (2, 3, 9, 2, 8, 16, 4), (1, 1, 5, 1, 1, 9, 3)),
+        (INT8_VNNI, (2, 3, 9, 2, 6, 16, 4), (1, 1, 5, 1, 3, 9, 3)),
     ],
 )
 def test_packed_filters_hold_each_weight_once(
@@ -147,7 +178,9 @@ def test_packed_filters_hold_each_weight_once(
     assert packed.sum() == weight.sum() and packed.abs().sum() == weight.abs().sum()
 
 
-@pytest.mark.parametrize(("arithmetic", "channels", "num_bytes"), [(BF16_AMX, 32, 64), (INT8_AMX, 64, 64)])
+@pytest.mark.parametrize(
+    ("arithmetic", "channels", "num_bytes"), [(BF16_AMX, 32, 64), (INT8_AMX, 64, 64), (INT8_VNNI, 24, 24)]
+)
 def test_maps_share_their_borders(arithmetic: Arithmetic, channels: int, num_bytes: int) -> None:
     maps = FeatureMaps(7, 24, arithmetic)
     assert (maps.channels, maps.pitch, maps.image_positions, maps.position_bytes) == (channels, 8, 64, num_bytes)

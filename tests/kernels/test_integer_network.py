@@ -131,6 +131,7 @@ def exact(layer: Layer, pooling: Pooling, has_shortcut: bool) -> Tensor:
         (15, (24, 64), "pairs", False),
         (8, (64, 32), "pairs", False),
         (31, (24, 32), "pairs", False),
+        (13, (40, 32), "none", True),
         (7, (96, 64), "none", False),
         (7, (64, 64), "none", True),
         (20, (32, 32), "none", True),
