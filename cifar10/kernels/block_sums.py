@@ -9,7 +9,16 @@ from collections.abc import Sequence
 from cifar10.kernels.amx import ROW_BYTES, ROWS, Tiles
 from cifar10.kernels.arrays import int_array
 from cifar10.kernels.codegen import Integer, IntVector, KernelBuilder, declare
-from cifar10.kernels.fused_layer import HALVES, LANES, SLAB, TAPS, FusedConvolution
+from cifar10.kernels.fused_layer import (
+    AT_FIRST,
+    AT_LAST,
+    HALVES,
+    LANES,
+    NUM_BORDERS,
+    SLAB,
+    TAPS,
+    FusedConvolution,
+)
 
 try:
     from llvmlite import ir
@@ -56,44 +65,86 @@ def multiply_tiles(
 
 
 def multiply_vectors(
-    builder: KernelBuilder, layer: FusedConvolution, inputs: Integer, filters: Integer, sums: Integer
+    builder: KernelBuilder,
+    layer: FusedConvolution,
+    inputs: Integer,
+    filters: Integer,
+    sums: Integer,
+    starts: Integer,
+    first_row: Integer,
 ) -> None:
-    """Write the sums of a block, int32 (positions, 32), in vectors of 16 outputs; arguments as for `multiply_tiles`."""
-    for positions in layer.position_blocks:
-        totals = _sums_in_registers(builder, layer, positions, inputs, filters)
-        for number, total in enumerate(totals):
-            place, half = divmod(number, len(HALVES))
-            int_array(builder, sums).store(total, positions[place] * SLAB + half * LANES)
+    """Write the sums of a block, int32 (positions, 32), in vectors of 16 outputs.
+
+    Taps on the border are left out: of 7 x 7 positions, those are 18 % of the products.
+
+    Args:
+        builder: Of the kernel.
+        layer: Whose arithmetic has no tiles.
+        inputs: Address of the first position of the block.
+        filters: Address of the packed filters of a slab.
+        sums: Address of the sums.
+        starts: Address of the slab's part of `FusedConvolution.starts`.
+        first_row: Of the block.
+    """
+    one = builder.integer(1)
+    with builder.loop(0, layer.block_rows) as row_of_block:
+        row = first_row + row_of_block
+        tap_rows = one - builder.minimum(row, one), builder.minimum(builder.integer(layer.size) - row + 1, one * TAPS)
+        border = tap_rows[0] * AT_FIRST + (one * TAPS - tap_rows[1]) * AT_LAST
+        row_starts = int_array(builder, starts + border * (NUM_BORDERS * layer.channels_out * _SUM_BYTES))
+        row_inputs = inputs + row_of_block * (layer.source.pitch * layer.source.position_bytes)
+        row_sums = int_array(builder, sums + row_of_block * (layer.source.pitch * _SLAB_BYTES))
+        for columns in layer.column_parts:
+            begin = [
+                row_starts.load(layer.border(column) * layer.channels_out + half * LANES)
+                for column in columns
+                for half in HALVES
+            ]
+            totals = _add_products_of_columns(builder, layer, columns, tap_rows, row_inputs, filters, begin)
+            for number, total in enumerate(totals):
+                column, half = divmod(number, len(HALVES))
+                row_sums.store(total, columns[column] * SLAB + half * LANES)
 
 
-def _sums_in_registers(
-    builder: KernelBuilder, layer: FusedConvolution, positions: Sequence[int], inputs: Integer, filters: Integer
+def _add_products_of_columns(
+    builder: KernelBuilder,
+    layer: FusedConvolution,
+    columns: range,
+    tap_rows: tuple[Integer, Integer],
+    inputs: Integer,
+    filters: Integer,
+    totals: list[IntVector],
 ) -> list[IntVector]:
-    """Return the sums of some positions of a block, two vectors for each."""
+    """Return `totals`, two vectors for each of some columns of a row, with the products of some rows of taps added."""
 
     def add_depth(depth: Integer, totals: list[IntVector]) -> list[IntVector]:
         depth_inputs = inputs + depth * (layer.depth * layer.arithmetic.bytes)
 
-        def add_tap(tap: Integer, totals: list[IntVector]) -> list[IntVector]:
-            tap_inputs = depth_inputs + layer.tap_positions(tap) * layer.source.position_bytes
-            tap_filters = filters + (depth * TAPS**2 + tap) * (len(HALVES) * layer.half_bytes)
-            return _add_tap(builder, layer, positions, tap_inputs, tap_filters, totals)
+        def add_tap_row(tap_row: Integer, totals: list[IntVector]) -> list[IntVector]:
+            for tap_column in range(TAPS):
+                tap = tap_row * TAPS + tap_column
+                tap_inputs = depth_inputs + layer.tap_positions(tap) * layer.source.position_bytes
+                tap_filters = filters + (depth * TAPS**2 + tap) * (len(HALVES) * layer.half_bytes)
+                inside = range(max(columns.start, 1 - tap_column), min(columns.stop, layer.size + 1 - tap_column))
+                first, end = (len(HALVES) * (column - columns.start) for column in (inside.start, inside.stop))
+                added = _add_tap(builder, layer, inside, tap_inputs, tap_filters, totals[first:end])
+                totals = [*totals[:first], *added, *totals[end:]]
+            return totals
 
-        return builder.fold(0, TAPS**2, totals, add_tap)
+        return builder.fold(*tap_rows, totals, add_tap_row)
 
-    zeros = [builder.int_constant(0)] * (len(HALVES) * len(positions))
-    return builder.fold(0, layer.num_depths, zeros, add_depth)
+    return builder.fold(0, layer.num_depths, totals, add_depth)
 
 
 def _add_tap(
     builder: KernelBuilder,
     layer: FusedConvolution,
-    positions: Sequence[int],
+    columns: Sequence[int],
     inputs: Integer,
     filters: Integer,
     totals: list[IntVector],
 ) -> list[IntVector]:
-    """Return `totals`, two vectors for each position, with the products of a tap added."""
+    """Return `totals`, two vectors for each of some columns, with the products of a tap added."""
     position_numbers, half_numbers = layer.source.position_bytes // _SUM_BYTES, layer.half_bytes // _SUM_BYTES
 
     def add_groups(group: Integer, totals: list[IntVector]) -> list[IntVector]:
@@ -102,8 +153,8 @@ def _add_tap(
             of_group = int_array(builder, filters + (group + further) * (_SUM_BYTES * LANES))
             weights = [of_group.load(half * half_numbers) for half in HALVES]
             values = int_array(builder, inputs + (group + further) * _SUM_BYTES)
-            for number, position in enumerate(positions):
-                value = values.broadcast(position * position_numbers)
+            for number, column in enumerate(columns):
+                value = values.broadcast(column * position_numbers)
                 for half in HALVES:
                     place = len(HALVES) * number + half
                     added[place] = _add_products(builder, added[place], value, weights[half])

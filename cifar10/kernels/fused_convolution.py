@@ -34,17 +34,17 @@ from cifar10.kernels.jit import Kernel
 def convolution_kernel(layer: FusedConvolution, group: int) -> Kernel:
     """Compile `layer`. An item is a slab of outputs of `group` images; slabs of the same images follow each other.
 
-    Arguments: source, packed filters, constants (rows, K), target, `amx.configuration()`, B, and the maps of the
-    shortcut.
+    Arguments: source, packed filters, constants (rows, K), target, `amx.configuration()` for tiles or
+    `FusedConvolution.starts` for vectors, B, and the maps of the shortcut.
     """
     finish = {"none": _finish_maps, "pairs": _finish_pairs, "global": _finish_global}[layer.pooling]
     slab_filter_bytes = layer.num_depths * TAPS**2 * len(HALVES) * layer.half_bytes
 
     def emit(builder: KernelBuilder, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
-        source, filters, constants, target, configuration, num_images, *shortcut = arguments
+        source, filters, constants, target, of_unit, num_images, *shortcut = arguments
         tiles = Tiles(builder)
         if layer.arithmetic.has_tiles:
-            tiles.configure(configuration)
+            tiles.configure(of_unit)
         sums = builder.allocate(layer.block_tiles * ROWS * SLAB)
         with builder.loop(first, end) as item:
             slab, start = item % layer.num_slabs, item // layer.num_slabs * group
@@ -57,7 +57,8 @@ def convolution_kernel(layer: FusedConvolution, group: int) -> Kernel:
                 if layer.arithmetic.has_tiles:
                     multiply_tiles(builder, layer, tiles, inputs, slab_filters, sums)
                 else:
-                    multiply_vectors(builder, layer, inputs, slab_filters, sums)
+                    starts = of_unit + slab * SLAB * 4
+                    multiply_vectors(builder, layer, inputs, slab_filters, sums, starts, row)
                 finish(output, image, row)
         if layer.arithmetic.has_tiles:
             tiles.release()

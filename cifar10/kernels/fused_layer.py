@@ -23,8 +23,10 @@ TAPS = 3
 SHIFT, SCALE, OUTPUT_SCALE, OUTPUT_ZERO, SHORTCUT_SCALE = range(5)
 """Rows of the constants, float32 (rows, K): added to the sum; for integers also factor of the sum, steps in 1 of the
 output, number that stands for its 0, and size of a step of the shortcut."""
-_REGISTER_POSITIONS = 12  # whose sums vectors keep: of 32 registers, 24 hold those, and 2 filters
-_MOST_POSITIONS = 128  # of a block for vectors: each needs code of its own
+_REGISTER_COLUMNS = 12  # whose sums vectors keep: of 32 registers, 24 hold those, and 2 filters
+AT_FIRST, AT_LAST = 1, 2
+"""What `FusedConvolution.border` adds for the first row or column of a map, and for the last."""
+NUM_BORDERS = 4
 _MOST_DEPTH = 32  # channels
 _SMALL_MAP = 64  # positions; of smaller maps, all rows are computed together on tiles
 
@@ -88,27 +90,23 @@ class FusedConvolution:
     def block_rows(self) -> int:
         """Rows that are computed together.
 
-        Of tiles, two at least, if there are so many. Of vectors, the number that fills their registers best.
+        With tiles, two tiles at least, if there are so many. With vectors, as few as can be pooled.
         """
         step = 2 if self.pooling == "pairs" else 1
-        if self.pooling == "global":
+        is_small = self.arithmetic.has_tiles and self.side_needed * self.source.pitch <= _SMALL_MAP
+        if self.pooling == "global" or is_small:
             return self.side_needed
-        if self.arithmetic.has_tiles:
-            is_small = self.side_needed * self.source.pitch <= _SMALL_MAP
-            return self.side_needed if is_small else step * -(-2 * ROWS // (step * self.source.pitch))
-        divisors = [rows for rows in range(step, self.side_needed + 1, step) if self.side_needed % rows == 0]
-        few = [rows for rows in divisors if rows * self.side_needed <= _MOST_POSITIONS] or divisors[:1]
-        return max(few, key=lambda rows: rows * self.side_needed / len(self._positions(rows)))
+        return step * -(-2 * ROWS // (step * self.source.pitch)) if self.arithmetic.has_tiles else step
 
     @property
-    def position_blocks(self) -> list[list[int]]:
-        """Positions of a block whose sums vectors keep in registers together, counted from its first one."""
-        return self._positions(self.block_rows)
+    def column_parts(self) -> list[range]:
+        """Columns of a row whose sums vectors keep in registers together."""
+        side, number = self.side_needed, -(-self.side_needed // _REGISTER_COLUMNS)
+        return [range(side * part // number, side * (part + 1) // number) for part in range(number)]
 
-    def _positions(self, rows: int) -> list[list[int]]:
-        needed = [row * self.source.pitch + column for row in range(rows) for column in range(self.side_needed)]
-        number = -(-len(needed) // _REGISTER_POSITIONS)
-        return [needed[len(needed) * n // number : len(needed) * (n + 1) // number] for n in range(number)]
+    def border(self, place: int) -> int:
+        """Return 0 for a row or column inside the input, else the sum of AT_FIRST and AT_LAST, as they are true."""
+        return AT_FIRST * (place == 0) + AT_LAST * (place == self.size - 1)
 
     @property
     def block_positions(self) -> int:
@@ -121,6 +119,22 @@ class FusedConvolution:
     def tap_positions(self, tap: Number) -> Number:
         """Return how many positions the input of a tap, 0 .. 8, lies after that of the middle one."""
         return (tap // TAPS - 1) * self.source.pitch + tap % TAPS - 1
+
+    def starts(self, filters: Tensor, zero_point: int) -> Tensor:
+        """Return what the sums of vectors begin with, int32 (4, 4, K), by `border` of row and column.
+
+        Those are the products of the taps on the border, which vectors leave out: its inputs are the zero point.
+
+        Args:
+            filters: Whole numbers, (K, C, 3, 3).
+            zero_point: Of the inputs.
+        """
+        taps = zero_point * filters.sum(dim=1, dtype=torch.float64)  # (K, 3, 3)
+        inside = torch.ones(NUM_BORDERS, TAPS, dtype=torch.float64)
+        inside[AT_FIRST, 0] = inside[AT_LAST, -1] = 0
+        inside[AT_FIRST + AT_LAST] = inside[AT_FIRST] * inside[AT_LAST]
+        starts = taps.sum(dim=(1, 2)) - torch.einsum("ry,kyx,cx->rck", inside, taps, inside)
+        return starts.round().int().contiguous()
 
     def pack(self, weight: Tensor) -> Tensor:
         """Return filters, (K, C, 3, 3), as the kernel reads them: a slab after the other, in the filters' type."""

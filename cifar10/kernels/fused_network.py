@@ -97,6 +97,8 @@ class _Layer(NamedTuple):
     convolution: FusedConvolution
     filters: Tensor
     constants: Tensor
+    of_unit: Tensor
+    """What the unit that multiplies needs beside those, see `convolution_kernel`."""
 
 
 class _Calls:
@@ -137,7 +139,7 @@ class _Calls:
                 layer.filters,
                 layer.constants,
                 results,
-                amx.configuration(),
+                layer.of_unit,
                 0,
                 *shortcut,
             ]
@@ -179,12 +181,14 @@ def _layers(network: SpeedNet, maps: FeatureMaps, ranges: Sequence[InputRange]) 
         scale = (norm.running_var + norm.eps).rsqrt()
         filters = layer.weight * scale[:, None, None, None]
         shifts = norm.shift * norm.shift_gain - norm.running_mean * scale
-        constants = shifts.float()[None]
+        constants, of_unit = shifts.float()[None], amx.configuration()
         if ranges:
             filters, filter_scales = quantize_filters(filters)
             target, shortcut = _following(ranges, number), ranges[number - 1] if has_shortcut else None
             constants = integer_constants(filters, filter_scales, shifts, ranges[number], target, shortcut)
-        yield _Layer(convolution, convolution.pack(filters), constants)
+            if not maps.arithmetic.has_tiles:
+                of_unit = convolution.starts(filters, ranges[number].zero_point)
+        yield _Layer(convolution, convolution.pack(filters), constants, of_unit)
         maps = convolution.target
 
 

@@ -129,27 +129,42 @@ def test_blocks_cover_all_rows_in_whole_tiles(size: int, pooling: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("size", "pooling", "block_rows", "lengths"),
+    ("size", "pooling", "lengths"),
     [
-        (31, "pairs", 2, {12}),
-        (15, "none", 3, {11, 12}),
-        (15, "pairs", 2, {9, 10}),
-        (7, "none", 7, {9, 10}),
-        (7, "pairs", 2, {12}),
-        (3, "global", 3, {9}),
-        (13, "none", 1, {6, 7}),
-        (223, "pairs", 2, {12}),
+        (31, "pairs", [10, 10, 10]),
+        (15, "none", [7, 8]),
+        (15, "pairs", [7, 7]),
+        (7, "none", [7]),
+        (7, "pairs", [6]),
+        (3, "global", [3]),
+        (1, "global", [1]),
+        (26, "none", [8, 9, 9]),
     ],
 )
-def test_vectors_sum_what_is_needed_and_nothing_else(
-    size: int, pooling: str, block_rows: int, lengths: set[int]
-) -> None:
+def test_vectors_sum_the_columns_that_are_needed_and_no_others(size: int, pooling: str, lengths: list[int]) -> None:
     layer = FusedConvolution(size, 24, 64, pooling, False, INT8_VNNI)  # type: ignore[arg-type]
     side = size - size % 2 if pooling == "pairs" else size
-    assert (layer.block_rows, side % layer.block_rows) == (block_rows, 0)
-    positions = [place for block in layer.position_blocks for place in block]
-    assert positions == [row * (size + 1) + column for row in range(block_rows) for column in range(side)]
-    assert {len(block) for block in layer.position_blocks} == lengths
+    assert layer.block_rows == {"pairs": 2, "none": 1, "global": size}[pooling]
+    assert [column for part in layer.column_parts for column in part] == list(range(side))
+    assert [len(part) for part in layer.column_parts] == lengths
+
+
+@pytest.mark.parametrize(("row", "column"), [(0, 0), (0, 2), (0, 4), (2, 0), (2, 2), (4, 3), (4, 4)])
+def test_vectors_start_with_the_products_of_the_border(row: int, column: int) -> None:
+    layer = FusedConvolution(5, 40, 32, "none", False, INT8_VNNI)
+    filters = torch.randint(-127, 128, (32, 40, 3, 3), generator=torch.Generator().manual_seed(0)).float()
+    outside = functional.pad(torch.zeros(1, 40, 5, 5), [1, 1, 1, 1], value=77.0)  # of a map that is 0 in itself
+    expected = functional.conv2d(outside, filters)[0, :, row, column]
+    starts = layer.starts(filters, 77)[layer.border(row), layer.border(column)]
+    assert starts.dtype == torch.int32 and torch.equal(starts.float(), expected)
+
+
+def test_a_map_of_one_pixel_is_first_and_last() -> None:
+    layer = FusedConvolution(1, 32, 32, "global", False, INT8_VNNI)
+    filters = torch.arange(32 * 32 * 9).reshape(32, 32, 3, 3).remainder(17).float()
+    border = layer.border(0)
+    others = filters.sum(dim=(1, 2, 3)) - filters[:, :, 1, 1].sum(dim=1)
+    assert torch.equal(layer.starts(filters, 3)[border, border].float(), 3 * others)
 
 
 @pytest.mark.parametrize(("channels", "depth"), [(8, 16), (24, 24), (40, 8), (54, 8), (64, 32), (72, 24), (96, 32)])

@@ -97,7 +97,7 @@ def computed(layer: Layer, arithmetic: Arithmetic, pooling: Pooling, has_shortcu
         shape.pack(layer.filters),
         constants,
         results,
-        amx.configuration(),
+        amx.configuration() if arithmetic.has_tiles else shape.starts(layer.filters, source.zero_point),
         num_images,
         *added,
     )
@@ -137,6 +137,9 @@ def exact(layer: Layer, pooling: Pooling, has_shortcut: bool) -> Tensor:
         (20, (32, 32), "none", True),
         (3, (64, 32), "global", False),
         (3, (32, 32), "global", True),
+        (2, (32, 32), "pairs", False),
+        (2, (32, 64), "none", True),
+        (1, (32, 64), "global", True),
     ],
 )
 def test_a_layer_rounds_the_exact_values(
