@@ -35,7 +35,7 @@ class Arithmetic:
     """Of inputs and outputs of a layer."""
     filter_type: torch.dtype
     depth: int
-    """Channels that are summed over together."""
+    """Maps have a multiple of so many channels; on tiles, so many are summed over together."""
     load: Callable[[KernelBuilder, Integer], Vector]
     """Reads 16 numbers at an address, in bytes, as float32."""
     store: Callable[[KernelBuilder, Vector, Integer], None]

@@ -16,6 +16,7 @@ from cifar10.kernels.fused_layer import (
     LANES,
     NUM_BORDERS,
     SLAB,
+    SUM_BYTES,
     TAPS,
     FusedConvolution,
 )
@@ -25,8 +26,7 @@ try:
 except ImportError:  # then `jit.is_available` is false, and no code is generated
     ir = None
 
-_SUM_BYTES = 4
-_SLAB_BYTES = _SUM_BYTES * SLAB
+_SLAB_BYTES = SUM_BYTES * SLAB
 _UNROLLED = 2  # groups of channels; of more, LLVM keeps inputs on the stack
 
 
@@ -60,7 +60,7 @@ def multiply_tiles(
                         tiles.add_product(layer.arithmetic.instruction, 2 * number + half, 4 + number, 6 + half)
         for number, tile in enumerate(positions):
             for half in HALVES:
-                place = sums + (tile * ROWS * _SLAB_BYTES + half * _SUM_BYTES * LANES)
+                place = sums + (tile * ROWS * _SLAB_BYTES + half * SUM_BYTES * LANES)
                 tiles.store(2 * number + half, place, _SLAB_BYTES)
 
 
@@ -91,7 +91,7 @@ def multiply_vectors(
         row = first_row + row_of_block
         tap_rows = one - builder.minimum(row, one), builder.minimum(builder.integer(layer.size) - row + 1, one * TAPS)
         border = tap_rows[0] * AT_FIRST + (one * TAPS - tap_rows[1]) * AT_LAST
-        row_starts = int_array(builder, starts + border * (NUM_BORDERS * layer.channels_out * _SUM_BYTES))
+        row_starts = int_array(builder, starts + border * (NUM_BORDERS * layer.channels_out * SUM_BYTES))
         row_inputs = inputs + row_of_block * (layer.source.pitch * layer.source.position_bytes)
         row_sums = int_array(builder, sums + row_of_block * (layer.source.pitch * _SLAB_BYTES))
         for columns in layer.column_parts:
@@ -145,14 +145,14 @@ def _add_tap(
     totals: list[IntVector],
 ) -> list[IntVector]:
     """Return `totals`, two vectors for each of some columns, with the products of a tap added."""
-    position_numbers, half_numbers = layer.source.position_bytes // _SUM_BYTES, layer.half_bytes // _SUM_BYTES
+    position_numbers, half_numbers = layer.source.position_bytes // SUM_BYTES, layer.half_bytes // SUM_BYTES
 
     def add_groups(group: Integer, totals: list[IntVector]) -> list[IntVector]:
         added = list(totals)
         for further in range(_UNROLLED):
-            of_group = int_array(builder, filters + (group + further) * (_SUM_BYTES * LANES))
+            of_group = int_array(builder, filters + (group + further) * (SUM_BYTES * LANES))
             weights = [of_group.load(half * half_numbers) for half in HALVES]
-            values = int_array(builder, inputs + (group + further) * _SUM_BYTES)
+            values = int_array(builder, inputs + (group + further) * SUM_BYTES)
             for number, column in enumerate(columns):
                 value = values.broadcast(column * position_numbers)
                 for half in HALVES:

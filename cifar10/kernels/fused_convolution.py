@@ -24,6 +24,7 @@ from cifar10.kernels.fused_layer import (
     SHIFT,
     SHORTCUT_SCALE,
     SLAB,
+    SUM_BYTES,
     TAPS,
     FusedConvolution,
 )
@@ -57,7 +58,7 @@ def convolution_kernel(layer: FusedConvolution, group: int) -> Kernel:
                 if layer.arithmetic.has_tiles:
                     multiply_tiles(builder, layer, tiles, inputs, slab_filters, sums)
                 else:
-                    starts = of_unit + slab * SLAB * 4
+                    starts = of_unit + slab * (SLAB * SUM_BYTES)
                     multiply_vectors(builder, layer, inputs, slab_filters, sums, starts, row)
                 finish(output, image, row)
         if layer.arithmetic.has_tiles:

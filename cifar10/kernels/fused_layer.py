@@ -18,6 +18,8 @@ LANES = 16
 SLAB = 2 * LANES
 """Outputs that are computed together: K is a multiple of it."""
 HALVES = range(SLAB // LANES)
+SUM_BYTES = 4
+"""Of a sum, float32 or int32."""
 TAPS = 3
 """Side of the filters."""
 SHIFT, SCALE, OUTPUT_SCALE, OUTPUT_ZERO, SHORTCUT_SCALE = range(5)
