@@ -6,24 +6,20 @@ flags and keep what they compiled for the next run; so nobody is disturbed by wh
 
 The clock is one for all: device events around what the record scripts time themselves, which is measuring the first
 layer, training, and the last evaluation with test-time augmentation. Networks are made and compiled before, on a
-throwaway run, and the data set is on the device already. Where a script says `torch.cuda.Event`, it gets a `Stopwatch`,
-which adds up what the script measures.
+throwaway run, and the data set is on the device already.
 """
 
-import ast
 import json
 import os
 import sys
-import tempfile
-import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from types import ModuleType, SimpleNamespace
-from typing import Any, ClassVar
+from types import SimpleNamespace
+from typing import Any
 
 import measuring  # noqa: F401  (puts the package on the path)
 import torch
+from race_clock import Stopwatch, wait
 from recipe_files import Values, make
+from record_scripts import record_script
 from torch import Tensor, nn
 
 from cifar10.data.image_dataset import Split
@@ -34,9 +30,6 @@ from cifar10.training.batches import TrainingBatches
 from cifar10.training.captured_step import CapturedStep, can_capture
 from cifar10.training.hard_example_mining import ExampleSelection
 from cifar10.training.step import TrainingStep, make_scheduler, update
-
-Run = Callable[[int], tuple[float, float]]
-"""Number of the run -> seconds and accuracy."""
 
 
 def main() -> None:
@@ -50,38 +43,6 @@ def main() -> None:
     for number, _ in enumerate(sys.stdin):
         seconds, accuracy = run(number)
         print(json.dumps({"seconds": seconds, "accuracy": accuracy}), file=answers, flush=True)
-
-
-class Stopwatch:
-    """A device event, or a clock reading where there is no GPU; adds up all that is measured with it."""
-
-    total_ms: ClassVar[float] = 0.0
-
-    def __init__(self, **_: Any) -> None:
-        self._event = torch.cuda.Event(enable_timing=True) if torch.cuda.is_available() else None
-        self._seconds = 0.0
-
-    def record(self, *_: Any) -> None:
-        if self._event is not None:
-            self._event.record()
-        self._seconds = time.perf_counter()
-
-    def elapsed_time(self, end: "Stopwatch") -> float:
-        """Return milliseconds from this to `end`; the device must be through with both."""
-        if self._event is not None and end._event is not None:
-            ms = float(self._event.elapsed_time(end._event))
-        else:
-            ms = 1000 * (end._seconds - self._seconds)
-        Stopwatch.total_ms += ms
-        return ms
-
-
-def wait(device: str) -> None:
-    if device == "cuda":
-        torch.cuda.synchronize()
-
-
-# -- ours ------------------------------------------------------------------------------------------------------------
 
 
 class OurRecipe:
@@ -227,102 +188,6 @@ def prepare(device: str) -> None:
     if device == "cuda":
         torch.backends.cudnn.benchmark = True
         torch.set_float32_matmul_precision("high")
-
-
-# -- records ---------------------------------------------------------------------------------------------------------
-
-
-def record_script(wishes: Values) -> Run:
-    """Return a run of the script at wishes["record"]: what its loop over runs calls, with the loop itself left out.
-
-    Everything before the loop is executed as if the script were started, in a scratch folder that holds the data in the
-    form in which the script would have stored them.
-    """
-    path = Path(wishes["record"]).absolute()
-    scratch = tempfile.mkdtemp(prefix="race_")
-    _store_data(torch.load(wishes["data"], weights_only=True), Path(scratch))
-    os.chdir(scratch)
-    sys.argv = [str(path)]  # scripts read their own text
-    module = ModuleType(f"record_{path.stem}")
-    sys.modules[module.__name__] = module  # torch.compile looks names up in the module that a function is from
-    namespace = module.__dict__
-    namespace.update(__file__=str(path), Stopwatch=Stopwatch)
-    before, call, counter = split_at_loop(path.read_text())
-    exec(compile(before, str(path), "exec"), namespace)
-    lap = compile(call, str(path), "eval")
-
-    def run(number: int) -> tuple[float, float]:
-        Stopwatch.total_ms = 0.0
-        result = eval(lap, namespace, {counter: number + 1})
-        wait(wishes["device"])
-        return Stopwatch.total_ms / 1000, accuracy_in(result, wishes["plain"])
-
-    return run
-
-
-class OwnClock(ast.NodeTransformer):
-    """Puts `Stopwatch` where a script says `torch.cuda.Event`; PyTorch's own uses of it are left alone."""
-
-    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
-        if ast.unparse(node) == "torch.cuda.Event":
-            return ast.copy_location(ast.Name("Stopwatch", ast.Load()), node)
-        return self.generic_visit(node)
-
-
-def split_at_loop(text: str) -> tuple[ast.Module, ast.Expression, str]:
-    """Split a record script where its `if __name__ == "__main__":`, or the function it calls, begins to loop over runs.
-
-    Returns:
-        All before that loop, the call inside it that gets the loop's counter, and the name of the counter.
-    """
-    tree = OwnClock().visit(ast.parse(text))
-    guard = next(
-        (node for node in tree.body if isinstance(node, ast.If) and "__name__" in ast.unparse(node.test)), None
-    )
-    if guard is None:
-        raise ValueError("the script has no `if __name__ == ...` block, so its loop over runs cannot be found")
-    body = _called_body(tree, guard.body)
-    for index, statement in enumerate(body):
-        for node in ast.walk(statement):
-            loop = node.generators[0] if isinstance(node, ast.ListComp) else node
-            if isinstance(loop, ast.For | ast.comprehension) and "range(" in ast.unparse(loop.iter):
-                call = _first_call(loop.body if isinstance(loop, ast.For) else [node], ast.unparse(loop.target))
-                if call is not None:
-                    before = [*tree.body[: tree.body.index(guard)], *body[:index]]
-                    return ast.Module(before, []), ast.Expression(call), ast.unparse(loop.target)
-    raise ValueError("the script has no loop over range(...) that calls a function with its counter")
-
-
-def _called_body(tree: ast.Module, body: list[ast.stmt]) -> list[ast.stmt]:
-    """Return `body`, or if it only calls a function of `tree` without arguments, the body of that function."""
-    for function in tree.body:
-        if isinstance(function, ast.FunctionDef) and [ast.unparse(node) for node in body] == [f"{function.name}()"]:
-            return function.body
-    return body
-
-
-def _first_call(nodes: Sequence[ast.AST], counter: str) -> ast.Call | None:
-    """Return the first call in `nodes` with `counter` in an argument."""
-    for call in (inner for node in nodes for inner in ast.walk(node) if isinstance(inner, ast.Call)):
-        words = [inner for argument in call.args for inner in ast.walk(argument) if isinstance(inner, ast.Name)]
-        if counter in [word.id for word in words]:
-            return call
-    return None
-
-
-def accuracy_in(result: Any, plain: bool) -> float:
-    """Return the accuracy in what `main` returned: one with augmentation, or (plain, with augmentation, ...)."""
-    return float(result[0 if plain else 1]) if isinstance(result, tuple | list) else float(result)
-
-
-def _store_data(data: dict[str, Any], folder: Path) -> None:
-    """Write train.pt and test.pt as the record scripts' loaders do: uint8 (N, H, W, 3)."""
-    for name in ("cifar10", "cifar100"):
-        (folder / name).mkdir()
-        for split in ("train", "test"):
-            images = data[f"{split}_images"].permute(0, 2, 3, 1).contiguous()
-            content = {"images": images, "labels": data[f"{split}_labels"], "classes": data["class_names"]}
-            torch.save(content, folder / name / f"{split}.pt")
 
 
 if __name__ == "__main__":

@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 import torch
 from gpu_race import parse_arguments, race, ratio_with_interval
-from racers import Stopwatch, accuracy_in, split_at_loop
+from race_clock import Stopwatch
 from recipe_files import load_recipe
+from record_scripts import accuracy_in, split_at_loop
 
 from cifar10.config.compose import load_config
 from cifar10.data.shapes import shapes
