@@ -14,12 +14,11 @@ class SafetensorsFormat(ExactFormat):
     file_name = "model.safetensors"
 
     def write(self, source: Source, path: Path) -> None:
-        from safetensors.torch import save_file
+        from safetensors.torch import save
 
         weights = {name: tensor.contiguous() for name, tensor in source.checkpoint.weights.items()}
-        save_file(
-            weights, path, metadata={"format": "pt", KEY: ModelDescription.of(source.checkpoint).model_dump_json()}
-        )
+        metadata = {"format": "pt", KEY: ModelDescription.of(source.checkpoint).model_dump_json()}
+        path.write_bytes(save(weights, metadata))  # `save_file` would make a file that only its owner may read
 
     def read(self, path: Path, source: Source) -> TorchEngine:
         from safetensors.torch import load_file

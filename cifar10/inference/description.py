@@ -156,6 +156,6 @@ def require_golden(description: ModelDescription, engine: Engine, path: object) 
         raise CheckpointError(f"{path}: its golden images are damaged: {first_line(error)}") from error
     if not difference <= _TOLERANCE:
         raise CheckpointError(
-            f"{path} computes other probabilities here than where it was exported (by up to {difference:.2g}); export "
-            "the checkpoint on this machine"
+            f"{path} computes other probabilities here than where it was exported (by up to {difference:.2g}): it is "
+            "damaged, or this machine computes otherwise; export the checkpoint here"
         )

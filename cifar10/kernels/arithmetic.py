@@ -61,11 +61,13 @@ class Arithmetic:
 
     def missing(self) -> str | None:
         """Return what this machine lacks for it; None if nothing."""
+        if not jit.is_available():
+            return "our kernels need the package llvmlite, and a PyTorch that computes with GNU's OpenMP, as on Linux"
         if self.has_tiles:
             is_there = amx.is_available(f"amx_{self.precision}")
-            return None if is_there else "this CPU has no matrix units (AMX), or llvmlite is not installed"
-        is_there = jit.is_available() and jit.has_avx512() and jit.has_capability("avx512_vnni")
-        return None if is_there else "this CPU has no integer vectors (AVX-512 VNNI), or llvmlite is not installed"
+            return None if is_there else "this CPU has no matrix units (AMX)"
+        is_there = jit.has_avx512() and jit.has_capability("avx512_vnni")
+        return None if is_there else "this CPU has no integer vectors (AVX-512 VNNI)"
 
 
 def silu(builder: KernelBuilder, x: Vector) -> Vector:

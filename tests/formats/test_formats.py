@@ -61,12 +61,10 @@ def some_images(num_images: int = 9, size: int = 16) -> NDArray[np.uint8]:
 
 @pytest.mark.usefixtures("here")
 def test_every_format_is_written_and_nothing_else() -> None:
-    assert {file.name for file in (RUN / "export").iterdir()} == {
-        "cifar_net.pth",
-        "model.onnx",
-        "model.pt2",
-        "model.safetensors",
-    }
+    files = list((RUN / "export").iterdir())
+    assert {file.name for file in files} == {"cifar_net.pth", "model.onnx", "model.pt2", "model.safetensors"}
+    of_checkpoint = (RUN / "best.ckpt").stat().st_mode
+    assert {file.stat().st_mode for file in files} == {of_checkpoint}  # whoever may read one may read all
 
 
 @pytest.mark.usefixtures("here")

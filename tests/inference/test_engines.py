@@ -3,6 +3,7 @@
 import json
 import math
 import os
+import shutil
 import subprocess
 import sys
 import time
@@ -108,6 +109,30 @@ def test_a_damaged_record_is_measured_again(here: Path, measurements: list[list[
     record.write_text(content)
     assert auto.measured_engines(here, CANDIDATES)["onnx"]["precision"] == "fp32"
     assert len(measurements) == 2 and record.read_text() == whole
+
+
+def test_an_exported_file_that_is_passed_over_is_named(
+    here: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    shutil.copytree(RUN, tmp_path / "run")
+    path = tmp_path / "run/best.ckpt"
+    (tmp_path / "run/export/model.onnx").write_bytes(b"no model")
+
+    def figures(path: Path, engines: list[str]) -> dict[str, Measured]:
+        found = {"torch": measured(0.002, 0.1)}
+        for name in ("onnx", "native_int8"):  # damaged, and not exported
+            with pytest.raises(UserError) as refused:
+                load_model(name, path, "cpu")
+            found[name] = Measured(refused=str(refused.value))
+        return found
+
+    monkeypatch.setattr(auto, "measure", figures)
+    for _ in range(2):  # measured, and remembered
+        caplog.clear()
+        auto.load(path, "cpu", candidates=["torch", "onnx", "native_int8"])
+        warnings = [record.getMessage() for record in caplog.records if "passes over" in record.getMessage()]
+        assert len(warnings) == 1
+        assert "passes over onnx: " in warnings[0] and "export/model.onnx" in warnings[0]
 
 
 def test_without_a_place_for_the_record_the_fastest_is_taken_all_the_same(

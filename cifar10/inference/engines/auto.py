@@ -56,6 +56,8 @@ def load(
     measured = measured_engines(path, candidates)
     name = fastest(measured, BATCH_SIZES[0] if batch_size == 1 else BATCH_SIZES[-1])
     _LOGGER.info("engine=auto: %s", explanation(measured, name))
+    for reason in _refused_files(path, measured):
+        _LOGGER.warning("engine=auto: passes over %s", reason)
     return load_model(name, path, device, batch_size)
 
 
@@ -144,6 +146,12 @@ def cache_folder() -> Path:
 
 def _refusals(measured: Mapping[str, Measured]) -> list[str]:
     return [f"{name}: {about['refused']}" for name, about in measured.items() if "refused" in about]
+
+
+def _refused_files(path: Path, measured: Mapping[str, Measured]) -> list[str]:
+    """Return the refusals of exported files that are there: damaged ones, and those of an earlier checkpoint."""
+    files = [str(file) for file in exported_files(path)]
+    return [reason for reason in _refusals(measured) if any(file in reason for file in files)]
 
 
 def _verdict_file(path: Path, candidates: list[str]) -> Path:
