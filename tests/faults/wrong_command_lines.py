@@ -12,7 +12,6 @@ from tests.faults.program import PROGRAM, run_program
 
 MOST_LINES = 3
 _MOST_SECONDS = 1.0  # of the processor, in all processes
-_MOST_ATTEMPTS = 3  # a busy host only adds to the seconds: those of the quickest attempt are nearest to the program's
 _RIGHT = ("config", "--help", "completion bash", "--version", "help train")
 
 
@@ -26,33 +25,23 @@ def type_right_lines(number: int, folder: Path) -> Iterator[Trial]:
 
 def _typed(lines: Iterable[str], folder: Path) -> Iterator[Trial]:
     """Yield a trial for each line, typed in a folder of its own; `fault` has the seconds of the processor."""
+    place = folder / "here"
     for line in lines:
-        problem, seconds = _typed_once(line, folder / "here")
-        for _ in range(_MOST_ATTEMPTS - 1):
-            if problem or seconds <= _MOST_SECONDS:
-                break
-            problem, again = _typed_once(line, folder / "here")
-            seconds = min(seconds, again)
+        place.mkdir()
+        write_folder(place)
+        before, used = state_of(place), _seconds_of_children()
+        done = run_program(place, *line.split(" "))
+        seconds = _seconds_of_children() - used
+        said = done.stderr.replace(shlex.join(PROGRAM), "python commands.py")
+        problem = wrong_refusal(done.returncode, done.stdout, said)
+        if state_of(place) != before:
+            problem = problem or f"files are {state_of(place)}"
+        if WRONG.get(line, "") not in said:
+            problem = problem or f"{WRONG[line]!r} is not said: {said}"
         if seconds > _MOST_SECONDS:
-            problem = problem or f"{seconds:.2f} s of the processor, the least of {_MOST_ATTEMPTS} attempts"
+            problem = problem or f"{seconds:.2f} s of the processor"
         yield Trial(f"{line}: {seconds:.2f} s", problem)
-
-
-def _typed_once(line: str, place: Path) -> tuple[str, float]:
-    """Return what is wrong with the program's answer, or "", and its seconds of the processor."""
-    place.mkdir()
-    write_folder(place)
-    before, used = state_of(place), _seconds_of_children()
-    done = run_program(place, *line.split(" "))
-    seconds = _seconds_of_children() - used
-    said = done.stderr.replace(shlex.join(PROGRAM), "python commands.py")
-    problem = wrong_refusal(done.returncode, done.stdout, said)
-    if state_of(place) != before:
-        problem = problem or f"files are {state_of(place)}"
-    if WRONG.get(line, "") not in said:
-        problem = problem or f"{WRONG[line]!r} is not said: {said}"
-    shutil.rmtree(place)
-    return problem, seconds
+        shutil.rmtree(place)
 
 
 def state_of(folder: Path) -> dict[str, tuple[int, int]]:
