@@ -6,7 +6,7 @@ import tarfile
 import zipfile
 from pathlib import Path
 
-NAMES = ("six", "torch", "torchvision", "pytorch_lightning", "mlflow")
+NAMES = ("six", "fire", "hydra", "torch", "torchvision", "pytorch_lightning", "mlflow")
 """What scripts/setup fetches first, and what it imports at its end."""
 
 

@@ -224,6 +224,11 @@ def test_setup_refuses_a_disk_that_is_too_full(run_setup: Callable[..., Any], tm
     assert_one_line(run_setup(PYTHON=sys.executable), "10 GB of free disk", "found 2 GB", "Free some")
 
 
+def test_the_stand_ins_are_what_setup_imports() -> None:
+    [imported] = re.findall(r"-c 'import ([\w, ]+)' \|\|\n", (ROOT / "scripts" / "setup").read_text(encoding="utf-8"))
+    assert NAMES == ("six", *imported.split(", "))
+
+
 def test_setup_refuses_an_unknown_set(run_setup: Callable[..., Any]) -> None:
     assert_one_line(run_setup("tests"), "takes nothing or dev, not: tests")
 
@@ -344,8 +349,8 @@ def test_setup_tells_its_progress_and_keeps_the_words_of_pip_in_a_log(
     assert result.returncode == 0, result.stderr
     said = [re.sub(r"\d+ s$", "N s", line) for line in result.stderr.splitlines()]
     assert [line.partition(";")[0] for line in said if "making .venv" not in line] == [
-        "setup: installing 5 packages as far as they are missing",
-        "setup: 5 of 5 packages are in place, N s",
+        f"setup: installing {len(NAMES)} packages as far as they are missing",
+        f"setup: {len(NAMES)} of {len(NAMES)} packages are in place, N s",
         "setup: .venv is ready",
     ]
     venv = tmp_path / "project with a space" / ".venv"
@@ -383,7 +388,7 @@ def test_on_a_terminal_one_line_tells_what_pip_is_at(run_setup: Callable[..., An
             shown += part
     os.close(terminal)
     assert result.returncode == 0
-    assert re.search(rb"\rsetup: 0 of 5 packages, \d+ s: torch +", shown)
+    assert re.search(rf"\rsetup: 0 of {len(NAMES)} packages, \d+ s: torch +".encode(), shown)
     assert all(len(line) <= 160 for line in re.split(rb"[\r\n]+", shown))
 
 
