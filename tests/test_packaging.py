@@ -226,7 +226,7 @@ def test_setup_refuses_a_disk_that_is_too_full(run_setup: Callable[..., Any], tm
 
 def test_the_stand_ins_are_what_setup_imports() -> None:
     [imported] = re.findall(r"-c 'import ([\w, ]+)' \|\|\n", (ROOT / "scripts" / "setup").read_text(encoding="utf-8"))
-    assert NAMES == ("six", *imported.split(", "))
+    assert ("six", *imported.split(", ")) == NAMES
 
 
 def test_setup_refuses_an_unknown_set(run_setup: Callable[..., Any]) -> None:

@@ -32,6 +32,5 @@ def test_the_precision_is_the_fastest_for_cpu_and_network_unless_it_is_configure
 ) -> None:
     monkeypatch.setattr(devices, "_cpu_capabilities", lambda: dict.fromkeys(capabilities, True))
     monkeypatch.setattr(bfloat16_units, "is_available", lambda: "avx512_bf16" in capabilities)
-    monkeypatch.setattr(bfloat16_units, "only_vectors", lambda: capabilities == {"avx512_bf16"})
     monkeypatch.setattr(kernels, "is_available", lambda: True)
     assert resolve_precision(load_config([*words, *ON_CPU])) == expected

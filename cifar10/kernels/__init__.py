@@ -67,9 +67,8 @@ def convert(network: Network, with_programs: bool = False) -> Network:
 
     The class of a module is replaced by its subclass in this package, as `torch.distributed.fsdp.fully_shard` does: the
     modules, their parameters and hooks, and the keys of `state_dict` stay. A converted layer falls back to PyTorch
-    where no kernel fits: on other devices and types, under autocast (except on CPUs with instructions for bfloat16 and
-    without AMX), while compiling, for few images or odd numbers of channels. Where kernels are unavailable, nothing is
-    exchanged.
+    where no kernel fits: on other devices and types, under autocast (except on CPUs with instructions for bfloat16),
+    while compiling, for few images or odd numbers of channels. Where kernels are unavailable, nothing is exchanged.
     """
     on_cpu = _CONVERTED if is_available() else {}
     on_gpu = _CONVERTED_ON_GPU if with_programs and gpu_layers.is_available() else {}
@@ -78,10 +77,9 @@ def convert(network: Network, with_programs: bool = False) -> Network:
 
 def converts_to_bfloat16(target: str) -> bool:
     """Whether networks of the class `target`, such as package.module.Class, have kernels in bfloat16 on this CPU."""
-    small = {f"{plain.__module__}.{plain.__qualname__}" for plain in (StrideCNN, MaxPoolCNN, AveragePoolCNN)}
-    if target == f"{SpeedNet.__module__}.{SpeedNet.__qualname__}":
-        return bfloat16_units.only_vectors()
-    return target in small and bfloat16_units.is_available()
+    converted = SpeedNet, StrideCNN, MaxPoolCNN, AveragePoolCNN
+    names = {f"{plain.__module__}.{plain.__qualname__}" for plain in converted}
+    return target in names and bfloat16_units.is_available()
 
 
 def has_gpu_kernels(network: nn.Module) -> bool:

@@ -107,11 +107,6 @@ def is_available() -> bool:
     return amx.is_available("amx_bf16") or has_vectors
 
 
-def only_vectors() -> bool:
-    """Whether this CPU has AVX-512's instruction, and no AMX."""
-    return is_available() and not amx.is_available("amx_bf16")
-
-
 def unit_for(builder: KernelBuilder) -> Unit:
     """Return the faster of the units that this CPU has."""
     return MatrixUnit(builder) if amx.is_available("amx_bf16") else VectorUnit(builder)

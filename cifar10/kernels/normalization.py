@@ -14,8 +14,8 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from cifar10.kernels import bfloat16_units
 from cifar10.kernels.arrays import float_array, stack_array
-from cifar10.kernels.bfloat16_units import only_vectors
 from cifar10.kernels.codegen import Integer, KernelBuilder, Vector, lanes_for
 from cifar10.kernels.halves import map_array
 from cifar10.kernels.jit import MIN_IMAGES, Kernel
@@ -51,7 +51,7 @@ def is_supported(features: Tensor, shift: Tensor, training: bool, shortcut: Tens
         not torch.compiler.is_compiling()
         and (training or (not torch.is_grad_enabled() and len(features) >= MIN_IMAGES))
         and features.device.type == "cpu"
-        and (features.dtype == torch.float32 or (features.dtype == torch.bfloat16 and only_vectors()))
+        and (features.dtype == torch.float32 or (features.dtype == torch.bfloat16 and bfloat16_units.is_available()))
         and shift.dtype == torch.float32
         and features.numel() > features.shape[1]
         and features.is_contiguous(memory_format=torch.channels_last)

@@ -209,10 +209,7 @@ def test_networks_import_torch_types_and_names_only() -> None:
 @needs_kernels
 @pytest.mark.parametrize("layer", [Conv3x3(16, 16), ConvPool(16, 16), make_norm(), BatchNormReLUPool(16)], ids=type)
 @pytest.mark.parametrize("autocast", [False, True])
-def test_a_gradient_of_a_gradient_is_refused_and_not_left_out(
-    layer: nn.Module, autocast: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(bfloat16_units, "only_vectors", bfloat16_units.is_available)
+def test_a_gradient_of_a_gradient_is_refused_and_not_left_out(layer: nn.Module, autocast: bool) -> None:
     layer = kernels.convert(copy.deepcopy(layer).to(memory_format=torch.channels_last))
     features = torch.randn(32, 16, 8, 8).contiguous(memory_format=torch.channels_last).requires_grad_()
     with torch.autocast("cpu", torch.bfloat16, enabled=autocast):
@@ -231,8 +228,7 @@ def test_a_compiler_that_traces_a_layer_does_not_see_what_asks_for_instructions(
     def asked() -> bool:
         raise AssertionError
 
-    for module in (bfloat16_units, normalization):
-        monkeypatch.setattr(module, "only_vectors", asked)
+    monkeypatch.setattr(bfloat16_units, "is_available", asked)
     monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
     features = torch.randn(32, 16, 8, 8).bfloat16().contiguous(memory_format=torch.channels_last)
     with torch.autocast("cpu", torch.bfloat16):

@@ -4,7 +4,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from cifar10.kernels import bfloat16_units, is_available, normalization
+from cifar10.kernels import bfloat16_units, is_available
 from cifar10.kernels.normalization import FusedBatchNormSiLU, is_supported
 from cifar10.networks.layers import BatchNormSiLU
 
@@ -56,12 +56,9 @@ def test_results_gradients_and_statistics_are_those_of_pytorch(
 
 @pytest.mark.parametrize("with_shortcut", [False, True])
 @pytest.mark.parametrize(("num_images", "channels", "size"), [(5, 8, 7), (3, 64, 15), (40, 256, 3)])
-def test_bfloat16_is_as_near_as_pytorch_is(
-    num_images: int, channels: int, size: int, with_shortcut: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_bfloat16_is_as_near_as_pytorch_is(num_images: int, channels: int, size: int, with_shortcut: bool) -> None:
     if not bfloat16_units.is_available():
         pytest.skip("needs a CPU with instructions for bfloat16")
-    monkeypatch.setattr(normalization, "only_vectors", lambda: True)
     features = make_features(num_images, channels, size).detach().bfloat16().requires_grad_()
     shortcut = make_shortcut(features) if with_shortcut else None
     assert is_supported(features, torch.zeros(channels), training=True, shortcut=shortcut)
@@ -78,7 +75,7 @@ def test_bfloat16_is_as_near_as_pytorch_is(
 
 def test_bfloat16_without_instructions_for_it_is_left_to_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
     features = make_features(4, 16, 8).detach().bfloat16()
-    monkeypatch.setattr(normalization, "only_vectors", lambda: False)
+    monkeypatch.setattr(bfloat16_units, "is_available", lambda: False)
     assert not is_supported(features, torch.zeros(16), training=True)
 
 
