@@ -1,10 +1,10 @@
-"""3 x 3 convolution, with or without max-pooling, by Winograd's algorithm on a CPU.
+"""3 x 3 convolution, with or without max-pooling, on a CPU: by Winograd's algorithm, or directly by matrix units.
 
-All numbers are float32; or, in training under autocast, maps and the factors of products are bfloat16, on CPUs with
-instructions for it: matrix units (AMX), where the channels fit them, or vectors. The transforms amplify its rounding:
-results and gradients are off by 1 to 6 % of their size, which training bears. Where two pixels
-are nearly equal, pooling may give a gradient to the other one. Evaluation stays in float32, so that an image has the
-same probabilities however they are computed.
+All numbers are float32; or, in training under autocast, maps and the factors of products are bfloat16. On CPUs with
+matrix units (AMX), these multiply. With AVX-512's instructions for bfloat16 it is Winograd's algorithm, whose
+transforms amplify the rounding: results and gradients are off by 1 to 6 % of their size, which training bears. Where
+two pixels are nearly equal, pooling may give a gradient to the other one. Evaluation stays in float32, so that an image
+has the same probabilities however they are computed.
 
 Shapes: B images, C channels in, K out, feature maps of H x H, channels last; packed filters (n n, K/w, C, w).
 """
@@ -18,14 +18,12 @@ from torch.autograd.function import once_differentiable
 from cifar10.kernels import amx, bfloat16_units
 from cifar10.kernels.codegen import lanes_for
 from cifar10.kernels.convolution_kernels import ConvolutionShape, backward_kernel, forward_kernel
+from cifar10.kernels.direct_convolution import DirectConvolution
 from cifar10.kernels.gemm import panel_width
-from cifar10.kernels.jit import MIN_IMAGES
-from cifar10.kernels.unit_gemm import fits_unit
+from cifar10.kernels.jit import MIN_IMAGES, shares_of_sums
 from cifar10.kernels.winograd import TAPS, Tiling, transform_matrices
 from cifar10.networks.layers import Conv3x3, ConvPool
 
-_MAX_SUM_BYTES, _MIN_SHARE_IMAGES, _MAX_SHARES_PER_THREAD = 96 * 2**20, 128, 8
-_MAX_SUM_BYTES_BY_UNIT = 48 * 2**20  # where products take little time, sums that leave the caches take most of it
 _MAX_GRADIENT_BYTES = 2**30  # of transformed filters; each share of the images has sums of its own
 _MIN_SIZE, _MAX_SIZE = 2, 64  # pixels; one channel vector of the largest map must fit on a thread's stack
 
@@ -74,14 +72,8 @@ def _has_supported_type(features: Tensor) -> bool:
     )
 
 
-def _multiplies_by_unit(weight: Tensor) -> bool:
-    """Whether products in bfloat16 are those of matrix units (AMX), and not of vectors."""
-    return amx.is_available("amx_bf16") and fits_unit(*weight.shape[:2])
-
-
-@functools.cache
-def _configuration() -> Tensor:
-    return amx.configuration()
+def _has_unit() -> bool:
+    return amx.is_available("amx_bf16")
 
 
 def _filter_bytes(size: int, weight: Tensor) -> int:
@@ -92,8 +84,9 @@ def _filter_bytes(size: int, weight: Tensor) -> int:
 def _convolve(features: Tensor, weight: Tensor, pooled: bool, training: bool) -> Tensor:
     if torch.is_autocast_enabled("cpu"):
         features = features.bfloat16() if training else features.float()
+    by_unit = features.dtype == torch.bfloat16 and _has_unit()
     with torch.autocast("cpu", enabled=False):  # else it would round the filters before they are transformed
-        results: Tensor = _WinogradConvolution.apply(features, weight, pooled)
+        results: Tensor = (DirectConvolution if by_unit else _WinogradConvolution).apply(features, weight, pooled)
     return results
 
 
@@ -101,14 +94,12 @@ class _WinogradConvolution(torch.autograd.Function):
     @staticmethod
     def forward(ctx, features: Tensor, weight: Tensor, pooled: bool) -> Tensor:  # type: ignore[no-untyped-def]
         channels_out, channels_in = weight.shape[:2]
-        in_bfloat16 = features.dtype == torch.bfloat16
-        by_unit = in_bfloat16 and _multiplies_by_unit(weight)
-        shape = ConvolutionShape(features.shape[2], channels_in, channels_out, pooled, in_bfloat16, by_unit)
+        shape = ConvolutionShape(features.shape[2], channels_in, channels_out, pooled, features.dtype == torch.bfloat16)
         size = shape.tiling.output_size // 2 if pooled else shape.size
         results = _empty_maps(features, channels_out, size, features.dtype)
         indices = _empty_maps(features, channels_out, size, torch.uint8) if pooled else results
         filters = _transform_filters(weight.detach().permute(2, 3, 1, 0), shape)
-        forward_kernel(shape)(len(features), features, filters, results, indices, _configuration())
+        forward_kernel(shape)(len(features), features, filters, results, indices)
         ctx.save_for_backward(features, weight, indices if pooled else None)
         ctx.shape = shape
         return results
@@ -120,26 +111,14 @@ class _WinogradConvolution(torch.autograd.Function):
         shape: ConvolutionShape = ctx.shape
         gradient = gradient.contiguous(memory_format=torch.channels_last)
         indices = gradient if indices is None else indices
-        most_bytes = _MAX_SUM_BYTES_BY_UNIT if shape.by_unit else _MAX_SUM_BYTES
-        num_shares = _num_shares(len(features), 4 * shape.filter_numbers, most_bytes)
+        num_shares = shares_of_sums(len(features), 4 * shape.filter_numbers)
         grad_filters = torch.zeros(num_shares, shape.tiling.num_positions, shape.channels_in * shape.channels_out)
-        arguments = [features, gradient, indices, grad_filters, _configuration()]
+        arguments = [features, gradient, indices, grad_filters]
         grad_features = torch.empty_like(features) if ctx.needs_input_grad[0] else None
         if grad_features is not None:
             arguments += [_transform_filters(weight.permute(2, 3, 0, 1), shape), grad_features]
         backward_kernel(shape, grad_features is not None)(len(features), *arguments, num_shares=num_shares)
         return grad_features, _transform_gradient(grad_filters.sum(dim=0), shape), None
-
-
-def _num_shares(num_images: int, filter_bytes: int, most_bytes: int = _MAX_SUM_BYTES) -> int:
-    """Return into how many shares the images of a backward pass are divided, each with sums of its own.
-
-    A multiple of the number of threads. More shares are divided more evenly among threads that are interrupted, but all
-    sums have to be cleared and added up.
-    """
-    threads = torch.get_num_threads()
-    most = min(most_bytes // (threads * filter_bytes), num_images // (threads * _MIN_SHARE_IMAGES))
-    return threads * max(1, min(most, _MAX_SHARES_PER_THREAD))
 
 
 def _transform_filters(taps: Tensor, shape: ConvolutionShape) -> Tensor:

@@ -12,34 +12,19 @@ import functools
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Literal
 
-from cifar10.kernels.bfloat16_units import unit_for
 from cifar10.kernels.codegen import Integer, KernelBuilder
-from cifar10.kernels.gemm import (
-    BFLOAT16,
-    BFLOAT16_IN_TILES,
-    FLOAT32,
-    Format,
-    Matrix,
-    multiply,
-    packed_matrix,
-    register_rows,
-)
+from cifar10.kernels.gemm import BFLOAT16, FLOAT32, Format, multiply, packed_matrix, panel_width, register_rows
 from cifar10.kernels.jit import Kernel
 from cifar10.kernels.tile_transforms import ImageBlock, TransformedTiles, input_transform, output_transform
-from cifar10.kernels.unit_gemm import multiply_by_unit, rounded_up
 from cifar10.kernels.winograd import LARGEST_TILE, Tiling, transform_matrices
 
 # Few tiles are faster, unless they have very many channels. Measured on two cores that have 1 MB each, and 32 or 36 MB
 # together.
 _FEW_TILES, _MANY_TILES = 48, 96
 _MAX_CACHED_BYTES = 5.5 * 2**20  # of few tiles
-_FEW_UNIT_TILES, _MANY_UNIT_TILES = 64, 128
-_MAX_CACHED_SUM_BYTES = 2**20  # of the gradient of filters, which each block reads and writes
 _MIN_REGISTER_ROWS = 4
 _LARGEST_BFLOAT16_TILE = 6  # larger ones amplify the rounding of factors too much
-_LARGEST_UNIT_TILE = 4  # products take little time, so there is no need for larger ones, and for more filters
 _PADDING = 1  # pixels of zeros around a feature map
 
 
@@ -54,19 +39,13 @@ class ConvolutionShape:
     pooled: bool
     in_bfloat16: bool
     """Whether maps and factors of products are bfloat16, and not float32."""
-    by_unit: bool = False
-    """Whether a unit for tiles of bfloat16 multiplies; the channels must fit it."""
 
     @functools.cached_property
     def tiling(self) -> Tiling:
-        if self.by_unit:
-            return Tiling(self.size, self.pooled, _LARGEST_UNIT_TILE)
         return Tiling(self.size, self.pooled, _LARGEST_BFLOAT16_TILE if self.in_bfloat16 else LARGEST_TILE)
 
     @property
     def factors(self) -> Format:
-        if self.by_unit:
-            return BFLOAT16_IN_TILES
         return BFLOAT16 if self.in_bfloat16 else FLOAT32
 
     @property
@@ -86,42 +65,19 @@ class _BlockedTiles:
 
     def __init__(self, builder: KernelBuilder, shape: ConvolutionShape, over_tiles: bool) -> None:
         self._builder = builder
-        self._shape, self._tiling = shape, shape.tiling
-        self._length = _block_images(shape, over_tiles)
+        self._tiling = shape.tiling
+        self._length = _block_images(shape)
         exceeds_cache = _exceeds_cache(shape)
-        sides: tuple[Literal["left", "right"] | None, ...] = ("left", "right") if over_tiles else (None, None)
         self.inputs, self.outputs = (
-            TransformedTiles(builder, shape.tiling, channels, self._length, exceeds_cache, shape.factors, side)
-            for channels, side in zip((shape.channels_in, shape.channels_out), sides, strict=True)
+            TransformedTiles(
+                builder, shape.tiling, channels, self._length, exceeds_cache, shape.factors, width if over_tiles else 0
+            )
+            for channels, width in (
+                (shape.channels_in, shape.channels_in),
+                (shape.channels_out, panel_width(shape.channels_out)),
+            )
         )
-        self._unit = unit_for(builder) if shape.by_unit else None
-        self._register_rows = register_rows(self._length * shape.tiling.num_tiles)
-
-    @contextmanager
-    def configured(self, configuration: Integer) -> Iterator[None]:
-        """Multiply inside `with` only; `configuration` is the address of that of a unit for tiles."""
-        if self._unit is not None:
-            self._unit.configure(configuration)
-        yield
-        if self._unit is not None:
-            self._unit.release()
-
-    def multiply(
-        self,
-        left: Matrix,
-        right: Matrix,
-        target: Matrix,
-        shape: tuple[Integer | int, Integer | int, int],
-        accumulate: bool = False,
-    ) -> None:
-        """Write target = left right, or target += left right, see `gemm.multiply`."""
-        if self._unit is not None:
-            rows, inner, columns = shape
-            inner = inner if isinstance(inner, int) else rounded_up(inner * 2) // 2
-            multiply_by_unit(self._unit, left, right, target, (rows, inner, columns), accumulate)
-            return
-        block_rows = self._register_rows if isinstance(shape[0], Integer) else register_rows(shape[0])
-        multiply(self._builder, left, right, target, shape, block_rows, self._shape.factors, accumulate)
+        self.register_rows = register_rows(self._length * shape.tiling.num_tiles)
 
     @contextmanager
     def blocks(self, first: Integer, end: Integer) -> Iterator[ImageBlock]:
@@ -132,13 +88,9 @@ class _BlockedTiles:
             yield ImageBlock(self._tiling, start, self._builder.minimum(start + length, end))
 
 
-def _block_images(shape: ConvolutionShape, over_tiles: bool) -> int:
+def _block_images(shape: ConvolutionShape) -> int:
     """Return the images of a block at most."""
-    num_tiles = shape.tiling.num_tiles
-    if shape.by_unit:  # it takes 32 at a time
-        has_many = over_tiles and 4 * shape.filter_numbers > _MAX_CACHED_SUM_BYTES
-        return max(1, (_MANY_UNIT_TILES if has_many else _FEW_UNIT_TILES) // num_tiles)
-    return _block_length(num_tiles, _MANY_TILES if _exceeds_cache(shape) else _FEW_TILES)
+    return _block_length(shape.tiling.num_tiles, _MANY_TILES if _exceeds_cache(shape) else _FEW_TILES)
 
 
 def _block_length(tiles_per_image: int, min_tiles: int) -> int:
@@ -155,33 +107,33 @@ def _exceeds_cache(shape: ConvolutionShape) -> bool:
 
 @functools.cache
 def forward_kernel(shape: ConvolutionShape) -> Kernel:
-    """Compile the forward pass.
-
-    Arguments: features, filters, results, max-pooling indices (if pooled), configuration of a unit (if it multiplies).
-    """
+    """Compile the forward pass. Arguments: features, filters, results, max-pooling indices (if pooled)."""
     output_matrix, _, input_matrix = transform_matrices(shape.tiling.tile)
 
     def emit(builder: KernelBuilder, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
-        features, filters, results, indices, configuration = arguments
+        features, filters, results, indices = arguments
         tiles = _BlockedTiles(builder, shape, over_tiles=False)
         num_words = shape.channels_in // shape.factors.depth
-        with tiles.configured(configuration), tiles.blocks(first, end) as block:
+        with tiles.blocks(first, end) as block:
             input_transform(
                 builder, block, features, tiles.inputs, input_matrix, -_PADDING, in_bfloat16=shape.in_bfloat16
             )
             with builder.loop(0, shape.tiling.num_positions) as position:
-                tiles.multiply(
+                multiply(
+                    builder,
                     tiles.inputs.factor(position),
                     packed_matrix(filters, position, num_words, shape.channels_out),
                     tiles.outputs.product(position),
                     (block.num_tiles, num_words, shape.channels_out),
+                    tiles.register_rows,
+                    shape.factors,
                 )
             pooling = indices if shape.pooled else None
             output_transform(
                 builder, block, tiles.outputs, results, output_matrix, 0, pooling, in_bfloat16=shape.in_bfloat16
             )
 
-    return Kernel(emit, num_arguments=5, block_items=_block_images(shape, over_tiles=False))
+    return Kernel(emit, num_arguments=4, block_items=_block_images(shape))
 
 
 @functools.cache
@@ -189,17 +141,16 @@ def backward_kernel(shape: ConvolutionShape, for_features: bool) -> Kernel:
     """Compile the backward pass.
 
     Arguments: features, gradient of the results, max-pooling indices (if pooled), gradient of the filters for each
-    share, configuration of a unit; with `for_features` also the filters with C and K exchanged, and the gradient of the
-    features.
+    share; with `for_features` also the filters with C and K exchanged, and the gradient of the features.
     """
     output_matrix, _, input_matrix = transform_matrices(shape.tiling.tile)
     channels_in, channels_out, depth = shape.channels_in, shape.channels_out, shape.factors.depth
 
     def emit(builder: KernelBuilder, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
-        features, gradient, indices, grad_filters, configuration, *further = arguments
+        features, gradient, indices, grad_filters, *further = arguments
         grad_filters = grad_filters + builder.share * (4 * shape.filter_numbers)
         tiles = _BlockedTiles(builder, shape, over_tiles=True)
-        with tiles.configured(configuration), tiles.blocks(first, end) as block:
+        with tiles.blocks(first, end) as block:
             input_transform(
                 builder, block, features, tiles.inputs, input_matrix, -_PADDING, in_bfloat16=shape.in_bfloat16
             )
@@ -208,23 +159,29 @@ def backward_kernel(shape: ConvolutionShape, for_features: bool) -> Kernel:
                 builder, block, gradient, tiles.outputs, output_matrix.T, 0, pooling, in_bfloat16=shape.in_bfloat16
             )
             with builder.loop(0, shape.tiling.num_positions) as position:
-                tiles.multiply(
-                    tiles.inputs.factor_over_tiles(builder, position, block.num_tiles),
+                multiply(
+                    builder,
+                    tiles.inputs.factor_over_tiles(builder, position, block.num_tiles).T,
                     tiles.outputs.factor_over_tiles(builder, position, block.num_tiles),
                     packed_matrix(grad_filters, position, channels_in, channels_out),
                     (channels_in, (block.num_tiles + (depth - 1)) // depth, channels_out),
+                    register_rows(channels_in),
+                    shape.factors,
                     accumulate=True,
                 )
                 if for_features:
-                    tiles.multiply(
+                    multiply(
+                        builder,
                         tiles.outputs.factor(position),
                         packed_matrix(further[0], position, channels_out // depth, channels_in),
                         tiles.inputs.product(position),
                         (block.num_tiles, channels_out // depth, channels_in),
+                        tiles.register_rows,
+                        shape.factors,
                     )
             if for_features:
                 output_transform(
                     builder, block, tiles.inputs, further[1], input_matrix.T, -_PADDING, in_bfloat16=shape.in_bfloat16
                 )
 
-    return Kernel(emit, num_arguments=7 if for_features else 5)
+    return Kernel(emit, num_arguments=6 if for_features else 4)

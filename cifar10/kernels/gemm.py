@@ -27,13 +27,10 @@ class Format(NamedTuple):
     array: Callable[[KernelBuilder, Integer], WordArray[Any]]
     add: Callable[[KernelBuilder, Vector, Any, Any], Vector]
     """Return a sum, float32, with the product of two vectors of words added."""
-    by_unit: bool = False
-    """Whether a unit for tiles multiplies them, see `unit_gemm`."""
 
 
 FLOAT32 = Format(1, float_array, lambda _builder, total, left, right: left * right + total)
 BFLOAT16 = Format(2, int_array, add_pairs)
-BFLOAT16_IN_TILES = BFLOAT16._replace(by_unit=True)
 
 
 @dataclass(frozen=True)

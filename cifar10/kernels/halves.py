@@ -95,6 +95,20 @@ def load_raw(builder: KernelBuilder, address: Integer, num_halves: int = LANES) 
     return loaded
 
 
+def load_raw_bytes(builder: KernelBuilder, address: Integer, num_bytes: int) -> Any:
+    """Return bytes at an address, <num_bytes x i8>."""
+    kind = ir.VectorType(ir.IntType(8), num_bytes)
+    loaded = builder.llvm.load(builder.llvm.inttoptr(address.value, kind.as_pointer()))
+    loaded.align = 1
+    return loaded
+
+
+def where_equal(builder: KernelBuilder, numbers: Any, number: int, values: Any) -> Any:
+    """Return elements of `values` where those of `numbers`, integers, are `number`, and zeros elsewhere."""
+    mask = builder.llvm.icmp_signed("==", numbers, ir.Constant(numbers.type, [number] * numbers.type.count))
+    return builder.llvm.select(mask, values, ir.Constant(values.type, None))
+
+
 def shuffled(builder: KernelBuilder, first: Any, second: Any, places: Sequence[int]) -> Any:
     """Return the elements at `places` of two vectors of the same type, those of the second counted on."""
     mask = ir.Constant(ir.VectorType(ir.IntType(32), len(places)), list(places))

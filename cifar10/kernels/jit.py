@@ -50,6 +50,7 @@ Emit = Callable[[KernelBuilder, Integer, Integer, Sequence[Integer]], None]
 """Writes the code for a share of the items: builder, first item, end of the share, the arguments of the call."""
 
 _SHARES_PER_THREAD = 8
+_MAX_SUM_BYTES, _MIN_SHARE_IMAGES = 96 * 2**20, 128
 
 
 class Kernel:
@@ -115,6 +116,17 @@ class PreparedCall:
         kernel: Kernel = self._kept[0]
         blocks = max(1, -(-num_items // (self._num_threads * kernel.block_items)))
         return -(-blocks // -(-blocks // _SHARES_PER_THREAD))
+
+
+def shares_of_sums(num_images: int, sum_bytes: int) -> int:
+    """Return into how many shares the images of a backward pass are divided, each with sums of its own.
+
+    A multiple of the number of threads. More shares are divided more evenly among threads that are interrupted, but all
+    sums have to be cleared and added up.
+    """
+    threads = torch.get_num_threads()
+    most = min(_MAX_SUM_BYTES // (threads * sum_bytes), num_images // (threads * _MIN_SHARE_IMAGES))
+    return threads * max(1, min(most, _SHARES_PER_THREAD))
 
 
 @functools.cache

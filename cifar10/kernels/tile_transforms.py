@@ -5,14 +5,13 @@ n x n positions; each position has its own matrix, (b t t, C), so that the produ
 matrix multiplication. `Tiling` has m, n and t.
 """
 
-from typing import Literal, NamedTuple
+from typing import NamedTuple
 
 from cifar10.kernels import halves
 from cifar10.kernels.arrays import byte_array, float_array, stack_array
 from cifar10.kernels.codegen import CACHE_LINE_BYTES, Integer, KernelBuilder, Vector, lanes_for
-from cifar10.kernels.gemm import Format, Matrix, pair_rows, panel_width
+from cifar10.kernels.gemm import Format, Matrix, pair_rows
 from cifar10.kernels.padded_maps import FeatureMap, PaddedMap
-from cifar10.kernels.unit_gemm import clear_rows, rounded_up, transpose_pairs
 from cifar10.kernels.winograd import Matrix as Transform
 from cifar10.kernels.winograd import Tiling, transform_tile
 
@@ -44,8 +43,7 @@ class TransformedTiles:
         num_images: The most that a block has.
         exceeds_cache: Whether a block is larger than the cache, so that writing should bypass it.
         factors: How factors are stored.
-        side: Of products that are summed over tiles: whether these tiles are the left or the right factor; None: there
-            are no such products.
+        panel_width: For products that are summed over tiles: columns of a panel. 0: there are none.
     """
 
     def __init__(
@@ -56,18 +54,16 @@ class TransformedTiles:
         num_images: int,
         exceeds_cache: bool,
         factors: Format,
-        side: Literal["left", "right"] | None,
+        panel_width: int,
     ) -> None:
         self.tiling = tiling
         self.channels = channels
         self.exceeds_cache = exceeds_cache
         self.factors = factors
-        num_rows = num_images * tiling.num_tiles
-        num_rows = rounded_up(num_rows) if factors.by_unit else num_rows
-        self.position_stride = num_rows * channels + _PADDING
+        self.position_stride = num_images * tiling.num_tiles * channels + _PADDING
         self.address = builder.allocate(tiling.num_positions * self.position_stride)
-        self._num_pairs, self._is_left = -(-num_rows // 2), side == "left"
-        needs_pairs = factors.depth > 1 and side is not None
+        self._num_pairs, self._panel_width = -(-num_images * tiling.num_tiles // 2), panel_width
+        needs_pairs = factors.depth > 1 and panel_width
         self._pairs = builder.allocate(self._num_pairs * channels) if needs_pairs else None
 
     def factor(self, position: Integer) -> Matrix:
@@ -75,27 +71,13 @@ class TransformedTiles:
         return self._matrix(position, self.channels // self.factors.depth)
 
     def factor_over_tiles(self, builder: KernelBuilder, position: Integer, num_tiles: Integer) -> Matrix:
-        """Return the same for a product that is summed over tiles; valid until the next call.
-
-        A left factor has words (C, b t t / depth), a right one (b t t / depth, C). With a unit for tiles, zeros follow
-        up to a multiple of 32 tiles.
-        """
-        factor = self.factor(position)
+        """Return the same for a product that is summed over tiles, (b t t / depth, C); valid until the next call."""
         if self._pairs is None:
-            return factor.T if self._is_left else factor
-        first = builder.integer(0)
-        if self.factors.by_unit:
-            num_rows = rounded_up(num_tiles)
-            clear_rows(builder.with_lanes(halves.LANES), factor, num_tiles, num_rows, factor.row_stride)
-            if self._is_left:
-                pairs = Matrix(self._pairs, first, row_stride=self._num_pairs, column_stride=1)
-                transpose_pairs(builder.with_lanes(halves.LANES), factor, pairs, (num_rows, self.channels))
-                return pairs
-            num_tiles = num_rows
-        width = self.channels if self._is_left else panel_width(self.channels)
-        pairs = Matrix(self._pairs, first, width, 1 if width == self.channels else self._num_pairs)
-        pair_rows(builder, factor, pairs, (num_tiles, self.channels), width)
-        return pairs.T if self._is_left else pairs
+            return self.factor(position)
+        is_one_panel = self._panel_width == self.channels
+        pairs = Matrix(self._pairs, builder.integer(0), self._panel_width, 1 if is_one_panel else self._num_pairs)
+        pair_rows(builder, self.factor(position), pairs, (num_tiles, self.channels), self._panel_width)
+        return pairs
 
     def product(self, position: Integer) -> Matrix:
         """Return one position of all tiles, float32 (b t t, C)."""
