@@ -64,6 +64,12 @@ class Vector:
         """Return a mask for `KernelBuilder.select`: where self > other, or either is NaN."""
         return self.builder.llvm.fcmp_unordered(">", self.value, other.value)
 
+    def exceeds(self, other: "Vector") -> Any:
+        """Return a mask for `KernelBuilder.select`: where self > other, or self is NaN, as the largest is chosen."""
+        llvm = self.builder.llvm
+        is_nan = llvm.fcmp_unordered("uno", self.value, self.value)
+        return llvm.or_(llvm.fcmp_ordered(">", self.value, other.value), is_nan)
+
     def _apply(self, instruction: str, other: "Vector | float") -> "Vector":
         other = other if isinstance(other, Vector) else self.builder.constant(other)
         emit = getattr(self.builder.llvm, instruction)

@@ -2,7 +2,7 @@
 
 All numbers are float32; or, in training under autocast, maps and the factors of products are bfloat16. On CPUs with
 matrix units (AMX), these multiply. With AVX-512's instructions for bfloat16 it is Winograd's algorithm, whose
-transforms amplify the rounding: results and gradients are off by 1 to 6 % of their size, which training bears. Where
+transforms amplify the rounding: results and gradients are off by 1 to 13 % of their size, which training bears. Where
 two pixels are nearly equal, pooling may give a gradient to the other one. Evaluation stays in float32, so that an image
 has the same probabilities however they are computed.
 

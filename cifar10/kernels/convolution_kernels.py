@@ -24,7 +24,8 @@ from cifar10.kernels.winograd import LARGEST_TILE, Tiling, transform_matrices
 _FEW_TILES, _MANY_TILES = 48, 96
 _MAX_CACHED_BYTES = 5.5 * 2**20  # of few tiles
 _MIN_REGISTER_ROWS = 4
-_LARGEST_BFLOAT16_TILE = 6  # larger ones amplify the rounding of factors too much
+_LARGEST_BFLOAT16_TILE = 6  # larger ones amplify the rounding of factors three times as much
+_WORTHWHILE_PRODUCTS = 0.75  # of those with tiles of that size: then they are used all the same
 _PADDING = 1  # pixels of zeros around a feature map
 
 
@@ -42,7 +43,11 @@ class ConvolutionShape:
 
     @functools.cached_property
     def tiling(self) -> Tiling:
-        return Tiling(self.size, self.pooled, _LARGEST_BFLOAT16_TILE if self.in_bfloat16 else LARGEST_TILE)
+        of_any_size, of_moderate_size = (
+            Tiling(self.size, self.pooled, largest) for largest in (LARGEST_TILE, _LARGEST_BFLOAT16_TILE)
+        )
+        is_worthwhile = of_any_size.num_products <= _WORTHWHILE_PRODUCTS * of_moderate_size.num_products
+        return of_moderate_size if self.in_bfloat16 and not is_worthwhile else of_any_size
 
     @property
     def factors(self) -> Format:

@@ -216,7 +216,7 @@ class _Convolution:
                 for number in range(1, 4):
                     distance = (number // 2 * shape.pitch + number % 2) * PANEL
                     value = sums.load(corner + (distance + channel))
-                    mask = value.greater(best)
+                    mask = value.exceeds(best)
                     best = builder.select(mask, value, best)
                     index = builder.select(mask, builder.int_constant(number), index)
                 halves.store(builder, best, target + (pixel + channel) * BYTES)

@@ -87,6 +87,11 @@ class Tiling:
         """n^2: elements of a transformed tile, each of which is multiplied by its own matrix of filters."""
         return self.input_tile**2
 
+    @property
+    def num_products(self) -> int:
+        """Of an image, for each channel in and out."""
+        return self.num_positions * self.num_tiles
+
 
 @functools.cache
 def transform_matrices(tile: int) -> tuple[Matrix, Matrix, Matrix]:

@@ -69,6 +69,14 @@ def ways(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> Non
     monkeypatch.setattr(convolution, "_has_unit", lambda: request.param == "direct")
 
 
+def most(size: int) -> float:
+    """Return by how much results in bfloat16 are off at most; the largest tiles amplify rounding most."""
+    if convolution._has_unit():
+        return 0.004
+    shape = convolution_kernels.ConvolutionShape(size, 8, 8, pooled=False, in_bfloat16=True)
+    return 0.06 if shape.tiling.tile < 7 else 0.14
+
+
 def off_by(found: Tensor, expected: Tensor) -> float:
     """Return the error as a part of what is expected, both as root mean squares."""
     return float((found - expected).square().mean().sqrt() / expected.square().mean().sqrt())
@@ -144,7 +152,7 @@ def test_bfloat16_is_near_for_one_image_and_for_many(size: int) -> None:
     for num_images in (1, 3, 50 if size < 20 else 4):
         layer, features = make_layer(24, 32), make_features(24, size, num_images)
         errors = [off_by(*both) for both in zip(in_bfloat16(layer, features), exact(layer, features), strict=True)]
-        assert max(errors) < (0.004 if convolution._has_unit() else 0.06)
+        assert max(errors) < most(size)
         assert min(errors) > 1e-3  # rounding tells what computed
 
 
@@ -164,12 +172,23 @@ def test_pooled_bfloat16_gives_each_gradient_to_the_largest_pixel(size: int) -> 
 
 
 @needs_bfloat16
+def test_on_a_unit_the_largest_is_nan_as_in_pytorch(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(convolution, "_has_unit", lambda: True)
+    layer, features = make_layer(8, 8, pooled=True), make_features(8, 6)
+    for number, place in enumerate([(0, 1), (1, 0), (3, 3)]):
+        features.data[number, :, *place] = math.nan
+    found, expected = in_bfloat16(layer, features), exact(layer, features)
+    assert all(torch.equal(one.isnan(), other.isnan()) for one, other in zip(found[:2], expected[:2], strict=True))
+    assert torch.equal(found[0].isnan().sum(dim=(1, 2, 3)), torch.tensor([2, 2, 4]) * 8)
+
+
+@needs_bfloat16
 @pytest.mark.usefixtures("ways")
 @pytest.mark.parametrize("channels", [(8, 8), (16, 8), (24, 64), (64, 24), (8, 48), (80, 112)], ids=str)
 def test_bfloat16_takes_any_multiple_of_eight_channels(channels: tuple[int, int]) -> None:
     layer, features = make_layer(*channels), make_features(channels[0], 7)
     for found, expected in zip(in_bfloat16(layer, features), exact(layer, features), strict=True):
-        assert off_by(found, expected) < 0.06
+        assert off_by(found, expected) < most(7)
 
 
 @needs_bfloat16
@@ -186,10 +205,10 @@ def test_blocks_of_bfloat16_do_not_read_what_was_in_memory_before(
         monkeypatch.setattr(direct_kernels, positions, 600)  # 3 images of 196
     layer, features = make_layer(16, 32), make_features(16, 13, num_images=7)
     monkeypatch.setattr(torch, "empty", empty)
-    found = in_bfloat16(layer, features)
+    found, bound = in_bfloat16(layer, features), most(13)
     monkeypatch.undo()
     for one, other in zip(found, exact(layer, features), strict=True):
-        assert off_by(one, other) < 0.06
+        assert off_by(one, other) < bound
 
 
 @needs_bfloat16
@@ -305,5 +324,12 @@ def test_few_images_other_types_and_layouts_are_computed_by_pytorch(monkeypatch:
 )
 def test_a_tiling_has_less_than_a_third_of_the_multiplications(size: int, pooled: bool, num_products: int) -> None:
     tiling = Tiling(size, pooled)
-    assert tiling.num_positions * tiling.num_tiles == num_products
+    assert tiling.num_products == num_products
     assert num_products < 9 * tiling.output_size**2 / 3
+
+
+@pytest.mark.parametrize(
+    ("size", "pooled", "tile"), [(7, False, 7), (15, True, 7), (15, False, 5), (7, True, 6), (32, False, 4)]
+)
+def test_bfloat16_has_the_largest_tiles_only_where_they_save_a_quarter(size: int, pooled: bool, tile: int) -> None:
+    assert convolution_kernels.ConvolutionShape(size, 16, 16, pooled, in_bfloat16=True).tiling.tile == tile
