@@ -1,8 +1,11 @@
 """Fewer multiplications for the same convolution: exact on paper, and close in float32."""
 
+from fractions import Fraction
+
 import numpy as np
 import pytest
 
+from cifar10.kernels import winograd
 from cifar10.kernels.winograd import LARGEST_TILE, TAPS, transform_matrices
 
 TILES = range(1, LARGEST_TILE + 1)
@@ -41,3 +44,23 @@ def test_points_of_opposite_sign_can_share_their_arithmetic(tile: int, num_pairs
     rows = transform_matrices(tile)[0].T.astype(np.float32)
     pairs = [(i, j) for i in range(len(rows)) for j in range(i) if (abs(rows[i]) == abs(rows[j])).all()]
     assert len(pairs) == num_pairs
+
+
+def noise(tile: int) -> float:
+    """Return how much larger the noise in a row of results is than that of the products, if factors are rounded."""
+    results, taps, inputs = transform_matrices(tile)
+    of_products = (taps**2).sum(axis=1) * (inputs**2).sum(axis=1)
+    return float(np.sqrt((results**2 @ of_products).mean() / TAPS))
+
+
+@pytest.mark.parametrize("tile", TILES[2:])
+@pytest.mark.parametrize("factor", [Fraction(5, 6), Fraction(6, 5)])
+def test_other_points_would_amplify_rounding_more(tile: int, factor: Fraction, monkeypatch: pytest.MonkeyPatch) -> None:
+    points, least = winograd._POINTS[tile], noise(tile)
+    for size in {abs(point) for point in points} - {0}:
+        changed = [point * factor if abs(point) == size else point for point in points]
+        monkeypatch.setitem(winograd._POINTS, tile, changed)
+        transform_matrices.cache_clear()
+        assert noise(tile) > 0.99 * least  # the best points lie between fractions as simple as these
+    monkeypatch.undo()
+    transform_matrices.cache_clear()
