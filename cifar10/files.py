@@ -9,7 +9,7 @@ import shutil
 import stat
 import uuid
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
 
@@ -46,10 +46,14 @@ def atomic_write(path: Path) -> Iterator[BinaryIO]:
                 os.fsync(file.fileno())
             if path.is_dir():
                 raise UserError(f"{path} is a folder, and a file of this name is to be written; rename it")
-            os.replace(temporary, path)
-            sync_folder(path.parent)
+            try:
+                os.replace(temporary, path)
+                sync_folder(path.parent)
+            except OSError as error:
+                raise _write_error(path, error) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # if the folder may not be written any more, an exception says so already
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -114,7 +118,8 @@ def link_or_copy(source: Path, path: Path) -> None:
         with told_if_not_written(path), source.open("rb") as content, atomic_write(path) as file:
             shutil.copyfileobj(content, file)
     finally:
-        temporary.unlink(missing_ok=True)  # rename does nothing if both are already links to the same file
+        with suppress(OSError):
+            temporary.unlink(missing_ok=True)  # rename does nothing if both are already links to the same file
 
 
 def temporary_path(path: Path) -> Path:

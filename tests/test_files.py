@@ -3,6 +3,7 @@
 import errno
 import os
 import shutil
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -69,6 +70,24 @@ def test_a_folder_that_is_deleted_meanwhile_is_told(tmp_path: Path) -> None:
         write_and_delete()
     with pytest.raises(UserError, match=r"best\.ckpt could not be written .*: there is no folder .*run\)"):
         link_or_copy(folder / "last.ckpt", folder / "best.ckpt")
+
+
+@pytest.mark.parametrize("write", [write_text, lambda path, _text: link_or_copy(path.with_name("source"), path)])
+def test_a_folder_that_may_not_be_written_any_more_is_told(
+    write: Callable[[Path, str], None], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(*paths: Path) -> None:
+        raise PermissionError(errno.EACCES, os.strerror(errno.EACCES), str(paths[0]))
+
+    path = tmp_path / "scores.json"
+    path.write_text("before")
+    (tmp_path / "source").write_text("after")
+    with monkeypatch.context() as patch:  # as after a chmod, which does not hold back a superuser
+        patch.setattr(os, "replace", refuse)
+        patch.setattr(os, "unlink", refuse)
+        with pytest.raises(UserError, match=r"scores.json could not be written \(Permission denied\)"):
+            write(path, "after")
+    assert path.read_text() == "before"
 
 
 def test_a_folder_in_place_of_the_file_is_told_and_kept(tmp_path: Path) -> None:

@@ -30,6 +30,7 @@ from tests.faults.training_process import (
 
 SETTINGS = RECIPES["AdamW, dropout"]
 _SLOW_SECONDS = 1.0
+_MOST_OUTPUT_BYTES = 10_000
 Kind = Callable[[Path, random.Random], str]
 """Working folder, random generator -> the problem afterwards, or ""."""
 
@@ -51,24 +52,32 @@ def start(folder: Path, prepare: Prepare = leave_as_it_is) -> ForkedProcess:
 def start_and_save(folder: Path, generator: random.Random, prepare: Prepare = leave_as_it_is) -> ForkedProcess:
     """Start the run, and return at a random moment after its first save."""
     process = start(folder, prepare)
-    reaches(process, (folder / RUN / BEST).exists)
+    reaches(process, (folder / RUN / LAST).exists)
     time.sleep(generator.uniform(0, 0.4))
     return process
 
 
 def failure_problem(ended: Ended, folder: Path, *said: str) -> str:
     """Return what is wrong with a failed save: exit code, lines, or what remains in the run folder."""
+    return told_problem(ended, *said) or _leftover_problem(folder / RUN) or _checkpoints_problem(folder / RUN)
+
+
+def told_problem(ended: Ended, *said: str) -> str:
+    """Return what is wrong with exit code and lines of a failed save."""
     if problem := ended.problem(1):
         return problem
     after_training = [line for line in ended.text.splitlines() if not line.startswith(("epoch ", "testing "))]
     if len(ended.errors) != 1 or len(after_training) > 3 or not all(word in ended.errors[0] for word in said):
         return f"not one clear line: {ended.text[-500:]}"
-    return _state_problem(folder / RUN)
+    return ""
 
 
-def _state_problem(run: Path) -> str:
-    if left := unfinished_files(run):
-        return f"{', '.join(left)} left behind"
+def _leftover_problem(run: Path) -> str:
+    left = unfinished_files(run)
+    return f"{', '.join(left)} left behind" if left else ""
+
+
+def _checkpoints_problem(run: Path) -> str:
     try:
         for name in (LAST, BEST):
             if (run / name).exists():
@@ -90,7 +99,8 @@ def refusal_problem(ended: Ended, *said: str) -> str:
 def _file_size_limit(folder: Path, generator: random.Random) -> str:
     process = start_and_save(folder, generator)
     size = (folder / RUN / LAST).stat().st_size
-    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (generator.randrange(size), resource.RLIM_INFINITY))
+    limit = generator.randrange(_MOST_OUTPUT_BYTES, size)  # the file that its lines go to has the same limit
+    resource.prlimit(process.pid, resource.RLIMIT_FSIZE, (limit, resource.RLIM_INFINITY))
     problem = failure_problem(wait_for_end(process), folder, LAST, "ulimit -f")
     return problem or resumed_problem(SETTINGS, folder)
 
@@ -106,8 +116,9 @@ def _unwritable_in_mid_run(folder: Path, generator: random.Random) -> str:
     process = start_and_save(folder, generator, without_privileges)
     (folder / RUN).chmod(0o555)
     ended = wait_for_end(process)
-    (folder / RUN).chmod(0o755)
-    return failure_problem(ended, folder, LAST, "Permission denied") or resumed_problem(SETTINGS, folder)
+    (folder / RUN).chmod(0o755)  # until then, nobody could remove what had not been written to its end
+    problem = told_problem(ended, f"{RUN}/", "Permission denied") or _checkpoints_problem(folder / RUN)
+    return problem or resumed_problem(SETTINGS, folder) or _leftover_problem(folder / RUN)
 
 
 def _file_in_place_of_the_folder(folder: Path, _: random.Random) -> str:
@@ -136,7 +147,7 @@ def _slow_disk_and_signal(folder: Path, generator: random.Random) -> str:
     time.sleep(generator.uniform(0, _SLOW_SECONDS))
     os.kill(process.pid, 15)
     ended = wait_for_end(process)
-    if problem := ended.problem(143) or _state_problem(folder / RUN):
+    if problem := ended.problem(143) or _leftover_problem(folder / RUN) or _checkpoints_problem(folder / RUN):
         return problem
     if f"stopped by SIGTERM and saved at {RUN / LAST}" not in ended.text.splitlines()[-1]:
         return f"does not say that it has saved: {ended.text[-300:]}"
