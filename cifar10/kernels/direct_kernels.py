@@ -135,7 +135,7 @@ class _Maps:
 
 
 class _Convolution:
-    """Sums of the products of maps and filters, a panel of channels at a time, and what is done with them.
+    """Convolutions of maps, a panel of output channels at a time, with rounding or max-pooling of the sums.
 
     Args:
         builder: Allocates the memory.
