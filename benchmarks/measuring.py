@@ -35,6 +35,9 @@ def _processor_times() -> list[int]:
 _AT_START = _processor_times()
 _LOAD_AT_START = os.getloadavg()[0]
 
+neighbour = ""
+"""What the busy process does beside which a benchmark was started; see busy_process.py."""
+
 
 def in_turn(
     ways: Mapping[str, Callable[[], float]], rounds: int, most_seconds: float = math.inf
@@ -110,6 +113,8 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 def write_results(name: str, title: str, body: Sequence[str], raw: Mapping[str, Any]) -> Path:
     """Write results/NAME_HARDWARE_DATE.md, with `raw` as JSON beside it, and print the text.
 
+    Beside a busy process, "beside_" and what it does precede the name: such figures are not mistaken for others.
+
     Args:
         name: Of the question.
         title: First line of the text.
@@ -118,7 +123,7 @@ def write_results(name: str, title: str, body: Sequence[str], raw: Mapping[str, 
     """
     computer, command, time_made = machine(), " ".join(["python", *map(_without_folder, sys.orig_argv[1:])]), now()
     place = {"command": command, "made": time_made, "machine": computer, "versions": versions(), **code_state()}
-    path = result_path(name, computer, time_made)
+    path = result_path(f"beside_{neighbour}_{name}" if neighbour else name, computer, time_made)
     text = "\n".join([f"# {title}", "", *origin(place), "", *body]) + "\n"
     RESULTS.mkdir(exist_ok=True)
     path.write_text(text)
@@ -172,9 +177,10 @@ def origin(place: Mapping[str, Any]) -> list[str]:
     """Return the lines that say where figures come from."""
     computer = place["machine"]
     commit = str(place["git_commit"])[:12] + (" with changes" if place["git_dirty"] else "")
-    beside = (
-        "alone on the machine" if _LOAD_AT_START < 1 else f"beside other work (load {_LOAD_AT_START:.1f} at its start)"
-    )
+    company = [f"a process that {neighbour}"] if neighbour else []
+    if _LOAD_AT_START >= 1:
+        company.append(f"other work (load {_LOAD_AT_START:.1f} at its start)")
+    beside = f"beside {' and '.join(company)}" if company else "alone on the machine"
     return [
         f"Command: `{place['command']}`, {beside}.",
         f"Machine: {computer['cpu']}, {computer['cores']} cores, GPU {computer['gpu']}.",

@@ -6,9 +6,7 @@ Steps of the default recipe at the sizes of its two stages, by our kernels in th
 and in float32, and by PyTorch's operators; and a step of benchmarks/plain_port.py in each precision, in turn, alone and
 beside one process that
 
-    computes    in registers: it takes processor time and nothing else
-    streams     copies arrays that no cache holds: it takes bandwidth of memory
-    thrashes    writes to each line of an array as large as the last-level cache: it takes that cache
+    computes, streams or thrashes, as in benchmarks/busy_process.py
 
 One thread runs on the first processor and its neighbour on another one, so that they share the last level and memory.
 Threads for all processors share these with their neighbour, and its processor time as well. Images are drawn at random.
@@ -19,16 +17,14 @@ import contextlib
 import functools
 import multiprocessing
 import os
-import signal
 import statistics
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from concurrent.futures import ProcessPoolExecutor
-from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
+from busy_process import KINDS, BusyProcess, last_level_bytes
 from measuring import in_turn, ratio, table, write_results
 from plain_port import Network, Precision, make_optimizers
 from torch.nn import functional
@@ -43,12 +39,8 @@ from cifar10.system.waiting_threads import let_waiting_threads_sleep
 
 Step = Callable[[], object]
 _LABEL_SMOOTHING = 0.2
-_COPIED_BYTES = 2**28
-_LAST_LEVEL = Path("/sys/devices/system/cpu/cpu0/cache/index3/size")
-_LAST_LEVEL_BYTES = 32 * 2**20  # where the system does not say
 _SPAWN = multiprocessing.get_context("spawn")
 _ALONE = "alone"
-_SETTLING_SECONDS = 0.2
 
 
 def main() -> None:
@@ -64,9 +56,9 @@ def main() -> None:
     together = measure(arguments, set(processors), set(processors))
     found = {f"{name}, 1 thread": figures for name, figures in apart.items()}
     found |= {f"{name}, {len(processors)} threads": figures for name, figures in together.items()}
-    head = ["step", "alone, us an image", *(f"beside one that {kind}" for kind in _NEIGHBOURS)]
+    head = ["step", "alone, us an image", *(f"beside one that {kind}" for kind in KINDS)]
     rows = [
-        [name, f"{statistics.median(of[_ALONE]):.0f}", *(ratio(of[kind], of[_ALONE]) for kind in _NEIGHBOURS)]
+        [name, f"{statistics.median(of[_ALONE]):.0f}", *(ratio(of[kind], of[_ALONE]) for kind in KINDS)]
         for name, of in found.items()
     ]
     text = [
@@ -88,7 +80,7 @@ def measure(arguments: Any, own: set[int], neighbours: set[int]) -> dict[str, di
         }
         for name, racer in racers.items():
             start(racer, sleeps=name.startswith("ours"))
-        beside = {kind: Neighbour(kind, neighbours) for kind in _NEIGHBOURS}
+        beside = {kind: BusyProcess(kind, neighbours) for kind in KINDS}
         for neighbour in beside.values():
             stack.callback(neighbour.end)
 
@@ -96,7 +88,7 @@ def measure(arguments: Any, own: set[int], neighbours: set[int]) -> dict[str, di
             with contextlib.nullcontext() if kind == _ALONE else beside[kind].working():
                 return 1e6 * racers[name].submit(time_step, name, arguments.images).result() / int(arguments.images)
 
-        kinds = [_ALONE, *_NEIGHBOURS]
+        kinds = [_ALONE, *KINDS]
         for name in racers:
             timed(name, _ALONE)
         ways = {f"{name} | {kind}": functools.partial(timed, name, kind) for kind in kinds for name in racers}
@@ -194,84 +186,6 @@ def time_step(name: str, images: int) -> float:
     started = time.perf_counter()
     step()
     return time.perf_counter() - started
-
-
-# -- neighbours ------------------------------------------------------------------------------------------------------
-
-
-def compute() -> Iterator[None]:
-    while True:
-        yield
-
-
-def stream() -> Iterator[None]:
-    source, target = (np.full(_COPIED_BYTES // 8, fill, dtype=np.float64) for fill in (1.0, 0.0))
-    while True:
-        np.copyto(target, source)
-        yield
-
-
-def thrash() -> Iterator[None]:
-    lines = np.zeros((last_level_bytes() // 64, 8))
-    while True:
-        lines[:, 0] += 1
-        yield
-
-
-_NEIGHBOURS: dict[str, Callable[[], Iterator[None]]] = {"computes": compute, "streams": stream, "thrashes": thrash}
-
-
-def last_level_bytes() -> int:
-    """Return the size of the last-level cache."""
-    try:
-        return int(_LAST_LEVEL.read_text().strip().removesuffix("K")) * 1024
-    except (OSError, ValueError):
-        return _LAST_LEVEL_BYTES
-
-
-class Neighbour:
-    """A process of its own that works on `processors`, if it is told to.
-
-    Args:
-        kind: What it does.
-        processors: Where.
-    """
-
-    def __init__(self, kind: str, processors: set[int]) -> None:
-        is_ready = _SPAWN.Event()
-        self._process = _SPAWN.Process(target=disturb, args=(kind, processors, is_ready), daemon=True)
-        self._process.start()
-        is_ready.wait()
-        self._send(signal.SIGSTOP)
-
-    @contextlib.contextmanager
-    def working(self) -> Iterator[None]:
-        """Let it work inside `with`."""
-        self._send(signal.SIGCONT)
-        time.sleep(_SETTLING_SECONDS)
-        try:
-            yield
-        finally:
-            self._send(signal.SIGSTOP)
-
-    def end(self) -> None:
-        self._process.kill()
-        self._process.join()
-
-    def _send(self, number: signal.Signals) -> None:
-        assert self._process.pid is not None
-        os.kill(self._process.pid, number)
-
-
-def disturb(kind: str, processors: set[int], is_ready: Any) -> None:
-    """Work until killed."""
-    os.sched_setaffinity(0, processors)
-    torch.set_num_threads(1)
-    work = _NEIGHBOURS[kind]()
-    next(work)
-    is_ready.set()
-    for _ in work:
-        pass
 
 
 if __name__ == "__main__":

@@ -15,9 +15,12 @@ from dataclasses import dataclass
 
 from cifar10.kernels import halves
 from cifar10.kernels.amx import ROW_BYTES, ROWS
+from cifar10.kernels.arithmetic import BF16_AMX
 from cifar10.kernels.arrays import byte_array, float_array
 from cifar10.kernels.bfloat16_units import Factor, Unit, unit_for
+from cifar10.kernels.block_maps import BlockMaps
 from cifar10.kernels.codegen import Integer, KernelBuilder, lanes_for
+from cifar10.kernels.feature_maps import FeatureMaps
 from cifar10.kernels.gemm import Matrix, pair_rows
 from cifar10.kernels.halves import BYTES
 from cifar10.kernels.jit import Kernel
@@ -46,19 +49,13 @@ class DirectShape:
     pooled: bool
 
     @property
-    def pitch(self) -> int:
-        """Positions from a row to the next: one column of zeros is the border of both."""
-        return self.size + 1
+    def inputs(self) -> FeatureMaps:
+        return FeatureMaps(self.size, self.channels_in, BF16_AMX)
 
     @property
-    def image_positions(self) -> int:
-        """Positions from an image to the next: one row of zeros is the border of both."""
-        return self.pitch**2
-
-    @property
-    def border(self) -> int:
-        """Positions before the first image, and after the last."""
-        return self.pitch + 1
+    def outputs(self) -> FeatureMaps:
+        """Before pooling."""
+        return FeatureMaps(self.size, self.channels_out, BF16_AMX)
 
     @property
     def output_size(self) -> int:
@@ -68,70 +65,11 @@ class DirectShape:
     @property
     def gradient_numbers(self) -> int:
         """Numbers of the gradient of filters, filled up."""
-        return TAPS**2 * rounded_up(self.channels_in) * rounded_up(self.channels_out)
+        return TAPS**2 * self.inputs.channels * self.outputs.channels
 
     def block_images(self, positions: int) -> int:
         """Return the images of a block that has about so many positions."""
-        return max(1, positions // self.image_positions)
-
-
-class _Maps:
-    """Feature maps of a block of images with their borders, bfloat16, in the thread's workspace.
-
-    Args:
-        builder: Allocates the memory.
-        shape: Of the convolution.
-        channels: Without those that are added.
-        num_images: Of a block, at most.
-    """
-
-    def __init__(self, builder: KernelBuilder, shape: DirectShape, channels: int, num_images: int) -> None:
-        self.shape, self.channels, self.filled = shape, channels, rounded_up(channels)
-        self.num_rows = rounded_up(2 * shape.border + rounded_up(num_images * shape.image_positions))
-        """Positions with the borders."""
-        self.row_bytes = self.filled * BYTES
-        self._builder = builder.with_lanes(halves.LANES)
-        self._address = builder.allocate(self.num_rows * self.row_bytes // _FLOAT_BYTES)
-        halves.fill_zeros(self._builder, self._address, self.num_rows * self.row_bytes)
-
-    def matrix(self, first: int) -> Matrix:
-        """Return the words from position `first` on; 0 is the first one of the border."""
-        zero = self._builder.integer(0)
-        return Matrix(self._address + first * self.row_bytes, zero, self.row_bytes // _FLOAT_BYTES, column_stride=1)
-
-    def copy(self, source: Integer, first: Integer, end: Integer) -> None:
-        """Copy the maps of images first .. end - 1 of (B, H, H, C)."""
-        builder, size = self._builder, self.shape.size
-        with builder.loop(first, end) as image, builder.loop(0, size) as row, builder.loop(0, size) as column:
-            pixel = source + ((image * size + row) * size + column) * (self.channels * BYTES)
-            here = self._place(image - first, row, column)
-            for channel, length in _pieces(self.channels):
-                value = halves.load_raw(builder, pixel + channel * BYTES, length)
-                halves.store_raw(builder, value, here + channel * BYTES)
-
-    def unpool(self, source: Integer, indices: Integer, first: Integer, end: Integer) -> None:
-        """Copy pooled gradients (B, H // 2, H // 2, C) to the pixels that were the largest, and zeros to the others.
-
-        Args:
-            source: Address of the gradients.
-            indices: Address of the max-pooling indices, uint8, like `source`: which of four pixels was the largest.
-            first: Of the images.
-            end: After the last of them.
-        """
-        builder, size = self._builder, self.shape.output_size
-        with builder.loop(first, end) as image, builder.loop(0, size) as row, builder.loop(0, size) as column:
-            start = ((image * size + row) * size + column) * self.channels
-            for channel, length in _pieces(self.channels):
-                gradient = halves.load_raw(builder, source + (start + channel) * BYTES, length)
-                index = halves.load_raw_bytes(builder, indices + start + channel, length)
-                for number in range(4):
-                    chosen = halves.where_equal(builder, index, number, gradient)
-                    here = self._place(image - first, row * 2 + number // 2, column * 2 + number % 2)
-                    halves.store_raw(builder, chosen, here + channel * BYTES)
-
-    def _place(self, image: Integer, row: Integer, column: Integer) -> Integer:
-        position = image * self.shape.image_positions + row * self.shape.pitch + column + self.shape.border
-        return self._address + position * self.row_bytes
+        return max(1, positions // self.inputs.image_positions)
 
 
 class _Convolution:
@@ -145,17 +83,17 @@ class _Convolution:
         channels_out: Of the results.
     """
 
-    def __init__(self, builder: KernelBuilder, unit: Unit, maps: _Maps, num_images: int, channels_out: int) -> None:
+    def __init__(self, builder: KernelBuilder, unit: Unit, maps: BlockMaps, num_images: int, channels_out: int) -> None:
         self._unit, self._maps, self._channels_out = unit, maps, channels_out
         self._builder = builder.with_lanes(lanes_for(channels_out))
-        self._sums = builder.allocate(rounded_up(num_images * maps.shape.image_positions) * PANEL)
+        self._sums = builder.allocate(rounded_up(num_images * maps.layout.image_positions) * PANEL)
 
     def run(self, filters: Integer, target: Integer, indices: Integer | None, first: Integer, end: Integer) -> None:
         """Write the results of images first .. end - 1; with `indices`, max-pooled 2 x 2, and the indices, too."""
-        panel_bytes = TAPS**2 * self._maps.filled * PANEL * BYTES
+        panel_bytes = TAPS**2 * self._maps.layout.channels * PANEL * BYTES
 
         def write(panel: Integer, channels: int) -> None:
-            self._multiply(filters + panel * panel_bytes, (end - first) * self._maps.shape.image_positions)
+            self._multiply(filters + panel * panel_bytes, (end - first) * self._maps.layout.image_positions)
             start = panel * PANEL
             for image, place in self._images(first, end):
                 if indices is None:
@@ -171,23 +109,19 @@ class _Convolution:
 
     def _images(self, first: Integer, end: Integer) -> Iterator[tuple[Integer, Integer]]:
         with self._builder.loop(first, end) as image:
-            yield image, (image - first) * self._maps.shape.image_positions
+            yield image, (image - first) * self._maps.layout.image_positions
 
     def _multiply(self, filters: Integer, num_positions: Integer) -> None:
         unit, maps = self._unit, self._maps
-        left = maps.matrix(maps.shape.border).address
+        left = maps.matrix(maps.layout.border).address
         with unit.builder.loop(0, num_positions, UNIT_ROWS) as position:
-            here = self._sums + position * _PANEL_BYTES
-            sums = Sums(
-                [[here + (row * _PANEL_BYTES + column * ROW_BYTES) for column in range(2)] for row in (0, ROWS)],
-                _PANEL_BYTES,
-            )
+            sums = _sums_at(self._sums + position * _PANEL_BYTES)
             sums.zero(unit)
-            with unit.builder.loop(0, maps.filled, _STEP) as channel:
+            with unit.builder.loop(0, maps.layout.channels, _STEP) as channel:
                 for tap in range(TAPS**2):
-                    shift = _SHIFTS[tap // TAPS] * maps.shape.pitch + _SHIFTS[tap % TAPS]
+                    shift = _SHIFTS[tap // TAPS] * maps.layout.pitch + _SHIFTS[tap % TAPS]
                     start = left + position * maps.row_bytes + channel * BYTES
-                    right = filters + channel * (PANEL * BYTES) + tap * (maps.filled * PANEL * BYTES)
+                    right = filters + channel * (PANEL * BYTES) + tap * (maps.layout.channels * PANEL * BYTES)
                     unit.add(
                         Factor([start + (shift + row) * maps.row_bytes for row in (0, ROWS)], maps.row_bytes),
                         Factor([right, right + ROW_BYTES], PANEL * _PAIR_BYTES),
@@ -195,10 +129,10 @@ class _Convolution:
             sums.store(unit)
 
     def _round(self, image: Integer, place: Integer, target: Integer, start: Integer, channels: int) -> None:
-        builder, size = self._builder, self._maps.shape.size
+        builder, size = self._builder, self._maps.layout.size
         sums = float_array(builder, self._sums)
         with builder.loop(0, size) as row, builder.loop(0, size) as column:
-            source = (place + row * self._maps.shape.pitch + column) * PANEL
+            source = (place + row * self._maps.layout.pitch + column) * PANEL
             pixel = ((image * size + row) * size + column) * self._channels_out + start
             for channel in range(0, channels, builder.num_lanes):
                 halves.store(builder, sums.load(source + channel), target + (pixel + channel) * BYTES)
@@ -206,15 +140,15 @@ class _Convolution:
     def _pool(
         self, image: Integer, place: Integer, target: Integer, indices: Integer, start: Integer, channels: int
     ) -> None:
-        builder, shape = self._builder, self._maps.shape
-        sums, size, largest = float_array(builder, self._sums), shape.size // 2, byte_array(builder, indices)
+        builder, layout = self._builder, self._maps.layout
+        sums, size, largest = float_array(builder, self._sums), layout.size // 2, byte_array(builder, indices)
         with builder.loop(0, size) as row, builder.loop(0, size) as column:
-            corner = (place + row * (2 * shape.pitch) + column * 2) * PANEL
+            corner = (place + row * (2 * layout.pitch) + column * 2) * PANEL
             pixel = ((image * size + row) * size + column) * self._channels_out + start
             for channel in range(0, channels, builder.num_lanes):
                 best, index = sums.load(corner + channel), builder.int_constant(0)
                 for number in range(1, 4):
-                    distance = (number // 2 * shape.pitch + number % 2) * PANEL
+                    distance = (number // 2 * layout.pitch + number % 2) * PANEL
                     value = sums.load(corner + (distance + channel))
                     mask = value.exceeds(best)
                     best = builder.select(mask, value, best)
@@ -233,44 +167,55 @@ class _FilterGradients:
         gradients: Right factors; they are copied as pairs of positions.
     """
 
-    def __init__(self, builder: KernelBuilder, unit: Unit, features: _Maps, gradients: _Maps) -> None:
+    def __init__(self, builder: KernelBuilder, unit: Unit, features: BlockMaps, gradients: BlockMaps) -> None:
         self._unit, self._features, self._gradients = unit, features, gradients
         self._builder = builder.with_lanes(halves.LANES)
-        self._exchanged, self._pairs = (
+        exchanged, pairs = (
             builder.allocate(maps.num_rows * maps.row_bytes // _FLOAT_BYTES) for maps in (features, gradients)
         )
+        zero = self._builder.integer(0)
+        self._exchanged = Matrix(exchanged, zero, features.num_rows // 2, column_stride=1)
+        self._pairs = Matrix(pairs, zero, PANEL, gradients.num_rows // 2)
 
     def add(self, num_positions: Integer, target: Integer) -> None:
         """Add the products of a block to the gradient of the filters at `target`."""
-        builder, unit, features, gradients = self._builder, self._unit, self._features, self._gradients
-        border, pitch = features.shape.border, features.shape.pitch
+        builder, layout = self._builder, self._features.layout
+        rows, columns = layout.channels, self._gradients.layout.channels
         end = rounded_up(num_positions)
-        right = gradients.matrix(border)
-        clear_rows(builder, right, num_positions, end, right.row_stride)
-        num_pairs = gradients.num_rows // 2
-        pairs = Matrix(self._pairs, builder.integer(0), PANEL, num_pairs)
-        pair_rows(builder, right, pairs, (end, gradients.filled), PANEL)
-        row_words = features.num_rows // 2
-        exchanged = Matrix(self._exchanged, builder.integer(0), row_words, column_stride=1)
-        transpose_pairs(builder, features.matrix(0), exchanged, (rounded_up(end + 2 * border), features.filled))
-        row_bytes, rows, columns = row_words * _PAIR_BYTES, features.filled, gradients.filled
+        self._pack(num_positions, end)
         with builder.loop(0, TAPS) as y, builder.loop(0, TAPS) as x:
-            shift = y * pitch + x
             tap = target + (y * TAPS + x) * (rows * columns * _FLOAT_BYTES)
             with builder.loop(0, columns, PANEL) as column, builder.loop(0, rows, UNIT_ROWS) as row:
-                here = tap + (column * rows + row * PANEL) * _FLOAT_BYTES
-                sums = Sums(
-                    [[here + (r * _PANEL_BYTES + c * ROW_BYTES) for c in range(2)] for r in (0, ROWS)], _PANEL_BYTES
-                )
-                sums.load(unit)
+                sums = _sums_at(tap + (column * rows + row * PANEL) * _FLOAT_BYTES)
+                sums.load(self._unit)
                 with builder.loop(0, end, _STEP) as position:
-                    left = self._exchanged + row * row_bytes + (shift + position) * BYTES
-                    above = self._pairs + (column * num_pairs + position // 2 * PANEL) * _PAIR_BYTES
-                    unit.add(
-                        Factor([left + r * row_bytes for r in (0, ROWS)], row_bytes),
-                        Factor([above, above + ROW_BYTES], PANEL * _PAIR_BYTES),
-                    )
-                sums.store(unit)
+                    self._multiply(row, column, y * layout.pitch + x, position)
+                sums.store(self._unit)
+
+    def _pack(self, num_positions: Integer, end: Integer) -> None:
+        """Copy the factors; after the positions of the block, gradients are zero."""
+        builder, features = self._builder, self._features
+        border, channels = features.layout.border, features.layout.channels
+        right = self._gradients.matrix(border)
+        clear_rows(builder, right, num_positions, end, right.row_stride)
+        pair_rows(builder, right, self._pairs, (end, self._gradients.layout.channels), PANEL)
+        transpose_pairs(builder, features.matrix(0), self._exchanged, (rounded_up(end + 2 * border), channels))
+
+    def _multiply(self, row: Integer, column: Integer, shift: Integer, position: Integer) -> None:
+        """Add the products of 32 channels and 32 channels at 32 positions; those of features are `shift` further on."""
+        row_bytes = self._exchanged.row_stride * _PAIR_BYTES
+        left = self._exchanged.address + row * row_bytes + (shift + position) * BYTES
+        right = self._pairs.address + (column * self._pairs.column_stride + position // 2 * PANEL) * _PAIR_BYTES
+        self._unit.add(
+            Factor([left + number * row_bytes for number in (0, ROWS)], row_bytes),
+            Factor([right, right + ROW_BYTES], PANEL * _PAIR_BYTES),
+        )
+
+
+def _sums_at(address: Integer) -> Sums:
+    """Return the sums of 32 rows of a panel, which are neighbours in memory."""
+    tiles = [[address + (row * _PANEL_BYTES + column * ROW_BYTES) for column in range(2)] for row in (0, ROWS)]
+    return Sums(tiles, _PANEL_BYTES)
 
 
 @functools.cache
@@ -284,7 +229,7 @@ def forward_kernel(shape: DirectShape) -> Kernel:
     def emit(builder: KernelBuilder, first: Integer, end: Integer, arguments: Sequence[Integer]) -> None:
         features, filters, results, indices, configuration = arguments
         unit = unit_for(builder)
-        maps = _Maps(builder, shape, shape.channels_in, length)
+        maps = BlockMaps(builder, shape.inputs, length)
         convolution = _Convolution(builder, unit, maps, length, shape.channels_out)
         unit.configure(configuration)
         with builder.loop(first, end, length) as start:
@@ -310,9 +255,7 @@ def backward_kernel(shape: DirectShape, for_features: bool) -> Kernel:
         features, gradient, indices, grad_filters, configuration, *further = arguments
         grad_filters = grad_filters + builder.share * (_FLOAT_BYTES * shape.gradient_numbers)
         unit = unit_for(builder)
-        inputs, outputs = (
-            _Maps(builder, shape, channels, length) for channels in (shape.channels_in, shape.channels_out)
-        )
+        inputs, outputs = (BlockMaps(builder, layout, length) for layout in (shape.inputs, shape.outputs))
         sums = _FilterGradients(builder, unit, inputs, outputs)
         convolution = _Convolution(builder, unit, outputs, length, shape.channels_in) if for_features else None
         unit.configure(configuration)
@@ -323,19 +266,9 @@ def backward_kernel(shape: DirectShape, for_features: bool) -> Kernel:
                 outputs.unpool(gradient, indices, start, stop)
             else:
                 outputs.copy(gradient, start, stop)
-            sums.add((stop - start) * shape.image_positions, grad_filters)
+            sums.add((stop - start) * shape.inputs.image_positions, grad_filters)
             if convolution is not None:
                 convolution.run(further[0], further[1], None, start, stop)
         unit.release()
 
     return Kernel(emit, num_arguments=7 if for_features else 5)
-
-
-def _pieces(channels: int) -> list[tuple[int, int]]:
-    """Return first channels and lengths of vectors: of a cache line, and of half and a quarter of one for the rest."""
-    pieces, first = [], 0
-    for length in (ROW_BYTES // BYTES, 16, 8):
-        while channels - first >= length:
-            pieces.append((first, length))
-            first += length
-    return pieces

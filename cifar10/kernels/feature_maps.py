@@ -46,8 +46,8 @@ class FeatureMaps:
         return self.arithmetic.bytes * self.channels
 
     @property
-    def _border(self) -> int:
-        """Positions before the first image."""
+    def border(self) -> int:
+        """Positions before the first image, and after the last."""
         return self.pitch + 1
 
     def allocate(self, num_images: int, overhang: int, zero: int = 0) -> Tensor:
@@ -58,9 +58,9 @@ class FeatureMaps:
             overhang: Positions.
             zero: The number that stands for 0, and fills the memory.
         """
-        positions = 2 * self._border + num_images * self.image_positions + overhang
+        positions = 2 * self.border + num_images * self.image_positions + overhang
         return torch.full((positions * self.channels,), zero, dtype=self.arithmetic.map_type)
 
     def offset(self, image: Integer, row: Integer, column: Integer | int) -> Integer:
         """Return the bytes from the beginning of the memory to a position."""
-        return (image * self.image_positions + row * self.pitch + column + self._border) * self.position_bytes
+        return (image * self.image_positions + row * self.pitch + column + self.border) * self.position_bytes
