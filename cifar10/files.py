@@ -11,6 +11,7 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from tempfile import gettempdir
 from typing import BinaryIO
 
 from cifar10.errors import UserError, first_line
@@ -173,6 +174,16 @@ def sole_writer(folder: Path) -> Iterator[None]:
     finally:
         path.unlink(missing_ok=True)  # while it is held: others give up at once, and so never hold the deleted file
         lock.release()
+
+
+def cache_folder(name: str) -> Path:
+    """Return the folder `name` of this program in the user's cache folder: XDG_CACHE_HOME, else ~/.cache.
+
+    Where no home folder is known, it is in the folder of temporary files.
+    """
+    home = os.path.expanduser("~")
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(home if os.path.isabs(home) else gettempdir(), ".cache")
+    return Path(base) / "cifar10" / name
 
 
 def sync_folder(folder: Path) -> None:

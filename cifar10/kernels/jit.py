@@ -1,7 +1,7 @@
 """Just-in-time compilation by LLVM (llvmlite) for the CPU at hand; kernels run on PyTorch's own threads.
 
-Compiling takes some tenths of a second per kernel, once a process. The threads are those of PyTorch's OpenMP: the
-threads of a second library would compete with them for the cores.
+Compiling takes some tenths of a second per kernel; a later process loads the object code from a file. The threads are
+those of PyTorch's OpenMP: the threads of a second library would compete with them for the cores.
 """
 
 import ctypes
@@ -12,12 +12,14 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from cifar10.kernels import object_cache
 from cifar10.kernels.codegen import Integer, KernelBuilder, declare
 
 try:
+    import llvmlite
     from llvmlite import binding, ir
 except ImportError:  # then `is_available` is false, and PyTorch's operators compute
-    binding = ir = None
+    llvmlite = binding = ir = None
 
 MIN_IMAGES = 32  # for fewer, PyTorch's operators are as fast, or less can be saved than compiling takes
 
@@ -144,11 +146,9 @@ def _compile(emit: Emit, num_arguments: int, num_lanes: int) -> tuple[int, int]:
     The function takes one pointer, as OpenMP calls it: to the number of the next share, the items of a share, the
     number of items, the bytes of a thread's workspace, the address of the first workspace, and the arguments.
     """
-    engine, machine = _engine()
     module = ir.Module()
     int64, int32 = ir.IntType(64), ir.IntType(32)
-    name = f"kernel{next(_NUMBERS)}"
-    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [int64.as_pointer()]), name)
+    function = ir.Function(module, ir.FunctionType(ir.VoidType(), [int64.as_pointer()]), _NAME)
     llvm = ir.IRBuilder(function.append_basic_block())
     thread = llvm.sext(llvm.call(declare(module, _THREAD, ir.FunctionType(int32, [])), []), int64)
     share_items, items, stride, workspaces, *arguments = (
@@ -168,19 +168,50 @@ def _compile(emit: Emit, num_arguments: int, num_lanes: int) -> tuple[int, int]:
     llvm.branch(take)
     llvm.position_at_end(leave)
     llvm.ret_void()
-    compiled = binding.parse_assembly(str(module))
+    return _load(str(module)), builder.workspace_size
+
+
+def _load(text: str) -> int:
+    """Return the address of the function of a module, whose object code may be in a file since an earlier process."""
+    engine, machine = _engine()
+    key = object_cache.key_of([text, *_target()])
+    if key in _loaded:
+        return _loaded[key]
+    name = f"{_NAME}_{key}"  # of which an engine may have one only
+    code = object_cache.load(key)
+    if code is None:
+        code = _object_code(text.replace(f'@"{_NAME}"', f'@"{name}"'), machine)
+        object_cache.store(key, code)
+    engine.add_object_file(binding.ObjectFileRef.from_data(code))
+    engine.finalize_object()
+    _loaded[key] = int(engine.get_function_address(name))
+    return _loaded[key]
+
+
+def _object_code(text: str, machine: Any) -> bytes:
+    compiled = binding.parse_assembly(text)
     compiled.verify()
     # The code is unrolled and vectorised already: LLVM schedules, folds and allocates registers.
-    options = binding.create_pipeline_tuning_options(speed_level=2)
+    options = binding.create_pipeline_tuning_options(speed_level=_SPEED_LEVEL)
     options.loop_unrolling = options.loop_vectorization = options.slp_vectorization = False
     passes = binding.create_pass_builder(machine, options)
     passes.getModulePassManager().run(compiled, passes)
-    engine.add_module(compiled)
-    engine.finalize_object()
-    return engine.get_function_address(name), builder.workspace_size
+    code: bytes = machine.emit_object(compiled)
+    return code
 
 
-_NUMBERS = iter(range(10**9))
+_NAME = "kernel"
+_SPEED_LEVEL, _MACHINE_LEVEL = 2, 3
+_loaded: dict[str, int] = {}
+"""Addresses of the functions of this process."""
+
+
+@functools.cache
+def _target() -> tuple[str, ...]:
+    """Return what object code depends on beside the module: compiler, its options, and the CPU."""
+    versions = llvmlite.__version__, ".".join(map(str, binding.llvm_version_info))
+    triple, features = binding.get_default_triple(), binding.get_host_cpu_features().flatten()
+    return *versions, f"{_SPEED_LEVEL} {_MACHINE_LEVEL}", triple, binding.get_host_cpu_name(), features
 
 
 @functools.cache
@@ -190,7 +221,7 @@ def _engine() -> tuple[Any, Any]:
     binding.initialize_native_asmparser()  # for inline assembly
     target = binding.Target.from_default_triple()
     features = binding.get_host_cpu_features().flatten()
-    machine = target.create_target_machine(cpu=binding.get_host_cpu_name(), features=features, opt=3)
+    machine = target.create_target_machine(cpu=binding.get_host_cpu_name(), features=features, opt=_MACHINE_LEVEL)
     process = ctypes.CDLL(None)
     binding.add_symbol(_THREAD, ctypes.cast(getattr(process, _THREAD), ctypes.c_void_p).value)
     return binding.create_mcjit_compiler(binding.parse_assembly(""), machine), machine

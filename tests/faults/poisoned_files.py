@@ -7,6 +7,7 @@ Files that the package reads, and those that it trusts:
     exported networks (.onnx, external data)   ONNX Runtime; golden images are computed again
     native_int8.json                        a schema, the digest of its checkpoint, golden images
     ~/.cache/cifar10/engines/*.json         its numbers; what does not fit is measured again
+    ~/.cache/cifar10/kernels/*.o            SHA-256 of each, and who may write to it; else it is compiled again
     CIFAR batches (pickles)                 MD5 of each before it is unpickled; SHA-256 of their archive
     *.dvc beside them                       a safe YAML loader; only names a remote of DVC's own configuration
     labels of `evaluate --honest`           SHA-256 of each; arrays without pickles; see analysis/test_honest.py

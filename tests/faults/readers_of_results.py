@@ -95,6 +95,11 @@ def _trained_for_integers(folder: Path) -> None:
     NativeInt8Format(percentiles=[100.0], num_images=40).write(Source(checkpoint, images, images, images), ranges)
 
 
+def _compiled(folder: Path) -> None:
+    _trained_for_integers(folder)
+    run(folder, *_NATIVE, environment=_CACHE)
+
+
 def _measured(folder: Path) -> None:
     run(folder, *_FASTEST, environment=_CACHE)
 
@@ -114,6 +119,13 @@ def _recorded(folder: Path) -> None:
 READERS_OF_RESULTS: dict[str, Reader] = {
     "the rows of an interrupted run": Reader("rows.csv.partial", [*_LISTED, "--resume"], _interrupted, False),
     "ranges of 8-bit integers": Reader(_RANGES, _NATIVE, _trained_for_integers, obstacle=lambda: OBSTACLE or ""),
+    "compiled kernels": Reader(
+        "cache/cifar10/kernels/*.o",
+        _NATIVE,
+        _compiled,
+        environment=_CACHE,
+        obstacle=lambda: OBSTACLE or "",
+    ),
     "measured engines": Reader("cache/cifar10/engines/*.json", _FASTEST, _measured, False, environment=_CACHE),
     "weights beside an ONNX file": Reader(
         "linked.bin", [*_ON_IMAGES, "--checkpoint_name=linked.onnx"], _weights_beside, works=False

@@ -19,6 +19,7 @@ from cifar10 import benchmark as entry
 from cifar10.config.compose import load_config
 from cifar10.errors import CheckpointError, UsageError, UserError
 from cifar10.export import export
+from cifar10.files import cache_folder
 from cifar10.inference.engines import auto, load_model, measuring
 from cifar10.inference.engines.measuring import Measured, measure, seconds_per_batch
 from cifar10.train import train
@@ -104,7 +105,7 @@ def test_a_model_is_measured_once_for_each_state_of_its_exported_files(
 @pytest.mark.parametrize("content", ["", "{", "[]", '{"engines": {"torch": {}}}'])
 def test_a_damaged_record_is_measured_again(here: Path, measurements: list[list[str]], content: str) -> None:
     auto.measured_engines(here, CANDIDATES)
-    [record] = auto.cache_folder().iterdir()
+    [record] = cache_folder("engines").iterdir()
     whole = record.read_text()
     record.write_text(content)
     assert auto.measured_engines(here, CANDIDATES)["onnx"]["precision"] == "fp32"
@@ -217,7 +218,7 @@ def test_what_was_remembered_and_is_damaged_is_measured_again(
     damage: Any, here: Path, measurements: list[list[str]]
 ) -> None:
     auto.measured_engines(here, CANDIDATES)
-    [file] = auto.cache_folder().glob("*.json")
+    [file] = cache_folder("engines").glob("*.json")
     content = json.loads(file.read_text())
     content["engines"] = {**content["engines"], **damage} if damage else damage
     file.write_text(json.dumps(content))

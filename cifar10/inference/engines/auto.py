@@ -18,7 +18,7 @@ from typing import Annotated, Any
 
 from cifar10.config.conf_folder import content_of
 from cifar10.errors import UserError
-from cifar10.files import file_sha256, read_file, write_text
+from cifar10.files import cache_folder, file_sha256, read_file, write_text
 from cifar10.inference.description import LoadedModel
 from cifar10.inference.engines import exported_files, load_model
 from cifar10.inference.engines.measuring import BATCH_SIZES, Measured, measure
@@ -138,12 +138,6 @@ def explanation(measured: Mapping[str, Measured], chosen: str) -> str:
     return "\n  ".join([f"images/s in batches of {sizes}: {', '.join(speeds)}", *_refusals(measured)])
 
 
-def cache_folder() -> Path:
-    """Return the folder of what was measured."""
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(os.path.expanduser("~"), ".cache")
-    return Path(base) / "cifar10" / "engines"
-
-
 def _refusals(measured: Mapping[str, Measured]) -> list[str]:
     return [f"{name}: {about['refused']}" for name, about in measured.items() if "refused" in about]
 
@@ -158,7 +152,9 @@ def _verdict_file(path: Path, candidates: list[str]) -> Path:
     """Return a file named by all that the result depends on: model, exported files, engines, machine, versions."""
     exported = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in exported_files(path)}
     facts = {"model": file_sha256(path), "exported": exported, "candidates": candidates, "machine": _machine()}
-    return cache_folder() / f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]}.json"
+    return (
+        cache_folder("engines") / f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]}.json"
+    )
 
 
 def _machine() -> dict[str, Any]:
