@@ -6,6 +6,7 @@ import math
 import os
 import re
 import resource
+import shutil
 import statistics
 import subprocess
 import sys
@@ -17,6 +18,7 @@ from typing import Any, TextIO
 
 sys.path.insert(0, str(Path(__file__).parents[1]))
 
+from cifar10.files import cache_folder
 from cifar10.runs.provenance import code_state, machine, versions
 
 REPOSITORY = Path(__file__).parents[1]
@@ -79,6 +81,11 @@ def timed(command: Sequence[str], stdout: TextIO | int = sys.stderr) -> dict[str
     wall, after = time.perf_counter() - started, resource.getrusage(resource.RUSAGE_CHILDREN)
     cpu = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     return {"wall_seconds": wall, "cpu_seconds": cpu}
+
+
+def forget_kernels() -> None:
+    """Remove the kernels that earlier processes have compiled: the next process compiles its own, as the first does."""
+    shutil.rmtree(cache_folder("kernels"), ignore_errors=True)
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> str:

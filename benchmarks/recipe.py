@@ -2,8 +2,8 @@
 
     python benchmarks/recipe.py [--experiment fast] [--root data] [--seeds 0 1 2] [--overrides KEY=VALUE ...]
 
-Runs `python commands.py train experiment=NAME` once a seed, each in a process of its own, with nothing beside it, and
-writes accuracy, wall and processor time with machine and versions to results/recipe_NAME_<hardware>_<date>.{json,md}.
+Runs `python commands.py train experiment=NAME` once a seed, each in a process of its own, with nothing beside it; each
+compiles its kernels anew, as a user's first run does. Writes accuracy, wall and processor time with machine and versions to results/recipe_NAME_<hardware>_<date>.{json,md}.
 Then it exports the test images as PNG and lets `infer` classify them with the first seed's checkpoint: the accuracies
 must be equal.
 
@@ -20,7 +20,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measuring import REPOSITORY, now, origin, result_path, table, timed
+from measuring import REPOSITORY, forget_kernels, now, origin, result_path, table, timed
 
 from cifar10.config.compose import load_config
 from cifar10.files import write_text
@@ -81,6 +81,7 @@ def run_training(seed: int, words: list[str], root: Path, models: Path) -> dict[
         places = [f"data_loading.root={root.absolute()}", f"models_dir={models}"]
         places += [f"tracking.uri=sqlite:///{models}/mlflow.db", f"tracking.artifacts={models}/artifacts"]
         command = ["--resume", str(checkpoint)] if is_begun else [*words, *places, f"seed={seed}", f"run_name={name}"]
+        forget_kernels()
         kept["calls"] = [*calls, timed([sys.executable, "commands.py", "train", *command])]
         facts = json.loads((models / name / "scores.json").read_text())
         kept["run"] = {**facts, **{key: _sum(kept["calls"], key) for key in ("wall_seconds", "cpu_seconds")}}

@@ -157,11 +157,11 @@ def test_a_kernel_is_compiled_once_and_loaded_then(folder: Path, monkeypatch: py
 
 
 @pytest.mark.skipif(not jit.is_available(), reason="needs llvmlite and GNU's OpenMP")
-def test_object_code_is_kept_for_one_cpu_and_compiler(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_object_code_is_kept_for_one_cpu_and_compiler() -> None:
     target = jit._target()
     for position in range(len(target)):
         other = [*target]
         other[position] += "x"
         assert object_cache.key_of(["module", *other]) != object_cache.key_of(["module", *target])
-    assert jit.binding.get_host_cpu_name() in target
-    assert jit.llvmlite.__version__ in target
+    llvmlite = pytest.importorskip("llvmlite")
+    assert {llvmlite.__version__, llvmlite.binding.get_host_cpu_name()} <= set(target)
