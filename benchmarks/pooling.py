@@ -26,7 +26,7 @@ import time
 from pathlib import Path
 from typing import Any
 
-from measuring import REPOSITORY, in_turn, ratio, spread, table, timed, write_results
+from measuring import REPOSITORY, forget_kernels, in_turn, ratio, spread, table, timed, write_results
 
 from cifar10.analysis.paired_differences import Interval
 from cifar10.analysis.pooling_results import percent, points
@@ -74,6 +74,7 @@ def run_ours(arguments: argparse.Namespace, scratch: Path, found: list[dict[str,
     words = [f"data_loading.root={arguments.root.absolute()}", f"training.epochs={arguments.epochs}", "tracking=none"]
     words += [f"pooling.seeds=[{seeds}]", f"run_name={name}", f"models_dir={scratch}", *arguments.words]
     started = time.time()
+    forget_kernels()
     spent = timed([sys.executable, "commands.py", "compare_pooling", *words])
     folder = scratch / name / "laboratory"
     records = [json.loads(record.read_text()) for record in folder.glob("*/run.json")]

@@ -3,7 +3,8 @@
     python benchmarks/recipe.py [--experiment fast] [--root data] [--seeds 0 1 2] [--overrides KEY=VALUE ...]
 
 Runs `python commands.py train experiment=NAME` once a seed, each in a process of its own, with nothing beside it; each
-compiles its kernels anew, as a user's first run does. Writes accuracy, wall and processor time with machine and versions to results/recipe_NAME_<hardware>_<date>.{json,md}.
+compiles its kernels anew, as a user's first run does. Writes accuracy, wall and processor time with machine and
+versions to results/recipe_NAME_<hardware>_<date>.{json,md}.
 Then it exports the test images as PNG and lets `infer` classify them with the first seed's checkpoint: the accuracies
 must be equal.
 

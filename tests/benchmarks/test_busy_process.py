@@ -28,10 +28,10 @@ def test_it_takes_processor_time_only_while_it_should(kind: str) -> None:
             time.sleep(0.3)
             return float(child.cpu_times().user + child.cpu_times().system - started)
 
-        assert taken() == 0
+        assert taken() < 0.03  # it may run to the end of a time slice
         with process.working():
             assert taken() > 0.05  # on processors that other tests use, too
-        assert taken() == 0
+        assert taken() < 0.03  # it may run to the end of a time slice
     finally:
         process.end()
     assert not child.is_running()

@@ -14,6 +14,12 @@ from cifar10.runs.provenance import code_digest
 WORDS = ["experiment=demo"]
 
 
+@pytest.fixture(autouse=True)
+def cache(tmp_path_factory: pytest.TempPathFactory, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let `run_training` forget the kernels of an empty folder."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+
+
 def keep(models: Path, **record: Any) -> None:
     made_by = {"config": load_config(WORDS).plain(), "code": code_digest()}
     (models / "seed0.json").write_text(json.dumps({"made_by": made_by, **record}))
