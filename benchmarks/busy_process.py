@@ -15,6 +15,7 @@ import os
 import runpy
 import signal
 import sys
+import threading
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -89,7 +90,8 @@ class BusyProcess:
         is_ready = _SPAWN.Event()
         self._process = _SPAWN.Process(target=disturb, args=(kind, processors, is_ready), daemon=True)
         self._process.start()
-        is_ready.wait()
+        while not is_ready.wait(timeout=1):
+            assert self._process.is_alive(), f"the process that {kind} could not be started"
         self._send(signal.SIGSTOP)
 
     @contextlib.contextmanager
@@ -112,13 +114,21 @@ class BusyProcess:
 
 
 def disturb(kind: str, processors: set[int], is_ready: Any) -> None:
-    """Work until killed."""
+    """Work until killed, or until the benchmark has ended, however it ended."""
+    threading.Thread(target=_end_with_parent, daemon=True).start()
     os.sched_setaffinity(0, processors)
     work = _WORK[kind]()
     next(work)
     is_ready.set()
     for _ in work:
         pass
+
+
+def _end_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(0)
 
 
 if __name__ == "__main__":

@@ -12,6 +12,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import suppress
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, TextIO
@@ -85,7 +86,8 @@ def timed(command: Sequence[str], stdout: TextIO | int = sys.stderr) -> dict[str
 
 def forget_kernels() -> None:
     """Remove the kernels that earlier processes have compiled: the next process compiles its own, as the first does."""
-    shutil.rmtree(cache_folder("kernels"), ignore_errors=True)
+    with suppress(FileNotFoundError):
+        shutil.rmtree(cache_folder("kernels"))
 
 
 def ratio(numerators: Sequence[float], denominators: Sequence[float]) -> str:
@@ -120,8 +122,6 @@ def table(head: Sequence[str], rows: Sequence[Sequence[object]]) -> list[str]:
 def write_results(name: str, title: str, body: Sequence[str], raw: Mapping[str, Any]) -> Path:
     """Write results/NAME_HARDWARE_DATE.md, with `raw` as JSON beside it, and print the text.
 
-    Beside a busy process, "beside_" and what it does precede the name: such figures are not mistaken for others.
-
     Args:
         name: Of the question.
         title: First line of the text.
@@ -130,7 +130,7 @@ def write_results(name: str, title: str, body: Sequence[str], raw: Mapping[str, 
     """
     computer, command, time_made = machine(), " ".join(["python", *map(_without_folder, sys.orig_argv[1:])]), now()
     place = {"command": command, "made": time_made, "machine": computer, "versions": versions(), **code_state()}
-    path = result_path(f"beside_{neighbour}_{name}" if neighbour else name, computer, time_made)
+    path = result_path(name, computer, time_made)
     text = "\n".join([f"# {title}", "", *origin(place), "", *body]) + "\n"
     RESULTS.mkdir(exist_ok=True)
     path.write_text(text)
@@ -154,9 +154,11 @@ def now() -> str:
 def result_path(name: str, computer: Mapping[str, Any], time_made: str) -> Path:
     """Return results/NAME_HARDWARE_DATE.md, or, if there is such a file, the same with a number behind it.
 
-    Results are added, never edited.
+    Results are added, never edited. Beside a busy process, "beside_" and what it does precede the name: such figures
+    are not mistaken for others.
     """
-    path = RESULTS / f"{name}_{hardware(computer)}_{time_made[:10]}.md"
+    beside = f"beside_{neighbour}_" if neighbour else ""
+    path = RESULTS / f"{beside}{name}_{hardware(computer)}_{time_made[:10]}.md"
     numbered = (path.with_stem(f"{path.stem}-{number}") for number in itertools.count(2))
     return next(candidate for candidate in itertools.chain([path], numbered) if not candidate.exists())
 

@@ -79,6 +79,7 @@ def make_commands(scratch: Path) -> dict[str, list[str]]:
     infer = ["infer", f"--test_dir={image}"]
     one_step = [*_TRAINING, "training.batch_size=200", f"models_dir={scratch}"]
     program = [sys.executable, "commands.py"]
+    subprocess.run([*program, "train", *one_step], cwd=REPOSITORY, check=True, stdout=sys.stderr)  # compiles kernels
     return {
         _BARE: [sys.executable, "-c", "pass"],
         _HELP: [*program, "--help"],

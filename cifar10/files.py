@@ -11,7 +11,6 @@ import uuid
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from tempfile import gettempdir
 from typing import BinaryIO
 
 from cifar10.errors import UserError, first_line
@@ -179,10 +178,12 @@ def sole_writer(folder: Path) -> Iterator[None]:
 def cache_folder(name: str) -> Path:
     """Return the folder `name` of this program in the user's cache folder: XDG_CACHE_HOME, else ~/.cache.
 
-    Where no home folder is known, it is in the folder of temporary files.
+    Raises:
+        FileNotFoundError: No home folder is known.
     """
-    home = os.path.expanduser("~")
-    base = os.environ.get("XDG_CACHE_HOME") or os.path.join(home if os.path.isabs(home) else gettempdir(), ".cache")
+    base = os.environ.get("XDG_CACHE_HOME") or os.path.expanduser("~/.cache")
+    if base.startswith("~"):
+        raise FileNotFoundError(errno.ENOENT, "no home folder is known; set XDG_CACHE_HOME", "~/.cache")
     return Path(base) / "cifar10" / name
 
 

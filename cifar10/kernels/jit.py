@@ -6,6 +6,7 @@ those of PyTorch's OpenMP: the threads of a second library would compete with th
 
 import ctypes
 import functools
+import threading
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -173,27 +174,27 @@ def _compile(emit: Emit, num_arguments: int, num_lanes: int) -> tuple[int, int]:
 
 def _load(text: str) -> int:
     """Return the address of the function of a module, whose object code may be in a file since an earlier process."""
-    engine, machine = _engine()
     key = object_cache.key_of([text, *_target()])
-    if key in _loaded:
+    with _lock:  # an engine may have a name once
+        if key not in _loaded:
+            engine, machine = _engine()
+            name = f"{_NAME}_{key}"
+            code = object_cache.load(key)
+            if code is None:
+                code = _object_code(text.replace(f'@"{_NAME}"', f'@"{name}"'), machine)
+                object_cache.store(key, code)
+            engine.add_object_file(binding.ObjectFileRef.from_data(code))
+            engine.finalize_object()
+            _loaded[key] = int(engine.get_function_address(name))
         return _loaded[key]
-    name = f"{_NAME}_{key}"  # of which an engine may have one only
-    code = object_cache.load(key)
-    if code is None:
-        code = _object_code(text.replace(f'@"{_NAME}"', f'@"{name}"'), machine)
-        object_cache.store(key, code)
-    engine.add_object_file(binding.ObjectFileRef.from_data(code))
-    engine.finalize_object()
-    _loaded[key] = int(engine.get_function_address(name))
-    return _loaded[key]
 
 
 def _object_code(text: str, machine: Any) -> bytes:
     compiled = binding.parse_assembly(text)
     compiled.verify()
-    # The code is unrolled and vectorised already: LLVM schedules, folds and allocates registers.
-    options = binding.create_pipeline_tuning_options(speed_level=_SPEED_LEVEL)
-    options.loop_unrolling = options.loop_vectorization = options.slp_vectorization = False
+    options = binding.create_pipeline_tuning_options(_SPEED_LEVEL)
+    for name in _LEFT_OUT:
+        setattr(options, name, False)
     passes = binding.create_pass_builder(machine, options)
     passes.getModulePassManager().run(compiled, passes)
     code: bytes = machine.emit_object(compiled)
@@ -202,6 +203,9 @@ def _object_code(text: str, machine: Any) -> bytes:
 
 _NAME = "kernel"
 _SPEED_LEVEL, _MACHINE_LEVEL = 2, 3
+_LEFT_OUT = "loop_unrolling", "loop_vectorization", "slp_vectorization"
+"""The code is unrolled and vectorised already: LLVM schedules, folds and allocates registers."""
+_lock = threading.Lock()
 _loaded: dict[str, int] = {}
 """Addresses of the functions of this process."""
 
@@ -211,7 +215,7 @@ def _target() -> tuple[str, ...]:
     """Return what object code depends on beside the module: compiler, its options, and the CPU."""
     versions = llvmlite.__version__, ".".join(map(str, binding.llvm_version_info))
     triple, features = binding.get_default_triple(), binding.get_host_cpu_features().flatten()
-    return *versions, f"{_SPEED_LEVEL} {_MACHINE_LEVEL}", triple, binding.get_host_cpu_name(), features
+    return *versions, repr((_SPEED_LEVEL, _MACHINE_LEVEL, _LEFT_OUT)), triple, binding.get_host_cpu_name(), features
 
 
 @functools.cache

@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -74,10 +75,58 @@ def test_a_file_that_others_may_write_to_is_not_read(folder: Path, mode: int) ->
     assert object_cache.load(KEY) is None
 
 
-def test_what_another_user_owns_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("of_another", ["folder", "file"])
+def test_what_another_user_owns_is_not_read(folder: Path, monkeypatch: pytest.MonkeyPatch, of_another: str) -> None:
     object_cache.store(KEY, CODE)
-    monkeypatch.setattr(os, "geteuid", lambda: os.getuid() + 1)
+    inode = (folder if of_another == "folder" else folder / f"{KEY}.o").stat().st_ino
+    fstat = os.fstat
+
+    def owned_by_another(descriptor: int) -> os.stat_result:
+        status = fstat(descriptor)
+        fields = list(status)
+        fields[4] += status.st_ino == inode  # st_uid
+        return os.stat_result(fields)
+
+    monkeypatch.setattr(os, "fstat", owned_by_another)
     assert object_cache.load(KEY) is None
+
+
+@pytest.mark.parametrize("linked", ["folder", "file"])
+def test_links_are_not_followed(folder: Path, tmp_path: Path, linked: str) -> None:
+    object_cache.store(KEY, CODE)
+    path = folder if linked == "folder" else folder / f"{KEY}.o"
+    path.rename(tmp_path / "elsewhere")
+    path.symlink_to(tmp_path / "elsewhere")
+    assert object_cache.load(KEY) is None
+
+
+def test_the_code_of_another_key_is_noticed(folder: Path) -> None:
+    object_cache.store(KEY, CODE)
+    other = object_cache.key_of(["y"])
+    (folder / f"{KEY}.o").rename(folder / f"{other}.o")
+    assert object_cache.load(other) is None
+
+
+@pytest.mark.skipif(os.geteuid() == 0, reason="root may write everywhere")
+def test_a_folder_that_cannot_be_written_to_is_read(folder: Path) -> None:
+    object_cache.store(KEY, CODE)
+    (folder / f"{KEY}.o").chmod(0o400)
+    folder.chmod(0o500)
+    try:
+        assert object_cache.load(KEY) == CODE
+        object_cache.store(object_cache.key_of(["y"]), CODE)
+        assert len(list(folder.iterdir())) == 1
+    finally:
+        folder.chmod(0o700)
+
+
+def test_code_whose_time_of_use_cannot_be_noted_is_read(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def utime(path: str, dir_fd: int) -> None:
+        raise OSError(30, "Read-only file system")
+
+    object_cache.store(KEY, CODE)
+    monkeypatch.setattr(os, "utime", utime)
+    assert object_cache.load(KEY) == CODE
 
 
 def test_a_pipe_does_not_block(folder: Path) -> None:
@@ -96,7 +145,7 @@ def test_where_nothing_can_be_stored_nothing_is_raised(folder: Path) -> None:
 
 
 def test_a_failed_write_leaves_nothing_behind(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def replace(source: Path, target: Path) -> None:
+    def replace(source: Path, target: Path, **folders: int) -> None:
         raise OSError(28, "No space left on device")
 
     monkeypatch.setattr(os, "replace", replace)
@@ -106,6 +155,10 @@ def test_a_failed_write_leaves_nothing_behind(folder: Path, monkeypatch: pytest.
 
 def test_files_that_were_not_used_for_longest_are_removed(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(object_cache, "_MOST_FILES", 4)
+    folder.mkdir(parents=True, mode=0o700)
+    others = [folder / f"{number}.txt" for number in range(9)]
+    for other in others:
+        other.touch()
     keys = [object_cache.key_of([str(number)]) for number in range(5)]
     for age, key in enumerate(keys[:4]):
         object_cache.store(key, CODE)
@@ -113,12 +166,18 @@ def test_files_that_were_not_used_for_longest_are_removed(folder: Path, monkeypa
     assert object_cache.load(keys[0]) == CODE  # used now
     object_cache.store(keys[4], CODE)
     assert {key for key in keys if object_cache.load(key)} == {keys[0], keys[4]}
+    assert all(other.exists() for other in others)
 
 
-def test_without_a_home_folder_the_cache_is_among_temporary_files(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_a_home_folder_nothing_is_stored(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.delenv("XDG_CACHE_HOME")
     monkeypatch.setattr(os.path, "expanduser", lambda path: path)
-    assert cache_folder("kernels").is_absolute()
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(FileNotFoundError, match="no home folder is known"):
+        cache_folder("kernels")
+    object_cache.store(KEY, CODE)
+    assert object_cache.load(KEY) is None
+    assert list(tmp_path.iterdir()) == []
 
 
 # -- kernels ---------------------------------------------------------------------------------------------------------
@@ -157,11 +216,31 @@ def test_a_kernel_is_compiled_once_and_loaded_then(folder: Path, monkeypatch: py
 
 
 @pytest.mark.skipif(not jit.is_available(), reason="needs llvmlite and GNU's OpenMP")
-def test_object_code_is_kept_for_one_cpu_and_compiler() -> None:
+def test_object_code_is_kept_for_one_cpu_and_compiler(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(jit, "_loaded", {})
     target = jit._target()
-    for position in range(len(target)):
-        other = [*target]
-        other[position] += "x"
-        assert object_cache.key_of(["module", *other]) != object_cache.key_of(["module", *target])
     llvmlite = pytest.importorskip("llvmlite")
     assert {llvmlite.__version__, llvmlite.binding.get_host_cpu_name()} <= set(target)
+    jit.Kernel(emit_doubling, num_arguments=2)
+    for position in range(len(target)):
+        other = (*target[:position], "other", *target[position + 1 :])
+        monkeypatch.setattr(jit, "_target", lambda other=other: other)
+        jit.Kernel(emit_doubling, num_arguments=2)
+    assert len(list(folder.iterdir())) == 1 + len(target)
+
+
+@pytest.mark.skipif(not jit.is_available(), reason="needs llvmlite and GNU's OpenMP")
+def test_threads_that_need_the_same_kernel_compile_it_once(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    compiled = []
+    object_code = jit._object_code
+
+    def counted(text: str, machine: object) -> bytes:
+        compiled.append(text)
+        return object_code(text, machine)
+
+    monkeypatch.setattr(jit, "_loaded", {})
+    monkeypatch.setattr(jit, "_object_code", counted)
+    with ThreadPoolExecutor(4) as pool:
+        kernels = list(pool.map(lambda number: jit.Kernel(emit_doubling, num_arguments=2), range(8)))
+    assert len(compiled) == 1
+    assert all(doubled(kernel) == [2.0 * number for number in range(64)] for kernel in kernels)

@@ -63,9 +63,8 @@ def load(
 
 def measured_engines(path: Path, candidates: list[str]) -> dict[str, Measured]:
     """Return what is known about each engine for the model at `path`; measure it if nothing is."""
-    file = _verdict_file(path, candidates)
     try:
-        known: dict[str, Measured] = json.loads(read_file(file))["engines"]
+        known: dict[str, Measured] = json.loads(read_file(_verdict_file(path, candidates)))["engines"]
         if set(known) == set(candidates) and all(map(_is_measured, known.values())):
             return known
     except (OSError, ValueError, KeyError, TypeError, AttributeError, RecursionError):  # not there, or damaged
