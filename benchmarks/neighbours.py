@@ -4,9 +4,7 @@
 
 Steps of the default recipe at the sizes of its two stages, by our kernels in the precision that training chooses here
 and in float32, and by PyTorch's operators; and a step of benchmarks/plain_port.py in each precision, in turn, alone and
-beside one process that
-
-    computes, streams or thrashes, as in benchmarks/busy_process.py
+beside one process that computes, streams or thrashes (see benchmarks/busy_process.py).
 
 One thread runs on the first processor and its neighbour on another one, so that they share the last level and memory.
 Threads for all processors share these with their neighbour, and its processor time as well. Images are drawn at random.

@@ -202,7 +202,14 @@ class _FilterGradients:
         transpose_pairs(builder, features.matrix(0), self._exchanged, (rounded_up(end + 2 * border), channels))
 
     def _multiply(self, row: Integer, column: Integer, shift: Integer, position: Integer) -> None:
-        """Add the products of 32 channels and 32 channels at 32 positions; those of features are `shift` further on."""
+        """Add the products of 32 channels of features and 32 of gradients, summed over 32 positions.
+
+        Args:
+            row: First channel of the features.
+            column: First channel of the gradients.
+            shift: Positions from a gradient to the feature that it is multiplied with.
+            position: First of the gradients.
+        """
         row_bytes = self._exchanged.row_stride * _PAIR_BYTES
         left = self._exchanged.address + row * row_bytes + (shift + position) * BYTES
         right = self._pairs.address + (column * self._pairs.column_stride + position // 2 * PANEL) * _PAIR_BYTES

@@ -175,7 +175,7 @@ def _compile(emit: Emit, num_arguments: int, num_lanes: int) -> tuple[int, int]:
 def _load(text: str) -> int:
     """Return the address of the function of a module, whose object code may be in a file since an earlier process."""
     key = object_cache.key_of([text, *_target()])
-    with _lock:  # an engine may have a name once
+    with _lock:  # two threads must not add a function of the same name to the engine
         if key not in _loaded:
             engine, machine = _engine()
             name = f"{_NAME}_{key}"

@@ -151,9 +151,8 @@ def _verdict_file(path: Path, candidates: list[str]) -> Path:
     """Return a file named by all that the result depends on: model, exported files, engines, machine, versions."""
     exported = {file.name: [file.stat().st_size, file.stat().st_mtime_ns] for file in exported_files(path)}
     facts = {"model": file_sha256(path), "exported": exported, "candidates": candidates, "machine": _machine()}
-    return (
-        cache_folder("engines") / f"{hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()[:32]}.json"
-    )
+    digest = hashlib.sha256(json.dumps(facts, sort_keys=True).encode()).hexdigest()
+    return cache_folder("engines") / f"{digest[:32]}.json"
 
 
 def _machine() -> dict[str, Any]:
