@@ -7,7 +7,10 @@ rounded to 8 bits in given ranges, sums are exact, and normalisation and SiLU ar
 Shapes: B images of S x S pixels, K classes.
 """
 
+import functools
 import threading
+import time
+from collections import defaultdict
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
@@ -24,6 +27,7 @@ from cifar10.kernels.fused_convolution import convolution_kernel
 from cifar10.kernels.fused_layer import SLAB, FusedConvolution, Pooling
 from cifar10.kernels.jit import PreparedCall
 from cifar10.kernels.quantization import InputRange, integer_constants, output_constants, quantize_filters
+from cifar10.kernels.thread_choice import ThreadChoice
 from cifar10.networks.layers import BatchNormSiLU, Conv3x3, ConvPool
 from cifar10.networks.speed import ConvolutionGroup, SpeedNet
 
@@ -115,6 +119,8 @@ class _Calls:
         image_bytes = maps.image_positions * maps.position_bytes
         of_thread = max(1, min(_IMAGES_PER_THREAD, _MAP_BYTES_PER_THREAD // image_bytes))
         self.most_images = of_thread * num_threads
+        self._threads = defaultdict[int, ThreadChoice](functools.partial(ThreadChoice, num_threads))
+        """Binary digits of the number of images -> threads for it."""
         self._group = min(_GROUP, of_thread)
         self._first_rows = maps.size
         overhang = 2 * max(layer.convolution.block_positions for layer in layers)
@@ -150,11 +156,14 @@ class _Calls:
     def run(self, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
         """Return the features of the last layer for at most `most_images` images."""
         num_images = len(pixels)
+        choice = self._threads[num_images.bit_length()]
+        started = time.perf_counter()
         self._first.replace(0, pixels.ctypes.data)
-        self._first.run(num_images * self._first_rows)
+        self._first.run(num_images * self._first_rows, choice.number)
         for call, num_slabs in self._further:
             call.replace(5, num_images)
-            call.run(-(-num_images // self._group) * num_slabs)
+            call.run(-(-num_images // self._group) * num_slabs, choice.number)
+        choice.record(num_images, time.perf_counter() - started)
         return self._results[:num_images].copy()
 
 

@@ -82,7 +82,7 @@ class PreparedCall:
 
     Args:
         kernel: Is called.
-        num_threads: Threads that divide the items.
+        num_threads: The most threads that divide the items.
         arguments: Tensors are kept.
         workspaces: Memory for the threads, of which several calls, one after the other, may use the same.
         num_shares: Shares of the items, if a kernel needs to know them: it may add to sums of its own in each.
@@ -102,22 +102,23 @@ class PreparedCall:
         numbers = (x.data_ptr() if isinstance(x, Tensor) else x or 0 for x in (workspaces, *arguments))
         self._num_shares, self._num_threads = num_shares, num_threads
         self._task = (ctypes.c_int64 * (5 + len(arguments)))(0, 0, 0, 4 * kernel.workspace_size, *numbers)
-        self._call = kernel.address, ctypes.addressof(self._task), num_threads, 0
+        self._call = kernel.address, ctypes.addressof(self._task)
 
     def replace(self, position: int, number: int) -> None:
         """Set the argument at `position`, an integer or an address, for the following calls."""
         self._task[5 + position] = number
 
-    def run(self, num_items: int) -> None:
-        """Run the kernel on the first `num_items` items."""
-        num_shares = self._num_shares or self._num_threads * self._shares_per_thread(num_items)
+    def run(self, num_items: int, num_threads: int | None = None) -> None:
+        """Run the kernel on the first `num_items` items, with all threads or with `num_threads` of them."""
+        threads = num_threads or self._num_threads
+        num_shares = self._num_shares or threads * self._shares_per_thread(num_items, threads)
         self._task[:3] = [0, -(-num_items // num_shares), num_items]
-        _parallel()(*self._call)
+        _parallel()(*self._call, threads, 0)
 
-    def _shares_per_thread(self, num_items: int) -> int:
+    def _shares_per_thread(self, num_items: int, num_threads: int) -> int:
         """Return how many shares there are for each thread, in none of which the last block is a small one."""
         kernel: Kernel = self._kept[0]
-        blocks = max(1, -(-num_items // (self._num_threads * kernel.block_items)))
+        blocks = max(1, -(-num_items // (num_threads * kernel.block_items)))
         return -(-blocks // -(-blocks // _SHARES_PER_THREAD))
 
 

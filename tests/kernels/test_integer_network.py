@@ -15,6 +15,7 @@ from cifar10.kernels.feature_maps import FeatureMaps
 from cifar10.kernels.fused_convolution import convolution_kernel
 from cifar10.kernels.fused_layer import FusedConvolution, Pooling
 from cifar10.kernels.quantization import integer_constants, quantize_filters
+from cifar10.kernels.thread_choice import ThreadChoice
 from cifar10.networks.speed import ConvolutionGroup, SpeedNet
 from tests.kernels.test_fused_network import make_images, make_network, pixels_of
 
@@ -223,6 +224,26 @@ def test_an_image_has_the_same_probabilities_in_any_batch_and_with_any_number_of
         fused = FusedNetwork(network, 32, arithmetic, ranges)
         for start, end in ((0, 1), (149, 150), (3, 12), (0, 65), (0, 150), (0, 0)):
             np.testing.assert_allclose(fused.probabilities(pixels[start:end]), expected[start:end], atol=1e-6)
+
+
+@pytest.mark.parametrize("arithmetic", ARITHMETICS)
+def test_probabilities_stay_the_same_when_fewer_threads_compute(
+    arithmetic: Arithmetic, threads: None, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, pixels = make_network(), pixels_of(make_images(32, 20))
+    [ranges] = input_ranges(network, make_images(32, 150), [99.9])
+    torch.set_num_threads(3)
+    fused, numbers = FusedNetwork(network, 32, arithmetic, ranges), []
+
+    def record(choice: ThreadChoice, num_images: int, seconds: float) -> None:
+        numbers.append(choice.number)
+        choice.number -= 1
+
+    monkeypatch.setattr(ThreadChoice, "record", record)
+    found = [fused.probabilities(pixels) for _ in range(3)]
+    assert numbers == [3, 2, 1]
+    np.testing.assert_array_equal(found[1], found[0])
+    np.testing.assert_array_equal(found[2], found[0])
 
 
 @needs_both
