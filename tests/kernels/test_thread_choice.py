@@ -1,4 +1,4 @@
-"""Threads of small batches: all of them on an idle machine, fewer where they wait for each other, and all again after."""
+"""Threads of small batches: all on an idle machine, fewer where they wait for each other, and all again after that."""
 
 from collections.abc import Callable, Iterator
 
