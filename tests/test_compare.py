@@ -80,6 +80,7 @@ def test_the_answers_are_those_of_evaluate(capsys: pytest.CaptureFixture[str]) -
     assert sorted([names[label], names[answer]] for label, answer in ours) == sorted(pairs)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("in_folder")
 def test_runs_with_other_test_images_are_compared_by_settings_and_curves_only(
     capsys: pytest.CaptureFixture[str],

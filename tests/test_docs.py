@@ -94,6 +94,7 @@ def with_parts(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     torch.set_num_threads(1)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("with_parts")
 @pytest.mark.parametrize("words", program_lines(ADD_A_PART), ids=" ".join)
 def test_each_example_of_a_new_part_runs(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:

@@ -82,6 +82,7 @@ def test_other_splits_have_names_of_their_own_and_an_empty_one_is_refused() -> N
     assert numbers("models/b/evaluation-train")["calibration"]["temperature"] is None
 
 
+@pytest.mark.slow
 def test_folders_with_one_test_image_and_classes_without_any_have_a_report() -> None:
     make_set("<b>", "黄色", "tab\there")
     for name in ("<b>", "黄色", "tab\there"):

@@ -121,6 +121,7 @@ def test_photos_without_classes(capsys: pytest.CaptureFixture[str]) -> None:
     assert "Mean image" in html and "Suspected labels" not in html
 
 
+@pytest.mark.slow
 def test_photos_of_which_none_can_be_read_are_refused_with_a_reason(capsys: pytest.CaptureFixture[str]) -> None:
     Path("photos").mkdir()
     Path("photos/empty.jpg").touch()

@@ -62,7 +62,11 @@ def test_requirements_agree_with_the_lock() -> None:
     ],
 )
 @pytest.mark.parametrize(
-    "name", ["requirements.txt", "requirements-onnx.txt", "requirements-serve.txt", "requirements-dev.txt"]
+    "name",
+    [
+        "requirements.txt",
+        *(pytest.param(f"requirements-{kind}.txt", marks=pytest.mark.slow) for kind in ("onnx", "serve", "dev")),
+    ],
 )
 def test_every_disagreement_with_the_lock_is_found(
     copied: Path, name: str, pattern: str, replacement: str, complaint: str
@@ -409,7 +413,7 @@ def test_compose_publishes_ports_on_loopback_only() -> None:
 def serve_index(folder: Path) -> tuple[ThreadingHTTPServer, str]:
     """Serve a folder as a package index; the caller closes it."""
     server = ThreadingHTTPServer(("127.0.0.1", 0), functools.partial(SimpleHTTPRequestHandler, directory=folder))
-    threading.Thread(target=server.serve_forever, daemon=True).start()
+    threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
     return server, f"http://127.0.0.1:{server.server_port}/cpu"
 
 

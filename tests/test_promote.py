@@ -396,7 +396,7 @@ class _ReadOnly(http.server.BaseHTTPRequestHandler):
 @pytest.fixture
 def forbidding() -> Iterator[str]:
     with http.server.ThreadingHTTPServer(("127.0.0.1", 0), _ReadOnly) as service:
-        threading.Thread(target=service.serve_forever, daemon=True).start()
+        threading.Thread(target=service.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True).start()
         yield f"http://127.0.0.1:{service.server_port}"
         service.shutdown()
 

@@ -196,6 +196,7 @@ def test_other_data_are_not_trained_on(run: Path, capsys: pytest.CaptureFixture[
     assert not Path("models/a-reproduced").exists()
 
 
+@pytest.mark.slow
 def test_a_run_that_started_from_other_weights_is_repeated_from_the_same_ones(
     run: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -253,6 +254,7 @@ def test_a_reproduction_that_is_stopped_goes_on(
     assert reproduce("a", "--resume=a-reproduced") == 0  # it is finished, and is compared again
 
 
+@pytest.mark.slow
 def test_a_run_that_was_resumed_elsewhere_says_so(
     run: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -122,6 +122,7 @@ def test_a_run_recorded_later_is_as_one_recorded_at_once(capsys: pytest.CaptureF
     assert set(later["files"]) == set(at_once["files"])
 
 
+@pytest.mark.slow
 def test_the_second_time_nothing_is_sent(capsys: pytest.CaptureFixture[str]) -> None:
     folder = make_run("twice")
     sync("twice")
@@ -237,6 +238,7 @@ def test_a_file_that_is_damaged_is_named(name: str, content: str) -> None:
         sync(folder.name)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "values",
     [

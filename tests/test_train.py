@@ -223,6 +223,7 @@ def facts_of(name: str) -> dict[str, Any]:
     return dict(json.loads(Path(f"models/{name}/scores.json").read_text()))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "epochs", "complaint"),
     [
@@ -257,6 +258,7 @@ def test_a_run_starts_from_the_weights_of_another(capsys: pytest.CaptureFixture[
             torch.testing.assert_close(states[0][name], states[1][name])
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("options", "complaint"),
     [
@@ -404,6 +406,7 @@ BROKEN_STATES = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", BROKEN_STATES)
 def test_a_training_state_that_is_not_whole_is_refused_in_one_line(kind: str) -> None:
     cut_after_first_epoch(load_config([*LONGER, "run_name=cut"]))
@@ -439,6 +442,7 @@ def test_the_time_of_a_run_is_not_counted_twice() -> None:
     assert 0 < float(str(facts["cpu_seconds"])) <= 2 * (time.monotonic() - started)
 
 
+@pytest.mark.slow
 def test_time_is_counted_over_all_processes_of_a_run() -> None:
     cut_after_first_epoch(load_config([*LONGER, "run_name=cut"]))
     raw = torch.load("models/cut/last.ckpt", weights_only=True)

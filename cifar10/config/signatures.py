@@ -10,12 +10,15 @@ import contextlib
 import sys
 import threading
 from collections.abc import Callable, Collection
+from pathlib import Path
 from typing import Any
 
 from cifar10.config.conf_folder import PROJECT
 
 _PARSING = threading.Lock()
 """`ast.parse` fails at times where another thread parses: https://github.com/python/cpython/issues/106905."""
+_declarations: dict[tuple[Any, ...], Callable[..., Any]] = {}
+"""What has been read, by name, left out type hints, and time and size of the file: a configuration reads each thrice."""
 
 
 def read_declaration(dotted: str, without: Collection[str] = ()) -> Callable[..., Any] | None:
@@ -28,15 +31,22 @@ def read_declaration(dotted: str, without: Collection[str] = ()) -> Callable[...
     Returns:
         None if the source cannot be read, or does not define all parameters.
     """
-    with _PARSING:
-        return _read(*dotted.rpartition(".")[::2], without)
-
-
-def _read(module: str, name: str, without: Collection[str]) -> Callable[..., Any] | None:
+    module, _, name = dotted.rpartition(".")
+    file = PROJECT.joinpath(*module.split(".")).with_suffix(".py")
     try:
-        statements = ast.parse(PROJECT.joinpath(*module.split(".")).with_suffix(".py").read_bytes()).body
+        state = file.stat()
+        key = dotted, frozenset(without), state.st_mtime_ns, state.st_size
+        with _PARSING:
+            found = _declarations.get(key) or _read(file, module, name, without)
     except (OSError, ValueError, SyntaxError):
         return None
+    if found is not None:
+        _declarations[key] = found
+    return found
+
+
+def _read(file: Path, module: str, name: str, without: Collection[str]) -> Callable[..., Any] | None:
+    statements = ast.parse(file.read_bytes()).body
     declaration = _without_bodies(_defined(statements, name))
     if declaration is None:
         return None

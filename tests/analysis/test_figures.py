@@ -87,6 +87,7 @@ def test_a_confusion_matrix_names_each_class(num_classes: int) -> None:
     assert [label.get_text() for label in figure.axes[0].get_xticklabels()] == names
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("error")
 def test_of_a_thousand_classes_some_are_named_each_at_its_own_row() -> None:
     figure = confusion_matrix(np.eye(1000, dtype=np.int64), [f"class {number}" for number in range(1000)])

@@ -176,6 +176,7 @@ def test_a_registered_network_is_named_by_its_address() -> None:
     assert "models/first" not in card and "evaluate first" not in card
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("key", ["accuracy", "loss", "macro", "calibration", "num_images"])
 @pytest.mark.parametrize("value", [None, [], {}, "text"])
 def test_numbers_of_other_types_are_told(key: str, value: Any) -> None:

@@ -41,6 +41,7 @@ def test_without_chance_in_the_seeds_it_is_students_interval_over_images() -> No
     assert (interval.low, interval.high) == pytest.approx((low, high))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(("of_seed", "of_recipe"), [(0.0, 0.0), (0.3, 0.0), (0.0, 0.5), (0.1, 0.3)])
 def test_equal_recipes_are_rarely_called_different(of_seed: float, of_recipe: float) -> None:
     random = np.random.default_rng(1)

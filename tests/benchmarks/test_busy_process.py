@@ -14,6 +14,7 @@ import pytest
 SCRIPT = Path(busy_process.__file__)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", busy_process.KINDS)
 def test_it_takes_processor_time_only_while_it_should(kind: str) -> None:
     before = set(psutil.Process().children())

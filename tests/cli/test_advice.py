@@ -85,6 +85,7 @@ def accepted(words: list[str]) -> None:
         load_config([str(override) for override in task.arguments])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder", "started")
 @pytest.mark.parametrize("mistake", MISTAKES)
 def test_the_advised_word_is_taken_when_it_is_typed(mistake: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -96,6 +97,7 @@ def test_the_advised_word_is_taken_when_it_is_typed(mistake: str, capsys: pytest
     accepted(retyped(mistake, advised))
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("folder", "started")
 @pytest.mark.parametrize("line", WRONG)
 def test_whatever_else_is_advised_can_be_read(line: str, capsys: pytest.CaptureFixture[str]) -> None:
@@ -112,6 +114,7 @@ def test_whatever_else_is_advised_can_be_read(line: str, capsys: pytest.CaptureF
                 parse(commands.COMMANDS, retyped(line, [word]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "value",
     [

@@ -176,6 +176,7 @@ def test_hydra_of_a_host_program_is_left_alone() -> None:
     assert not GlobalHydra.instance().is_initialized()
 
 
+@pytest.mark.slow
 def test_threads_do_not_disturb_each_other() -> None:
     seeds: dict[int, int] = {}
 

@@ -184,6 +184,7 @@ RIGHT = [
 ]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("word", RIGHT, ids=lambda word: ascii(word[:40]))
 def test_a_setting_that_only_looks_odd_is_taken(word: str) -> None:
     assert told(word) == []

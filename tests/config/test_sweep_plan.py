@@ -19,6 +19,7 @@ def refusal(*words: str, study: str | None = None, trials: int | None = None) ->
     return "\n".join(getattr(caught.value, "problems", [str(caught.value)]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "message"),
     [

@@ -175,6 +175,7 @@ def tiny(num_classes: int) -> ImageDataset:
     return ImageDataset("many", tuple(f"class {number}" for number in range(num_classes)), split, split, split)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     "work",
     [

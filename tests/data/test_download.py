@@ -108,6 +108,7 @@ def test_stalled_server_is_left_and_the_part_kept(part: Path) -> None:
     assert len(kept) >= 1000 and CONTENT.startswith(kept)
 
 
+@pytest.mark.slow
 def test_slow_server_is_left_while_another_is_there(part: Path) -> None:
     demanding = Patience(slowest=1e6, window=0.2)
     with serve(seconds_per_kilobyte=0.005) as web:

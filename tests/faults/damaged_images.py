@@ -276,6 +276,5 @@ DECOMPRESSION_BOMBS = Experiment(
     short=9,
     full=len(all_bombs()),
     control=decode_bombs_with_pillow_alone,
-    is_quick=True,
     obstacle=_obstacle,
 )

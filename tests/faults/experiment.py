@@ -43,7 +43,7 @@ class Experiment:
     control: Run | None = None
     """The same faults and the same check, without what protects from them: at least one trial must show a problem."""
     is_quick: bool = False
-    """Whether the short form takes few seconds, so that it belongs to the default tests."""
+    """Whether the short form takes about a second, so that it belongs to the default tests."""
     obstacle: Callable[[], str] = str
     """Returns why the experiment cannot be made on this machine, or ""."""
 

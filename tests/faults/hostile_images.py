@@ -101,7 +101,6 @@ HOSTILE_FOLDER = Experiment(
     short=300,
     full=12_000,
     control=classify_with_pillow_alone,
-    is_quick=True,
 )
 
 

@@ -37,7 +37,7 @@ RUN = Path("models/run")
 EXACT = ["onnx", "pt2", "safetensors", "state_dict"]
 
 
-@pytest.fixture(scope="module", params=["speed", "simple_cnn"])
+@pytest.fixture(scope="module", params=["speed", pytest.param("simple_cnn", marks=pytest.mark.slow)])
 def trained(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return a folder with a trained run in `models/run`, exported to all formats."""
     folder = tmp_path_factory.mktemp(str(request.param))

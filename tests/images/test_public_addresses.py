@@ -52,7 +52,7 @@ class Handler(BaseHTTPRequestHandler):
 def port() -> Iterator[int]:
     Handler.served.clear()
     with HTTPServer(("127.0.0.1", 0), Handler) as server:
-        thread = threading.Thread(target=server.serve_forever, daemon=True)
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01}, daemon=True)
         thread.start()
         yield server.server_port
         server.shutdown()

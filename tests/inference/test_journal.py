@@ -276,9 +276,8 @@ def records(path: Path) -> list[Any]:
     return [json.loads(line) for line in lines if line] if path.suffix == ".jsonl" else lines
 
 
-@pytest.mark.parametrize(
-    "suffix", ["csv", *(pytest.param(name, marks=pytest.mark.slow) for name in ("jsonl", "parquet", "txt"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["csv", "jsonl", "parquet", "txt"])
 def test_killed_again_and_again_a_run_gives_the_rows_of_one_that_was_not(tmp_path: Path, suffix: str) -> None:
     folder = tmp_path / "in"
     for number in range(150):

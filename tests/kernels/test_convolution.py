@@ -261,6 +261,7 @@ def test_inference_is_the_forward_pass_of_training() -> None:
         assert torch.equal(layer(features), expected)
 
 
+@pytest.mark.slow
 @needs_kernels
 @pytest.mark.usefixtures("ways")
 @pytest.mark.parametrize("compute", [gradients, pytest.param(in_bfloat16, marks=needs_bfloat16)])

@@ -195,6 +195,7 @@ def doubled(kernel: jit.Kernel) -> list[float]:
     return list(target.tolist())
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not jit.is_available(), reason="needs llvmlite and GNU's OpenMP")
 def test_a_kernel_is_compiled_once_and_loaded_then(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(jit, "_loaded", {})

@@ -61,6 +61,7 @@ def test_all_threads_return_when_the_other_work_ends(random: np.random.Generator
     assert mean_seconds(choice, idle(random), 20) < 0.3e-3
 
 
+@pytest.mark.slow
 def test_other_work_is_noticed_after_a_long_time_without(random: np.random.Generator) -> None:
     choice = ThreadChoice(2)
     mean_seconds(choice, idle(random), 30)

@@ -100,6 +100,7 @@ def test_training_images_do_not_change_the_statistics_that_the_weights_need() ->
     torch.testing.assert_close(network.normalize.mean.flatten(), torch.tensor([123.675, 116.28, 103.53]))
 
 
+@pytest.mark.slow
 def test_positions_of_a_transformer_are_interpolated_to_another_size() -> None:
     torch.manual_seed(0)
     state = dict(torchvision.models.vit_b_32(weights=None, num_classes=1000).state_dict())

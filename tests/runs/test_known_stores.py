@@ -71,6 +71,7 @@ def test_what_conf_names_is_known(choice: str) -> None:
     assert unknown_settings(tracking_of(f"tracking={choice}")) == {}
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("words", "unknown"),
     [
@@ -95,6 +96,7 @@ def test_the_variable_counts_as_it_is_set_now(monkeypatch: pytest.MonkeyPatch) -
     assert unknown_settings(tracking_of("tracking.uri=http://b.example:1")) != {}
 
 
+@pytest.mark.slow
 def test_nobody_calls_a_strangers_server(server: socket.socket) -> None:
     strangers_run(f"tracking.uri={address(server)}")
     with pytest.raises(
@@ -132,6 +134,7 @@ def test_what_is_typed_again_or_left_out_goes_on(server: socket.socket) -> None:
         train(load_config(["data_loading=shapes", word]), resume="theirs", changes=[word])  # finished: nothing is done
 
 
+@pytest.mark.slow
 def test_the_line_that_records_a_run_later_names_what_is_not_the_default() -> None:
     def words(folder: str, *overrides: str) -> list[str]:
         return shlex.split(sync_line(Path(folder), tracking_of(*overrides)).removeprefix(PROGRAM))

@@ -105,6 +105,7 @@ def test_epochs_are_recorded_once_also_over_a_resume(store: Path, tmp_path: Path
     assert run.inputs.dataset_inputs[0].dataset.name == "toy"
 
 
+@pytest.mark.slow
 def test_a_setting_that_a_resume_changes_is_kept_as_a_tag(
     store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -251,6 +252,7 @@ def test_a_required_store_that_is_away_is_told_before_data_are_loaded(
         commands.train(*words)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_run_that_began_while_the_store_was_away_is_recorded_whole(
     store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -299,6 +301,7 @@ def test_a_lock_in_mid_run_costs_two_lines(
     assert capfd.readouterr().err == ""
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("impatient")
 def test_a_store_that_went_away_for_good_does_not_hold_up_the_end(
     store: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture

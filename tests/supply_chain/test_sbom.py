@@ -15,6 +15,7 @@ from cyclonedx.validation.json import JsonStrictValidator
 
 from tests.documented import ROOT
 
+pytestmark = pytest.mark.slow
 CHECK = runpy.run_path(str(ROOT / "scripts" / "check_requirements"))
 
 

@@ -92,6 +92,7 @@ def test_who_started_the_processes_of_a_run_decides_which_one_this_is(
     assert found(environment, setting(devices, num_nodes), monkeypatch) == processes
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("environment", "devices", "num_nodes", "message"),
     [

@@ -88,6 +88,7 @@ def test_a_signal_unwinds_and_says_in_one_line_what_is_kept(number: signal.Signa
     )
 
 
+@pytest.mark.slow
 def test_a_second_signal_of_the_same_kind_ends_at_once_and_another_kind_does_not() -> None:
     process = start("wait_for_ever")
     wait_until_ready(process)

@@ -150,6 +150,7 @@ def test_results_are_written_whole_before_a_signal_counts(
     assert set(os.listdir("models/cut")) == expected
 
 
+@pytest.mark.slow
 def test_a_run_that_ended_before_its_figures_is_not_finished(monkeypatch: pytest.MonkeyPatch) -> None:
     """As after `kill -9` in the second that they take: a resumed run tests again, and draws them."""
 

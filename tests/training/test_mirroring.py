@@ -76,6 +76,7 @@ STRIPES = [
 ]
 
 
+@pytest.mark.slow
 def test_views_that_score_worse_on_validation_are_not_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -1,6 +1,7 @@
 """Each image is judged by a network that has not seen it, and flipped labels are found."""
 
 import numpy as np
+import pytest
 import torch
 
 from cifar10.analysis.label_issues import find_label_issues
@@ -26,6 +27,7 @@ def test_each_class_is_spread_over_all_folds() -> None:
     assert (assign_folds(labels, 4, seed=0) == folds).all() and (assign_folds(labels, 4, seed=1) != folds).any()
 
 
+@pytest.mark.slow
 def test_flipped_labels_are_ranked_first(capsys: object) -> None:
     torch.set_num_threads(1)
     config = load_config(WORDS)
@@ -42,6 +44,7 @@ def test_flipped_labels_are_ranked_first(capsys: object) -> None:
     assert len(found & set(flipped.tolist())) >= 7  # of 10, where chance is 1
 
 
+@pytest.mark.slow
 def test_nothing_is_learned_from_the_images_that_are_judged() -> None:
     """With labels at random, an image's own label is no more probable than others."""
     torch.set_num_threads(1)

@@ -26,6 +26,7 @@ print([name for name in ("sympy", "torch._dynamo.eval_frame") if name in sys.mod
 """
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("model", ["speed", "simple_cnn"])
 def test_neither_sympy_nor_the_compiler_is_imported(model: str) -> None:
     command = [sys.executable, "-c", TRY, f"model={model}"]

@@ -103,6 +103,7 @@ def test_a_step_is_averaged_before_it_is_saved(reference: Path, monkeypatch: pyt
         torch.testing.assert_close(saved["state_dict"], saved["current_model_state"])
 
 
+@pytest.mark.slow
 def test_without_the_optimizers_state_the_end_differs(reference: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """The comparison above can fail: it does when one piece of the state is lost."""
     with monkeypatch.context() as patch:

@@ -103,6 +103,7 @@ def test_each_embedded_image_has_its_class_its_prediction_and_a_thumbnail(
     assert "validation/sprite.png" in config and f"single_image_dim: {side}" in config
 
 
+@pytest.mark.slow
 def test_the_weights_are_those_of_a_run_without_it(viewed: tuple[Path, str, str]) -> None:
     with_it = json.loads((viewed[0] / "models/viewed/scores.json").read_text())
     assert with_it["weights_digest"] == run("without")["weights_digest"]
@@ -119,6 +120,7 @@ def test_strange_class_names_stay_in_their_line_and_column() -> None:
     assert {row[0] for row in rows[1:]} == {r"tab\there <b>\nрыба", "$x^$"}
 
 
+@pytest.mark.slow
 def test_without_validation_images_those_of_the_test_are_shown() -> None:
     run("tested", "tracking.tensorboard=true", "training.monitor=null", "data_loading.validation_size=0")
     assert "predictions for test images" in events("tested").Tags()["images"]

@@ -152,6 +152,7 @@ def test_a_registry_that_fails_is_no_error(monkeypatch: pytest.MonkeyPatch) -> N
     assert RegisteredModels().refresh(wait_seconds=5) == ()
 
 
+@pytest.mark.slow
 def test_darker_pictures_are_drift(page: Page, site: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = tmp_path / "incoming.db"
     monkeypatch.setattr("cifar10.serving.web.drift.DEFAULT_PATH", file)

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from tests.conftest import ROOT
 
 _CODE = """
@@ -34,6 +36,7 @@ print(sorted(name for name in sys.modules if name in ("torch", "pytorch_lightnin
 """
 
 
+@pytest.mark.slow
 def test_exported_models_work_and_the_rest_says_what_it_needs(site: Path, tmp_path: Path) -> None:
     shutil.copytree(site / "models", tmp_path / "models")
     command = [sys.executable, "-c", _CODE, str(ROOT / "streamlit_app.py")]
