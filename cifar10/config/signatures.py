@@ -18,7 +18,7 @@ from cifar10.config.conf_folder import PROJECT
 _PARSING = threading.Lock()
 """`ast.parse` fails at times where another thread parses: https://github.com/python/cpython/issues/106905."""
 _declarations: dict[tuple[Any, ...], Callable[..., Any]] = {}
-"""What has been read, by name, left out type hints, and time and size of the file: a configuration reads each thrice."""
+"""What has been read; a configuration needs each of its components three times."""
 
 
 def read_declaration(dotted: str, without: Collection[str] = ()) -> Callable[..., Any] | None:
@@ -35,7 +35,7 @@ def read_declaration(dotted: str, without: Collection[str] = ()) -> Callable[...
     file = PROJECT.joinpath(*module.split(".")).with_suffix(".py")
     try:
         state = file.stat()
-        key = dotted, frozenset(without), state.st_mtime_ns, state.st_size
+        key = file, name, frozenset(without), state.st_mtime_ns, state.st_size
         with _PARSING:
             found = _declarations.get(key) or _read(file, module, name, without)
     except (OSError, ValueError, SyntaxError):

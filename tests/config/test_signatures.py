@@ -3,6 +3,7 @@
 import inspect
 import subprocess
 import sys
+import types
 from pathlib import Path
 from typing import Any, get_type_hints
 
@@ -127,6 +128,23 @@ def test_a_hint_of_what_the_program_provides_is_left_out(source: Any) -> None:
     declared = read_declaration("parts.foreign_hint", without=["size"])
     assert declared is not None
     assert str(inspect.signature(declared)) == "(size)"
+
+
+def test_a_changed_file_is_read_again(source: Any, tmp_path: Path) -> None:
+    first = read_declaration("parts.plain")
+    assert first is not None and read_declaration("parts.plain") is first
+    (tmp_path / "parts.py").write_text(SOURCE.replace("LEAST = 3", "LEAST = 44"))
+    again = read_declaration("parts.plain")
+    assert again is not None and inspect.signature(again).parameters["least"].default == 44
+
+
+def test_a_hint_is_looked_for_again_until_its_module_is_loaded(source: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert read_declaration("parts.foreign_hint") is None
+    module = types.ModuleType("nothing_like_it")
+    vars(module).update(Number=int, decorated=None)
+    monkeypatch.setitem(sys.modules, "nothing_like_it", module)
+    declared = read_declaration("parts.foreign_hint")
+    assert declared is not None and hints_of(declared) == {"size": int}
 
 
 MISTAKES = [
