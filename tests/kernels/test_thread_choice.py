@@ -80,5 +80,14 @@ def test_the_fastest_of_several_numbers_is_found(best: int, random: np.random.Ge
     assert np.mean(np.array(numbers) == best) > 0.9
 
 
+def test_on_a_machine_that_became_slower_all_threads_return(random: np.random.Generator) -> None:
+    choice = ThreadChoice(4)
+    mean_seconds(choice, lambda number: 0.001 / number, 1)
+    mean_seconds(choice, lambda number: 0.001 / number + (0.01 if number == 4 and random.random() < 0.3 else 0), 4)
+    assert choice.number == 2
+    mean_seconds(choice, lambda number: 0.0016 / number, 20)
+    assert mean_seconds(choice, lambda number: 0.0016 / number, 20) < 0.00045
+
+
 def test_one_thread_stays_one() -> None:
     assert {number for number, _ in compute(ThreadChoice(1), lambda number: 0.01 * number, 2)} == {1}
