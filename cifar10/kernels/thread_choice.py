@@ -7,9 +7,11 @@ The choice depends on measured times only, so results must not depend on the num
 """
 
 _PERIOD_SECONDS, _PERIOD_BATCHES = 0.05, 4
+"""The least length of a period: several times as long as threads usually wait for an interrupted one."""
 _SLOW = 1.5
 """A mean time of so many times the least one says that threads wait for each other."""
-_SHORTEST_PAUSE, _LONGEST_PAUSE = 8, 64  # periods between trials
+_SHORTEST_PAUSE, _LONGEST_PAUSE = 8, 64
+"""Periods between trials, which bound what trials cost: one period in nine, later one in 65."""
 
 
 class ThreadChoice:
